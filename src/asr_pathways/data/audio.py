@@ -1,0 +1,85 @@
+"""Reading audio: any format, rate and channel count that libsndfile reads, as 16 kHz mono float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_pathways.errors import PathwaysError
+
+SAMPLE_RATE = 16_000  # Hz
+
+Samples = NDArray[np.float32]
+
+
+def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -> Samples:
+    """Samples (N,) of ``path`` at 16 kHz, channels averaged, in [-1, 1].
+
+    Args:
+        path: anything that libsndfile reads (wav, flac, ogg, opus, mp3, gsm, ...).
+        offset: where to start, in seconds.
+        duration: how much to read, in seconds; None reads to the end.
+
+    Raises:
+        PathwaysError: if the file is missing, is not audio, is damaged or truncated, holds no samples (or none
+            in the part asked for), or holds values that are not finite.
+    """
+    import soundfile
+
+    path = Path(path)
+    if not path.is_file():
+        raise PathwaysError(f"{path}: no such audio file")
+    if path.stat().st_size == 0:
+        raise PathwaysError(f"{path}: empty file, no audio in it")
+    try:
+        with soundfile.SoundFile(str(path)) as sound:
+            rate = sound.samplerate
+            start = round(offset * rate)
+            wanted = -1 if duration is None else round(duration * rate)
+            if start >= sound.frames > 0:
+                raise PathwaysError(
+                    f"{path}: offset {offset:g} s lies beyond its end at {sound.frames / rate:g} s"
+                )
+            sound.seek(start)
+            expected = sound.frames - start if wanted < 0 else min(wanted, sound.frames - start)
+            samples = sound.read(wanted, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise PathwaysError(f"{path}: not readable as audio: {error}".rstrip(".")) from None
+    if len(samples) == 0:
+        raise PathwaysError(f"{path}: no audio in it")
+    if len(samples) < expected:
+        raise PathwaysError(
+            f"{path}: truncated audio: {len(samples) / rate:.2f} s of {expected / rate:.2f} s could be read"
+        )
+    if not np.isfinite(samples).all():
+        raise PathwaysError(f"{path}: audio holds values that are not finite")
+    return resample(samples.mean(axis=1, dtype=np.float32), rate)
+
+
+def resample(samples: Samples, rate: float, target: float = SAMPLE_RATE) -> Samples:
+    """Samples (N,) at ``rate`` Hz resampled to ``target`` Hz (soxr, high quality)."""
+    if rate == target:
+        return samples
+    import soxr
+
+    resampled: Samples = soxr.resample(samples, rate, target)
+    return resampled
+
+
+def write_flac(path: Path, samples: NDArray[np.int16] | Samples) -> None:
+    """Writes samples (N,), int16 or float32 in [-1, 1] (clipped), as 16-bit 16 kHz mono FLAC."""
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(
+        str(path), to_int16(samples), SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=0.3
+    )
+
+
+def to_int16(samples: NDArray[np.int16] | Samples) -> NDArray[np.int16]:
+    """Samples (N,) as 16-bit integers; float samples in [-1, 1] are scaled, rounded and clipped."""
+    if samples.dtype == np.int16:
+        return samples.astype(np.int16, copy=False)
+    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)

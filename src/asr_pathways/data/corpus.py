@@ -1,0 +1,344 @@
+"""A data folder: Lhotse cuts in three splits, 16 kHz mono FLAC, and where it all came from.
+
+    OUT/cuts_train.jsonl.gz  cuts_dev.jsonl.gz  cuts_test.jsonl.gz   one supervision a cut, with language and text
+    OUT/audio/<language>/*.flac                                      paths in the manifests are relative to OUT
+    OUT/corpus.json                                                  {"sources": [{"name", "licence", ...}, ...]}
+
+A folder is written whole or not at all, and can be moved: paths are made absolute when it is loaded.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, write_flac
+from asr_pathways.errors import PathwaysError
+from asr_pathways.files import atomic_folder, read_json, write_json
+
+if TYPE_CHECKING:
+    from lhotse import CutSet
+
+SPLITS = ("train", "dev", "test")
+
+About = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """How much speech one language has in one split."""
+
+    language: str
+    split: str
+    hours: float
+    utterances: int
+    words: int
+
+
+class CorpusBuilder:
+    """Collects utterances into a folder; made by :func:`build_corpus`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+        self._ids: set[str] = set()
+
+    def add(
+        self,
+        split: str,
+        identifier: str,
+        language: str,
+        text: str,
+        samples: NDArray[np.int16] | Samples,
+        speaker: str | None = None,
+    ) -> None:
+        """Writes one utterance: samples (N,) at 16 kHz, its normalised text and language."""
+        audio = f"audio/{language}/{_file_name(identifier)}.flac"
+        write_flac(self._folder / audio, samples)
+        self.add_row(split, cut_row(identifier, audio, len(samples), language, text, speaker))
+
+    def add_row(self, split: str, row: dict[str, Any]) -> None:
+        """Adds one manifest row whose audio already lies in the folder."""
+        if row["id"] in self._ids:
+            raise PathwaysError(
+                f"two utterances have the same id {row['id']!r}: ids must be unique in a corpus"
+            )
+        self._ids.add(row["id"])
+        self._rows[split].append(row)
+
+    def finish(self, sources: Sequence[About]) -> None:
+        """Writes the manifests, sorted by id, and ``corpus.json``."""
+        for split, rows in self._rows.items():
+            _write_rows(_manifest(self._folder, split), sorted(rows, key=lambda row: str(row["id"])))
+        write_json(self._folder / "corpus.json", {"sources": list(sources)})
+
+
+@contextmanager
+def build_corpus(out: Path, sources: Sequence[About]) -> Iterator[CorpusBuilder]:
+    """Yields a builder for the data folder ``out``, which appears when the block ends without an error.
+
+    Args:
+        out: the folder to make; one that is there is replaced.
+        sources: for each source a dict with at least ``name``, ``licence`` and ``attribution``.
+    """
+    with atomic_folder(out) as folder:
+        builder = CorpusBuilder(folder)
+        yield builder
+        builder.finish(sources)
+
+
+def cut_row(
+    identifier: str, audio: str, samples: int, language: str, text: str, speaker: str | None
+) -> dict[str, Any]:
+    """One Lhotse MonoCut, as the JSON that a manifest holds: a whole recording with one supervision."""
+    duration = samples / SAMPLE_RATE
+    supervision = {
+        "id": identifier,
+        "recording_id": identifier,
+        "start": 0.0,
+        "duration": duration,
+        "channel": 0,
+        "text": text,
+        "language": language,
+    }
+    if speaker is not None:
+        supervision["speaker"] = speaker
+    return {
+        "id": identifier,
+        "start": 0.0,
+        "duration": duration,
+        "channel": 0,
+        "supervisions": [supervision],
+        "recording": {
+            "id": identifier,
+            "sources": [{"type": "file", "channels": [0], "source": audio}],
+            "sampling_rate": SAMPLE_RATE,
+            "num_samples": samples,
+            "duration": duration,
+            "channel_ids": [0],
+        },
+        "type": "MonoCut",
+    }
+
+
+def write_corpus(out: Path, splits: Mapping[str, CutSet], about: About) -> None:
+    """Writes Lhotse cuts as a data folder with audio of its own (re-coded as 16 kHz mono FLAC).
+
+    Raises:
+        PathwaysError: if a cut has not exactly one supervision with language and text, or its audio is broken.
+    """
+    with build_corpus(out, [about]) as builder:
+        for split, cuts in splits.items():
+            if split not in SPLITS:
+                raise PathwaysError(f"unknown split {split!r}: choose among {', '.join(SPLITS)}")
+            for cut in cuts:
+                _check_cut(cut, "write_corpus")
+                supervision = cut.supervisions[0]
+                samples = cut.resample(SAMPLE_RATE).load_audio()[0]
+                builder.add(
+                    split, cut.id, supervision.language, supervision.text, samples, supervision.speaker
+                )
+
+
+def load_cuts(data: Path, split: str, languages: Sequence[str] | None = None) -> CutSet:
+    """The cuts of one split of a data folder, in manifest order, with absolute audio paths.
+
+    Args:
+        data: a data folder.
+        split: one of :data:`SPLITS`.
+        languages: keep only these; None keeps all.
+
+    Raises:
+        PathwaysError: if the folder, the split or a language is not there, or the manifest is broken.
+    """
+    from lhotse import CutSet, MonoCut
+
+    cuts = []
+    known = set()
+    for number, row in _read_rows(data, split):
+        for source in row["recording"]["sources"]:
+            source["source"] = str(data.absolute() / source["source"])
+        try:
+            cut = MonoCut.from_dict({key: value for key, value in row.items() if key != "type"})
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise PathwaysError(f"{_manifest(data, split)}: line {number}: not a Lhotse cut") from None
+        _check_cut(cut, f"{_manifest(data, split)}: line {number}")
+        known.add(cut.supervisions[0].language)
+        if languages is None or cut.supervisions[0].language in languages:
+            cuts.append(cut)
+    for language in languages or ():
+        if language not in known:
+            raise PathwaysError(
+                f"{data}: no {language!r} in split {split!r}: it holds {', '.join(sorted(known)) or 'nothing'}"
+            )
+    return CutSet.from_cuts(cuts)
+
+
+def languages_of(cuts: Iterable[Any]) -> list[str]:
+    """The languages of some cuts, sorted."""
+    return sorted({cut.supervisions[0].language for cut in cuts})
+
+
+def summarize(data: Path) -> list[SplitSummary]:
+    """Hours, utterances and words per language and split of a data folder (languages sorted, splits in order).
+
+    Raises:
+        PathwaysError: as :func:`load_cuts` does.
+    """
+    totals: dict[tuple[str, str], list[float]] = {}
+    for split in SPLITS:
+        for _, row in _read_rows(data, split):
+            supervision = row["supervisions"][0]
+            total = totals.setdefault((supervision["language"], split), [0.0, 0, 0])
+            total[0] += row["duration"] / 3600
+            total[1] += 1
+            total[2] += len(supervision["text"].split())
+    return [
+        SplitSummary(language, split, hours, int(utterances), int(words))
+        for (language, split), (hours, utterances, words) in sorted(
+            totals.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1]))
+        )
+    ]
+
+
+def sources_of(data: Path) -> list[About]:
+    """The sources of a data folder: name, licence and attribution of each."""
+    about = read_json(data / "corpus.json")
+    if not isinstance(about, dict) or not isinstance(about.get("sources"), list):
+        raise PathwaysError(
+            f"{data / 'corpus.json'}: no list of sources in it: not the file of a data folder"
+        )
+    sources: list[About] = about["sources"]
+    return sources
+
+
+def merge(inputs: Sequence[Path], out: Path) -> None:
+    """Joins data folders into one that stands by itself (audio is hard-linked where that works, else copied).
+
+    Splits stay as they are. Where two folders share an utterance id, the ids of the later folder get its name
+    in front.
+
+    Raises:
+        PathwaysError: if an input is not a data folder, or the output cannot be written.
+    """
+    taken: set[str] = set()
+    sources: list[About] = []
+    for folder in inputs:
+        sources += [source for source in sources_of(folder) if source not in sources]
+    with build_corpus(out, sources) as builder:
+        target = builder._folder
+        for folder in inputs:
+            rows = [(split, row) for split in SPLITS for _, row in _read_rows(folder, split)]
+            clash = any(row["id"] in taken for _, row in rows)
+            prefix = ""
+            if clash:
+                prefix = _free_prefix(folder.resolve().name, [row["id"] for _, row in rows], taken)
+            for split, row in rows:
+                identifier = prefix + row["id"]
+                taken.add(identifier)
+                supervision = row["supervisions"][0]
+                audio = f"audio/{supervision['language']}/{_file_name(identifier)}.flac"
+                _link(folder / row["recording"]["sources"][0]["source"], target / audio)
+                builder.add_row(
+                    split,
+                    cut_row(
+                        identifier,
+                        audio,
+                        row["recording"]["num_samples"],
+                        supervision["language"],
+                        supervision["text"],
+                        supervision.get("speaker"),
+                    ),
+                )
+
+
+def _free_prefix(name: str, identifiers: Sequence[str], taken: set[str]) -> str:
+    number = 1
+    while True:
+        prefix = f"{name}-" if number == 1 else f"{name}-{number}-"
+        if not any(prefix + identifier in taken for identifier in identifiers):
+            return prefix
+        number += 1
+
+
+def _link(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise PathwaysError(f"{source}: audio named in the manifest is missing: prepare the folder again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _file_name(identifier: str) -> str:
+    """A file name for an id: the id itself where it is safe, else made safe and told apart by a checksum."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in identifier)
+    if safe == identifier and len(safe) <= 150 and not safe.startswith("."):
+        return safe
+    return f"{safe.lstrip('.')[:150]}-{zlib.crc32(identifier.encode()):08x}"
+
+
+def _manifest(data: Path, split: str) -> Path:
+    return data / f"cuts_{split}.jsonl.gz"
+
+
+def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    lines = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(lines.encode(), compresslevel=6, mtime=0))
+
+
+def _read_rows(data: Path, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    if split not in SPLITS:
+        raise PathwaysError(f"unknown split {split!r}: choose among {', '.join(SPLITS)}")
+    path = _manifest(data, split)
+    if not data.is_dir():
+        raise PathwaysError(f"{data}: no such data folder: make one with `asr-pathways data`")
+    if not path.is_file():
+        raise PathwaysError(f"{data}: not a data folder: it has no {path.name}")
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                row = json.loads(line)
+                if not _well_formed(row):
+                    raise PathwaysError(f"{path}: line {number}: not a cut with language, text and audio")
+                yield number, row
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise PathwaysError(
+            f"{path}: broken after line {max(number - 1, 0)}: {detail}: prepare it again"
+        ) from None
+
+
+def _well_formed(row: Any) -> bool:
+    try:
+        supervision = row["supervisions"][0]
+        return (
+            isinstance(row["id"], str)
+            and float(row["duration"]) > 0
+            and isinstance(supervision["language"], str)
+            and isinstance(supervision["text"], str)
+            and isinstance(row["recording"]["sources"][0]["source"], str)
+            and row["recording"]["num_samples"] > 0
+        )
+    except (KeyError, IndexError, TypeError, ValueError):
+        return False
+
+
+def _check_cut(cut: Any, where: str) -> None:
+    if len(cut.supervisions) != 1:
+        raise PathwaysError(f"{where}: cut {cut.id!r} has {len(cut.supervisions)} supervisions: it needs one")
+    if not cut.supervisions[0].language or not cut.supervisions[0].text:
+        raise PathwaysError(f"{where}: cut {cut.id!r} has no language or no text")
