@@ -1,0 +1,327 @@
+"""Word and character error rates with bootstrap confidence intervals, per language and over languages.
+
+Conventions: corpus-level rates (all errors over all reference words) per language, then the unweighted mean
+over languages. Texts are scored as given, split at white space; normalising them is the data package's work.
+CER counts Unicode code points, the single spaces between words included, as jiwer does. Rates are fractions:
+0.25 is 25%, and insertions can take a rate above 1.
+
+Intervals are 95% percentile intervals of the bootstrap of Bisani & Ney, "Bootstrap estimates for confidence
+intervals in ASR performance evaluation" (ICASSP 2004): whole utterances are resampled within each language,
+and the mean over languages is taken within each replicate. A language's draws depend on the seed, its name and
+its number of utterances only, so two systems scored on the same utterances are resampled alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import jiwer
+import numpy as np
+import numpy.typing as npt
+
+from asr_pathways.errors import PathwaysError
+
+REPLICATIONS = 10_000
+MEAN = "mean"
+
+Interval = tuple[float, float]
+Rates = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What was said and what a recogniser made of it, both normalised."""
+
+    id: str
+    language: str
+    reference: str
+    hypothesis: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One step of an alignment; ``reference`` is None in an insertion, ``hypothesis`` in a deletion."""
+
+    kind: Literal["equal", "substitute", "delete", "insert"]
+    reference: str | None
+    hypothesis: str | None
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """Edits of a minimal alignment, and the number of reference words (or characters)."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    reference_length: int
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        return self.errors / self.reference_length
+
+
+@dataclass(frozen=True)
+class LanguageScore:
+    """One language's corpus-level counts; ``wer_ci`` is the 95% interval of its WER."""
+
+    language: str
+    utterances: int
+    wer: ErrorCounts
+    cer: ErrorCounts
+    wer_ci: Interval
+
+    @property
+    def words(self) -> int:
+        return self.wer.reference_length
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores by language in order of first appearance, and their unweighted means over languages."""
+
+    languages: list[LanguageScore]
+    mean_wer: float
+    mean_cer: float
+    mean_wer_ci: Interval
+
+    def language(self, language: str) -> LanguageScore:
+        """The score of one language.
+
+        Raises:
+            PathwaysError: if the language was not scored.
+        """
+        for score in self.languages:
+            if score.language == language:
+                return score
+        known = " ".join(score.language for score in self.languages)
+        raise PathwaysError(f"no score for language {language!r}; there are: {known}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; the derived rates and word counts are written too, for readers."""
+        return {
+            "mean": {"wer": self.mean_wer, "wer_ci": list(self.mean_wer_ci), "cer": self.mean_cer},
+            "languages": {
+                score.language: {
+                    "utterances": score.utterances,
+                    "words": score.words,
+                    "wer": {"rate": score.wer.rate, "ci": list(score.wer_ci), **asdict(score.wer)},
+                    "cer": {"rate": score.cer.rate, **asdict(score.cer)},
+                }
+                for score in self.languages
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Scores:
+        """The inverse of `to_dict`.
+
+        Raises:
+            PathwaysError: if ``data`` was not made by `to_dict`.
+        """
+        try:
+            languages = [
+                LanguageScore(
+                    language=language,
+                    utterances=entry["utterances"],
+                    wer=_counts_from_dict(entry["wer"]),
+                    cer=_counts_from_dict(entry["cer"]),
+                    wer_ci=_interval(entry["wer"]["ci"]),
+                )
+                for language, entry in data["languages"].items()
+            ]
+            mean = data["mean"]
+            return cls(languages, float(mean["wer"]), float(mean["cer"]), _interval(mean["wer_ci"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PathwaysError(f"not a table of scores: {type(error).__name__} at {error}") from None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """WER of system a minus WER of system b: below zero, a makes fewer errors.
+
+    ``ci`` is the paired 95% interval; ``probability`` the share of replicates in which a is better, a tie
+    counting half.
+    """
+
+    language: str
+    difference: float
+    ci: Interval
+    probability: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the 95% interval excludes zero."""
+        return self.ci[0] > 0 or self.ci[1] < 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems on the same utterances: by language, and for the mean over languages."""
+
+    languages: list[Difference]
+    mean: Difference
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def score(utterances: Iterable[Utterance], *, replications: int = REPLICATIONS, seed: int = 0) -> Scores:
+    """Corpus-level scores of every language in ``utterances``, and their means.
+
+    Raises:
+        PathwaysError: if there are no utterances, or one has a reference without words.
+    """
+    groups = _by_language(utterances)
+    languages, resampled = [], []
+    for language, group in groups.items():
+        words = [_word_counts(utterance) for utterance in group]
+        characters = _total(_character_counts(utterance) for utterance in group)
+        rates = _resample(_errors_and_words(words), language, replications, seed)
+        languages.append(LanguageScore(language, len(group), _total(words), characters, _percentiles(rates)))
+        resampled.append(rates)
+    return Scores(
+        languages=languages,
+        mean_wer=_mean(entry.wer.rate for entry in languages),
+        mean_cer=_mean(entry.cer.rate for entry in languages),
+        mean_wer_ci=_percentiles(np.mean(resampled, axis=0)),
+    )
+
+
+def compare(
+    a: Iterable[Utterance], b: Iterable[Utterance], *, replications: int = REPLICATIONS, seed: int = 0
+) -> Comparison:
+    """Paired bootstrap of the difference in WER, a minus b, over the same utterances.
+
+    Raises:
+        PathwaysError: if the two are not the same utterances with the same references, or cannot be scored.
+    """
+    groups_a, groups_b = _by_language(a), _by_language(b)
+    _check_paired(groups_a, groups_b)
+    languages, points, resampled = [], [], []
+    for language, group in groups_a.items():
+        counts = [[_word_counts(utterance) for utterance in g] for g in (group, groups_b[language])]
+        point = _total(counts[0]).rate - _total(counts[1]).rate
+        rates = [_resample(_errors_and_words(c), language, replications, seed) for c in counts]
+        difference = rates[0] - rates[1]
+        languages.append(_difference(language, point, difference))
+        points.append(point)
+        resampled.append(difference)
+    return Comparison(languages, _difference(MEAN, _mean(points), np.mean(resampled, axis=0)))
+
+
+def align(reference: str, hypothesis: str) -> list[Edit]:
+    """A minimal word alignment, in order; both texts are split at white space."""
+    words, guess = reference.split(), hypothesis.split()
+    edits = []
+    for chunk in jiwer.process_words(" ".join(words), " ".join(guess)).alignments[0]:
+        left: list[str | None] = list(words[chunk.ref_start_idx : chunk.ref_end_idx])
+        right: list[str | None] = list(guess[chunk.hyp_start_idx : chunk.hyp_end_idx])
+        length = max(len(left), len(right))
+        left += [None] * (length - len(left))
+        right += [None] * (length - len(right))
+        edits += [Edit(chunk.type, r, h) for r, h in zip(left, right, strict=True)]
+    return edits
+
+
+def _by_language(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
+    """Utterances of each language sorted by id, so that their order does not change the draws."""
+    groups: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        if not utterance.reference.split():
+            raise PathwaysError(
+                f"utterance {utterance.id} ({utterance.language}): its reference has no words, so it has no "
+                "error rate; give it a text or leave it out"
+            )
+        groups.setdefault(utterance.language, []).append(utterance)
+    if not groups:
+        raise PathwaysError("no utterances to score; check the split and the languages that were asked for")
+    return {language: sorted(group, key=lambda u: u.id) for language, group in groups.items()}
+
+
+def _check_paired(a: Mapping[str, Sequence[Utterance]], b: Mapping[str, Sequence[Utterance]]) -> None:
+    if set(a) != set(b):
+        raise PathwaysError(
+            f"cannot compare: one system was scored on {' '.join(sorted(a))}, "
+            f"the other on {' '.join(sorted(b))}"
+        )
+    for language, group in a.items():
+        keys = [{(u.id, " ".join(u.reference.split())) for u in side} for side in (group, b[language])]
+        if keys[0] != keys[1]:
+            name = min(keys[0] ^ keys[1])[0]
+            raise PathwaysError(
+                f"cannot compare: utterance {name} ({language}) is not in both, or its references differ"
+            )
+        if len(keys[0]) != len(group) or len(group) != len(b[language]):
+            raise PathwaysError(f"cannot compare: an utterance id occurs more than once in {language}")
+
+
+def _word_counts(utterance: Utterance) -> ErrorCounts:
+    reference = " ".join(utterance.reference.split())
+    output = jiwer.process_words(reference, " ".join(utterance.hypothesis.split()))
+    length = output.hits + output.substitutions + output.deletions
+    return ErrorCounts(output.substitutions, output.deletions, output.insertions, length)
+
+
+def _character_counts(utterance: Utterance) -> ErrorCounts:
+    reference = " ".join(utterance.reference.split())
+    output = jiwer.process_characters(reference, " ".join(utterance.hypothesis.split()))
+    return ErrorCounts(output.substitutions, output.deletions, output.insertions, len(reference))
+
+
+def _total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
+    rows = [(c.substitutions, c.deletions, c.insertions, c.reference_length) for c in counts]
+    return ErrorCounts(*(sum(column) for column in zip(*rows, strict=True)))
+
+
+def _errors_and_words(counts: Sequence[ErrorCounts]) -> npt.NDArray[np.int64]:
+    return np.array([(c.errors, c.reference_length) for c in counts], dtype=np.int64)
+
+
+def _resample(counts: npt.NDArray[np.int64], language: str, replications: int, seed: int) -> Rates:
+    """WER (replications,) of resampled utterances; ``counts`` (N, 2) holds errors and reference words."""
+    generator = np.random.default_rng([seed, *language.encode()])
+    size = len(counts)
+    rows = max(1, 2_000_000 // size)  # bounds memory
+    rates = []
+    for start in range(0, replications, rows):
+        draws = generator.integers(size, size=(min(rows, replications - start), size))
+        rates.append(counts[draws, 0].sum(axis=1) / counts[draws, 1].sum(axis=1))
+    return np.concatenate(rates)
+
+
+def _percentiles(values: Rates) -> Interval:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _difference(language: str, point: float, resampled: Rates) -> Difference:
+    # Resampled equal systems differ by rounding in the mean only; that is a tie.
+    tie = np.abs(resampled) < 1e-12
+    probability = float(np.mean((resampled < 0) & ~tie) + 0.5 * np.mean(tie))
+    return Difference(language, point, _percentiles(resampled), probability)
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _counts_from_dict(data: Mapping[str, Any]) -> ErrorCounts:
+    return ErrorCounts(
+        int(data["substitutions"]),
+        int(data["deletions"]),
+        int(data["insertions"]),
+        int(data["reference_length"]),
+    )
+
+
+def _interval(data: Sequence[float]) -> Interval:
+    low, high = data
+    return float(low), float(high)
