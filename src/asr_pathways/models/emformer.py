@@ -1,0 +1,344 @@
+"""A streaming Emformer encoder (Shi et al., arXiv 2010.10759), without memory bank.
+
+An utterance is cut into segments of ``segment`` frames. A frame attends to its own segment, to ``left_context``
+frames before it (keys and values, as each layer computed them when that segment was current) and to
+``right_context`` frames after it. Right-context frames are copied for each segment ("hard copy"), so that no
+layer looks further ahead than the first one did.
+
+There is one implementation: :meth:`Emformer.forward` runs all segments of an utterance side by side,
+:meth:`Emformer.stream` runs the next ones as their frames arrive, and both go through the same layers with the
+same windows. So they agree for every length, a partial last segment included.
+
+Two additions to the paper, each a field of the config: a learned bias for the distance between a query and a key
+(without any notion of position, attention sees a window as a bag of frames), and a causal depthwise convolution
+after each attention (Conformer, arXiv 2005.08100), off with ``conv_kernel`` 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr_pathways.config import Config
+
+STRIDE = 4
+"""Feature frames per encoder frame: 10 ms features make 40 ms encoder frames."""
+
+
+class EmformerConfig(Config):
+    """Sizes of the encoder; frames are encoder frames (40 ms)."""
+
+    features: int = Field(default=80, gt=0)
+    front_end: Literal["stack", "conv"] = "stack"
+    dim: int = Field(default=512, gt=0)
+    ffn_dim: int = Field(default=2048, gt=0)
+    heads: int = Field(default=8, gt=0)
+    layers: int = Field(default=20, gt=0)
+    segment: int = Field(default=4, gt=0)
+    left_context: int = Field(default=32, ge=0)
+    right_context: int = Field(default=1, ge=0)
+    conv_kernel: int = Field(default=0, ge=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> EmformerConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
+
+
+@dataclass
+class LayerState:
+    """What a layer keeps of the past: keys and values (B, left_context, D), convolution inputs (B, K - 1, D)."""
+
+    keys: Tensor
+    values: Tensor
+    conv: Tensor
+
+
+@dataclass
+class EmformerState:
+    """All that streaming needs to go on: made by :meth:`Emformer.initial_state`, updated in place.
+
+    Attributes:
+        features: feature frames that do not fill an encoder frame yet (B, t < 4, F).
+        front_end: what the front end keeps of the past, one tensor a convolution.
+        frames: encoder frames that wait for their segment or its right context (B, n, D).
+        layers: one :class:`LayerState` a layer.
+        past: encoder frames that are behind the current segment.
+    """
+
+    features: Tensor
+    front_end: list[Tensor]
+    frames: Tensor
+    layers: list[LayerState]
+    past: int = 0
+
+
+@dataclass
+class _Windows:
+    """What all layers of one pass share: which keys a segment may see, and how the blocks are cut."""
+
+    segment: int
+    left: int
+    allowed: Tensor
+    """(B, N, 1, 1, left + segment + right), bool."""
+
+
+class StackFrontEnd(nn.Module):
+    """Stacks 4 feature frames into one and projects them: (B, T, F) -> (B, T // 4, D)."""
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(STRIDE * features, dim)
+
+    def initial_state(self, batch: int, like: Tensor) -> list[Tensor]:
+        return []
+
+    def forward(self, features: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        batch, frames, width = features.shape
+        out: Tensor = self.projection(features.reshape(batch, frames // STRIDE, STRIDE * width))
+        return out, state
+
+
+class ConvFrontEnd(nn.Module):
+    """Two causal convolutions of stride 2: (B, T, F) -> (B, T // 4, D). Sees 130 ms, none of it ahead."""
+
+    def __init__(self, features: int, dim: int, kernel: int = 5) -> None:
+        super().__init__()
+        self.kept = kernel - 2
+        self.channels = (features, dim)
+        self.convs = nn.ModuleList(nn.Conv1d(width, dim, kernel, stride=2) for width in self.channels)
+        self.projection = nn.Linear(dim, dim)
+
+    def initial_state(self, batch: int, like: Tensor) -> list[Tensor]:
+        return [like.new_zeros(batch, width, self.kept) for width in self.channels]
+
+    def forward(self, features: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        x = features.transpose(1, 2)
+        after: list[Tensor] = []
+        for conv, past in zip(self.convs, state, strict=True):
+            x = torch.cat((past, x), dim=2)
+            after.append(x[:, :, x.shape[2] - self.kept :])
+            x = F.silu(conv(x))
+        return self.projection(x.transpose(1, 2)), after
+
+
+class SegmentAttention(nn.Module):
+    """Multi-head attention of each segment (and its right-context copy) over its own window."""
+
+    def __init__(self, config: EmformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.window = config.left_context + config.segment + config.right_context
+        self.norm = nn.LayerNorm(config.dim)
+        self.query = nn.Linear(config.dim, config.dim)
+        self.key_value = nn.Linear(config.dim, 2 * config.dim)
+        self.out = nn.Linear(config.dim, config.dim)
+        self.distance_bias = nn.Parameter(torch.zeros(config.heads, 2 * self.window - 1))
+        positions = torch.arange(self.window)
+        queries = positions[config.left_context :]
+        distances = positions[None, :] - queries[:, None] + self.window - 1
+        self.register_buffer("distances", distances, persistent=False)
+
+    def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: _Windows) -> tuple[Tensor, Tensor]:
+        """(B, N * S, D) and (B, N, R, D) -> the same shapes; ``state`` moves on by N segments."""
+        batch, segments, ahead, dim = right.shape
+        size, left = windows.segment, windows.left
+        width = dim // self.heads
+        utterance, right = self.norm(utterance), self.norm(right)
+        blocks = torch.cat((utterance.view(batch, segments, size, dim), right), dim=2)
+        query = self.query(blocks).view(batch, segments, size + ahead, self.heads, width).transpose(2, 3)
+
+        keys, values = self.key_value(utterance).chunk(2, dim=-1)
+        right_keys, right_values = self.key_value(right).chunk(2, dim=-1)
+        keys, values = torch.cat((state.keys, keys), dim=1), torch.cat((state.values, values), dim=1)
+        state.keys = keys[:, keys.shape[1] - left :]
+        state.values = values[:, values.shape[1] - left :]
+
+        def window(sequence: Tensor, copies: Tensor) -> Tensor:
+            own = sequence.unfold(1, left + size, size).transpose(2, 3)
+            return torch.cat((own, copies), dim=2).view(batch, segments, -1, self.heads, width)
+
+        key = window(keys, right_keys).permute(0, 1, 3, 4, 2)
+        value = window(values, right_values).transpose(2, 3)
+        scores = torch.matmul(query * width**-0.5, key) + self.distance_bias[:, self.distances]  # type: ignore[index]
+        # Finite: a row of padding sees no key at all, and its softmax must not be NaN.
+        scores = scores.masked_fill(~windows.allowed, torch.finfo(scores.dtype).min)
+        mixed = torch.matmul(scores.softmax(dim=-1), value).transpose(2, 3)
+        out = self.out(mixed.reshape(batch, segments, size + ahead, dim))
+        return out[:, :, :size].reshape(batch, segments * size, dim), out[:, :, size:]
+
+
+class CausalConv(nn.Module):
+    """The Conformer's convolution module, made causal: pointwise, GLU, depthwise, norm, SiLU, pointwise."""
+
+    def __init__(self, config: EmformerConfig) -> None:
+        super().__init__()
+        self.kept = config.conv_kernel - 1
+        self.norm = nn.LayerNorm(config.dim)
+        self.inwards = nn.Linear(config.dim, 2 * config.dim)
+        self.depthwise = nn.Conv1d(config.dim, config.dim, config.conv_kernel, groups=config.dim)
+        self.depthwise_norm = nn.LayerNorm(config.dim)
+        self.out = nn.Linear(config.dim, config.dim)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        out: Tensor = self.out(F.silu(self.depthwise_norm(x)))
+        return out
+
+    def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: _Windows) -> tuple[Tensor, Tensor]:
+        """(B, N * S, D) and (B, N, R, D) -> the same shapes; ``state`` moves on by N segments."""
+        batch, segments, ahead, dim = right.shape
+        utterance = torch.cat((state.conv, F.glu(self.inwards(self.norm(utterance)))), dim=1)
+        state.conv = utterance[:, utterance.shape[1] - self.kept :]
+        out = self._convolve(utterance)
+        if ahead == 0:
+            return out, right
+        # A copy of right context goes on from the end of its own segment.
+        before = utterance[:, windows.segment :].unfold(1, self.kept, windows.segment).transpose(2, 3)
+        copies = torch.cat((before, F.glu(self.inwards(self.norm(right)))), dim=2)
+        return out, self._convolve(copies.flatten(0, 1)).view(batch, segments, ahead, dim)
+
+
+class EmformerLayer(nn.Module):
+    """Attention, convolution (if any), feed-forward: each after a layer norm and with a residual."""
+
+    def __init__(self, config: EmformerConfig) -> None:
+        super().__init__()
+        self.attention = SegmentAttention(config)
+        self.conv = CausalConv(config) if config.conv_kernel else None
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(config.dim),
+            nn.Linear(config.dim, config.ffn_dim),
+            nn.SiLU(),
+            nn.Linear(config.ffn_dim, config.dim),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: _Windows) -> tuple[Tensor, Tensor]:
+        for module in (self.attention, self.conv):
+            if module is not None:
+                deltas = module(utterance, right, state, windows)
+                utterance, right = utterance + self.dropout(deltas[0]), right + self.dropout(deltas[1])
+        utterance = utterance + self.dropout(self.feed_forward(utterance))
+        right = right + self.dropout(self.feed_forward(right))
+        return utterance, right
+
+
+class Emformer(nn.Module):
+    """Features (B, T, F) at 10 ms in, encodings (B, T // 4, D) at 40 ms out.
+
+    Algorithmic latency: ``(segment + right_context) * 40`` ms.
+    """
+
+    def __init__(self, config: EmformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        front_end = {"stack": StackFrontEnd, "conv": ConvFrontEnd}[config.front_end]
+        self.front_end: StackFrontEnd | ConvFrontEnd = front_end(config.features, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(EmformerLayer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.dim)
+
+    @staticmethod
+    def output_lengths(lengths: Tensor) -> Tensor:
+        """Feature frames (B,) -> encoder frames (B,)."""
+        return torch.div(lengths, STRIDE, rounding_mode="floor")
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole utterances at once.
+
+        Args:
+            features: (B, T, F); what lies beyond an utterance's length has no influence on it.
+            lengths: valid feature frames (B,).
+
+        Returns:
+            Encodings (B, T // 4, D) and their lengths (B,).
+        """
+        state = self.initial_state(features.shape[0], features)
+        whole = features[:, : features.shape[1] // STRIDE * STRIDE]
+        frames, _ = self.front_end(whole, state.front_end)
+        lengths = self.output_lengths(lengths)
+        count = frames.shape[1]
+        if count == 0:
+            return frames, lengths
+        return self._segments(self.dropout(frames), lengths, state)[:, :count], lengths
+
+    def initial_state(self, batch: int, like: Tensor) -> EmformerState:
+        """The state before the first frame, on the device and in the type of ``like``."""
+        config = self.config
+        empty = like.new_zeros
+        layers = [
+            LayerState(
+                empty(batch, config.left_context, config.dim),
+                empty(batch, config.left_context, config.dim),
+                empty(batch, max(config.conv_kernel - 1, 0), config.dim),
+            )
+            for _ in range(config.layers)
+        ]
+        return EmformerState(
+            features=empty(batch, 0, config.features),
+            front_end=self.front_end.initial_state(batch, like),
+            frames=empty(batch, 0, config.dim),
+            layers=layers,
+        )
+
+    def stream(self, features: Tensor, state: EmformerState, final: bool = False) -> Tensor:
+        """The next feature frames of B streams in lockstep: (B, t, F) with any t, 0 included.
+
+        Args:
+            features: what has arrived since the last call.
+            state: updated in place.
+            final: no more will come: what waits for a full segment or right context is encoded now.
+
+        Returns:
+            The encodings that are ready (B, t', D), the same that :meth:`forward` gives for the utterance.
+        """
+        config = self.config
+        features = torch.cat((state.features, features), dim=1)
+        whole = features.shape[1] // STRIDE * STRIDE
+        state.features = features[:, whole:]
+        frames = state.frames
+        if whole:
+            new, state.front_end = self.front_end(features[:, :whole], state.front_end)
+            frames = torch.cat((frames, self.dropout(new)), dim=1)
+        count = frames.shape[1]
+        # A segment is ready once its right context is there; at the end all that is left is.
+        ready = (count - config.right_context) // config.segment * config.segment
+        ready = count if final else max(ready, 0)
+        state.frames = frames[:, ready:]
+        if ready == 0:
+            return frames[:, :0]
+        ends = torch.full((frames.shape[0],), state.past + count, device=frames.device)
+        out = self._segments(frames, ends, state, ready)
+        state.past += ready
+        return out[:, :ready]
+
+    def _segments(self, frames: Tensor, ends: Tensor, state: EmformerState, ready: int | None = None) -> Tensor:
+        """Runs the first ``ready`` of ``frames`` (B, n, D) as segments; the rest serve as right context.
+
+        ``ends`` (B,) are the stream positions, counted like ``state.past``, where utterances end.
+        """
+        config = self.config
+        size, left, ahead = config.segment, config.left_context, config.right_context
+        ready = frames.shape[1] if ready is None else ready
+        segments = -(-ready // size)
+        frames = F.pad(frames, (0, 0, 0, max(0, segments * size + ahead - frames.shape[1])))
+        utterance = frames[:, : segments * size]
+        right = frames[:, size : segments * size + ahead].unfold(1, ahead, size).transpose(2, 3) if ahead else None
+        if right is None:
+            right = frames.new_zeros(frames.shape[0], segments, 0, frames.shape[2])
+        starts = state.past + size * torch.arange(segments, device=frames.device)
+        positions = starts[:, None] + torch.arange(-left, size + ahead, device=frames.device)
+        allowed = (positions >= 0)[None] & (positions[None] < ends[:, None, None])
+        windows = _Windows(size, left, allowed[:, :, None, None, :])
+        for layer, layer_state in zip(self.layers, state.layers, strict=True):
+            utterance, right = layer(utterance, right, layer_state, windows)
+        out: Tensor = self.norm(utterance)
+        return out

@@ -1,0 +1,218 @@
+"""The RNN transducer: Emformer encoder, LSTM predictor, additive joiner (Graves, arXiv 1211.3711)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr_pathways.config import Config
+from asr_pathways.errors import PathwaysError
+from asr_pathways.models.emformer import Emformer, EmformerConfig
+from asr_pathways.models.rnnt_loss import rnnt_loss
+
+MAX_SYMBOLS_PER_FRAME = 10
+"""Greedy search gives up on a frame after this many symbols, as sherpa-onnx does."""
+
+
+class TransducerConfig(Config):
+    """Sizes of the recogniser.
+
+    ``ctc_weight`` adds a CTC loss on the encoder to training (its output layer plays no part in decoding).
+    ``language_embedding`` names languages to which an embedding is added before the encoder; empty (the default):
+    only the pathway tells the model its language.
+    """
+
+    vocab_size: int = Field(gt=0, description="word pieces, blank not counted")
+    encoder: EmformerConfig = EmformerConfig()
+    embedding_dim: int = Field(default=512, gt=0)
+    predictor_dim: int = Field(default=512, gt=0)
+    predictor_layers: int = Field(default=3, gt=0)
+    joiner_dim: int = Field(default=1024, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    ctc_weight: float = Field(default=0.0, ge=0)
+    language_embedding: tuple[str, ...] = ()
+
+
+class LabelledBatch(Protocol):
+    """What the loss needs of a batch of one language; see :class:`asr_pathways.data.batches.Batch`."""
+
+    language: str
+    ids: list[str]
+    features: Tensor
+    feature_lengths: Tensor
+    targets: Tensor
+    target_lengths: Tensor
+
+
+LstmState = tuple[Tensor, Tensor]
+
+
+class Predictor(nn.Module):
+    """Symbols so far (B, U) -> (B, U, D): an embedding and an LSTM. Blank starts a sequence."""
+
+    def __init__(self, config: TransducerConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size + 1, config.embedding_dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.lstm = nn.LSTM(
+            config.embedding_dim,
+            config.predictor_dim,
+            config.predictor_layers,
+            batch_first=True,
+            dropout=config.dropout if config.predictor_layers > 1 else 0.0,
+        )
+        self.norm = nn.LayerNorm(config.predictor_dim)
+
+    def forward(self, symbols: Tensor, state: LstmState | None = None) -> tuple[Tensor, LstmState]:
+        out, state = self.lstm(self.dropout(self.embedding(symbols)), state)
+        return self.dropout(self.norm(out)), state
+
+
+class Joiner(nn.Module):
+    """tanh(encoding + prediction) -> scores of the word pieces and, last, of blank."""
+
+    def __init__(self, config: TransducerConfig) -> None:
+        super().__init__()
+        self.encoding = nn.Linear(config.encoder.dim, config.joiner_dim)
+        self.prediction = nn.Linear(config.predictor_dim, config.joiner_dim, bias=False)
+        self.output = nn.Linear(config.joiner_dim, config.vocab_size + 1)
+
+    def forward(self, encodings: Tensor, predictions: Tensor) -> Tensor:
+        """(B, T, E) and (B, U, P) -> (B, T, U, V + 1)."""
+        joint = self.encoding(encodings)[:, :, None] + self.prediction(predictions)[:, None]
+        out: Tensor = self.output(torch.tanh(joint))
+        return out
+
+
+class Transducer(nn.Module):
+    """A streaming recogniser. Symbols are word pieces 0..V-1; blank is V.
+
+    ``feature_mean`` and ``feature_scale`` (F,) normalise log-mel features; training sets them once.
+    """
+
+    feature_mean: Tensor
+    feature_scale: Tensor
+
+    def __init__(self, config: TransducerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.blank = config.vocab_size
+        self.register_buffer("feature_mean", torch.zeros(config.encoder.features))
+        self.register_buffer("feature_scale", torch.ones(config.encoder.features))
+        self.encoder = Emformer(config.encoder)
+        self.predictor = Predictor(config)
+        self.joiner = Joiner(config)
+        self.ctc_output = nn.Linear(config.encoder.dim, config.vocab_size + 1) if config.ctc_weight else None
+        languages = config.language_embedding
+        self.language_embedding = nn.Embedding(len(languages), config.encoder.features) if languages else None
+
+    def set_feature_statistics(self, mean: Tensor, standard_deviation: Tensor) -> None:
+        """Sets the normalisation from the mean and standard deviation (F,) of training features."""
+        self.feature_mean.copy_(mean)
+        self.feature_scale.copy_(1 / standard_deviation.clamp(min=1e-3))
+
+    def normalize(self, features: Tensor, language: str | None = None) -> Tensor:
+        """Log-mel features (B, T, F) as the encoder wants them.
+
+        Raises:
+            PathwaysError: if the model has language embeddings and ``language`` is not one of theirs.
+        """
+        features = (features - self.feature_mean) * self.feature_scale
+        if self.language_embedding is None:
+            return features
+        known = self.config.language_embedding
+        if language not in known:
+            raise PathwaysError(f"language {language} has no embedding; the model knows: {' '.join(known)}")
+        index = torch.tensor(known.index(language), device=features.device)
+        embedded: Tensor = features + self.language_embedding(index)
+        return embedded
+
+    def loss(self, batch: LabelledBatch) -> Tensor:
+        """RNN-T loss (plus CTC by its weight), in nats a word piece, averaged over the batch.
+
+        Raises:
+            PathwaysError: if an utterance is too short to give one encoder frame; it is named.
+        """
+        features = self.normalize(batch.features, batch.language)
+        encodings, lengths = self.encoder(features, batch.feature_lengths)
+        start = batch.targets.new_full((len(batch.ids), 1), self.blank)
+        predictions, _ = self.predictor(torch.cat((start, batch.targets), dim=1))
+        logits = self.joiner(encodings, predictions)
+        costs = rnnt_loss(logits, batch.targets, lengths, batch.target_lengths, blank=self.blank, ids=batch.ids)
+        pieces = batch.target_lengths.sum().clamp(min=1)
+        loss = costs.sum() / pieces
+        if self.ctc_output is not None:
+            scores = self.ctc_output(encodings).log_softmax(dim=-1).transpose(0, 1)
+            ctc = F.ctc_loss(
+                scores,
+                batch.targets,
+                lengths,
+                batch.target_lengths,
+                blank=self.blank,
+                reduction="sum",
+                zero_infinity=True,  # CTC cannot align a text longer than the encoding; RNN-T can
+            )
+            loss = loss + self.config.ctc_weight * ctc / pieces
+        return loss
+
+    @torch.inference_mode()
+    def decode(self, features: Tensor, lengths: Tensor, language: str | None = None) -> list[list[int]]:
+        """Greedy search over whole utterances: (B, T, F), (B,) -> word pieces of each."""
+        encodings, lengths = self.encoder(self.normalize(features, language), lengths)
+        search = GreedySearch(self, encodings.shape[0])
+        search.accept(encodings, lengths)
+        return search.symbols
+
+
+class GreedySearch:
+    """Greedy transducer search over B streams, a stretch of encodings at a time.
+
+    Attributes:
+        symbols: word pieces found so far, a list a stream.
+        frames: the encoder frame at which each of them was emitted.
+    """
+
+    def __init__(self, model: Transducer, batch: int) -> None:
+        self.model = model
+        self.symbols: list[list[int]] = [[] for _ in range(batch)]
+        self.frames: list[list[int]] = [[] for _ in range(batch)]
+        self._past = 0
+        device = model.feature_mean.device
+        start = torch.full((batch, 1), model.blank, device=device)
+        out, self._state = model.predictor(start)
+        self._prediction = model.joiner.prediction(out[:, 0])
+
+    def accept(self, encodings: Tensor, lengths: Tensor | Sequence[int] | None = None) -> None:
+        """Goes on with encodings (B, T, D), of which ``lengths`` (B,) frames count (all of them if None)."""
+        model = self.model
+        batch, frames, _ = encodings.shape
+        if lengths is None:
+            lengths = [frames] * batch
+        ends = torch.as_tensor(lengths, device=encodings.device)
+        projected = model.joiner.encoding(encodings)
+        for t in range(frames):
+            active = ends > t
+            for _ in range(MAX_SYMBOLS_PER_FRAME):
+                best = model.joiner.output(torch.tanh(projected[:, t] + self._prediction)).argmax(dim=-1)
+                active = active & (best != model.blank)
+                rows = active.nonzero().flatten()
+                if rows.numel() == 0:
+                    break
+                self._emit(rows, best[rows], self._past + t)
+        self._past += frames
+
+    def _emit(self, rows: Tensor, symbols: Tensor, frame: int) -> None:
+        for row, symbol in zip(rows.tolist(), symbols.tolist(), strict=True):
+            self.symbols[row].append(symbol)
+            self.frames[row].append(frame)
+        hidden, cell = self._state
+        out, (new_hidden, new_cell) = self.model.predictor(
+            symbols[:, None], (hidden[:, rows].contiguous(), cell[:, rows].contiguous())
+        )
+        hidden[:, rows], cell[:, rows] = new_hidden, new_cell
+        self._prediction[rows] = self.model.joiner.prediction(out[:, 0])
