@@ -23,8 +23,8 @@ def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -
         duration: how much to read, in seconds; None reads to the end.
 
     Raises:
-        PathwaysError: if the file is missing, is not audio, is damaged or truncated, holds no samples (or none
-            in the part asked for), or holds values that are not finite.
+        PathwaysError: if the file is missing, is not audio, is damaged or truncated, holds no samples (or
+            none in the part asked for), or holds values that are not finite.
     """
     import soundfile
 
@@ -39,9 +39,7 @@ def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -
             start = round(offset * rate)
             wanted = -1 if duration is None else round(duration * rate)
             if start >= sound.frames > 0:
-                raise PathwaysError(
-                    f"{path}: offset {offset:g} s lies beyond its end at {sound.frames / rate:g} s"
-                )
+                raise PathwaysError(f"{path}: offset {offset:g} s lies beyond its end at {sound.frames / rate:g} s")
             sound.seek(start)
             expected = sound.frames - start if wanted < 0 else min(wanted, sound.frames - start)
             samples = sound.read(wanted, dtype="float32", always_2d=True)
@@ -73,13 +71,12 @@ def write_flac(path: Path, samples: NDArray[np.int16] | Samples) -> None:
     import soundfile
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(
-        str(path), to_int16(samples), SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=0.3
-    )
+    data = to_int16(samples)
+    soundfile.write(str(path), data, SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=0.3)
 
 
 def to_int16(samples: NDArray[np.int16] | Samples) -> NDArray[np.int16]:
     """Samples (N,) as 16-bit integers; float samples in [-1, 1] are scaled, rounded and clipped."""
     if samples.dtype == np.int16:
-        return samples.astype(np.int16, copy=False)
-    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+        return np.asarray(samples, dtype=np.int16)
+    return np.asarray(np.clip(np.rint(samples * 32768.0), -32768, 32767), dtype=np.int16)

@@ -12,12 +12,12 @@ from asr_pathways.config import Config
 class SpecAugmentConfig(Config):
     """How much to mask; no time warping, which gains little (Park et al. 2019, section 5)."""
 
-    frequency_masks: int = Field(2, ge=0)
-    frequency_width: int = Field(27, ge=0)  # bins: the widest one mask can be
-    time_masks_per_second: float = Field(0.7, ge=0)
-    max_time_masks: int = Field(10, ge=0)
-    time_width: int = Field(40, ge=0)  # frames: the widest one mask can be
-    time_share: float = Field(0.05, ge=0, le=1)  # of the utterance: the widest one mask can be, too
+    frequency_masks: int = Field(default=2, ge=0)
+    frequency_width: int = Field(default=27, ge=0)  # bins: the widest one mask can be
+    time_masks_per_second: float = Field(default=0.7, ge=0)
+    max_time_masks: int = Field(default=10, ge=0)
+    time_width: int = Field(default=40, ge=0)  # frames: the widest one mask can be
+    time_share: float = Field(default=0.05, ge=0, le=1)  # of the utterance: the widest one mask can be, too
 
 
 class SpecAugment:

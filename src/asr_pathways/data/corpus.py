@@ -1,8 +1,8 @@
 """A data folder: Lhotse cuts in three splits, 16 kHz mono FLAC, and where it all came from.
 
-    OUT/cuts_train.jsonl.gz  cuts_dev.jsonl.gz  cuts_test.jsonl.gz   one supervision a cut, with language and text
-    OUT/audio/<language>/*.flac                                      paths in the manifests are relative to OUT
-    OUT/corpus.json                                                  {"sources": [{"name", "licence", ...}, ...]}
+    OUT/cuts_{train,dev,test}.jsonl.gz   one supervision a cut, with language and text
+    OUT/audio/<language>/*.flac          paths in the manifests are relative to OUT
+    OUT/corpus.json                      {"sources": [{"name", "licence", "attribution"}, ...]}
 
 A folder is written whole or not at all, and can be moved: paths are made absolute when it is loaded.
 """
@@ -71,9 +71,7 @@ class CorpusBuilder:
     def add_row(self, split: str, row: dict[str, Any]) -> None:
         """Adds one manifest row whose audio already lies in the folder."""
         if row["id"] in self._ids:
-            raise PathwaysError(
-                f"two utterances have the same id {row['id']!r}: ids must be unique in a corpus"
-            )
+            raise PathwaysError(f"two utterances have the same id {row['id']!r}: ids must be unique in a corpus")
         self._ids.add(row["id"])
         self._rows[split].append(row)
 
@@ -98,9 +96,7 @@ def build_corpus(out: Path, sources: Sequence[About]) -> Iterator[CorpusBuilder]
         builder.finish(sources)
 
 
-def cut_row(
-    identifier: str, audio: str, samples: int, language: str, text: str, speaker: str | None
-) -> dict[str, Any]:
+def cut_row(identifier: str, audio: str, samples: int, language: str, text: str, speaker: str | None) -> dict[str, Any]:
     """One Lhotse MonoCut, as the JSON that a manifest holds: a whole recording with one supervision."""
     duration = samples / SAMPLE_RATE
     supervision = {
@@ -136,7 +132,7 @@ def write_corpus(out: Path, splits: Mapping[str, CutSet], about: About) -> None:
     """Writes Lhotse cuts as a data folder with audio of its own (re-coded as 16 kHz mono FLAC).
 
     Raises:
-        PathwaysError: if a cut has not exactly one supervision with language and text, or its audio is broken.
+        PathwaysError: if a cut has not exactly one supervision with language and text.
     """
     with build_corpus(out, [about]) as builder:
         for split, cuts in splits.items():
@@ -146,9 +142,7 @@ def write_corpus(out: Path, splits: Mapping[str, CutSet], about: About) -> None:
                 _check_cut(cut, "write_corpus")
                 supervision = cut.supervisions[0]
                 samples = cut.resample(SAMPLE_RATE).load_audio()[0]
-                builder.add(
-                    split, cut.id, supervision.language, supervision.text, samples, supervision.speaker
-                )
+                builder.add(split, cut.id, supervision.language, supervision.text, samples, supervision.speaker)
 
 
 def load_cuts(data: Path, split: str, languages: Sequence[str] | None = None) -> CutSet:
@@ -179,9 +173,8 @@ def load_cuts(data: Path, split: str, languages: Sequence[str] | None = None) ->
             cuts.append(cut)
     for language in languages or ():
         if language not in known:
-            raise PathwaysError(
-                f"{data}: no {language!r} in split {split!r}: it holds {', '.join(sorted(known)) or 'nothing'}"
-            )
+            held = ", ".join(sorted(known)) or "nothing"
+            raise PathwaysError(f"{data}: no {language!r} in split {split!r}: it holds {held}")
     return CutSet.from_cuts(cuts)
 
 
@@ -191,7 +184,7 @@ def languages_of(cuts: Iterable[Any]) -> list[str]:
 
 
 def summarize(data: Path) -> list[SplitSummary]:
-    """Hours, utterances and words per language and split of a data folder (languages sorted, splits in order).
+    """Hours, utterances and words per language and split of a data folder.
 
     Raises:
         PathwaysError: as :func:`load_cuts` does.
@@ -216,9 +209,7 @@ def sources_of(data: Path) -> list[About]:
     """The sources of a data folder: name, licence and attribution of each."""
     about = read_json(data / "corpus.json")
     if not isinstance(about, dict) or not isinstance(about.get("sources"), list):
-        raise PathwaysError(
-            f"{data / 'corpus.json'}: no list of sources in it: not the file of a data folder"
-        )
+        raise PathwaysError(f"{data / 'corpus.json'}: no list of sources in it: not the file of a data folder")
     sources: list[About] = about["sources"]
     return sources
 
@@ -317,9 +308,7 @@ def _read_rows(data: Path, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, row
     except (OSError, EOFError, ValueError, zlib.error) as error:
         detail = " ".join(str(error).split()) or type(error).__name__
-        raise PathwaysError(
-            f"{path}: broken after line {max(number - 1, 0)}: {detail}: prepare it again"
-        ) from None
+        raise PathwaysError(f"{path}: broken after line {max(number - 1, 0)}: {detail}: prepare it again") from None
 
 
 def _well_formed(row: Any) -> bool:

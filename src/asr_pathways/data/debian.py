@@ -48,13 +48,13 @@ def _download(packages: Sequence[str], folder: Path) -> None:
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise PathwaysError(
-                f"cannot fetch {packages[0]}: this system has no {tool}: pass --from DIR of unpacked packages, "
-                "or make speech with `asr-pathways data synth`"
+                f"cannot fetch {packages[0]}: this system has no {tool}: pass --from DIR of unpacked "
+                "packages, or make speech with `asr-pathways data synth`"
             )
     command = ["apt-get", "download", "-q", *packages]
     if _run(command, folder, check=False) is None:
         return
-    # The package lists may be empty or old, as on a bare machine: fetch lists of our own, which needs no root.
+    # Package lists may be empty or old, as on a bare machine: fetch lists of our own, which needs no root.
     lists = folder / "apt"
     (lists / "lists" / "partial").mkdir(parents=True)
     (lists / "cache" / "archives" / "partial").mkdir(parents=True)
@@ -73,9 +73,7 @@ def _download(packages: Sequence[str], folder: Path) -> None:
 def _run(command: Sequence[str], folder: Path, check: bool = True) -> str | None:
     """Runs a command silently in ``folder``; None if it went well, else the last line of what it said."""
     try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False
-        )
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         problem = f"no answer within {TIMEOUT} s"
     except OSError as error:

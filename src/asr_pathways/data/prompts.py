@@ -106,8 +106,8 @@ def _read_prompts(root: Path, language: str) -> tuple[str, list[Prompt], Counter
     voices = sorted((root / "usr/share/asterisk/sounds").glob(f"{language}_*"))
     if not voices:
         raise PathwaysError(
-            f"{root}: no sounds in usr/share/asterisk/sounds/{language}_*: unpack asterisk-core-sounds-{language}"
-            f" and asterisk-core-sounds-{language}-g722 there with `dpkg-deb -x`"
+            f"{root}: no sounds in usr/share/asterisk/sounds/{language}_*: unpack the packages "
+            f"asterisk-core-sounds-{language} and asterisk-core-sounds-{language}-g722 there with `dpkg-deb -x`"
         )
     prompts: dict[str, Prompt] = {}
     dropped: Counter[str] = Counter()

@@ -5,8 +5,8 @@ The rules, in order:
 1. Cues in brackets, ``[..] (..) <..> {..}``, are dropped with what they hold; so are invisible characters.
 2. Curly and modifier apostrophes become ``'``.
 3. Numbers are spelled out by num2words in the language: decimals (``28.8``, ``28,8``), groups of three
-   (``1,000`` in English, ``1.000`` elsewhere), ordinals (``1st``, ``2ème``, ``3º``, ``3e``). Numbers of more than
-   12 digits or with a leading zero are read digit by digit. Letters glued to digits become words of their own.
+   (``1,000`` in English, ``1.000`` elsewhere), ordinals (``1st``, ``2ème``, ``3º``, ``3e``). Numbers of more
+   than 12 digits or with a leading zero are read digit by digit. Letters glued to digits become words.
 4. NFC and lower case; in Russian ``ё`` becomes ``е``, since Russian print uses them interchangeably.
 5. Everything but letters, combining marks and apostrophes becomes a space; so do hyphens.
 6. An apostrophe stays inside a word (``don't``, ``l'eau``). At a word's edge it stays only in the words that
@@ -33,15 +33,17 @@ _ORDINALS = {
     "it": re.compile(r"(\d{1,12})\.?([ºª°])"),
     "nl": re.compile(r"(\d{1,12})(ste|de|e)\b", re.IGNORECASE),
 }
+_ITALIAN = "po' mo' di' fa' va' da' sta' be' to' ve' ca' de' ne' co' a' su' que' vo'"
+_DUTCH = "'s 't 'n 'k 'r 'm 'ns 'tis"
 _EDGE_WORDS = {
     "en": frozenset({"'em", "'til", "'cause", "'tis", "'twas", "'round", "'bout"}),
-    "it": frozenset("po' mo' di' fa' va' da' sta' be' to' ve' ca' de' ne' co' a' da' su' que' vo'".split()),
-    "nl": frozenset("'s 't 'n 'k 'r 'm 'ns 'tis".split()),
+    "it": frozenset(_ITALIAN.split()),
+    "nl": frozenset(_DUTCH.split()),
 }
 
 
 def normalize(text: str, language: str) -> str:
-    """The words of ``text`` as ``language`` writes them, in lower case, by the rules at the top of this module.
+    """The words of ``text`` as ``language`` writes them, in lower case, by the rules of this module.
 
     Idempotent. What is left are letters, combining marks, apostrophes and single spaces between words.
 

@@ -1,0 +1,295 @@
+"""Batches of features and targets: endless and augmented for training, ordered and plain for evaluation."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from asr_pathways.data.audio import SAMPLE_RATE, read_audio, resample
+from asr_pathways.data.augment import SpecAugment, SpecAugmentConfig
+from asr_pathways.data.features import Fbank, FeatureConfig
+from asr_pathways.data.sampling import Draw, LanguageSampler, SamplingConfig
+from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.errors import PathwaysError
+
+
+class DataConfig(SamplingConfig):
+    """Everything about training batches: sampling, features, augmentation, and memory to spend."""
+
+    features: FeatureConfig = FeatureConfig()
+    spec_augment: SpecAugmentConfig | None = SpecAugmentConfig()
+    cache_gigabytes: float = Field(default=3.0, ge=0)  # features kept in memory from epoch to epoch
+    prefetch: int = Field(default=4, ge=0)  # batches made ahead by a thread
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances of one language, padded with zeros."""
+
+    language: str
+    ids: list[str]
+    texts: list[str]
+    features: Tensor  # (B, T, 80) float32
+    feature_lengths: Tensor  # (B,) int64, frames
+    targets: Tensor  # (B, U) int64
+    target_lengths: Tensor  # (B,) int64
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def seconds(self) -> float:
+        """Audio in the batch, padding not counted."""
+        return float(self.feature_lengths.sum()) / 100
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on ``device``."""
+        return replace(
+            self,
+            features=self.features.to(device),
+            feature_lengths=self.feature_lengths.to(device),
+            targets=self.targets.to(device),
+            target_lengths=self.target_lengths.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class _Utterance:
+    identifier: str
+    path: Path
+    offset: float  # seconds
+    duration: float  # seconds
+    text: str
+    targets: tuple[int, ...]
+
+    def features(self, fbank: Fbank, speed: float = 1.0) -> Tensor:
+        """(T, 80) of this utterance, spoken ``speed`` times as fast (pitch moves too, as when a tape does)."""
+        try:
+            samples = read_audio(self.path, self.offset, self.duration)
+            return fbank(resample(samples, SAMPLE_RATE * speed))
+        except PathwaysError as error:
+            raise PathwaysError(f"utterance {self.identifier}: {error}") from None
+
+
+class FeatureCache:
+    """Features of utterances at each speed, as float16, up to a number of bytes.
+
+    Features are rounded to float16 whether or not there is still room, so that the size of the cache changes
+    nothing but time.
+    """
+
+    def __init__(self, config: FeatureConfig, max_bytes: int) -> None:
+        self._fbank = Fbank(config)
+        self._left = max_bytes
+        self._kept: dict[tuple[str, float], NDArray[np.float16]] = {}
+
+    def get(self, utterance: _Utterance, speed: float) -> Tensor:
+        """Features (T, 80), float32."""
+        key = (utterance.identifier, speed)
+        features = self._kept.get(key)
+        if features is None:
+            features = utterance.features(self._fbank, speed).numpy().astype(np.float16)
+            if features.nbytes <= self._left:
+                self._kept[key] = features
+                self._left -= features.nbytes
+        return torch.from_numpy(features.astype(np.float32))
+
+
+class TrainBatches:
+    """Endless training batches; made by :func:`train_batches`.
+
+    Iterating goes on from the state: that of the last batch handed out, or the one loaded.
+    """
+
+    def __init__(
+        self,
+        utterances: Mapping[str, Sequence[_Utterance]],
+        config: DataConfig,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.config = config
+        self._utterances = utterances
+        self._ranks = (rank, world_size)
+        self._cache = FeatureCache(config.features, int(config.cache_gigabytes * 1e9))
+        self._augment = SpecAugment(config.spec_augment) if config.spec_augment else None
+        self._state = self._sampler().state_dict()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The probability with which each language is drawn."""
+        return self._sampler().weights
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands after the last batch handed out, as plain JSON values."""
+        return self._state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Lets the next iteration go on from ``state``: the same batches, bit for bit.
+
+        Raises:
+            PathwaysError: if the state belongs to other data or another config.
+        """
+        sampler = self._sampler()
+        sampler.load_state_dict(state)
+        self._state = sampler.state_dict()
+
+    def __iter__(self) -> Iterator[Batch]:
+        sampler = self._sampler()
+        sampler.load_state_dict(self._state)
+        for batch, state in _ahead(self._made(sampler), self.config.prefetch):
+            self._state = state
+            yield batch
+
+    def _sampler(self) -> LanguageSampler:
+        durations = {
+            language: [utterance.duration for utterance in utterances]
+            for language, utterances in self._utterances.items()
+        }
+        config = SamplingConfig(**{name: getattr(self.config, name) for name in SamplingConfig.model_fields})
+        return LanguageSampler(durations, config, *self._ranks)
+
+    def _made(self, sampler: LanguageSampler) -> Iterator[tuple[Batch, dict[str, Any]]]:
+        while True:
+            yield self._make(sampler.next()), sampler.state_dict()
+
+    def _make(self, draw: Draw) -> Batch:
+        chosen = [(self._utterances[draw.language][index], speed) for index, speed in draw.items]
+        features = []
+        for utterance, speed in chosen:
+            plain = self._cache.get(utterance, speed)
+            if self._augment is not None:
+                # One utterance comes once in an epoch: these two and the seed fix its masks.
+                key = f"{self.config.seed}/{draw.epoch}/{utterance.identifier}"
+                plain = self._augment(plain, torch.Generator().manual_seed(zlib.crc32(key.encode())))
+            features.append(plain)
+        return _collate(draw.language, [utterance for utterance, _ in chosen], features)
+
+
+def train_batches(
+    cuts: Iterable[Any], tokenizer: Tokenizer, config: DataConfig, rank: int = 0, world_size: int = 1
+) -> TrainBatches:
+    """Endless, augmented, language-homogeneous batches of Lhotse cuts, with an exactly resumable state.
+
+    Args:
+        cuts: as from :func:`asr_pathways.data.corpus.load_cuts`.
+        tokenizer: turns texts into targets.
+        config: sampling, features, augmentation.
+        rank: which of ``world_size`` processes this is.
+        world_size: how many processes share the data.
+
+    Raises:
+        PathwaysError: if there are no cuts; while iterating, if an utterance's audio is broken.
+    """
+    return TrainBatches(_by_language(cuts, tokenizer), config, rank, world_size)
+
+
+def eval_batches(
+    cuts: Iterable[Any],
+    tokenizer: Tokenizer | None = None,
+    max_seconds: float = 120.0,
+    features: FeatureConfig | None = None,
+) -> Iterator[Batch]:
+    """Every cut once, language by language, from short to long, without augmentation.
+
+    Args:
+        cuts: as from :func:`asr_pathways.data.corpus.load_cuts`.
+        tokenizer: turns texts into targets; without one, targets are empty.
+        max_seconds: padded audio in a batch; a longer utterance is a batch of its own.
+        features: must be those of the model.
+
+    Raises:
+        PathwaysError: if an utterance's audio is broken.
+    """
+    fbank = Fbank(features)
+    for language, utterances in sorted(_by_language(cuts, tokenizer).items()):
+        pending: list[_Utterance] = []
+        for utterance in sorted(utterances, key=lambda item: (item.duration, item.identifier)):
+            if pending and utterance.duration * (len(pending) + 1) > max_seconds:
+                yield _collate(language, pending, [item.features(fbank) for item in pending])
+                pending = []
+            pending.append(utterance)
+        if pending:
+            yield _collate(language, pending, [item.features(fbank) for item in pending])
+
+
+def _by_language(cuts: Iterable[Any], tokenizer: Tokenizer | None) -> dict[str, list[_Utterance]]:
+    utterances: dict[str, list[_Utterance]] = defaultdict(list)
+    for cut in cuts:
+        supervision = cut.supervisions[0]
+        source = cut.recording.sources[0]
+        if source.type != "file":
+            raise PathwaysError(f"utterance {cut.id}: its audio is of type {source.type!r}: it must be a file")
+        utterances[supervision.language].append(
+            _Utterance(
+                cut.id,
+                Path(source.source),
+                cut.start,
+                cut.duration,
+                supervision.text,
+                tuple(tokenizer.encode(supervision.text)) if tokenizer else (),
+            )
+        )
+    return dict(utterances)
+
+
+def _collate(language: str, utterances: Sequence[_Utterance], features: Sequence[Tensor]) -> Batch:
+    targets = [torch.tensor(utterance.targets, dtype=torch.int64) for utterance in utterances]
+    return Batch(
+        language=language,
+        ids=[utterance.identifier for utterance in utterances],
+        texts=[utterance.text for utterance in utterances],
+        features=torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True),
+        feature_lengths=torch.tensor([len(item) for item in features], dtype=torch.int64),
+        targets=torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),
+        target_lengths=torch.tensor([len(item) for item in targets], dtype=torch.int64),
+    )
+
+
+def _ahead(items: Iterator[tuple[Batch, dict[str, Any]]], count: int) -> Iterator[tuple[Batch, dict[str, Any]]]:
+    """The same items in the same order, up to ``count`` of them made ahead by a thread."""
+    if count == 0:
+        yield from items
+        return
+    ready: queue.Queue[tuple[Batch, dict[str, Any]] | BaseException] = queue.Queue(maxsize=count)
+    stop = threading.Event()
+
+    def produce() -> None:
+        item: tuple[Batch, dict[str, Any]] | BaseException
+        while not stop.is_set():
+            try:
+                item = next(items)
+            except BaseException as error:  # handed over, to be raised where the batches are used
+                item = error
+            while not stop.is_set():
+                try:
+                    ready.put(item, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if isinstance(item, BaseException):
+                return
+
+    thread = threading.Thread(target=produce, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
