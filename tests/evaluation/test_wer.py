@@ -38,9 +38,7 @@ def corpus(language: str, size: int, error_rate: float, seed: int) -> list[Utter
     for index in range(size):
         reference = [texts.choice("abcdefgh") for _ in range(texts.randint(1, 9))]
         hypothesis = ["x" if noise.random() < error_rate else word for word in reference]
-        utterances.append(
-            Utterance(f"{language}-{index:03}", language, " ".join(reference), " ".join(hypothesis))
-        )
+        utterances.append(Utterance(f"{language}-{index:03}", language, " ".join(reference), " ".join(hypothesis)))
     return utterances
 
 
@@ -147,9 +145,7 @@ def test_json_round_trip() -> None:
     assert Scores.from_dict(json.loads(json.dumps(scores.to_dict()))) == scores
 
 
-@pytest.mark.parametrize(
-    "data", [{}, {"languages": {}}, {"languages": [], "mean": {}}, [], {"languages": {"en": 1}}]
-)
+@pytest.mark.parametrize("data", [{}, {"languages": {}}, {"languages": [], "mean": {}}, [], {"languages": {"en": 1}}])
 def test_foreign_json_is_refused(data: object) -> None:
     with pytest.raises(PathwaysError, match="not a table of scores"):
         Scores.from_dict(data)  # type: ignore[arg-type]
@@ -191,8 +187,7 @@ def test_system_equals_itself() -> None:
 def test_pairing_is_tighter_than_independent_resampling() -> None:
     a = corpus("en", 100, 0.3, seed=10)
     b = [
-        Utterance(u.id, u.language, u.reference, u.hypothesis + (" x" if i % 20 == 0 else ""))
-        for i, u in enumerate(a)
+        Utterance(u.id, u.language, u.reference, u.hypothesis + (" x" if i % 20 == 0 else "")) for i, u in enumerate(a)
     ]
     low, high = compare(a, b).mean.ci
     alone = score(a).mean_wer_ci

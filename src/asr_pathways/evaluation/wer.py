@@ -7,8 +7,8 @@ CER counts Unicode code points, the single spaces between words included, as jiw
 
 Intervals are 95% percentile intervals of the bootstrap of Bisani & Ney, "Bootstrap estimates for confidence
 intervals in ASR performance evaluation" (ICASSP 2004): whole utterances are resampled within each language,
-and the mean over languages is taken within each replicate. A language's draws depend on the seed, its name and
-its number of utterances only, so two systems scored on the same utterances are resampled alike.
+and the mean over languages is taken within each replicate. A language's draws depend on the seed, its name
+and its number of utterances only, so two systems scored on the same utterances are resampled alike.
 """
 
 from __future__ import annotations
@@ -249,8 +249,7 @@ def _by_language(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
 def _check_paired(a: Mapping[str, Sequence[Utterance]], b: Mapping[str, Sequence[Utterance]]) -> None:
     if set(a) != set(b):
         raise PathwaysError(
-            f"cannot compare: one system was scored on {' '.join(sorted(a))}, "
-            f"the other on {' '.join(sorted(b))}"
+            f"cannot compare: one system was scored on {' '.join(sorted(a))}, the other on {' '.join(sorted(b))}"
         )
     for language, group in a.items():
         keys = [{(u.id, " ".join(u.reference.split())) for u in side} for side in (group, b[language])]

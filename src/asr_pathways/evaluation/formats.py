@@ -1,0 +1,83 @@
+"""How numbers are written wherever people read them: terminal, listings, report."""
+
+from __future__ import annotations
+
+from asr_pathways.evaluation.wer import MEAN, Comparison, Difference, Interval
+
+LANGUAGES = {
+    "cs": "Czech",
+    "de": "German",
+    "en": "English",
+    "es": "Spanish",
+    "fr": "French",
+    "it": "Italian",
+    "nl": "Dutch",
+    "pl": "Polish",
+    "pt": "Portuguese",
+    "ru": "Russian",
+}
+
+
+def language_name(code: str) -> str:
+    """A language's English name, or its code where we have none."""
+    return LANGUAGES.get(code, code)
+
+
+def percent(fraction: float) -> str:
+    """0.4123 -> "41.2" (the unit stands in the heading)."""
+    return f"{100 * fraction:.1f}"
+
+
+def percent_interval(interval: Interval) -> str:
+    """(0.4, 0.423) -> "40.0–42.3"."""
+    return f"{percent(interval[0])}–{percent(interval[1])}"
+
+
+def points(difference: float) -> str:
+    """A difference of two rates in percentage points, signed with a true minus: -0.031 -> "−3.1"."""
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def points_interval(interval: Interval) -> str:
+    """(-0.05, 0.01) -> "−5.0 to +1.0"."""
+    return f"{points(interval[0])} to {points(interval[1])}"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units: 7_600_000 -> "7.6 MB"."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 999.5:
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """760 -> "12 min 40 s"."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def comparison_sentence(a: str, b: str, comparison: Comparison) -> str:
+    """One sentence on the difference in mean WER between systems ``a`` and ``b``, with its interval."""
+    mean = comparison.mean
+    interval = f"(95% CI {points_interval(mean.ci)}; {a} is better in {probability(mean)} of resamples)"
+    if not mean.significant:
+        return f"{a} and {b} do not differ measurably in mean WER: {points(mean.difference)} points {interval}."
+    direction = "lower" if mean.difference < 0 else "higher"
+    return f"{a} has a {direction} mean WER than {b}: {points(mean.difference)} points {interval}."
+
+
+def probability(difference: Difference) -> str:
+    """The share of resamples in which the first system is better, as whole percent."""
+    return f"{100 * difference.probability:.0f}%"
+
+
+def difference_name(difference: Difference) -> str:
+    """The language of a difference, by name; the mean over languages is "Mean"."""
+    return "Mean" if difference.language == MEAN else language_name(difference.language)

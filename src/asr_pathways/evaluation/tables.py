@@ -1,0 +1,95 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.evaluation.formats import percent, percent_interval, points, points_interval, probability
+from asr_pathways.evaluation.wer import Comparison, Scores
+
+
+def score_table(scores: Scores, title: str | None = None) -> Table:
+    """One system: a row per language with WER, its 95% interval, S/D/I and CER, and a row of means."""
+    table = Table(title=title)
+    table.add_column("Language")
+    for heading in ("Utterances", "Words", "WER %", "95% CI", "Sub", "Del", "Ins", "CER %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in scores.languages:
+        table.add_row(
+            entry.language,
+            f"{entry.utterances:,}",
+            f"{entry.words:,}",
+            percent(entry.wer.rate),
+            percent_interval(entry.wer_ci),
+            f"{entry.wer.substitutions:,}",
+            f"{entry.wer.deletions:,}",
+            f"{entry.wer.insertions:,}",
+            percent(entry.cer.rate),
+        )
+    table.add_section()
+    table.add_row(
+        "mean",
+        f"{sum(entry.utterances for entry in scores.languages):,}",
+        f"{sum(entry.words for entry in scores.languages):,}",
+        percent(scores.mean_wer),
+        percent_interval(scores.mean_wer_ci),
+        *("", "", ""),
+        percent(scores.mean_cer),
+        style="bold",
+    )
+    return table
+
+
+def systems_table(systems: Mapping[str, Scores], title: str | None = None) -> Table:
+    """Several systems side by side: a row per language, and for each system "WER (95% CI)" and CER.
+
+    Raises:
+        PathwaysError: if there are no systems, or they were scored on different languages.
+    """
+    if not systems:
+        raise PathwaysError("no systems to put in a table")
+    first = next(iter(systems.values()))
+    languages = [entry.language for entry in first.languages]
+    for name, scores in systems.items():
+        if {entry.language for entry in scores.languages} != set(languages):
+            raise PathwaysError(f"cannot put systems in one table: {name} was scored on other languages")
+    table = Table(title=title)
+    table.add_column("Language")
+    table.add_column("Words", justify="right")
+    for name in systems:
+        table.add_column(f"{name}\nWER % (95% CI)", justify="right")
+        table.add_column("\nCER %", justify="right")
+    for language in languages:
+        cells = []
+        for scores in systems.values():
+            entry = scores.language(language)
+            cells += [
+                f"{percent(entry.wer.rate)} ({percent_interval(entry.wer_ci)})",
+                percent(entry.cer.rate),
+            ]
+        table.add_row(language, f"{first.language(language).words:,}", *cells)
+    table.add_section()
+    means = []
+    for scores in systems.values():
+        means += [
+            f"{percent(scores.mean_wer)} ({percent_interval(scores.mean_wer_ci)})",
+            percent(scores.mean_cer),
+        ]
+    table.add_row("mean", f"{sum(entry.words for entry in first.languages):,}", *means, style="bold")
+    return table
+
+
+def comparison_table(a: str, b: str, comparison: Comparison) -> Table:
+    """The paired difference in WER of systems ``a`` and ``b``: by language, then for the mean."""
+    table = Table(title=f"WER of {a} minus WER of {b}")
+    table.add_column("Language")
+    for heading in ("Points", "95% CI", f"{a} better"):
+        table.add_column(heading, justify="right")
+    for entry in (*comparison.languages, comparison.mean):
+        if entry is comparison.mean:
+            table.add_section()
+        table.add_row(entry.language, points(entry.difference), points_interval(entry.ci), probability(entry))
+    return table
