@@ -1,0 +1,76 @@
+"""The masks of all pathways, packed; only the one in use is unpacked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from asr_pathways.pruning import masks
+from asr_pathways.pruning.targets import Target
+from asr_pathways.pruning.weights import quiet
+
+
+class MaskBank:
+    """One mask for each pathway and tensor, at one bit a weight."""
+
+    def __init__(self, targets: Sequence[Target], pathways: Iterable[str]) -> None:
+        """Every pathway keeps everything at first."""
+        self._targets = list(targets)
+        self._packed: dict[str, list[Tensor]] = {}
+        self._cached: tuple[str, list[Tensor]] | None = None
+        for pathway in pathways:
+            self.put(pathway, [torch.ones(target.shape, dtype=torch.bool) for target in self._targets])
+
+    def put(self, pathway: str, new: Iterable[Tensor]) -> None:
+        """Takes bool masks, one a tensor; they are packed one by one, so an iterator needs little memory."""
+        with quiet():
+            self._packed[pathway] = [masks.pack(mask) for mask in new]
+        self._cached = None
+
+    def put_packed(self, pathway: str, new: Sequence[Tensor]) -> None:
+        """Takes packed masks, one a tensor."""
+        self._packed[pathway] = list(new)
+        self._cached = None
+
+    def packed(self, pathway: str) -> list[Tensor]:
+        """The packed masks, one a tensor."""
+        return self._packed[pathway]
+
+    def unpacked(self, pathway: str) -> list[Tensor]:
+        """The bool masks, one a tensor, on its device; the last pathway asked for stays unpacked."""
+        if self._cached is None or self._cached[0] != pathway:
+            self._cached = None  # freed before the next is made
+            self._cached = (pathway, self.unpack(self._packed[pathway]))
+        return self._cached[1]
+
+    def union(self, pathways: Sequence[str]) -> list[Tensor]:
+        """The bool masks of what at least one of ``pathways`` keeps."""
+        if len(pathways) == 1:
+            return self.unpacked(pathways[0])
+        return self.unpack(self.packed_union(pathways))
+
+    def packed_union(self, pathways: Sequence[str]) -> list[Tensor]:
+        """The packed masks of what at least one of ``pathways`` keeps."""
+        return [masks.union(one) for one in zip(*(self._packed[p] for p in pathways), strict=True)]
+
+    def kept(self, pathway: str) -> list[int]:
+        """How many weights of each tensor a pathway keeps."""
+        return [masks.popcount(packed) for packed in self._packed[pathway]]
+
+    def named(self, pathway: str) -> dict[str, Tensor]:
+        """{tensor's name: bool mask}, the caller's own."""
+        return dict(zip((t.name for t in self._targets), self.unpack(self._packed[pathway]), strict=True))
+
+    def put_named(self, pathway: str, new: Mapping[str, Tensor]) -> None:
+        """Takes {tensor's name: bool mask} of all tensors."""
+        self.put(pathway, (new[target.name] for target in self._targets))
+
+    def unpack(self, packed: Sequence[Tensor]) -> list[Tensor]:
+        """The bool masks of packed ones, one a tensor, each on its weight's device."""
+        with quiet():
+            return [
+                masks.unpack(bits.to(target.parameter.device), target.shape)
+                for bits, target in zip(packed, self._targets, strict=True)
+            ]

@@ -1,0 +1,133 @@
+"""Granularity: what is kept or dropped together. Scores are pooled to units, units are chosen, then expanded.
+
+A weight (rows, columns, ...) is looked at as the matrix (rows, the rest), row-major.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from asr_pathways.pruning.masks import refuse_nan, top_k
+
+
+class Granularity(Protocol):
+    """How scores of weights become scores of units, and a choice of units a mask of weights."""
+
+    def units(self, shape: Sequence[int]) -> int:
+        """How many units a weight of ``shape`` has."""
+
+    def pool(self, values: Tensor) -> Tensor:
+        """The sum over each unit: (units,)."""
+
+    def choose(self, scores: Tensor, keep: int) -> Tensor:
+        """The bool mask (units,) of the ``keep`` best units, ties by lowest index."""
+
+    def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
+        """The bool mask of ``shape`` that keeps exactly the weights of the chosen units."""
+
+
+@dataclass(frozen=True)
+class Unstructured:
+    """Every weight for itself."""
+
+    def units(self, shape: Sequence[int]) -> int:
+        return math.prod(shape)
+
+    def pool(self, values: Tensor) -> Tensor:
+        return values.reshape(-1)
+
+    def choose(self, scores: Tensor, keep: int) -> Tensor:
+        return top_k(scores, keep)
+
+    def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
+        return units.reshape(tuple(shape))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of ``rows`` x ``columns`` weights; those at the right and bottom edges may be cut off."""
+
+    rows: int
+    columns: int
+
+    def units(self, shape: Sequence[int]) -> int:
+        rows, columns = _matrix_shape(shape)
+        return math.ceil(rows / self.rows) * math.ceil(columns / self.columns)
+
+    def pool(self, values: Tensor) -> Tensor:
+        matrix = values.reshape(_matrix_shape(values.shape))
+        rows, columns = matrix.shape
+        padded = pad(matrix, (0, -columns % self.columns, 0, -rows % self.rows))
+        blocks = padded.view(-1, self.rows, padded.shape[1] // self.columns, self.columns)
+        return blocks.sum(dim=(1, 3)).view(-1)
+
+    def choose(self, scores: Tensor, keep: int) -> Tensor:
+        return top_k(scores, keep)
+
+    def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
+        rows, columns = _matrix_shape(shape)
+        across = math.ceil(columns / self.columns)
+        blocks = units.view(-1, 1, across, 1).expand(-1, self.rows, across, self.columns)
+        return blocks.reshape(-1, across * self.columns)[:rows, :columns].reshape(tuple(shape))
+
+
+@dataclass(frozen=True)
+class NOfM:
+    """Exactly ``n`` of every ``m`` consecutive weights of a row are kept, so sparsity is 1 - n/m.
+
+    A row's last group may be shorter: it keeps ``n`` of what it has, or all.
+    """
+
+    n: int
+    m: int
+
+    def units(self, shape: Sequence[int]) -> int:
+        return math.prod(shape)
+
+    def pool(self, values: Tensor) -> Tensor:
+        matrix = values.reshape(_matrix_shape(values.shape))
+        return pad(matrix, (0, -matrix.shape[1] % self.m), value=-math.inf).view(-1)
+
+    def choose(self, scores: Tensor, keep: int) -> Tensor:
+        refuse_nan(scores)
+        groups = scores.view(-1, self.m)
+        beaten_by = torch.zeros_like(groups, dtype=torch.uint8)
+        for first in range(self.m):
+            for second in range(first + 1, self.m):
+                wins = groups[:, first] >= groups[:, second]
+                beaten_by[:, second] += wins
+                beaten_by[:, first] += ~wins
+        return (beaten_by < self.n).view(-1)
+
+    def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
+        rows, columns = _matrix_shape(shape)
+        return units.view(rows, -1)[:, :columns].reshape(tuple(shape))
+
+
+def parse_granularity(text: str) -> Granularity:
+    """Reads ``unstructured``, ``block:RxC`` (``block:4x1``) or ``n:m`` (``2:4``).
+
+    Raises:
+        ValueError: if ``text`` is none of them.
+    """
+    if text == "unstructured":
+        return Unstructured()
+    block = re.fullmatch(r"block:([1-9]\d*)x([1-9]\d*)", text)
+    if block:
+        return Blocks(int(block[1]), int(block[2]))
+    group = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
+    if group and int(group[1]) < int(group[2]) <= 255:
+        return NOfM(int(group[1]), int(group[2]))
+    raise ValueError(f"granularity {text!r} is none of unstructured, block:RxC (block:4x1), n:m (2:4)")
+
+
+def _matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    return shape[0], math.prod(shape[1:])

@@ -1,0 +1,104 @@
+"""Bit masks: which weights of one tensor are kept, one bit a weight, and the arithmetic on them.
+
+A mask is a bool tensor of its weight's shape; True means kept. Packed, it is a uint8 tensor of ``ceil(n / 8)``
+bytes: weight ``8 j + b`` (row-major) is bit ``b`` of byte ``j``, and the bits past ``n`` are zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr_pathways.errors import PathwaysError
+
+
+def packed_size(shape: Sequence[int]) -> int:
+    """Bytes of a packed mask of ``shape``."""
+    return (math.prod(shape) + 7) // 8
+
+
+def pack(mask: Tensor) -> Tensor:
+    """Packs a bool tensor of any shape into a uint8 tensor (ceil(n / 8),) on the same device."""
+    flat = mask.detach().reshape(-1)
+    if flat.device.type == "cpu":
+        return torch.from_numpy(np.packbits(flat.numpy(), bitorder="little"))
+    padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.numel() % 8))
+    return (padded.view(-1, 8) << _bit_positions(flat.device)).sum(dim=1, dtype=torch.uint8)
+
+
+def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """The bool tensor of ``shape`` that `pack` packed, on the same device."""
+    count = math.prod(shape)
+    if packed.device.type == "cpu":
+        bits = np.unpackbits(packed.numpy(), count=count, bitorder="little")
+        return torch.from_numpy(bits).view(torch.bool).reshape(tuple(shape))
+    bits_of = (packed[:, None] >> _bit_positions(packed.device)) & 1
+    return bits_of.reshape(-1)[:count].to(torch.bool).reshape(tuple(shape))
+
+
+def _bit_positions(device: torch.device) -> Tensor:
+    return torch.arange(8, dtype=torch.uint8, device=device)
+
+
+def popcount(packed: Tensor) -> int:
+    """How many weights a packed mask keeps."""
+    pairs = packed - ((packed >> 1) & 0x55)
+    nibbles = (pairs & 0x33) + ((pairs >> 2) & 0x33)
+    return int(((nibbles + (nibbles >> 4)) & 0x0F).sum())
+
+
+def top_k(scores: Tensor, keep: int) -> Tensor:
+    """The mask of the ``keep`` highest scores: exactly that many, equal scores by lowest index.
+
+    Selecting a threshold (linear time) rather than sorting keeps this near the cost of reading the scores.
+
+    Args:
+        scores: float tensor of any shape.
+        keep: from 0 to the number of scores.
+
+    Raises:
+        PathwaysError: if a score is NaN.
+    """
+    flat = scores.reshape(-1)
+    count = flat.numel()
+    refuse_nan(flat)
+    if keep == 0 or keep == count:
+        return torch.full_like(scores, keep > 0, dtype=torch.bool)
+    threshold = _kth_smallest(flat, count - keep)
+    mask = flat > threshold
+    missing = keep - int(mask.count_nonzero())
+    ties = (flat == threshold).nonzero().view(-1)
+    mask[ties[:missing]] = True
+    return mask.reshape(scores.shape)
+
+
+def refuse_nan(scores: Tensor) -> None:
+    """Raises PathwaysError if a score is NaN: no order holds among such scores."""
+    if torch.isnan(scores.sum()):
+        raise PathwaysError("a weight's score is NaN: training has diverged; go back to an earlier checkpoint")
+
+
+def _kth_smallest(flat: Tensor, index: int) -> Tensor:
+    if flat.device.type == "cpu":
+        values = flat.detach().numpy()
+        return torch.tensor(np.partition(values, index)[index])
+    return torch.kthvalue(flat, index + 1).values
+
+
+def iou(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """Intersection over union of two pathways given as packed masks, tensor by tensor; 1.0 if both are empty."""
+    union = sum(popcount(a | b) for a, b in zip(first, second, strict=True))
+    both = sum(popcount(a & b) for a, b in zip(first, second, strict=True))
+    return both / union if union else 1.0
+
+
+def union(masks: Sequence[Tensor]) -> Tensor:
+    """The packed mask of what at least one of the packed ``masks`` keeps."""
+    result = masks[0]
+    for mask in masks[1:]:
+        result = result | mask
+    return result
