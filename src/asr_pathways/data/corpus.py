@@ -50,7 +50,7 @@ class CorpusBuilder:
     """Collects utterances into a folder; made by :func:`build_corpus`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         self._ids: set[str] = set()
 
@@ -65,7 +65,7 @@ class CorpusBuilder:
     ) -> None:
         """Writes one utterance: samples (N,) at 16 kHz, its normalised text and language."""
         audio = f"audio/{language}/{_file_name(identifier)}.flac"
-        write_flac(self._folder / audio, samples)
+        write_flac(self.folder / audio, samples)
         self.add_row(split, cut_row(identifier, audio, len(samples), language, text, speaker))
 
     def add_row(self, split: str, row: dict[str, Any]) -> None:
@@ -78,8 +78,8 @@ class CorpusBuilder:
     def finish(self, sources: Sequence[About]) -> None:
         """Writes the manifests, sorted by id, and ``corpus.json``."""
         for split, rows in self._rows.items():
-            _write_rows(_manifest(self._folder, split), sorted(rows, key=lambda row: str(row["id"])))
-        write_json(self._folder / "corpus.json", {"sources": list(sources)})
+            _write_rows(_manifest(self.folder, split), sorted(rows, key=lambda row: str(row["id"])))
+        write_json(self.folder / "corpus.json", {"sources": list(sources)})
 
 
 @contextmanager
@@ -228,7 +228,7 @@ def merge(inputs: Sequence[Path], out: Path) -> None:
     for folder in inputs:
         sources += [source for source in sources_of(folder) if source not in sources]
     with build_corpus(out, sources) as builder:
-        target = builder._folder
+        target = builder.folder
         for folder in inputs:
             rows = [(split, row) for split in SPLITS for _, row in _read_rows(folder, split)]
             clash = any(row["id"] in taken for _, row in rows)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.data.corpus import About, build_corpus
 from asr_pathways.data.debian import unpacked
+from asr_pathways.data.progress import track
 from asr_pathways.data.splits import split_of
 from asr_pathways.data.text import normalize
 from asr_pathways.errors import PathwaysError
@@ -77,7 +77,7 @@ def prepare_prompts(
             voice, prompts, dropped[language] = _read_prompts(root, language)
             splits = _split({prompt.name: prompt.text for prompt in prompts})
             kept = 0
-            for prompt in _track(prompts, f"prompts {language}"):
+            for prompt in track(prompts, f"prompts {language}"):
                 samples = decode_g722(prompt.sound.read_bytes())
                 seconds = len(samples) / SAMPLE_RATE
                 if seconds > MAX_SECONDS:
@@ -160,10 +160,3 @@ def _about(language: str) -> About:
         "attribution": f"Asterisk core sounds ({language}), voice: {_VOICES[language]}; Debian package "
         f"asterisk-core-sounds-{language}; financial contributions by Digium, Inc.",
     }
-
-
-def _track(items: Sequence[Prompt], label: str) -> Iterator[Prompt]:
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(items, description=label, console=Console(file=sys.stderr), transient=True)
