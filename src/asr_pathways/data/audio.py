@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +71,12 @@ def write_flac(path: Path, samples: NDArray[np.int16] | Samples) -> None:
     """Writes samples (N,), int16 or float32 in [-1, 1] (clipped), as 16-bit 16 kHz mono FLAC."""
     import soundfile
 
+    # Coded in memory: soundfile waits for the disk at each file that it closes, a third of the time in all.
+    data = io.BytesIO()
+    pcm = to_int16(samples)
+    soundfile.write(data, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = to_int16(samples)
-    soundfile.write(str(path), data, SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=0.3)
+    path.write_bytes(data.getbuffer())
 
 
 def to_int16(samples: NDArray[np.int16] | Samples) -> NDArray[np.int16]:
