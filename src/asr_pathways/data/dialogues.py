@@ -72,23 +72,24 @@ def prepare_dialogues(
             for line in track(list(read_dialogues(root, language)), f"dialogues {language}"):
                 text = normalize(line.text, language)
                 sound = sounds.get((line.level, line.identifier))
-                if not text:
-                    reasons["no words"] += 1
-                elif sound is None:
-                    reasons["no sound file"] += 1
-                elif sound in kept:
-                    reasons["a second text for the same sound"] += 1
-                else:
+                if not text or sound is None or sound in kept:
+                    reason = "no words" if not text else "no sound file" if sound is None else "a second text"
+                    reasons[reason] += 1
+                    continue
+                try:
                     samples = read_audio(sound)
-                    seconds = len(samples) / SAMPLE_RATE
-                    if seconds > MAX_SECONDS:
-                        reasons[f"longer than {MAX_SECONDS:g} s"] += 1
-                    elif len(text) > MAX_CHARACTERS_PER_SECOND * seconds:
-                        reasons["text too long for the sound"] += 1
-                    else:
-                        kept.add(sound)
-                        name = f"{language}-{line.level}-{line.identifier}"
-                        corpus.add(split_of(line.level), name, language, text, samples)
+                except PathwaysError:
+                    reasons["no audio in its file"] += 1  # one file of the Dutch package is empty
+                    continue
+                seconds = len(samples) / SAMPLE_RATE
+                if seconds > MAX_SECONDS:
+                    reasons[f"longer than {MAX_SECONDS:g} s"] += 1
+                elif len(text) > MAX_CHARACTERS_PER_SECOND * seconds:
+                    reasons["text too long for the sound"] += 1
+                else:
+                    kept.add(sound)
+                    name = f"{language}-{line.level}-{line.identifier}"
+                    corpus.add(split_of(line.level), name, language, text, samples)
             if not kept:
                 raise PathwaysError(f"{root}: no {language!r} dialogues with text and sound in {_ROOT}")
     return dropped
