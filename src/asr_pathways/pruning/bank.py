@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -26,8 +26,7 @@ class MaskBank:
     def put(self, pathway: str, new: Iterable[Tensor]) -> None:
         """Takes bool masks, one a tensor; they are packed one by one, so an iterator needs little memory."""
         with quiet():
-            self._packed[pathway] = [masks.pack(mask) for mask in new]
-        self._cached = None
+            self.put_packed(pathway, [masks.pack(mask) for mask in new])
 
     def put_packed(self, pathway: str, new: Sequence[Tensor]) -> None:
         """Takes packed masks, one a tensor."""
@@ -35,14 +34,18 @@ class MaskBank:
         self._cached = None
 
     def packed(self, pathway: str) -> list[Tensor]:
-        """The packed masks, one a tensor."""
-        return self._packed[pathway]
+        """The packed masks, one a tensor, each on its weight's device (to which a model may have moved)."""
+        held = self._packed[pathway]
+        for index, target in enumerate(self._targets):
+            held[index] = held[index].to(target.parameter.device)
+        return held
 
     def unpacked(self, pathway: str) -> list[Tensor]:
-        """The bool masks, one a tensor, on its device; the last pathway asked for stays unpacked."""
-        if self._cached is None or self._cached[0] != pathway:
+        """The bool masks, one a tensor; the last pathway asked for stays unpacked."""
+        packed = self.packed(pathway)
+        if self._cached is None or self._cached[0] != pathway or self._cached[1][0].device != packed[0].device:
             self._cached = None  # freed before the next is made
-            self._cached = (pathway, self.unpack(self._packed[pathway]))
+            self._cached = (pathway, self.unpack(packed))
         return self._cached[1]
 
     def union(self, pathways: Sequence[str]) -> list[Tensor]:
@@ -53,7 +56,7 @@ class MaskBank:
 
     def packed_union(self, pathways: Sequence[str]) -> list[Tensor]:
         """The packed masks of what at least one of ``pathways`` keeps."""
-        return [masks.union(one) for one in zip(*(self._packed[p] for p in pathways), strict=True)]
+        return [masks.union(one) for one in zip(*(self.packed(p) for p in pathways), strict=True)]
 
     def kept(self, pathway: str) -> list[int]:
         """How many weights of each tensor a pathway keeps."""
@@ -61,16 +64,9 @@ class MaskBank:
 
     def named(self, pathway: str) -> dict[str, Tensor]:
         """{tensor's name: bool mask}, the caller's own."""
-        return dict(zip((t.name for t in self._targets), self.unpack(self._packed[pathway]), strict=True))
-
-    def put_named(self, pathway: str, new: Mapping[str, Tensor]) -> None:
-        """Takes {tensor's name: bool mask} of all tensors."""
-        self.put(pathway, (new[target.name] for target in self._targets))
+        return dict(zip((t.name for t in self._targets), self.unpack(self.packed(pathway)), strict=True))
 
     def unpack(self, packed: Sequence[Tensor]) -> list[Tensor]:
-        """The bool masks of packed ones, one a tensor, each on its weight's device."""
+        """The bool masks of packed ones, one a tensor."""
         with quiet():
-            return [
-                masks.unpack(bits.to(target.parameter.device), target.shape)
-                for bits, target in zip(packed, self._targets, strict=True)
-            ]
+            return [masks.unpack(bits, target.shape) for bits, target in zip(packed, self._targets, strict=True)]

@@ -27,7 +27,7 @@ class Chooser:
         self,
         config: PathwayConfig,
         targets: Sequence[Target],
-        statistics: InputStatistics | None,
+        statistics: InputStatistics,
         gradients: GradientHooks,
     ) -> None:
         self._config = config
@@ -66,7 +66,7 @@ class Chooser:
         return score, new
 
     def _by_score(self, pathway: str, sparsity: float, within: Sequence[Tensor] | None) -> tuple[str, Iterator[Tensor]]:
-        rms = self._statistics.rms(pathway) if self._statistics else {}
+        rms = self._statistics.rms(pathway)
 
         def score(index: int) -> Tensor:
             target = self._targets[index]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from asr_pathways.config import Config
+from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import NOfM, parse_granularity
-from asr_pathways.pruning.policy import PolicyName
+from asr_pathways.pruning.policy import POLICIES, PolicyName
 from asr_pathways.pruning.schedule import ScheduleName, stages
 
 ScoreName = Literal["magnitude", "activation", "gradient"]
+SHARED = "shared"  # the one pathway of language-agnostic pruning
 AllocationName = Literal["uniform", "global", "erk"]
 
 
@@ -67,6 +70,8 @@ class PathwayConfig(Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PathwayConfig:
+        if self.schedule == "oneshot" and self.prune_every is not None:
+            raise ValueError("schedule oneshot has one stage, so prune_every means nothing: leave it out")
         if self.schedule != "oneshot" and self.prune_every is None:
             raise ValueError(f"schedule {self.schedule} needs prune_every, the steps between two stages")
         if self.schedule in ("cubic", "linear") and self.prune_stages is None:
@@ -85,6 +90,25 @@ class PathwayConfig(Config):
                     "magnitude or activation"
                 )
         return self
+
+    def pathways(self, languages: Sequence[str]) -> tuple[str, ...]:
+        """The names of the masks: one for each language, or the one that they share.
+
+        Raises:
+            PathwaysError: if ``languages`` are not distinct codes, or more than the gradient policy can do.
+        """
+        if isinstance(languages, str) or not languages:
+            raise PathwaysError("languages: give a list of at least one language code, such as ['en', 'fr']")
+        for language in languages:
+            if not isinstance(language, str) or not language or "/" in language:
+                raise PathwaysError(f"languages: {language!r} is not a language code")
+        if len(set(languages)) < len(languages):
+            raise PathwaysError("languages: one is named twice")
+        if self.shared:
+            return (SHARED,)
+        if POLICIES[self.gradient].writes_zeros and len(languages) > 1:
+            raise PathwaysError(f"gradient {self.gradient} writes zeros into theta: all languages share one mask")
+        return tuple(languages)
 
     @property
     def stages(self) -> tuple[float, ...]:

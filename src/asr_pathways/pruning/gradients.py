@@ -18,7 +18,7 @@ class GradientHooks:
     accumulated over several languages are right, and ranks exchange masked gradients.
 
     Attributes:
-        masks: the bool masks, one a tensor, that gradients are multiplied by; None: by nothing.
+        masks: the masks, one a tensor, that gradients are multiplied by; None: by nothing.
         taking: the pathway whose dense gradients are being summed up; None: of none.
     """
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,16 +15,14 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning import masks, storage
 from asr_pathways.pruning.bank import MaskBank
 from asr_pathways.pruning.chooser import Chooser
-from asr_pathways.pruning.config import PathwayConfig
+from asr_pathways.pruning.config import SHARED, PathwayConfig
 from asr_pathways.pruning.gradients import GradientHooks
 from asr_pathways.pruning.policy import POLICIES
-from asr_pathways.pruning.report import MaskEvent, Summary
+from asr_pathways.pruning.report import MaskEvent, Summary, overlaps, summarize
 from asr_pathways.pruning.statistics import InputStatistics
 from asr_pathways.pruning.targets import find_targets
 from asr_pathways.pruning.training import copy_weights, reset_revived, rewind
-from asr_pathways.pruning.weights import MaskedWeights
-
-SHARED = "shared"  # the name of the one mask of language-agnostic pruning
+from asr_pathways.pruning.weights import MaskedWeights, as_numbers
 
 
 class Pathways:
@@ -49,24 +46,22 @@ class Pathways:
         """Use `attach` or `load`: this leaves every mask dense."""
         self._model = model
         self._config = config
-        self._languages = _checked_languages(languages)
+        self._keys = config.pathways(languages)
+        self._languages = tuple(languages)
         self._policy = POLICIES[config.gradient]
         self._targets = find_targets(model, config.include, config.exclude)
-        self._keys = (SHARED,) if config.shared else self._languages
-        if self._policy.writes_zeros and len(self._keys) > 1:
-            raise PathwaysError("gradient parp writes zeros into the weights, so it takes one mask: set shared")
         self._bank = MaskBank(self._targets, self._keys)
         self._weights = MaskedWeights(self._targets)
-        self._statistics = InputStatistics(self._targets, self._keys) if config.score == "activation" else None
+        self._statistics = InputStatistics(self._targets if config.score == "activation" else [], self._keys)
         self._gradients = GradientHooks(self._targets, take=config.score == "gradient")
         self._chooser = Chooser(config, self._targets, self._statistics, self._gradients)
-        self._removers = self._statistics.hook() if self._statistics else []
-        if self._policy.freezes or config.score == "gradient":
-            self._removers += self._weights.hook_gradients(self._gradients.hooks())
+        self._removers: list[Callable[[], None]] = []
         self._step = 0
         self._own_steps = dict.fromkeys(self._keys, 0)
         self._sparsity = 0.0
-        self._start = copy_weights(model) if config.rewind else {}
+        self._start: dict[str, Tensor] = {}  # the weights to which `rewind` goes back
+        self._hooked = False
+        self._attached = True
         self._in_use: str | None = None
         self._trained: set[str] = set()  # pathways used in training since the last step
 
@@ -81,6 +76,8 @@ class Pathways:
             PathwaysError: if there is nothing to prune, or the languages or patterns make no sense.
         """
         pathways = cls(model, config, languages)
+        if config.rewind:
+            pathways._start = copy_weights(model)
         stage = config.stage_at(0)
         if stage is not None:
             pathways._prune(stage, None)
@@ -95,11 +92,7 @@ class Pathways:
         """
         description, packed = storage.read_folder(Path(folder))
         pathways = cls(model, description.config, description.languages)
-        storage.check_tensors(str(folder), description.tensors, pathways._shapes())
-        pathways._put_packed(packed)
-        pathways._step = description.step
-        pathways._own_steps = dict(description.own_steps)
-        pathways._sparsity = description.current_sparsity
+        pathways._restore(description, packed, str(folder))
         return pathways
 
     @property
@@ -121,6 +114,11 @@ class Pathways:
         return self._sparsity
 
     @property
+    def at_target(self) -> bool:
+        """Whether pruning has reached `config.sparsity`; masks may still adapt."""
+        return self._sparsity == self._config.sparsity
+
+    @property
     def steps(self) -> int:
         """How often `step` was called."""
         return self._step
@@ -138,8 +136,7 @@ class Pathways:
             PathwaysError: on an unknown language, inside another `use`, or where `step` was forgotten.
         """
         key = self._key(language)
-        if self._in_use is not None:
-            raise PathwaysError(f"use({language!r}) inside another use: leave the first block before the second")
+        self._require_dense(f"use({language!r})")
         if self._policy.freezes and self._trained and self._weights.moved():
             raise PathwaysError("the weights changed after use: call pathways.step() after every optimizer.step()")
         training = self._model.training
@@ -148,15 +145,17 @@ class Pathways:
             if self._policy.masks_training or not training:
                 self._weights.mask(self._bank.unpacked(key))
             if training:
+                self._hook()
                 self._trained.add(key)
-                self._observe(key)
+                self._statistics.recording = key
+                if self._sparsity > 0 and self._config.adapts_at(self._own_steps[key] + 1):
+                    self._gradients.taking = key
                 if self._policy.freezes:
-                    self._gradients.masks = self._bank.unpacked(key)
+                    self._gradients.masks = as_numbers(self._bank.unpacked(key))
             yield
         finally:
             self._weights.restore()
-            self._gradients.masks = None
-            self._observe(None)
+            self._gradients.masks = self._gradients.taking = self._statistics.recording = None
             self._in_use = None
 
     @contextmanager
@@ -172,11 +171,13 @@ class Pathways:
         key = self._key(language)
         if self._config.score == "magnitude":
             raise PathwaysError("score magnitude needs no calibration: adapt() at once")
+        self._hook()
+        before = self._statistics.recording, self._gradients.taking
+        self._statistics.recording = self._gradients.taking = key
         try:
-            self._observe(key, gradients=True)
             yield
         finally:
-            self._observe(None)
+            self._statistics.recording, self._gradients.taking = before
 
     def step(self, optimizer: Optimizer | None = None) -> list[MaskEvent]:
         """Call it after every ``optimizer.step()``: advances the clocks, prunes and adapts when due.
@@ -193,7 +194,9 @@ class Pathways:
         Raises:
             PathwaysError: inside `use`, or if the optimizer is needed and missing.
         """
-        self._require_dense("step")
+        self._require_dense("step()")
+        if optimizer is None and (self._config.rewind or self._config.revived == "reset"):
+            raise PathwaysError("step(): give it the optimizer, whose state is to follow rewound or revived weights")
         trained = [key for key in self._keys if key in self._trained]
         self._trained.clear()
         if self._policy.freezes and trained:
@@ -218,7 +221,9 @@ class Pathways:
         Raises:
             PathwaysError: on an unknown language, inside `use`, or if the score has nothing to go by yet.
         """
-        self._require_dense("adapt")
+        self._require_dense("adapt()")
+        if optimizer is None and self._config.revived == "reset" and self._step > 0:
+            raise PathwaysError("adapt(): give it the optimizer, whose state is to follow revived weights")
         return self._adapt(self._key(language), optimizer)
 
     # --- masks ----------------------------------------------------------------------------------------------
@@ -233,7 +238,7 @@ class Pathways:
         Raises:
             PathwaysError: if a tensor is missing, unknown, not bool, or of another shape.
         """
-        self._require_dense("set_mask")
+        self._require_dense("set_mask()")
         key = self._key(language)
         found = {name: tuple(tensor.shape) for name, tensor in mask.items()}
         storage.check_tensors("mask", found, self._shapes())
@@ -255,55 +260,38 @@ class Pathways:
         Raises:
             PathwaysError: if no language is in both, or the tensors differ.
         """
-        self._require_dense("masks_from")
+        self._require_dense("masks_from()")
         if isinstance(source, Pathways):
-            languages, shapes, where = source.languages, source._shapes(), "masks_from"
-            packed = {key: dict(zip(source.names, source._bank.packed(key), strict=True)) for key in source._keys}
+            description, packed, where = source._describe(), source._packed(), "masks_from"
         else:
-            description, packed = storage.read_folder(Path(source))
-            languages, shapes, where = description.languages, description.tensors, str(source)
-        storage.check_tensors(where, shapes, self._shapes())
-        common = [language for language in self._languages if language in languages]
+            (description, packed), where = storage.read_folder(Path(source)), str(source)
+        storage.check_tensors(where, description.tensors, self._shapes())
+        common = [language for language in self._languages if language in description.languages]
         if not common:
-            raise PathwaysError(f"{where}: has {', '.join(languages)}, none of {', '.join(self._languages)}")
+            raise PathwaysError(
+                f"{where}: has {', '.join(description.languages)}, none of {', '.join(self._languages)}"
+            )
+        if self._config.shared and len(packed) > 1:
+            raise PathwaysError(f"{where}: has {len(packed)} masks, and here all languages share one")
         for language in common:
-            held = packed[SHARED] if SHARED in packed and language not in packed else packed[language]
-            self._put_packed({self._key(language): held})
+            self._put_packed({self._key(language): packed[SHARED if description.config.shared else language]})
         self._after_new_masks()
         return common
 
     def overlap(self) -> dict[tuple[str, str], float]:
         """Intersection over union of the masks of every pair of languages; 1.0 means that they are the same."""
-        bank = self._bank
-        return {
-            (a, b): masks.iou(bank.packed(self._key(a)), bank.packed(self._key(b)))
-            for a, b in combinations(self._languages, 2)
-        }
+        return overlaps(self._bank, {language: self._key(language) for language in self._languages})
 
     def summary(self) -> Summary:
         """Sparsities by language and tensor, union density, mean overlap, bytes of masks."""
-        sizes = [target.parameter.numel() for target in self._targets]
-        kept = {language: self._bank.kept(self._key(language)) for language in self._languages}
-        together = sum(masks.popcount(packed) for packed in self._bank.packed_union(self._keys))
-        overlaps = list(self.overlap().values())
-        return Summary(
-            weights=sum(sizes),
-            sparsity={language: 1 - sum(counts) / sum(sizes) for language, counts in kept.items()},
-            tensors={
-                language: {n: 1 - k / size for n, k, size in zip(self.names, counts, sizes, strict=True)}
-                for language, counts in kept.items()
-            },
-            union_density=together / sum(sizes),
-            mean_iou=sum(overlaps) / len(overlaps) if overlaps else None,
-            mask_bytes=sum(packed.numel() for key in self._keys for packed in self._bank.packed(key)),
-        )
+        return summarize(self._bank, self._targets, {language: self._key(language) for language in self._languages})
 
     # --- keeping --------------------------------------------------------------------------------------------
 
     def extract(self, language: str) -> dict[str, Tensor]:
         """A copy of the model's state_dict with the zeros of ``language`` written in."""
-        self._require_dense("extract")
-        state = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
+        self._require_dense("extract()")
+        state = {name: value.clone() for name, value in self._model.state_dict().items()}
         for target, mask in zip(self._targets, self._bank.unpacked(self._key(language)), strict=True):
             for name in target.names:
                 state[name].masked_fill_(~mask.to(state[name].device), 0)
@@ -317,15 +305,19 @@ class Pathways:
         Raises:
             PathwaysError: if the folder cannot be written or holds other files.
         """
-        description = storage.Description(
-            config=self._config,
-            languages=self._languages,
-            tensors=self._shapes(),
-            step=self._step,
-            own_steps=self._own_steps,
-            current_sparsity=self._sparsity,
-        )
-        storage.write_folder(Path(folder), description, self._packed())
+        storage.write_folder(Path(folder), self._describe(), self._packed())
+
+    def load_masks(self, folder: str | Path) -> None:
+        """Goes back to the masks and clocks that these pathways once saved to ``folder``; weights stay.
+
+        Raises:
+            PathwaysError: if the folder is not one that `save` wrote, or is of other languages or another model.
+        """
+        self._require_dense("load_masks()")
+        description, packed = storage.read_folder(Path(folder))
+        if description.languages != self._languages or description.config.shared != self._config.shared:
+            raise PathwaysError(f"{folder}: has other pathways ({', '.join(description.languages)}): use masks_from")
+        self._restore(description, packed, str(folder))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming exactly needs, as of the last finished `step`.
@@ -340,7 +332,7 @@ class Pathways:
             "own_steps": dict(self._own_steps),
             "sparsity": self._sparsity,
             "masks": self._packed(),
-            "statistics": self._statistics.state_dict() if self._statistics else {},
+            "statistics": self._statistics.state_dict(),
             "start": dict(self._start),
         }
 
@@ -350,25 +342,23 @@ class Pathways:
         Raises:
             PathwaysError: if it is of others.
         """
-        self._require_dense("load_state_dict")
-        own = self.state_dict()
-        for what in ("config", "languages"):
-            if state.get(what) != own[what]:
-                raise PathwaysError(f"checkpoint of pathways: its {what} are {state.get(what)}, not {own[what]}")
-        storage.check_tensors("checkpoint of pathways", state["shapes"], self._shapes())
+        self._require_dense("load_state_dict()")
+        storage.check_config("state of pathways", state.get("config"), self._config)
+        if state["languages"] != list(self._languages):
+            raise PathwaysError(f"state of pathways: its languages are {', '.join(state['languages'])}")
+        storage.check_tensors("state of pathways", state["shapes"], self._shapes())
         self._put_packed(state["masks"])
-        if self._statistics:
-            self._statistics.load_state_dict(state["statistics"])
+        self._statistics.load_state_dict(state["statistics"])
         self._step = int(state["step"])
         self._own_steps = {key: int(state["own_steps"][key]) for key in self._keys}
         self._sparsity = float(state["sparsity"])
         self._start = {name: value.detach().clone() for name, value in state["start"].items()}
-        self._trained.clear()
-        self._gradients.forget()
+        self._forget()
 
     def detach(self) -> None:
         """Takes every hook off the model and frees what was kept beside it; the weights stay dense."""
-        self._require_dense("detach")
+        self._require_dense("detach()")
+        self._attached = False
         for remove in self._removers:
             remove()
         self._removers = []
@@ -390,8 +380,31 @@ class Pathways:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {target.name: tuple(target.shape) for target in self._targets}
 
+    def _describe(self) -> storage.Description:
+        return storage.Description(
+            config=self._config,
+            languages=self._languages,
+            tensors=self._shapes(),
+            step=self._step,
+            own_steps=self._own_steps,
+            current_sparsity=self._sparsity,
+        )
+
     def _packed(self) -> storage.PackedMasks:
         return {key: dict(zip(self.names, self._bank.packed(key), strict=True)) for key in self._keys}
+
+    def _restore(self, description: storage.Description, packed: storage.PackedMasks, where: str) -> None:
+        storage.check_tensors(where, description.tensors, self._shapes())
+        self._put_packed(packed)
+        self._step = description.step
+        self._own_steps = dict(description.own_steps)
+        self._sparsity = description.current_sparsity
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drops what belongs to an unfinished step."""
+        self._trained.clear()
+        self._gradients.forget()
 
     def _put_packed(self, packed: storage.PackedMasks) -> None:
         for key, held in packed.items():
@@ -399,15 +412,17 @@ class Pathways:
 
     def _require_dense(self, what: str) -> None:
         if self._in_use is not None:
-            raise PathwaysError(f"{what}() inside use(): leave the block first, the weights are masked here")
+            raise PathwaysError(f"{what} inside use({self._in_use!r}): leave that block first, its weights are masked")
+        if not self._attached:
+            raise PathwaysError(f"{what} after detach: attach or load the pathways again")
 
-    def _observe(self, key: str | None, gradients: bool | None = None) -> None:
-        """Lets statistics and gradients of pathway ``key`` be taken; None: of nothing."""
-        if self._statistics:
-            self._statistics.recording = key
-        if gradients is None:
-            gradients = key is not None and self._sparsity > 0 and self._config.adapts_at(self._own_steps[key] + 1)
-        self._gradients.taking = key if gradients else None
+    def _hook(self) -> None:
+        """Puts the hooks that score and policy need on the model; one that is only evaluated carries none."""
+        if not self._hooked:
+            self._removers += self._statistics.hook()
+            if self._policy.freezes or self._config.score == "gradient":
+                self._removers += self._weights.hook_gradients(self._gradients.hooks())
+            self._hooked = True
 
     def _prune(self, sparsity: float, optimizer: Optimizer | None) -> list[MaskEvent]:
         self._sparsity = sparsity
@@ -415,7 +430,9 @@ class Pathways:
         for key in self._keys:
             score, new = self._chooser.prune(key, sparsity, self._bank.unpacked(key))
             events.append(self._take(key, "prune", score, new, optimizer))
-        if self._start:
+        if self._config.rewind and self._step > 0:
+            if not self._start:
+                raise PathwaysError("rewind: saved pathways do not keep the starting weights: resume the training run")
             rewind(self._model, self._start, optimizer)
         return events
 
@@ -442,20 +459,9 @@ class Pathways:
             sparsity=1 - sum(map(masks.popcount, after)) / weights,
             changed=sum(masks.popcount(a ^ b) for a, b in zip(before, after, strict=True)) / weights,
             score=score,
-            rewound=kind == "prune" and bool(self._start),
+            rewound=kind == "prune" and self._config.rewind and self._step > 0,
         )
 
     def _after_new_masks(self) -> None:
         if self._policy.writes_zeros:
             self._weights.write_zeros(self._bank.unpacked(self._keys[0]))
-
-
-def _checked_languages(languages: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(languages, str) or not languages:
-        raise PathwaysError("languages: give a list of at least one language code, such as ['en', 'fr']")
-    for language in languages:
-        if not isinstance(language, str) or not language or "/" in language:
-            raise PathwaysError(f"languages: {language!r} is not a language code")
-    if len(set(languages)) < len(languages):
-        raise PathwaysError("languages: one is named twice")
-    return tuple(languages)

@@ -36,6 +36,7 @@ class InputStatistics:
     """Decayed sums of squares and counts, by pathway and tensor: (groups, columns + 1), the count last."""
 
     def __init__(self, targets: Iterable[Target], pathways: Iterable[str]) -> None:
+        """Nothing has been seen yet; without ``targets`` nothing ever is."""
         self.recording: str | None = None  # the pathway whose inputs are being measured
         self._targets = {target.name: target for target in targets}
         self._sums: dict[str, dict[str, Tensor]] = {pathway: self._zeros() for pathway in pathways}
@@ -53,7 +54,9 @@ class InputStatistics:
 
     def rms(self, pathway: str) -> dict[str, Tensor]:
         """{tensor's name: (groups, columns)} over all ranks, for the tensors whose inputs were seen."""
-        found = {}
+        found: dict[str, Tensor] = {}
+        if not self._targets:
+            return found
         parts = torch.split(self._gather(pathway), [self._length(target) for target in self._targets.values()])
         for (name, target), part in zip(self._targets.items(), parts, strict=True):
             groups, columns = target.moment_shape

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -98,7 +99,9 @@ def read_folder(folder: Path) -> tuple[Description, PackedMasks]:
     except (SafetensorError, ValueError) as error:
         raise PathwaysError(f"{folder / MASKS}: not a safetensors file: {error}") from None
     packed: PackedMasks = {}
-    for pathway in description.own_steps:
+    for pathway in description.config.pathways(description.languages):
+        if pathway not in description.own_steps:
+            raise PathwaysError(f"{folder / DESCRIPTION}: own_steps: none of {pathway!r}")
         packed[pathway] = {}
         for name, shape in description.tensors.items():
             bits = flat.get(f"{pathway}/{name}")
@@ -108,7 +111,18 @@ def read_folder(folder: Path) -> tuple[Description, PackedMasks]:
     return description, packed
 
 
-def check_tensors(source: str, saved: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+def check_config(source: str, saved: Any, config: PathwayConfig) -> None:
+    """Raises PathwaysError unless ``saved`` is ``config`` as JSON."""
+    if not isinstance(saved, dict):
+        raise PathwaysError(f"{source}: not a state of pathways, it has no config")
+    for option, value in config.model_dump(mode="json").items():
+        if saved.get(option) != value:
+            raise PathwaysError(
+                f"{source}: {option} was {saved.get(option)}, is {value}: resume with the config that it was made with"
+            )
+
+
+def check_tensors(source: str, saved: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> None:
     """Raises PathwaysError unless the prunable tensors that were saved are those of the model."""
     for name in (*saved, *found):
         if name not in found:

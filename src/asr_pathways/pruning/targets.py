@@ -53,10 +53,9 @@ def find_targets(model: nn.Module, include: Sequence[str], exclude: Sequence[str
     """
     owners: dict[nn.Parameter, list[tuple[str, nn.Module, str]]] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
-        for attribute, parameter in module._parameters.items():
-            if parameter is not None:
-                name = f"{prefix}.{attribute}" if prefix else attribute
-                owners.setdefault(parameter, []).append((name, module, attribute))
+        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            name = f"{prefix}.{attribute}" if prefix else attribute
+            owners.setdefault(parameter, []).append((name, module, attribute))
     every_name = [name for held in owners.values() for name, _, _ in held]
     for pattern in (*include, *exclude):
         if not any(_matches(name, pattern) for name in every_name):
@@ -82,7 +81,7 @@ def _prunable_attributes(module: nn.Module) -> Iterable[str]:
     if isinstance(module, nn.MultiheadAttention):
         return ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return [name for name in module._parameters if name.startswith("weight_")]
+        return [name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight_")]
     return ()
 
 

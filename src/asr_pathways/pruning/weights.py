@@ -23,6 +23,11 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def as_numbers(masks: Sequence[Tensor]) -> list[Tensor]:
+    """Bool masks seen as uint8, without a copy: multiplying by these is several times faster on a CPU."""
+    return [mask.view(torch.uint8) for mask in masks]
+
+
 class MaskedWeights:
     """The prunable weights of a model, and a copy of their dense values while they are masked."""
 
@@ -41,7 +46,7 @@ class MaskedWeights:
                 self._dense = [torch.empty_like(weight) for weight in self._weights]
             torch._foreach_copy_(self._dense, self._weights)
             self._masked = True  # before the weights change: an interrupt from here on can be undone
-            torch._foreach_mul_(self._weights, list(masks))
+            torch._foreach_mul_(self._weights, as_numbers(masks))
         # Autocast keeps low-precision copies of the weights, which would go on showing the other values.
         torch.clear_autocast_cache()
 
@@ -57,14 +62,15 @@ class MaskedWeights:
     def restore_outside(self, masks: Sequence[Tensor]) -> None:
         """Weights outside ``masks`` go back to their values of the last `mask`; the others stay."""
         with quiet():
-            for weight, dense, mask in zip(self._weights, self._dense, masks, strict=True):
-                weight.copy_(torch.where(mask, weight, dense))
+            for weight, dense, mask in zip(self._weights, self._dense, as_numbers(masks), strict=True):
+                # Exact, since the factors are 0 and 1; many times faster on a CPU than torch.where.
+                weight.copy_(dense.lerp_(weight, mask.to(weight.dtype)))
         self._version = self._current_version()
 
     def write_zeros(self, masks: Sequence[Tensor]) -> None:
         """theta becomes m * theta for good."""
         with quiet():
-            torch._foreach_mul_(self._weights, list(masks))
+            torch._foreach_mul_(self._weights, as_numbers(masks))
 
     def moved(self) -> bool:
         """Whether someone changed the weights since the last `restore`."""
@@ -94,7 +100,7 @@ class MaskedWeights:
     def _check_in_place(self) -> None:
         for target in self._targets:
             for module, attribute in target.owners:
-                if module._parameters.get(attribute) is not target.parameter:
+                if getattr(module, attribute, None) is not target.parameter:
                     raise PathwaysError(
                         f"{target.name} was replaced by another parameter since pathways were attached: attach again"
                     )
