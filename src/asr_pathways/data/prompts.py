@@ -22,7 +22,7 @@ from asr_pathways.data.corpus import About, build_corpus
 from asr_pathways.data.debian import unpacked
 from asr_pathways.data.progress import track
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import normalize
+from asr_pathways.data.text import fold_accents, normalize
 from asr_pathways.errors import PathwaysError
 
 LANGUAGES = ("en", "es", "fr", "it", "ru")
@@ -32,6 +32,16 @@ MAX_CHARACTERS_PER_SECOND = 30.0
 _NO_SPEECH = re.compile(r"^(silence/|beep|beeperr$|tt-monkeys|ascending-2tone|descending-2tone)")
 # Accented letters that the Italian transcript lost to a question mark.
 _DAMAGED = {"it": {"sar?": "sarà", "pu?": "può", "pi?": "più", "cos?": "così"}}
+# Accents that the Spanish and French transcripts leave out, here and there, in words that have no other spelling.
+_ACCENTED = {
+    "es": "atrás búsqueda buzón código comenzará comprendí contraseña contraseñas décimo después dieciséis dólar "
+    "duodécimo están estándar estén guiaré intentaré inválida inválido japón líder línea mañana maría más miércoles "
+    "millón mínimos numérico número próximo rápidamente sábado séptimo será telefónico teléfono trigésimo último "
+    "undécimo única unirá unirán útil vacías válido veintidós veintiséis veintitrés vigésimo",
+    "fr": "abrégée désolé enlève été était êtes être n'êtes numéro premières présentement problèmes québec "
+    "réessayer téléphone téléphoner",
+}
+_RESPELLED = {language: {fold_accents(word): word for word in words.split()} for language, words in _ACCENTED.items()}
 _VOICES = {
     "en": "Allison Smith",
     "es": "Allison Smith",
@@ -112,7 +122,7 @@ def _read_prompts(root: Path, language: str) -> tuple[str, list[Prompt], Counter
     prompts: dict[str, Prompt] = {}
     dropped: Counter[str] = Counter()
     for name, line in _transcript(root, language):
-        text = normalize(_repair(line.removeprefix(f"{name}:"), language), language)
+        text = _respell(normalize(_repair(line.removeprefix(f"{name}:"), language), language), language)
         sound = voices[0] / f"{name}.g722"
         if _NO_SPEECH.match(name) or not text:
             dropped["no words"] += 1
@@ -142,6 +152,12 @@ def _transcript(root: Path, language: str) -> Iterator[tuple[str, str]]:
 def _repair(text: str, language: str) -> str:
     damaged = _DAMAGED.get(language, {})
     return " ".join(damaged.get(word, word) for word in text.split()) if damaged else text
+
+
+def _respell(text: str, language: str) -> str:
+    words = _RESPELLED.get(language, {})
+    text = " ".join(words.get(word, word) for word in text.split())
+    return re.sub(r"([csx])ion\b", r"\1ión", text) if language == "es" else text
 
 
 def _split(texts: Mapping[str, str]) -> dict[str, str]:
