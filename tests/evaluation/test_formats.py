@@ -43,10 +43,9 @@ def sentence(difference: float, low: float, high: float, probability: float) -> 
 
 def test_sentence_says_what_the_interval_allows() -> None:
     assert sentence(-0.05, -0.08, -0.02, 0.999) == (
-        "dynamic has a lower mean WER than fixed: −5.0 points "
-        "(95% CI −8.0 to −2.0; dynamic is better in 100% of resamples)."
+        "dynamic against fixed: lower mean WER, −5.0 points (95% CI −8.0 to −2.0; better in 100% of resamples)."
     )
-    assert sentence(0.05, 0.02, 0.08, 0.0).startswith("dynamic has a higher mean WER than fixed: +5.0 points")
+    assert sentence(0.05, 0.02, 0.08, 0.0).startswith("dynamic against fixed: higher mean WER, +5.0 points")
     assert sentence(-0.01, -0.03, 0.01, 0.8).startswith(
-        "dynamic and fixed do not differ measurably in mean WER: −1.0 points"
+        "dynamic against fixed: no measurable difference in mean WER, −1.0 points"
     )

@@ -66,11 +66,11 @@ def duration(seconds: float) -> str:
 def comparison_sentence(a: str, b: str, comparison: Comparison) -> str:
     """One sentence on the difference in mean WER between systems ``a`` and ``b``, with its interval."""
     mean = comparison.mean
-    interval = f"(95% CI {points_interval(mean.ci)}; {a} is better in {probability(mean)} of resamples)"
+    interval = f"(95% CI {points_interval(mean.ci)}; better in {probability(mean)} of resamples)"
     if not mean.significant:
-        return f"{a} and {b} do not differ measurably in mean WER: {points(mean.difference)} points {interval}."
+        return f"{a} against {b}: no measurable difference in mean WER, {points(mean.difference)} points {interval}."
     direction = "lower" if mean.difference < 0 else "higher"
-    return f"{a} has a {direction} mean WER than {b}: {points(mean.difference)} points {interval}."
+    return f"{a} against {b}: {direction} mean WER, {points(mean.difference)} points {interval}."
 
 
 def probability(difference: Difference) -> str:
