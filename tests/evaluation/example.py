@@ -39,8 +39,8 @@ def garbled(text: str, rate: float, noise: random.Random) -> str:
     return " ".join(words)
 
 
-def decoded(rate: float, size: int, replications_seed: int) -> list[Utterance]:
-    texts, noise = random.Random(0), random.Random(replications_seed)
+def decoded(rate: float, size: int, seed: int) -> list[Utterance]:
+    texts, noise = random.Random(0), random.Random(seed)
     utterances = []
     for place, (language, text) in enumerate(TEXTS.items()):
         words = text.split()
