@@ -26,8 +26,7 @@ def pack(mask: Tensor) -> Tensor:
     flat = mask.detach().reshape(-1)
     if flat.device.type == "cpu":
         return torch.from_numpy(np.packbits(flat.numpy(), bitorder="little"))
-    padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.numel() % 8))
-    return (padded.view(-1, 8) << _bit_positions(flat.device)).sum(dim=1, dtype=torch.uint8)
+    return _pack_by_torch(flat)
 
 
 def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
@@ -36,12 +35,20 @@ def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
     if packed.device.type == "cpu":
         bits = np.unpackbits(packed.numpy(), count=count, bitorder="little")
         return torch.from_numpy(bits).view(torch.bool).reshape(tuple(shape))
-    bits_of = (packed[:, None] >> _bit_positions(packed.device)) & 1
-    return bits_of.reshape(-1)[:count].to(torch.bool).reshape(tuple(shape))
+    return _unpack_by_torch(packed, count).reshape(tuple(shape))
 
 
-def _bit_positions(device: torch.device) -> Tensor:
-    return torch.arange(8, dtype=torch.uint8, device=device)
+def _pack_by_torch(flat: Tensor) -> Tensor:
+    padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.numel() % 8))
+    return (padded.view(-1, 8) << _bit_positions(flat)).sum(dim=1, dtype=torch.uint8)
+
+
+def _unpack_by_torch(packed: Tensor, count: int) -> Tensor:
+    return ((packed[:, None] >> _bit_positions(packed)) & 1).reshape(-1)[:count].to(torch.bool)
+
+
+def _bit_positions(like: Tensor) -> Tensor:
+    return torch.arange(8, dtype=torch.uint8, device=like.device)
 
 
 def popcount(packed: Tensor) -> int:
@@ -86,6 +93,10 @@ def _kth_smallest(flat: Tensor, index: int) -> Tensor:
     if flat.device.type == "cpu":
         values = flat.detach().numpy()
         return torch.tensor(np.partition(values, index)[index])
+    return _kth_smallest_by_torch(flat, index)
+
+
+def _kth_smallest_by_torch(flat: Tensor, index: int) -> Tensor:
     return torch.kthvalue(flat, index + 1).values
 
 

@@ -8,8 +8,6 @@ What a module's hooks can see decides what is measured:
 - LSTM, GRU, RNN: the input, and the output for the recurrent weights of the last layer. The hidden states of lower
   layers are seen at the last time step only, and stand for the rest. An LSTM's projection is not seen.
 - cells: the input and the hidden state that they are given.
-
-PyTorch's fast path of `nn.TransformerEncoder` (evaluation mode, no gradients) is off while hooks are registered.
 """
 
 from __future__ import annotations
@@ -161,7 +159,10 @@ class InputStatistics:
 
 def _sum_of_squares(x: Tensor, channel: int) -> tuple[Tensor, int]:
     """Sums over all dimensions but ``channel``, of every so-many-th step of the longest: ((C,), how many)."""
-    x = x.detach().movedim(channel, -1)
+    x = x.detach()
+    if x.is_nested:  # how torch's encoder leaves padding out when it evaluates
+        x = torch.cat(list(x.unbind()))
+    x = x.movedim(channel, -1)
     if x.dim() == 1:
         x = x[None]
     lead = x.shape[:-1]

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning import masks
+
+shapes = st.lists(st.integers(0, 7), min_size=1, max_size=4).map(tuple)
+
+
+def random_mask(shape: tuple[int, ...], seed: int, density: float = 0.5) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
+
+
+@given(shapes, st.integers(0, 1000))
+def test_packing_loses_nothing_and_takes_one_bit_a_weight(shape: tuple[int, ...], seed: int) -> None:
+    mask = random_mask(shape, seed)
+    packed = masks.pack(mask)
+    assert packed.dtype == torch.uint8
+    assert packed.shape == (math.ceil(mask.numel() / 8),) == (masks.packed_size(shape),)
+    assert torch.equal(masks.unpack(packed, shape), mask)
+    assert masks.popcount(packed) == int(mask.sum())
+
+
+def test_weight_number_8j_plus_b_is_bit_b_of_byte_j() -> None:
+    mask = torch.zeros(3, 4, dtype=torch.bool)
+    mask[0, 1] = mask[2, 2] = True  # weights 1 and 10
+    assert masks.pack(mask).tolist() == [2, 4]
+
+
+@given(shapes, st.integers(0, 1000))
+def test_packing_by_torch_alone_as_on_an_accelerator_is_the_same(shape: tuple[int, ...], seed: int) -> None:
+    mask = random_mask(shape, seed)
+    packed = masks._pack_by_torch(mask.reshape(-1))
+    assert torch.equal(packed, masks.pack(mask))
+    assert torch.equal(masks._unpack_by_torch(packed, mask.numel()), mask.reshape(-1))
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.data())
+def test_top_k_keeps_exactly_k_and_breaks_ties_by_lowest_index(values: list[int], data: st.DataObject) -> None:
+    keep = data.draw(st.integers(0, len(values)))
+    best = sorted(range(len(values)), key=lambda index: (-values[index], index))[:keep]
+    mask = masks.top_k(torch.tensor(values, dtype=torch.float32), keep)
+    assert mask.nonzero().view(-1).tolist() == sorted(best)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.data())
+def test_the_threshold_found_by_torch_alone_is_the_same(values: list[int], data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, len(values) - 1))
+    flat = torch.tensor(values, dtype=torch.float32)
+    assert masks._kth_smallest(flat, index) == masks._kth_smallest_by_torch(flat, index) == sorted(values)[index]
+
+
+def test_top_k_keeps_the_shape_and_reads_any_layout() -> None:
+    scores = torch.arange(12.0).view(3, 4).t()
+    assert torch.equal(masks.top_k(scores, 5), scores >= 7)
+
+
+def test_infinite_scores_are_the_highest() -> None:
+    assert masks.top_k(torch.tensor([1.0, math.inf, 2.0, math.inf]), 3).tolist() == [False, True, True, True]
+
+
+def test_a_score_that_is_not_a_number_is_an_error() -> None:
+    with pytest.raises(PathwaysError, match="NaN"):
+        masks.top_k(torch.tensor([1.0, math.nan, 2.0]), 1)
+
+
+@given(st.lists(shapes, min_size=1, max_size=3), st.integers(0, 1000))
+def test_iou_and_union_agree_with_counting_weights_one_by_one(all_shapes: list[tuple[int, ...]], seed: int) -> None:
+    first = [random_mask(shape, seed) for shape in all_shapes]
+    second = [random_mask(shape, seed + 1, 0.3) for shape in all_shapes]
+    a = [bit for mask in first for bit in mask.view(-1).tolist()]
+    b = [bit for mask in second for bit in mask.view(-1).tolist()]
+    either = sum(x or y for x, y in zip(a, b, strict=True))
+    both = sum(x and y for x, y in zip(a, b, strict=True))
+    packed = [masks.pack(mask) for mask in first], [masks.pack(mask) for mask in second]
+    assert masks.iou(*packed) == (both / either if either else 1.0)
+    assert sum(masks.popcount(masks.union(pair)) for pair in zip(*packed, strict=True)) == either

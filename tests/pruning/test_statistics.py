@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from asr_pathways.pruning import statistics
+from asr_pathways.pruning.statistics import InputStatistics
+from asr_pathways.pruning.targets import find_targets
+
+
+def watch(model: nn.Module) -> InputStatistics:
+    seen = InputStatistics(find_targets(model, ("*",), ()), ["en", "fr"])
+    seen.hook()
+    seen.recording = "en"
+    return seen
+
+
+def rms(x: Tensor) -> Tensor:
+    """Over all dimensions but the last."""
+    return x.detach().reshape(-1, x.shape[-1]).square().mean(0).sqrt()
+
+
+def test_linear_layers_by_pathway() -> None:
+    model = nn.Linear(4, 3)
+    seen = watch(model)
+    english, french = torch.randn(2, 5, 4), torch.randn(7, 4)
+    model(english)
+    seen.recording = "fr"
+    model(input=french)
+    seen.recording = None
+    model(torch.full((9, 4), 100.0))
+    torch.testing.assert_close(seen.rms("en")["weight"], rms(english)[None])
+    torch.testing.assert_close(seen.rms("fr")["weight"], rms(french)[None])
+
+
+def test_a_running_mean_forgets_slowly() -> None:
+    model = nn.Linear(2, 2)
+    seen = watch(model)
+    model(torch.ones(3, 2))
+    model(torch.full((1, 2), 2.0))
+    old = 3 * statistics.MEMORY
+    torch.testing.assert_close(seen.rms("en")["weight"], torch.full((1, 2), ((old + 4) / (old + 1)) ** 0.5))
+
+
+def test_convolutions_by_input_channel_and_group() -> None:
+    model = nn.Sequential(nn.Conv1d(4, 6, 3, groups=2), nn.Unflatten(1, (2, 3)), nn.Conv2d(2, 2, (1, 2)))
+    seen = watch(model)
+    x = torch.randn(2, 4, 8)
+    middle = model[:2](x)
+    model(x)
+    torch.testing.assert_close(seen.rms("en")["0.weight"], rms(x.movedim(1, -1)).view(2, 2), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(seen.rms("en")["2.weight"], rms(middle.movedim(1, -1))[None])
+
+
+def test_attention_by_query_key_and_value() -> None:
+    query, key, value = torch.randn(3, 2, 8), torch.randn(5, 2, 8), torch.randn(5, 2, 8)
+    packed = nn.MultiheadAttention(8, 2)
+    seen = watch(packed)
+    packed(query, key, value=value)
+    expected = torch.stack([rms(query), rms(key), rms(value)])
+    torch.testing.assert_close(seen.rms("en")["in_proj_weight"], expected)
+    assert "out_proj.weight" not in seen.rms("en")
+
+    apart = nn.MultiheadAttention(8, 2, kdim=6, vdim=4)
+    seen = watch(apart)
+    apart(query, key[..., :6], value[..., :4])
+    torch.testing.assert_close(seen.rms("en")["k_proj_weight"], rms(key[..., :6])[None])
+    torch.testing.assert_close(seen.rms("en")["v_proj_weight"], rms(value[..., :4])[None])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_by_input_and_hidden_state(kind: type[nn.RNNBase]) -> None:
+    model = kind(4, 3, num_layers=2, bidirectional=True)
+    seen = watch(model)
+    x = torch.randn(6, 2, 4)
+    output, state = model(x)
+    last = state[0] if kind is nn.LSTM else state
+    found = seen.rms("en")
+    torch.testing.assert_close(found["weight_ih_l0"], rms(x)[None])
+    torch.testing.assert_close(found["weight_ih_l0_reverse"], rms(x)[None])
+    torch.testing.assert_close(found["weight_hh_l1"], rms(output[..., :3])[None])
+    torch.testing.assert_close(found["weight_hh_l1_reverse"], rms(output[..., 3:])[None])
+    torch.testing.assert_close(found["weight_hh_l0_reverse"], rms(last[1])[None])
+    torch.testing.assert_close(found["weight_ih_l1"], rms(torch.cat([last[0], last[1]], dim=-1))[None])
+
+
+def test_packed_sequences_leave_padding_out() -> None:
+    model = nn.LSTM(4, 3, batch_first=True)
+    seen = watch(model)
+    x = torch.randn(2, 5, 4)
+    output, _ = model(pack_padded_sequence(x, torch.tensor([5, 2]), batch_first=True))
+    kept = torch.cat([x[0], x[1, :2]])
+    torch.testing.assert_close(seen.rms("en")["weight_ih_l0"], rms(kept)[None])
+    torch.testing.assert_close(seen.rms("en")["weight_hh_l0"], rms(output.data)[None])
+
+
+def test_cells_by_what_they_are_given() -> None:
+    model = nn.LSTMCell(4, 3)
+    seen = watch(model)
+    x, hidden = torch.randn(2, 4), torch.randn(2, 3)
+    model(x)
+    assert "weight_hh" not in seen.rms("en")
+    model(x, (hidden, torch.zeros(2, 3)))
+    torch.testing.assert_close(seen.rms("en")["weight_hh"], rms(hidden)[None])
+
+
+def test_an_overflow_does_not_spoil_what_was_seen() -> None:
+    model = nn.Linear(2, 2)
+    seen = watch(model)
+    model(torch.ones(4, 2))
+    model(torch.tensor([[float("inf"), float("nan")]]))
+    assert seen.rms("en")["weight"].isfinite().all()
+
+
+def test_long_inputs_are_sampled_along_their_longest_dimension() -> None:
+    model = nn.Linear(2, 2)
+    seen = watch(model)
+    x = torch.zeros(3, 100 * statistics.ROWS, 2)
+    x[:, ::2] = 1.0
+    model(x)
+    count = float(seen.state_dict()["en"]["weight"][0, -1])
+    assert statistics.ROWS / 2 <= count <= 2 * statistics.ROWS
+
+
+def test_the_encoder_of_torch_is_seen_in_evaluation_too() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    seen = watch(model)
+    padding = torch.tensor([[False] * 6, [False] * 3 + [True] * 3])
+    with torch.inference_mode():
+        model(torch.randn(2, 6, 8), src_key_padding_mask=padding)
+    found = seen.rms("en")
+    unseen = {f"layers.{n}.self_attn.out_proj.weight" for n in range(2)}
+    assert {target.name for target in find_targets(model, ("*",), ())} - set(found) == unseen
+
+
+def test_state_goes_over_to_a_copy() -> None:
+    model = nn.Linear(4, 3)
+    seen, other = watch(model), watch(nn.Linear(4, 3))
+    model(torch.randn(5, 4))
+    other.load_state_dict(seen.state_dict())
+    assert torch.equal(other.rms("en")["weight"], seen.rms("en")["weight"])
+    assert other.rms("fr") == {}
