@@ -207,6 +207,7 @@ def summarize(data: Path) -> list[SplitSummary]:
 
 def sources_of(data: Path) -> list[About]:
     """The sources of a data folder: name, licence and attribution of each."""
+    _check_folder(data)
     about = read_json(data / "corpus.json")
     if not isinstance(about, dict) or not isinstance(about.get("sources"), list):
         raise PathwaysError(f"{data / 'corpus.json'}: no list of sources in it: not the file of a data folder")
@@ -294,8 +295,7 @@ def _read_rows(data: Path, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     if split not in SPLITS:
         raise PathwaysError(f"unknown split {split!r}: choose among {', '.join(SPLITS)}")
     path = _manifest(data, split)
-    if not data.is_dir():
-        raise PathwaysError(f"{data}: no such data folder: make one with `asr-pathways data`")
+    _check_folder(data)
     if not path.is_file():
         raise PathwaysError(f"{data}: not a data folder: it has no {path.name}")
     number = 0
@@ -309,6 +309,11 @@ def _read_rows(data: Path, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     except (OSError, EOFError, ValueError, zlib.error) as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise PathwaysError(f"{path}: broken after line {max(number - 1, 0)}: {detail}: prepare it again") from None
+
+
+def _check_folder(data: Path) -> None:
+    if not data.is_dir():
+        raise PathwaysError(f"{data}: no such data folder: make one with `asr-pathways data`")
 
 
 def _well_formed(row: Any) -> bool:

@@ -9,8 +9,8 @@ T = TypeVar("T")
 
 
 def track(items: Sequence[T], label: str) -> Iterator[T]:
-    """The items, with a progress bar that vanishes at the end."""
+    """The items, with a progress bar."""
     from rich.console import Console
     from rich.progress import track as rich_track
 
-    yield from rich_track(items, description=label, console=Console(stderr=True), transient=True)
+    yield from rich_track(items, description=label, console=Console(stderr=True))

@@ -129,7 +129,7 @@ def _say_all(corpus: CorpusBuilder, language: str, lines: Sequence[str], seed: i
 
     order = {"language": language, "lines": lines, "seed": seed, "hours": hours, "folder": str(corpus.folder)}
     left_out = 0
-    bar = Progress(console=Console(stderr=True), transient=True)
+    bar = Progress(console=Console(stderr=True))
     with tempfile.TemporaryFile("w+") as complaints, tempfile.TemporaryFile("w+") as task, bar:
         json.dump(order, task)
         task.seek(0)

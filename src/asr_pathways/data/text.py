@@ -89,8 +89,13 @@ def _spell_numbers(text: str, language: str) -> str:
         return text
     ordinals = _ORDINALS.get(language)
     if ordinals:
-        text = ordinals.sub(lambda match: f" {_ordinal(match[1], match[2], language)} ", text)
-    return _NUMBER.sub(lambda match: f" {_cardinal(match[0], language)} ", _ungroup(text, language))
+        text = ordinals.sub(lambda match: _apart(match, _ordinal(match[1], match[2], language)), text)
+    return _NUMBER.sub(lambda match: _apart(match, _cardinal(match[0], language)), _ungroup(text, language))
+
+
+def _apart(match: re.Match[str], words: str) -> str:
+    """The words set apart from what stands around the number, but for an apostrophe before it (``l'8``)."""
+    return f"{words} " if match.string[: match.start()].endswith("'") else f" {words} "
 
 
 def _ungroup(text: str, language: str) -> str:
@@ -103,8 +108,8 @@ def _cardinal(number: str, language: str) -> str:
     from num2words import num2words
 
     parts = re.split("[.,]", number)
-    if len(parts) == 2 and len(parts[0]) <= 12 and len(parts[1]) <= 6 and not _by_digit(parts[0]):
-        return str(num2words(f"{int(parts[0])}.{_ascii(parts[1])}", lang=language))
+    if len(parts) == 2 and len(parts[0]) <= 6 and len(parts[1]) <= 4 and not _by_digit(parts[0]):
+        return str(num2words(float(f"{parts[0]}.{parts[1]}"), lang=language))
     words = []
     for part in parts:
         for piece in part if _by_digit(part) else [part]:
@@ -114,10 +119,6 @@ def _cardinal(number: str, language: str) -> str:
 
 def _by_digit(digits: str) -> bool:
     return len(digits) > 12 or (len(digits) > 1 and int(digits[0]) == 0)
-
-
-def _ascii(digits: str) -> str:
-    return "".join(str(int(digit)) for digit in digits)
 
 
 def _ordinal(digits: str, ending: str, language: str) -> str:

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr_pathways.data.audio import read_audio, to_int16, write_flac
+from asr_pathways.errors import PathwaysError
+from tests.data.conftest import tone
+
+
+def test_flac_round_trip_is_exact(tmp_path: Path) -> None:
+    samples = to_int16(tone(0.5))
+    write_flac(tmp_path / "a.flac", samples)
+    assert np.array_equal(to_int16(read_audio(tmp_path / "a.flac")), samples)
+
+
+@pytest.mark.parametrize(("rate", "channels", "suffix"), [(8000, 1, "wav"), (44_100, 2, "ogg"), (48_000, 3, "flac")])
+def test_any_rate_and_channels_become_16k_mono(tmp_path: Path, rate: int, channels: int, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.stack([tone(1.0, rate=rate)] * channels, axis=1), rate)
+    samples = read_audio(path)
+    assert samples.dtype == np.float32 and abs(len(samples) - 16_000) <= 1
+    spectrum = np.abs(np.fft.rfft(samples[:16_000]))
+    assert abs(int(spectrum.argmax()) - 440) <= 1
+
+
+def test_offset_and_duration(tmp_path: Path) -> None:
+    samples = tone(1.0)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    assert np.array_equal(read_audio(tmp_path / "a.wav", 0.25, 0.5), samples[4000:12_000])
+    assert len(read_audio(tmp_path / "a.wav", 0.9, 5.0)) == 1600
+
+
+def test_loud_samples_are_clipped() -> None:
+    assert to_int16(np.array([2.0, -2.0, 0.5], np.float32)).tolist() == [32767, -32768, 16384]
+
+
+def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "text.wav").write_text("this is no audio")
+    soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), 16_000)
+    soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan], np.float32), 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "short.wav", tone(0.1), 16_000)
+    for path, message in [
+        ("missing.wav", "no such audio file"),
+        ("empty.wav", "empty file"),
+        ("text.wav", "not readable as audio"),
+        ("none.wav", "no audio in it"),
+        ("nan.wav", "not finite"),
+    ]:
+        with pytest.raises(PathwaysError, match=message) as caught:
+            read_audio(tmp_path / path)
+        assert path in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(PathwaysError, match="beyond its end"):
+        read_audio(tmp_path / "short.wav", offset=1.0)
+
+
+@pytest.mark.parametrize("keep", [0.02, 0.3, 0.7, 0.99])
+def test_truncated_flac_is_refused(tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "cut.flac"
+    write_flac(path, tone(1.0))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(PathwaysError, match=r"cut\.flac: (truncated|not readable)"):
+        read_audio(path)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lhotse import CutSet
+
+from asr_pathways.data.corpus import (
+    build_corpus,
+    languages_of,
+    load_cuts,
+    merge,
+    sources_of,
+    summarize,
+    write_corpus,
+)
+from asr_pathways.errors import PathwaysError
+from tests.data.conftest import SOURCE, make_corpus, tone
+
+
+def test_load_cuts_reads_what_was_written(corpus: Path) -> None:
+    cuts = load_cuts(corpus, "train")
+    assert isinstance(cuts, CutSet) and len(cuts) == 24 and languages_of(cuts) == ["en", "fr"]
+    cut = load_cuts(corpus, "dev", ["fr"])[0]
+    supervision = cut.supervisions[0]
+    assert (cut.id, supervision.language, supervision.text) == ("fr-dev-00", "fr", "un deux")
+    assert supervision.speaker == "sine"
+    assert cut.load_audio().shape == (1, 4800)
+    assert np.abs(cut.load_audio()[0] - tone(0.3, 200)).max() < 1e-4
+
+
+def test_a_folder_can_be_moved(corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus, tmp_path / "moved")
+    cut = load_cuts(tmp_path / "moved", "test")[0]
+    assert Path(cut.recording.sources[0].source).is_relative_to(tmp_path)
+    cut.load_audio()
+
+
+def test_folders_are_deterministic(tmp_path: Path) -> None:
+    for name in "ab":
+        make_corpus(tmp_path / name)
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert len(files) == 4 + 36
+    for path in files:
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+
+
+def test_summarize(corpus: Path) -> None:
+    rows = summarize(corpus)
+    assert [(row.language, row.split) for row in rows] == [
+        (language, split) for language in ("en", "fr") for split in ("train", "dev", "test")
+    ]
+    assert rows[1].utterances == 3 and rows[1].words == 6
+    assert rows[1].hours * 3600 == pytest.approx(1.2)
+
+
+def test_write_corpus_takes_lhotse_cuts_of_any_rate(corpus: Path, tmp_path: Path) -> None:
+    cuts = load_cuts(corpus, "train", ["en"])
+    perturbed = cuts.resample(8000).subset(first=3)
+    write_corpus(tmp_path / "out", {"train": perturbed, "dev": load_cuts(corpus, "dev")}, SOURCE)
+    again = load_cuts(tmp_path / "out", "train")
+    assert len(again) == 3 and all(cut.sampling_rate == 16_000 for cut in again)
+    assert len(load_cuts(tmp_path / "out", "test")) == 0
+    bare = CutSet.from_cuts(cut.drop_supervisions() for cut in cuts)
+    with pytest.raises(PathwaysError, match="has 0 supervisions"):
+        write_corpus(tmp_path / "bare", {"train": bare}, SOURCE)
+    assert not (tmp_path / "bare").exists() and not list(tmp_path.glob(".bare*"))
+
+
+def test_merge_joins_and_stands_by_itself(tmp_path: Path) -> None:
+    one = make_corpus(tmp_path / "one", ("en",), name="first")
+    two = make_corpus(tmp_path / "two", ("fr",), name="second")
+    merge([one, two], tmp_path / "both")
+    shutil.rmtree(one)
+    assert languages_of(load_cuts(tmp_path / "both", "train")) == ["en", "fr"]
+    load_cuts(tmp_path / "both", "test", ["en"])[0].load_audio()
+    assert [source["name"] for source in sources_of(tmp_path / "both")] == ["first", "second"]
+
+
+def test_merge_tells_clashing_ids_apart(tmp_path: Path) -> None:
+    one = make_corpus(tmp_path / "one", ("en",))
+    merge([one, one, make_corpus(tmp_path / "two", ("en",))], tmp_path / "out")
+    cuts = load_cuts(tmp_path / "out", "train")
+    identifiers = [cut.id for cut in cuts]
+    assert len(set(identifiers)) == len(identifiers) == 36
+    assert {"en-train-00", "one-en-train-00", "two-en-train-00"} <= set(identifiers)
+    assert len(sources_of(tmp_path / "out")) == 1
+
+
+def test_ids_that_make_odd_file_names_are_kept(tmp_path: Path) -> None:
+    odd = ["../up", "a/b", "a_b", ".hidden", "é", "x" * 300]
+    with build_corpus(tmp_path / "out", [SOURCE]) as corpus:
+        for identifier in odd:
+            corpus.add("train", identifier, "en", "word", tone(0.2))
+    cuts = load_cuts(tmp_path / "out", "train")
+    assert {cut.id for cut in cuts} == set(odd)
+    assert len({cut.recording.sources[0].source for cut in cuts}) == len(odd)
+    for cut in cuts:
+        assert Path(cut.recording.sources[0].source).parent == tmp_path / "out/audio/en"
+        cut.load_audio()
+
+
+def test_errors_leave_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(PathwaysError, match="same id 'a'"), build_corpus(tmp_path / "out", [SOURCE]) as corpus:
+        for _ in range(2):
+            corpus.add("train", "a", "en", "word", tone(0.2))
+    with pytest.raises(PathwaysError, match="no such data folder"):
+        merge([tmp_path / "none"], tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_missing_is_named(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(PathwaysError, match="no such data folder"):
+        load_cuts(tmp_path / "none", "train")
+    with pytest.raises(PathwaysError, match=r"not a data folder: it has no cuts_train\.jsonl\.gz"):
+        load_cuts(tmp_path, "train")
+    with pytest.raises(PathwaysError, match="unknown split 'eval': choose among train, dev, test"):
+        load_cuts(corpus, "eval")
+    with pytest.raises(PathwaysError, match="no 'ru' in split 'dev': it holds en, fr"):
+        load_cuts(corpus, "dev", ["ru"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no gzip",
+        gzip.compress(b"no json\n"),
+        gzip.compress(b"[1, 2]\n"),
+        gzip.compress(json.dumps({"id": "a", "supervisions": []}).encode()),
+        gzip.compress(b'{"id": "a"}\n' * 500)[:40],
+        gzip.compress(b"\xff\xfe"),
+    ],
+)
+def test_broken_manifests_are_named(corpus: Path, tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(corpus, folder)
+    (folder / "cuts_dev.jsonl.gz").write_bytes(content)
+    for read in (lambda: load_cuts(folder, "dev"), lambda: summarize(folder)):
+        with pytest.raises(PathwaysError, match=r"cuts_dev\.jsonl\.gz: (line|broken)") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def test_truncated_manifest_is_named(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(corpus, folder)
+    path = folder / "cuts_train.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(PathwaysError, match=r"cuts_train\.jsonl\.gz: broken after line \d+"):
+        load_cuts(folder, "train")
