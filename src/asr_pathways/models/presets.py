@@ -31,7 +31,7 @@ def preset(name: Preset, vocab_size: int) -> TransducerConfig:
             embedding_dim=128,
             predictor_dim=144,
             predictor_layers=1,
-            joiner_dim=192,
+            joiner_dim=128,
             dropout=0.2,
             ctc_weight=0.3,
         )

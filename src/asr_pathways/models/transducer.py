@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
@@ -14,6 +14,9 @@ from asr_pathways.config import Config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.emformer import Emformer, EmformerConfig
 from asr_pathways.models.rnnt_loss import rnnt_loss
+
+if TYPE_CHECKING:
+    from asr_pathways.data.batches import Batch
 
 MAX_SYMBOLS_PER_FRAME = 10
 """Greedy search gives up on a frame after this many symbols, as sherpa-onnx does."""
@@ -36,17 +39,6 @@ class TransducerConfig(Config):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     ctc_weight: float = Field(default=0.0, ge=0)
     language_embedding: tuple[str, ...] = ()
-
-
-class LabelledBatch(Protocol):
-    """What the loss needs of a batch of one language; see :class:`asr_pathways.data.batches.Batch`."""
-
-    language: str
-    ids: list[str]
-    features: Tensor
-    feature_lengths: Tensor
-    targets: Tensor
-    target_lengths: Tensor
 
 
 LstmState = tuple[Tensor, Tensor]
@@ -74,7 +66,7 @@ class Predictor(nn.Module):
 
 
 class Joiner(nn.Module):
-    """tanh(encoding + prediction) -> scores of the word pieces and, last, of blank."""
+    """relu(encoding + prediction) -> scores of the word pieces and, last, of blank."""
 
     def __init__(self, config: TransducerConfig) -> None:
         super().__init__()
@@ -85,7 +77,7 @@ class Joiner(nn.Module):
     def forward(self, encodings: Tensor, predictions: Tensor) -> Tensor:
         """(B, T, E) and (B, U, P) -> (B, T, U, V + 1)."""
         joint = self.encoding(encodings)[:, :, None] + self.prediction(predictions)[:, None]
-        out: Tensor = self.output(torch.tanh(joint))
+        out: Tensor = self.output(torch.relu(joint))
         return out
 
 
@@ -97,6 +89,9 @@ class Transducer(nn.Module):
 
     feature_mean: Tensor
     feature_scale: Tensor
+
+    unprunable = ("joiner", "ctc_output", "*.depthwise")
+    """Modules that stay dense: output layers, and convolutions of one weight a channel and tap."""
 
     def __init__(self, config: TransducerConfig) -> None:
         super().__init__()
@@ -132,7 +127,7 @@ class Transducer(nn.Module):
         embedded: Tensor = features + self.language_embedding(index)
         return embedded
 
-    def loss(self, batch: LabelledBatch) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """RNN-T loss (plus CTC by its weight), in nats a word piece, averaged over the batch.
 
         Raises:
@@ -198,7 +193,7 @@ class GreedySearch:
         for t in range(frames):
             active = ends > t
             for _ in range(MAX_SYMBOLS_PER_FRAME):
-                best = model.joiner.output(torch.tanh(projected[:, t] + self._prediction)).argmax(dim=-1)
+                best = model.joiner.output(torch.relu(projected[:, t] + self._prediction)).argmax(dim=-1)
                 active = active & (best != model.blank)
                 rows = active.nonzero().flatten()
                 if rows.numel() == 0:

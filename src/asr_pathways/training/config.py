@@ -1,0 +1,58 @@
+"""Recipes: everything that decides a training run, as typed data."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from asr_pathways.config import Config
+from asr_pathways.data.batches import DataConfig
+from asr_pathways.models.presets import Preset
+
+
+class ModelRecipe(Config):
+    """A dense model made from scratch."""
+
+    preset: Preset = "tiny"
+    vocab_size: int = Field(default=320, gt=1, description="word pieces, shared by all languages")
+
+
+class OptimizerConfig(Config):
+    """AdamW; the learning rate rises linearly, stays at its peak, and falls along a cosine to its end."""
+
+    steps: int = Field(ge=0)
+    peak_lr: float = Field(default=1e-3, gt=0)
+    final_lr: float = Field(default=1e-5, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    hold_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip_norm: float = Field(default=5.0, gt=0)
+
+
+class EvaluationConfig(Config):
+    """How often dev is scored, and what becomes of the result."""
+
+    every: int = Field(default=500, gt=0, description="steps")
+    utterances: int = Field(default=0, ge=0, description="dev utterances a language; 0: all")
+    keep_best: int = Field(default=3, gt=0, description="models kept, by mean dev WER")
+    average: bool = Field(default=True, description="also try the mean of the kept models' weights (dense only)")
+    patience: int = Field(default=0, ge=0, description="stop after so many evaluations without a better one; 0: never")
+
+
+class LoopConfig(Config):
+    """What one training loop needs, for dense training and for pruning alike."""
+
+    optimizer: OptimizerConfig
+    data: DataConfig = DataConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint_every: int = Field(default=200, gt=0, description="steps")
+    max_bad_losses: int = Field(default=5, ge=0, description="batches with a NaN or infinite loss that are skipped")
+    precision: str = "32-true"
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's choice")
+    seed: int = 0
+
+
+class TrainRecipe(LoopConfig):
+    """``train --config``: a dense multilingual model."""
+
+    model: ModelRecipe = ModelRecipe()

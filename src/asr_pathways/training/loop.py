@@ -1,0 +1,265 @@
+"""The one training loop: dense models and pathways alike, with explicit state and exact resume."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr_pathways.data.batches import Batch, TrainBatches
+from asr_pathways.errors import PathwaysError
+from asr_pathways.evaluation.evaluate import evaluate
+from asr_pathways.evaluation.wer import Scores, score
+from asr_pathways.files import write_json
+from asr_pathways.model_folder import Recognizer, load_weights, save_recognizer
+from asr_pathways.training.config import LoopConfig
+from asr_pathways.training.optimizer import learning_rate, make_optimizer
+from asr_pathways.training.progress import TrainingProgress
+from asr_pathways.training.state import TrainingState, read_checkpoint, write_checkpoint
+
+
+class TrainingLoop:
+    """Trains ``recognizer`` (under its pathways, if it has any) and leaves a MODEL folder in ``out``.
+
+    ``out`` also gets ``checkpoints/`` (the last state, the best models), ``history.json`` and ``tensorboard/``.
+
+    Args:
+        recognizer: the model to train, in place.
+        batches: endless training batches, with a state.
+        dev: evaluation batches, kept in memory.
+        config: everything that decides the run.
+        out: the run folder.
+        description: what the progress bar calls it.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        batches: TrainBatches,
+        dev: Iterable[Batch],
+        config: LoopConfig,
+        out: Path,
+        description: str,
+    ) -> None:
+        from lightning_fabric import Fabric
+
+        self.recognizer, self.batches, self.dev = recognizer, batches, list(dev)
+        self.config, self.out, self.description = config, out, description
+        self.state = TrainingState()
+        self.fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)
+        self.fabric.launch()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.optimizer = make_optimizer(recognizer.model, config.optimizer)
+        self.model: Any
+        self.model, self._fabric_optimizer = self.fabric.setup(recognizer.model, self.optimizer)
+        self.model.mark_forward_method("loss")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that ``resume`` reads."""
+        return self.out / "checkpoints" / "last.pt"
+
+    def resume(self) -> None:
+        """Goes on from the last checkpoint in ``out``: the same steps as if the run had never stopped.
+
+        Raises:
+            PathwaysError: if there is none, or it is broken or of another run.
+        """
+        self.state, parts = read_checkpoint(self.checkpoint)
+        try:
+            self.recognizer.model.load_state_dict(parts["model"])
+            self.optimizer.load_state_dict(parts["optimizer"])
+            if self.recognizer.pathways is not None:
+                self.recognizer.pathways.load_state_dict(parts["pathways"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise PathwaysError(
+                f"{self.checkpoint}: a checkpoint of another run: {str(error).splitlines()[0]}"
+            ) from None
+        self.batches.load_state_dict(parts["batches"])
+
+    def run(self) -> TrainingState:
+        """Trains to the end (or until nothing gets better) and writes the best model to ``out``.
+
+        An interrupt (Ctrl-C, SIGTERM) saves a checkpoint and a MODEL folder of the weights as they are.
+
+        Raises:
+            PathwaysError: if the loss is not finite too often, if interrupted, or if files cannot be written.
+        """
+        torch.manual_seed(self.config.seed) if self.state.step == 0 else None
+        evaluation, steps = self.config.evaluation, self.config.optimizer.steps
+        batches = iter(self.batches)
+        with (
+            TrainingProgress(self.out / "tensorboard", self.description, self.state.step, steps) as progress,
+            _sigterm_as_interrupt(),
+        ):
+            try:
+                while self.state.step < steps and not self._stale():
+                    started = time.monotonic()
+                    self._step(next(batches), progress)
+                    if self.state.step % evaluation.every == 0 or self.state.step == steps:
+                        self._evaluate(progress)
+                    self.state.seconds += time.monotonic() - started
+                    if self.state.step % self.config.checkpoint_every == 0:
+                        self._write_checkpoint()
+                self._write_checkpoint()
+                self._finish(progress)
+            except KeyboardInterrupt:
+                self._write_checkpoint()
+                save_recognizer(self.out, self.recognizer)
+                raise PathwaysError(
+                    f"interrupted at step {self.state.step} of {steps}; go on with --resume, or use {self.out} as it is"
+                ) from None
+            finally:
+                batches.close()  # type: ignore[attr-defined]
+        return self.state
+
+    def _stale(self) -> bool:
+        patience = self.config.evaluation.patience
+        return patience > 0 and self.state.stale >= patience
+
+    def _step(self, batch: Batch, progress: TrainingProgress) -> None:
+        rate = learning_rate(self.state.step, self.config.optimizer)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = batch.to(self.fabric.device)
+        self.model.train()
+        with self.recognizer.use(batch.language):
+            loss: Tensor = self.model.loss(batch)
+            finite = math.isfinite(value := float(loss.detach()))
+            if finite:
+                self.fabric.backward(loss)
+        if not finite:
+            self._skip(batch, value, progress)
+            return
+        norm = torch.nn.utils.clip_grad_norm_(self.recognizer.model.parameters(), self.config.optimizer.clip_norm)
+        self._fabric_optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state.step += 1
+        scalars = {"train/learning_rate": rate, "train/gradient_norm": float(norm), f"train/{batch.language}": value}
+        if self.recognizer.pathways is not None:
+            for event in self.recognizer.pathways.step(self.optimizer):
+                progress.line(f"step {self.state.step}: {event}")
+        progress.step(self.state.step, value, batch.seconds, scalars)
+
+    def _skip(self, batch: Batch, value: float, progress: TrainingProgress) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state.bad_losses += 1
+        where = f"step {self.state.step}: loss is {value} on a batch of {batch.language} with utterance {batch.ids[0]}"
+        if self.state.bad_losses > self.config.max_bad_losses:
+            raise PathwaysError(
+                f"{where}: that is {self.state.bad_losses} such batches, giving up; "
+                f"the last good checkpoint is {self.checkpoint}; try a lower learning rate"
+            )
+        progress.line(f"{where}: skipped")
+
+    def scores(self, progress: bool = False) -> Scores:
+        """Scores of the dev batches with the model as it is now."""
+        utterances = evaluate(
+            self.recognizer.model,
+            self.recognizer.tokenizer,
+            self.dev,
+            self.recognizer.pathways,
+            device=self.fabric.device,
+            progress=progress,
+        )
+        return score(utterances, replications=1)
+
+    def _evaluate(self, progress: TrainingProgress) -> None:
+        scores = self.scores()
+        step, wer = self.state.step, scores.mean_wer
+        by_language = {entry.language: entry.wer.rate for entry in scores.languages}
+        entry: dict[str, Any] = {"step": step, "mean_wer": wer, "mean_cer": scores.mean_cer, "wer": by_language}
+        pathways = self.recognizer.pathways
+        if pathways is not None:
+            entry["sparsity"] = pathways.sparsity
+        self.state.history.append(entry)
+        write_json(self.out / "history.json", self.state.history)
+        progress.scalars(step, {"dev/mean_wer": wer, "dev/mean_cer": scores.mean_cer})
+        progress.scalars(step, {f"dev/wer_{language}": value for language, value in by_language.items()})
+        languages = ", ".join(f"{language} {100 * value:.1f}" for language, value in by_language.items())
+        progress.line(f"step {step}: dev WER {100 * wer:.1f}%, CER {100 * scores.mean_cer:.1f}% ({languages})")
+        if pathways is None or pathways.at_target:
+            self._keep(step, wer)
+        progress.resumed()
+
+    def _keep(self, step: int, wer: float) -> None:
+        """Keeps the model of this step if it is among the best."""
+        best = sorted([*self.state.best, {"step": step, "wer": wer}], key=lambda entry: entry["wer"])
+        self.state.stale = 0 if best[0]["step"] == step else self.state.stale + 1
+        self.state.best = best[: self.config.evaluation.keep_best]
+        if {"step": step, "wer": wer} in self.state.best:
+            save_recognizer(self._best_folder(step), self.recognizer)
+        for entry in best[self.config.evaluation.keep_best :]:
+            shutil.rmtree(self._best_folder(entry["step"]), ignore_errors=True)
+
+    def _best_folder(self, step: float) -> Path:
+        return self.out / "checkpoints" / f"step-{int(step):07d}"
+
+    def _write_checkpoint(self) -> None:
+        parts: dict[str, Any] = {
+            "model": self.recognizer.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "batches": self.batches.state_dict(),
+        }
+        if self.recognizer.pathways is not None:
+            parts["pathways"] = self.recognizer.pathways.state_dict()
+        write_checkpoint(self.checkpoint, self.state, parts)
+
+    def _finish(self, progress: TrainingProgress) -> None:
+        """Writes the best model, or the mean of the best ones if that is better on dev, to ``out``."""
+        if self.state.best:
+            best = self.state.best[0]
+            self._load(self._best_folder(best["step"]))
+            chosen = f"step {int(best['step'])}, dev WER {100 * best['wer']:.1f}%"
+            if self.config.evaluation.average and self.recognizer.pathways is None and len(self.state.best) > 1:
+                single = {name: value.clone() for name, value in self.recognizer.model.state_dict().items()}
+                self.recognizer.model.load_state_dict(self._mean_of_best())
+                averaged = self.scores().mean_wer
+                if averaged <= best["wer"]:
+                    chosen = f"mean of {len(self.state.best)} models, dev WER {100 * averaged:.1f}%"
+                else:
+                    self.recognizer.model.load_state_dict(single)
+            progress.line(f"best: {chosen}")
+        save_recognizer(self.out, self.recognizer)
+
+    def _load(self, folder: Path) -> None:
+        load_weights(self.recognizer.model, folder / "model.safetensors")
+        if self.recognizer.pathways is not None:
+            self.recognizer.pathways.load_masks(folder / "pathways")
+
+    def _mean_of_best(self) -> dict[str, Tensor]:
+        """The mean of the kept models' weights (Izmailov et al. 2018, arXiv 1803.05407)."""
+        total: dict[str, Tensor] = {}
+        for entry in self.state.best:
+            load_weights(self.recognizer.model, self._best_folder(entry["step"]) / "model.safetensors")
+            for name, value in self.recognizer.model.state_dict().items():
+                share = value.detach() / len(self.state.best)
+                total[name] = total[name] + share if name in total else share.clone()
+        return total
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """A preempted run (SIGTERM) stops as one that was interrupted at the keyboard."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,32 @@
+"""AdamW and its learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from asr_pathways.training.config import OptimizerConfig
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW with decay on weight matrices only: not on biases, norms and other vectors."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=config.betas)
+
+
+def learning_rate(step: int, config: OptimizerConfig) -> float:
+    """Learning rate of step 0, 1, ...: linear warm-up, hold at the peak, cosine down to ``final_lr``."""
+    if step < config.warmup_steps:
+        return config.peak_lr * (step + 1) / config.warmup_steps
+    start = config.warmup_steps + config.hold_steps
+    if step < start:
+        return config.peak_lr
+    share = min(1.0, (step - start) / max(1, config.steps - start))
+    return config.final_lr + (config.peak_lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * share))

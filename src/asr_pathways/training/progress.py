@@ -1,0 +1,84 @@
+"""What a training run shows while it runs: a progress bar, a log of lines, TensorBoard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """Progress bar with loss, rate (seconds of audio a second) and time left, on stderr; TensorBoard in ``folder``.
+
+    Where stderr is not a terminal, a line every 30 seconds takes the place of the bar.
+    """
+
+    _LINE_EVERY = 30.0  # seconds
+
+    def __init__(self, folder: Path, description: str, step: int, steps: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}, {task.fields[rate]:.0f} s of audio/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._description, self._steps = description, steps
+        self._task = self._bar.add_task(description, total=steps, completed=step, loss=float("nan"), rate=0.0)
+        # purge_step: what an interrupted run had logged beyond its checkpoint is not shown twice.
+        self._board = SummaryWriter(str(folder), purge_step=step)
+        self._loss = self._rate = float("nan")
+        self._last = self._last_line = self._began = time.monotonic()
+        self._first_step = step
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        self._board.close()
+
+    def step(self, step: int, loss: float, audio_seconds: float, scalars: Mapping[str, float]) -> None:
+        """One optimizer step is done."""
+        now = time.monotonic()
+        rate = audio_seconds / max(now - self._last, 1e-9)
+        self._last = now
+        first = self._loss != self._loss
+        self._loss = loss if first else 0.98 * self._loss + 0.02 * loss
+        self._rate = rate if first else 0.95 * self._rate + 0.05 * rate
+        self._bar.update(self._task, completed=step, loss=self._loss, rate=self._rate)
+        self.scalars(step, {"train/loss": loss, **scalars})
+        if not self._console.is_terminal and now - self._last_line >= self._LINE_EVERY:
+            self._last_line = now
+            left = (now - self._began) / max(1, step - self._first_step) * (self._steps - step)
+            self.line(
+                f"{self._description}: step {step}/{self._steps}, loss {self._loss:.3f}, "
+                f"{self._rate:.0f} s of audio/s, {left / 60:.1f} min left"
+            )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs values to TensorBoard."""
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def line(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.console.print(text, highlight=False, soft_wrap=True)
+
+    def resumed(self) -> None:
+        """Time since the last step (an evaluation) does not count into the rate."""
+        self._last = time.monotonic()
