@@ -1,0 +1,54 @@
+"""Two ranks of one run: they see different data and must choose the same masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from asr_pathways import PathwayConfig, Pathways
+from tests.pruning.conftest import Recogniser, tokens
+
+CONFIGS: list[dict[str, Any]] = [
+    {"score": "activation", "gradient": "dense"},
+    {"score": "gradient", "gradient": "frozen", "adapt_until": 50},
+]
+
+
+def run_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    results = []
+    for options in CONFIGS:
+        torch.manual_seed(0)
+        model = Recogniser()
+        pathways = Pathways.attach(model, PathwayConfig(sparsity=0.6, adapt_every=2, **options), ["en", "fr"])
+        parallel = DistributedDataParallel(model)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        changed = 0.0
+        for number in range(8):
+            optimizer.zero_grad()
+            language = ["en", "fr"][number % 2]
+            with pathways.use(language):
+                parallel(tokens(2 * number + rank)).square().mean().backward()
+            optimizer.step()
+            changed += sum(event.changed for event in pathways.step(optimizer))
+        masks = {language: pathways.mask(language) for language in pathways.languages}
+        results.append({"model": model.state_dict(), "masks": masks, "changed": changed})
+    torch.save(results, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not distributed.is_available(), reason="torch was built without distributed")
+def test_ranks_choose_the_same_masks(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(run_rank, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert one["changed"] > 0
+        for language, masks in one["masks"].items():
+            assert all(torch.equal(mask, other["masks"][language][name]) for name, mask in masks.items())
+        assert all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
