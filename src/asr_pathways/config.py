@@ -29,8 +29,7 @@ def parse_config(kind: type[ConfigT], data: Any, source: str) -> ConfigT:
         return kind.model_validate(data)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(key) for key in item['loc']) or 'config'}: {item['msg']}"
-            for item in error.errors()
+            f"{'.'.join(str(key) for key in item['loc']) or 'config'}: {item['msg']}" for item in error.errors()
         )
         raise PathwaysError(f"{source}: {problems}") from None
 

@@ -87,9 +87,14 @@ def build_corpus(out: Path, sources: Sequence[About]) -> Iterator[CorpusBuilder]
     """Yields a builder for the data folder ``out``, which appears when the block ends without an error.
 
     Args:
-        out: the folder to make; one that is there is replaced.
+        out: the folder to make; a data folder that is there is replaced.
         sources: for each source a dict with at least ``name``, ``licence`` and ``attribution``.
+
+    Raises:
+        PathwaysError: if ``out`` holds anything else than a data folder: that is not ours to replace.
     """
+    if out.exists() and not (out.is_dir() and ((out / "corpus.json").exists() or not any(out.iterdir()))):
+        raise PathwaysError(f"{out}: exists and is not a data folder: choose another place")
     with atomic_folder(out) as folder:
         builder = CorpusBuilder(folder)
         yield builder

@@ -32,6 +32,7 @@ class Espeak:
         )
         if self.rate <= 0:
             raise PathwaysError("eSpeak NG does not start: reinstall the package espeakng-loader")
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else breathy voices take their noise from the clock
         self._library = library
         self._chunks: list[NDArray[np.int16]] = []
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)

@@ -103,6 +103,8 @@ class TrainingLoop:
             _sigterm_as_interrupt(),
         ):
             try:
+                if self.recognizer.pathways is not None and not self.state.history:
+                    self._evaluate(progress)  # what pruning alone has done
                 while self.state.step < steps and not self._stale():
                     started = time.monotonic()
                     self._step(next(batches), progress)

@@ -1,0 +1,221 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from asr_pathways.cli_data import app as data_app
+from asr_pathways.cli_data import split_languages
+from asr_pathways.errors import PathwaysError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Prunes a multilingual speech recogniser into one sparse sub-network (pathway) per language.",
+)
+app.add_typer(data_app, name="data")
+
+_debug = False
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder or run folder.", show_default=False)]
+Data = Annotated[Path, typer.Option(help="A data folder (see [b]asr-pathways data[/b]).", show_default=False)]
+Out = Annotated[Path, typer.Option(help="The run folder; becomes a MODEL.", show_default=False)]
+Languages = Annotated[Optional[str], typer.Option(help="Language codes with commas between, such as en,fr.")]  # noqa: UP045 - typer reads it
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False) -> None:
+    global _debug
+    _debug = debug
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="A recipe, such as recipes/tiny.yaml.", show_default=False)],
+    data: Data,
+    out: Out,
+    init: Annotated[Optional[Path], typer.Option(help="A dense MODEL whose weights to start from.")] = None,  # noqa: UP045
+    resume: Resume = False,
+) -> None:
+    """Trains a dense multilingual model.
+
+    Example: asr-pathways train --config recipes/tiny.yaml --data data/prompts --out runs/dense
+    """
+    from asr_pathways.training.train import train as run
+
+    run(config, data, out, init=init, resume=resume)
+    _say(f"{out}: model written")
+
+
+@app.command()
+def prune(
+    model: Model,
+    data: Data,
+    method: Annotated[str, typer.Option(help="omp, imp, lth, parp, adaptive, pathways or dynamic.")],
+    sparsity: Annotated[float, typer.Option(help="Share of prunable weights at zero, such as 0.7.")],
+    out: Out,
+    languages: Languages = None,
+    init: Annotated[
+        str, typer.Option(help="Where masks start: omp (one shot), lap, lsp, or a pruned MODEL folder.")
+    ] = "omp",
+    config: Annotated[Optional[Path], typer.Option(help="A recipe, such as recipes/prune.yaml.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(min=0, help="Training steps, instead of the recipe's.")] = None,  # noqa: UP045
+    resume: Resume = False,
+) -> None:
+    """Prunes a dense model into one sparse pathway per language.
+
+    One language makes a sparse monolingual model; several make one model with a mask each. With --steps 0 nothing
+    is trained: the masks are those of --init.
+
+    Example: asr-pathways prune models/tiny --data data/prompts --method dynamic --sparsity 0.7 --out runs/dynamic
+    """
+    from asr_pathways.training.prune import prune as run
+    from asr_pathways.training.prune import read_prune_recipe
+
+    recipe = read_prune_recipe(config)
+    if steps is not None:
+        recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"steps": steps})})
+    run(
+        model,
+        data,
+        out,
+        method=method,
+        sparsity=sparsity,
+        recipe=recipe,
+        languages=split_languages(languages),
+        init=init,
+        resume=resume,
+    )
+    _say(f"{out}: model written")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data,
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    languages: Languages = None,
+    json: Annotated[Optional[Path], typer.Option(help="Write scores and utterances here.")] = None,  # noqa: UP045
+    errors: Annotated[Optional[Path], typer.Option(help="Write aligned errors of each utterance here.")] = None,  # noqa: UP045
+) -> None:
+    """Prints WER and CER of each language, with confidence intervals.
+
+    Example: asr-pathways evaluate models/tiny --data data/prompts --split test --json scores.json
+    """
+    from asr_pathways.data.corpus import SPLITS
+    from asr_pathways.evaluation.listing import write_alignments, write_evaluation
+    from asr_pathways.evaluation.tables import score_table
+    from asr_pathways.evaluation.wer import score
+    from asr_pathways.model_folder import load_recognizer
+    from asr_pathways.transcription import decode_split
+
+    if split not in SPLITS:
+        raise PathwaysError(f"--split {split}: choose among {', '.join(SPLITS)}")
+    recognizer = load_recognizer(model)
+    utterances = decode_split(recognizer, data, split, recognizer.check_languages(split_languages(languages)))
+    scores = score(utterances)
+    _print(score_table(scores, f"{model} on {data}, {split}"))
+    if json is not None:
+        write_evaluation(json, scores, utterances)
+    if errors is not None:
+        write_alignments(errors, utterances)
+
+
+@app.command()
+def transcribe(
+    model: Model,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Audio files.", show_default=False)],
+    language: Annotated[str, typer.Option(help="The language that is spoken.", show_default=False)],
+    stream: Annotated[bool, typer.Option("--stream", help="Recognise piece by piece, showing partial texts.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with token times.")] = False,
+) -> None:
+    """Transcribes audio files of any rate and format that libsndfile reads.
+
+    Example: asr-pathways transcribe runs/dynamic --language fr call.wav --stream
+    """
+    import dataclasses
+    from json import dumps
+
+    from asr_pathways.model_folder import load_recognizer
+    from asr_pathways.transcription import transcribe as whole
+    from asr_pathways.transcription import transcribe_stream
+
+    recognizer = load_recognizer(model)
+    recognizer.check_languages([language])
+    for file in files:
+        if stream:
+            shown = ""
+            for result in transcribe_stream(recognizer, file, language):
+                if result.text != shown:
+                    shown = result.text
+                    typer.echo(f"... {shown}", err=True)
+        else:
+            result = whole(recognizer, file, language)
+        if json:
+            typer.echo(dumps(dataclasses.asdict(result), ensure_ascii=False))
+        else:
+            typer.echo(result.text if len(files) == 1 else f"{file}: {result.text}")
+
+
+@app.command()
+def inspect(model: Model) -> None:
+    """Prints what a model is: sizes, and for a pruned one sparsity per layer, overlap and union density.
+
+    Example: asr-pathways inspect runs/dynamic
+    """
+    from asr_pathways.inspection import inspection_tables
+    from asr_pathways.model_folder import load_recognizer
+
+    for table in inspection_tables(load_recognizer(model), model):
+        _print(table)
+
+
+@app.command()
+def demo(
+    model: Annotated[Path, typer.Option(help="The dense MODEL to prune.")] = Path("models/tiny"),
+    out: Annotated[Path, typer.Option(help="Where everything goes; a second run goes on there.")] = Path("demo"),
+    source: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--from", help="Already unpacked prompt packages, where there is no apt."),
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Fewer steps: minutes instead of a quarter of an hour.")] = False,
+) -> None:
+    """The main job: prunes a real model to 70% on real speech by Dynamic ASR Pathways, and writes report.html."""
+    from asr_pathways.demo import run_demo
+
+    run_demo(model, out, source=source, fast=fast)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _print(table: object) -> None:
+    from rich.console import Console
+
+    console = Console()
+    # A table that goes into a file or a pipe is not folded to the width of some terminal.
+    console.print(table) if console.is_terminal else Console(width=160).print(table)
+
+
+def main() -> None:
+    """Runs the command line: exit status 0 ok, 1 failed (one line on stderr), 2 misuse."""
+    try:
+        app()
+    except PathwaysError as error:
+        if _debug:
+            raise
+        _say(f"asr-pathways: {error}")
+        sys.exit(1)
+    except (OSError, MemoryError) as error:
+        if _debug:
+            raise
+        _say(f"asr-pathways: {error or type(error).__name__}")
+        sys.exit(1)

@@ -1,0 +1,147 @@
+"""``asr-pathways data``: corpora to data folders."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Makes data folders: Lhotse cuts in three splits, 16 kHz mono.")
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The data folder to make.", show_default=False)]
+From = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads it
+    typer.Option("--from", help="Unpacked packages, or a folder of .deb files, instead of fetching them."),
+]
+Languages = Annotated[Optional[str], typer.Option(help="Language codes with commas between.")]  # noqa: UP045
+
+
+@app.command()
+def prompts(out: Out, source: From = None, languages: Languages = None) -> None:
+    """Telephone prompts by one speaker a language (en es fr it ru), from Debian's asterisk-core-sounds.
+
+    Example: asr-pathways data prompts data/prompts
+    """
+    from asr_pathways.data.prompts import LANGUAGES, prepare_prompts
+
+    _left_out(prepare_prompts(out, source, split_languages(languages) or LANGUAGES))
+    _summary(out)
+
+
+@app.command()
+def dialogues(out: Out, source: From = None, languages: Languages = None) -> None:
+    """Acted dialogues of several characters (cs nl), from Debian's fillets-ng-data.
+
+    Example: asr-pathways data dialogues data/dialogues
+    """
+    from asr_pathways.data.dialogues import LANGUAGES, prepare_dialogues
+
+    _left_out(prepare_dialogues(out, source, split_languages(languages) or LANGUAGES))
+    _summary(out)
+
+
+@app.command()
+def manifest(
+    out: Out,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, or TSV with a header.")],
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of bad rows to leave out.")] = 0.01,
+) -> None:
+    """Your own recordings: rows of audio_filepath, text, lang and, if you like, offset, duration and split.
+
+    Example: asr-pathways data manifest data/own own.jsonl
+    """
+    from asr_pathways.data.manifest import prepare_manifest
+
+    for bad in prepare_manifest(out, file, max_bad):
+        typer.echo(f"{file}, line {bad.line}: left out: {bad.reason}", err=True)
+    _summary(out)
+
+
+@app.command()
+def texts(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for LANGUAGE.txt files.", show_default=False)],
+    languages: Languages = "en,es,fr,it,ru",
+    source: From = None,
+    exclude: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A data folder: texts of its dev and test splits are left out."),
+    ] = None,
+) -> None:
+    """Lines of everyday language for synth, from Debian packages (dialogues, fortunes, help texts).
+
+    Example: asr-pathways data texts data/texts --languages en,fr --exclude data/prompts
+    """
+    from asr_pathways.data.corpus import load_cuts
+    from asr_pathways.data.texts import write_texts
+
+    held_out: set[str] = set()
+    if exclude is not None:
+        held_out = {cut.supervisions[0].text for split in ("dev", "test") for cut in load_cuts(exclude, split)}
+    for language, count in write_texts(out, split_languages(languages) or [], source, held_out).items():
+        typer.echo(f"{language}: {count:,} lines", err=True)
+
+
+@app.command()
+def synth(
+    out: Out,
+    texts: Annotated[Path, typer.Option(help="Folder of LANGUAGE.txt files, one utterance a line.")],
+    languages: Languages = None,
+    hours: Annotated[Optional[float], typer.Option(min=0, help="Hours a language; else each line once.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="Chooses voices, rates and pitches.")] = 0,
+) -> None:
+    """Synthetic speech of many voices, by eSpeak NG (pip install 'asr-pathways[synth]').
+
+    Voices and texts of dev and test are in no other split.
+
+    Example: asr-pathways data synth data/synth --texts data/texts --hours 4
+    """
+    from asr_pathways.data.synth import prepare_synth
+    from asr_pathways.data.texts import read_texts
+
+    for language, count in prepare_synth(out, read_texts(texts, split_languages(languages)), seed, hours).items():
+        if count:
+            typer.echo(f"{language}: {count:,} lines left out: nothing, or too much, was said", err=True)
+    _summary(out)
+
+
+@app.command()
+def merge(
+    out: Out,
+    inputs: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Data folders.", show_default=False)],
+) -> None:
+    """Several data folders into one.
+
+    Example: asr-pathways data merge data/all data/prompts data/synth
+    """
+    from asr_pathways.data.corpus import merge as run
+
+    run(inputs, out)
+    _summary(out)
+
+
+def split_languages(languages: str | None) -> list[str] | None:
+    """``en,fr`` as a list; None stays None."""
+    return None if languages is None else [part.strip() for part in languages.split(",") if part.strip()]
+
+
+def _left_out(dropped: Mapping[str, Counter[str]]) -> None:
+    for language, reasons in dropped.items():
+        for reason, count in reasons.items():
+            typer.echo(f"{language}: {count} left out: {reason}", err=True)
+
+
+def _summary(out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from asr_pathways.data.corpus import summarize
+
+    table = Table("language", "split", title=str(out))
+    for name in ("hours", "utterances", "words"):
+        table.add_column(name, justify="right")
+    for row in summarize(out):
+        table.add_row(row.language, row.split, f"{row.hours:.2f}", f"{row.utterances:,}", f"{row.words:,}")
+    Console().print(table)
