@@ -1,0 +1,97 @@
+"""Tiny things that many tests share: made in a second, from sines and noise; tests must not change them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asr_pathways.data.corpus import SPLITS, build_corpus
+from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.model_folder import ModelCard, Recognizer, save_recognizer
+from asr_pathways.models.emformer import EmformerConfig
+from asr_pathways.models.transducer import Transducer, TransducerConfig
+
+LANGUAGES = ("en", "fr")
+WORDS = {
+    "en": ("one", "two", "three", "four", "five"),
+    "fr": ("un", "deux", "trois", "quatre", "cinq"),
+}
+PIECES = 24
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors gain nothing from threads, and tests may run side by side."""
+    torch.set_num_threads(1)
+
+
+def spoken(words: list[str], language: str, seed: int) -> np.ndarray:
+    """A sine of its own pitch for each word, with a little noise: (N,) float32 at 16 kHz, 0.15 s a word."""
+    noise = np.random.default_rng(seed).normal(0, 0.01, 2400 * len(words))
+    time = np.arange(2400) / 16_000
+    pitches = [200 + 170 * WORDS[language].index(word) + 60 * LANGUAGES.index(language) for word in words]
+    return (np.concatenate([0.3 * np.sin(2 * np.pi * pitch * time) for pitch in pitches]) + noise).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder in two languages: 10 utterances of 0.3-0.75 s each to train on, 2 in dev and in test."""
+    out = tmp_path_factory.mktemp("speech") / "data"
+    with build_corpus(out, [{"name": "sines", "licence": "none", "attribution": "Sines by nobody"}]) as corpus:
+        for language in LANGUAGES:
+            for split in SPLITS:
+                for index in range(10 if split == "train" else 2):
+                    words = [WORDS[language][(index + 2 * place) % 5] for place in range(2 + index % 4)]
+                    samples = spoken(words, language, index)
+                    corpus.add(split, f"{language}-{split}-{index}", language, " ".join(words), samples)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """24 word pieces that spell the words of both languages."""
+    words = [word for language in LANGUAGES for word in WORDS[language]]
+    return Tokenizer.train([f"{one} {two}" for one in words for two in words], PIECES)
+
+
+def tiny_config(**options: object) -> TransducerConfig:
+    """About 20 thousand weights; ``options`` replace fields."""
+    values: dict[str, object] = {
+        "vocab_size": PIECES,
+        "encoder": EmformerConfig(
+            front_end="conv",
+            dim=16,
+            ffn_dim=32,
+            heads=2,
+            layers=2,
+            segment=4,
+            left_context=8,
+            right_context=1,
+            conv_kernel=3,
+        ),
+        "embedding_dim": 16,
+        "predictor_dim": 16,
+        "predictor_layers": 1,
+        "joiner_dim": 16,
+        "ctc_weight": 0.3,
+    }
+    return TransducerConfig.model_validate({**values, **options})
+
+
+def make_recognizer(tokenizer: Tokenizer, languages: tuple[str, ...] = LANGUAGES, **options: object) -> Recognizer:
+    """A dense recogniser of random weights, the same at every call."""
+    torch.manual_seed(7)
+    model = Transducer(tiny_config(**options))
+    model.set_feature_statistics(torch.full((80,), -8.0), torch.full((80,), 4.0))
+    return Recognizer(model.eval(), tokenizer, ModelCard(model=model.config, languages=languages))
+
+
+@pytest.fixture(scope="session")
+def dense_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """A dense MODEL folder of random weights."""
+    folder = tmp_path_factory.mktemp("models") / "dense"
+    save_recognizer(folder, make_recognizer(tokenizer))
+    return folder
