@@ -261,10 +261,10 @@ def lengths(*values: int) -> Tensor:
 @pytest.mark.parametrize(
     ("frame_lengths", "target_lengths", "message"),
     [
-        (lengths(6, 7, 1), lengths(2, 3, 0), "utterance b: 7 encoder frames, allowed: 1 to 6"),
-        (lengths(6, 4, 0), lengths(2, 3, 0), "utterance c: 0 encoder frames, allowed: 1 to 6"),
-        (lengths(6, 4, 1), lengths(4, 3, 0), "utterance a: 4 target symbols, allowed: 0 to 3"),
-        (lengths(6, 4, 1), lengths(2, 3, -1), "utterance c: -1 target symbols, allowed: 0 to 3"),
+        (lengths(6, 7, 1), lengths(2, 3, 0), "utterance b: 7 encoder frames, at most 6 fit"),
+        (lengths(6, 4, 0), lengths(2, 3, 0), "utterance c: 0 encoder frames, at least 1 needed"),
+        (lengths(6, 4, 1), lengths(4, 3, 0), "utterance a: 4 target symbols, at most 3 fit"),
+        (lengths(6, 4, 1), lengths(2, 3, -1), "utterance c: -1 target symbols, at least 0 needed"),
         (lengths(6, 4), lengths(2, 3, 0), "3 numbers of encoder frames expected"),
         (lengths(6, 4, 1), lengths(2), "3 numbers of target symbols expected"),
     ],

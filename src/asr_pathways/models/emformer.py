@@ -261,13 +261,12 @@ class Emformer(nn.Module):
         Returns:
             Encodings (B, T // 4, D) and their lengths (B,).
         """
-        state = self.initial_state(features.shape[0], features)
-        whole = features[:, : features.shape[1] // STRIDE * STRIDE]
-        frames, _ = self.front_end(whole, state.front_end)
         lengths = self.output_lengths(lengths)
-        count = frames.shape[1]
+        count = features.shape[1] // STRIDE
         if count == 0:
-            return frames, lengths
+            return features.new_zeros(features.shape[0], 0, self.config.dim), lengths
+        state = self.initial_state(features.shape[0], features)
+        frames, _ = self.front_end(features[:, : count * STRIDE], state.front_end)
         return self._segments(self.dropout(frames), lengths, state)[:, :count], lengths
 
     def initial_state(self, batch: int, like: Tensor) -> EmformerState:

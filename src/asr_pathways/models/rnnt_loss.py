@@ -77,7 +77,9 @@ def _check(
         if wrong:
             row = wrong[0]
             name = f"utterance {ids[row]}" if ids is not None else f"utterance {row} of the batch"
-            raise PathwaysError(f"RNN-T loss: {name}: {int(lengths[row])} {what}, allowed: {low} to {high}")
+            found = int(lengths[row])
+            bound = f"at least {low} needed" if found < low else f"at most {high} fit"
+            raise PathwaysError(f"RNN-T loss: {name}: {found} {what}, {bound}")
     if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= symbols):
         raise PathwaysError(f"RNN-T loss: target symbols must lie in 0..{symbols - 1}")
 
