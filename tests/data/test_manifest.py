@@ -1,18 +1,28 @@
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asr_pathways.data.corpus import SPLITS, languages_of, load_cuts
 from asr_pathways.data.manifest import BadRow, prepare_manifest
 from asr_pathways.errors import PathwaysError
 from tests.data.conftest import tone
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
 
 
 @pytest.fixture
@@ -122,3 +132,35 @@ def test_manifests_that_are_none(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(PathwaysError, match="bad: line 1: not a JSON object"):
         prepare_manifest(out, write(folder / "m.jsonl", ["x"]), max_bad=1.0)
     assert not out.exists()
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.dictionaries(
+        st.sampled_from(["audio_filepath", "text", "lang", "offset", "duration", "split", "speaker"]), JSON
+    ),
+    st.sampled_from([["lang"], ["lang", "text"], ["lang", "text", "audio_filepath"]]),
+)
+def test_no_row_does_worse_than_being_bad(values: dict[str, Any], good: list[str]) -> None:
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        soundfile.write(folder / "a.wav", tone(0.3), 16_000)
+        fine = {"audio_filepath": "a.wav", "text": "one", "lang": "en"}
+        rows = [fine, values | {name: fine[name] for name in good}]
+        bad = prepare_manifest(folder / "out", write(folder / "m.jsonl", list(rows)), max_bad=1.0)
+        assert len(all_cuts(folder / "out")) + len(bad) == 2
+        assert all("\n" not in found.reason for found in bad)
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write(folder / "m.jsonl", [row(0)])
+
+    def full(path: Path, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(PathwaysError, match="out: cannot write: No space left on device"):
+        prepare_manifest(tmp_path / "out", manifest)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))

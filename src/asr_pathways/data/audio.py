@@ -30,10 +30,13 @@ def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -
     import soundfile
 
     path = Path(path)
-    if not path.is_file():
-        raise PathwaysError(f"{path}: no such audio file")
-    if path.stat().st_size == 0:
-        raise PathwaysError(f"{path}: empty file, no audio in it")
+    try:
+        if not path.is_file():
+            raise PathwaysError(f"{path}: no such audio file")
+        if path.stat().st_size == 0:
+            raise PathwaysError(f"{path}: empty file, no audio in it")
+    except OSError as error:
+        raise PathwaysError(f"{path}: cannot read audio: {error.strerror}") from None
     try:
         with soundfile.SoundFile(str(path)) as sound:
             rate = sound.samplerate

@@ -29,6 +29,7 @@ from asr_pathways.errors import PathwaysError
 
 REQUIRED = ("audio_filepath", "text", "lang")
 MAX_SECONDS = 40.0
+LONGEST_FILE = 1e7  # seconds: no offset or duration reaches so far
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def prepare_manifest(out: Path, manifest: Path, max_bad: float = 0.01) -> list[B
             try:
                 row = _check(raw, line, manifest.parent)
             except PathwaysError as error:
-                bad.append(BadRow(line, str(error)))
+                bad.append(BadRow(line, " ".join(str(error).split())))
                 if len(bad) > max_bad * len(rows):
                     raise PathwaysError(_complaint(manifest, bad, len(rows), max_bad)) from None
             else:
@@ -154,7 +155,9 @@ def _check(raw: Any, line: int, folder: Path) -> _Row:
         raise PathwaysError(f"{path}: {len(text)} letters in {seconds:.2f} s: the text cannot be said in it")
     speaker = raw.get("speaker")
     identifier = f"{line:06d}-{path.stem}"
-    return _Row(identifier, split, language, text, samples, None if speaker is None else str(speaker))
+    if speaker is not None:
+        speaker = str(speaker).encode("utf-8", "replace").decode()  # JSON can hold half characters
+    return _Row(identifier, split, language, text, samples, speaker)
 
 
 def _seconds(raw: Mapping[str, Any], name: str) -> float | None:
@@ -165,6 +168,6 @@ def _seconds(raw: Mapping[str, Any], name: str) -> float | None:
         seconds = float(value)
     except (TypeError, ValueError):
         raise PathwaysError(f"{name!r} is not a number of seconds: {value!r}") from None
-    if not math.isfinite(seconds) or seconds < 0 or (name == "duration" and seconds == 0):
+    if not math.isfinite(seconds) or not 0 <= seconds < LONGEST_FILE or (name == "duration" and seconds == 0):
         raise PathwaysError(f"{name!r} cannot be {seconds:g} s")
     return seconds
