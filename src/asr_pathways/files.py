@@ -60,17 +60,32 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            path.replace(old / path.name)
-            temporary.replace(path)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
+        _swap(temporary, path)
     except OSError as error:
         raise PathwaysError(f"{path}: cannot write: {error.strerror or error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Renames the folder ``new`` to ``path``; what was there is removed, or comes back if that fails."""
+    if not path.exists():
+        new.replace(path)
+        return
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    old = aside / path.name
+    try:
+        path.replace(old)
+        try:
+            new.replace(path)
+        except BaseException:
+            old.replace(path)
+            raise
+    except BaseException:
+        with suppress(OSError):  # rmdir spares it if the old folder is still inside
+            aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

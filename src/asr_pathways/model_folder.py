@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class Recognizer:
 def save_recognizer(folder: Path, recognizer: Recognizer) -> None:
     """Writes a MODEL folder; each file is written whole or not at all, ``config.json`` last.
 
-    Other files in ``folder`` are left alone.
+    Other files in ``folder`` are left alone; masks of a model that was there before are not.
 
     Raises:
         PathwaysError: if something cannot be written.
@@ -83,6 +84,8 @@ def save_recognizer(folder: Path, recognizer: Recognizer) -> None:
     recognizer.tokenizer.save(folder / "tokenizer.model")
     if recognizer.pathways is not None:
         recognizer.pathways.save(folder / "pathways")
+    else:
+        shutil.rmtree(folder / "pathways", ignore_errors=True)
     write_json(folder / "config.json", recognizer.card.model_dump(mode="json"))
 
 

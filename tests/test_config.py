@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field, ValidationError
+
+from asr_pathways.config import Config, load_yaml, parse_config
+from asr_pathways.errors import PathwaysError
+
+
+class Inner(Config):
+    rate: float = 1.0
+
+
+class Outer(Config):
+    steps: int = Field(gt=0)
+    inner: Inner = Inner()
+
+
+def test_values_are_coerced_and_frozen() -> None:
+    config = parse_config(Outer, {"steps": 3, "inner": {"rate": "1e-3"}}, "x.yaml")  # so PyYAML reads 1e-3
+    assert config == Outer(steps=3, inner=Inner(rate=0.001))
+    with pytest.raises(ValidationError, match="frozen"):
+        config.steps = 4
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"steps": 3, "stpes": 4}, "x.yaml: stpes: Extra inputs are not permitted"),
+        ({"steps": 3, "inner": {"rat": 4}}, "x.yaml: inner.rat: Extra inputs are not permitted"),
+        ({}, "x.yaml: steps: Field required"),
+        ({"steps": 0}, "x.yaml: steps: Input should be greater than 0"),
+        (
+            {"steps": "many", "inner": {"rate": []}},
+            "x.yaml: steps: .*valid integer.*; inner.rate: .*valid number",
+        ),
+        (None, "x.yaml: config: Input should be a valid dictionary"),
+        ([1], "x.yaml: config: Input should be a valid dictionary"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(data: object, message: str) -> None:
+    with pytest.raises(PathwaysError, match=message) as caught:
+        parse_config(Outer, data, "x.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("steps: 3  # few\ninner: {rate: 1e-3}\n", encoding="utf-8")
+    assert parse_config(Outer, load_yaml(tmp_path / "x.yaml"), "x").inner.rate == 0.001
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"a: b: c", b"\xff\xfe\x00\x80", b"!!python/object/apply:os.getcwd []"])
+def test_broken_yaml_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(PathwaysError, match=r"x.yaml: not valid YAML: ") as caught:
+        load_yaml(tmp_path / "x.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_yaml(tmp_path: Path) -> None:
+    with pytest.raises(PathwaysError, match=r"x.yaml: cannot read config: No such file or directory"):
+        load_yaml(tmp_path / "x.yaml")
