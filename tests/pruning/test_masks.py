@@ -39,6 +39,7 @@ def test_packing_by_torch_alone_as_on_an_accelerator_is_the_same(shape: tuple[in
     packed = masks._pack_by_torch(mask.reshape(-1))
     assert torch.equal(packed, masks.pack(mask))
     assert torch.equal(masks._unpack_by_torch(packed, mask.numel()), mask.reshape(-1))
+    assert masks._popcount_by_torch(packed) == int(mask.sum())
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.data())

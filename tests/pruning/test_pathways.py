@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -301,3 +303,8 @@ def test_a_compiled_model_follows_the_pathways() -> None:
             inside.sum().backward()
         assert torch.equal(compiled(x), model(x))
         assert [event.language for event in pathways.step()] == [language]
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    code = "import sys, asr_pathways; assert 'torch' not in sys.modules; asr_pathways.Pathways"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.pruning.targets import find_targets
+from asr_pathways.pruning.targets import find_targets, matching
 from tests.pruning.conftest import Recogniser
 
 
@@ -57,6 +57,10 @@ def test_patterns_name_parameters_or_modules(recogniser: Recogniser) -> None:
 def test_a_pattern_that_matches_nothing_is_a_slip(recogniser: Recogniser, patterns: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(PathwaysError, match="matches no parameter"):
         names(recogniser, **patterns)
+
+
+def test_patterns_for_several_kinds_of_model_are_narrowed_to_one(recogniser: Recogniser) -> None:
+    assert matching(recogniser, ("output", "ctc_output", "*.out_proj", "joiner.*")) == ("output", "*.out_proj")
 
 
 def test_nothing_to_prune_is_an_error() -> None:

@@ -243,7 +243,10 @@ def test_magnitude_over_one_theta_collapses_and_activation_does_not(recogniser: 
             with pathways.use(language):
                 model(tokens(0, low, high))
         for language in pathways.languages:
-            assert pathways.adapt(language).score == score
+            event = pathways.adapt(language)
+            assert event.score == score
+        assert event.mean_iou == pathways.summary().mean_iou
+        assert event.union_density == pathways.summary().union_density
         overlap[score] = pathways.overlap()["en", "fr"]
     assert overlap["magnitude"] == 1.0
     assert overlap["activation"] < 0.95

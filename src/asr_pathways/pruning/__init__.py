@@ -4,5 +4,6 @@ from asr_pathways.pruning.config import PathwayConfig
 from asr_pathways.pruning.methods import METHODS, Method
 from asr_pathways.pruning.pathways import Pathways
 from asr_pathways.pruning.report import MaskEvent, Summary
+from asr_pathways.pruning.targets import matching
 
-__all__ = ["METHODS", "MaskEvent", "Method", "PathwayConfig", "Pathways", "Summary"]
+__all__ = ["METHODS", "MaskEvent", "Method", "PathwayConfig", "Pathways", "Summary", "matching"]

@@ -23,6 +23,11 @@ class MaskBank:
         for pathway in pathways:
             self.put(pathway, [torch.ones(target.shape, dtype=torch.bool) for target in self._targets])
 
+    @property
+    def weights(self) -> int:
+        """How many weights a mask covers."""
+        return sum(target.parameter.numel() for target in self._targets)
+
     def put(self, pathway: str, new: Iterable[Tensor]) -> None:
         """Takes bool masks, one a tensor; they are packed one by one, so an iterator needs little memory."""
         with quiet():

@@ -53,6 +53,12 @@ def _bit_positions(like: Tensor) -> Tensor:
 
 def popcount(packed: Tensor) -> int:
     """How many weights a packed mask keeps."""
+    if packed.device.type == "cpu" and hasattr(np, "bitwise_count"):  # NumPy 2
+        return int(np.bitwise_count(packed.numpy()).sum(dtype=np.int64))
+    return _popcount_by_torch(packed)
+
+
+def _popcount_by_torch(packed: Tensor) -> int:
     pairs = packed - ((packed >> 1) & 0x55)
     nibbles = (pairs & 0x33) + ((pairs >> 2) & 0x33)
     return int(((nibbles + (nibbles >> 4)) & 0x0F).sum())
@@ -102,9 +108,9 @@ def _kth_smallest_by_torch(flat: Tensor, index: int) -> Tensor:
 
 def iou(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
     """Intersection over union of two pathways given as packed masks, tensor by tensor; 1.0 if both are empty."""
-    union = sum(popcount(a | b) for a, b in zip(first, second, strict=True))
     both = sum(popcount(a & b) for a, b in zip(first, second, strict=True))
-    return both / union if union else 1.0
+    either = sum(map(popcount, first)) + sum(map(popcount, second)) - both
+    return both / either if either else 1.0
 
 
 def union(masks: Sequence[Tensor]) -> Tensor:

@@ -18,8 +18,8 @@ from asr_pathways.pruning.chooser import Chooser
 from asr_pathways.pruning.config import SHARED, PathwayConfig
 from asr_pathways.pruning.gradients import GradientHooks
 from asr_pathways.pruning.policy import POLICIES
-from asr_pathways.pruning.report import MaskEvent, Summary, overlaps, summarize
-from asr_pathways.pruning.statistics import InputStatistics
+from asr_pathways.pruning.report import MaskEvent, Summary, mean_iou, overlaps, summarize, union_density
+from asr_pathways.pruning.statistics import EVERY, InputStatistics
 from asr_pathways.pruning.targets import find_targets
 from asr_pathways.pruning.training import copy_weights, reset_revived, rewind
 from asr_pathways.pruning.weights import MaskedWeights, as_numbers
@@ -147,7 +147,8 @@ class Pathways:
             if training:
                 self._hook()
                 self._trained.add(key)
-                self._statistics.recording = key
+                if self._own_steps[key] % EVERY == 0:
+                    self._statistics.recording = key
                 if self._sparsity > 0 and self._config.adapts_at(self._own_steps[key] + 1):
                     self._gradients.taking = key
                 if self._policy.freezes:
@@ -280,11 +281,11 @@ class Pathways:
 
     def overlap(self) -> dict[tuple[str, str], float]:
         """Intersection over union of the masks of every pair of languages; 1.0 means that they are the same."""
-        return overlaps(self._bank, {language: self._key(language) for language in self._languages})
+        return overlaps(self._bank, self._own_masks())
 
     def summary(self) -> Summary:
         """Sparsities by language and tensor, union density, mean overlap, bytes of masks."""
-        return summarize(self._bank, self._targets, {language: self._key(language) for language in self._languages})
+        return summarize(self._bank, self._targets, self._own_masks())
 
     # --- keeping --------------------------------------------------------------------------------------------
 
@@ -377,6 +378,9 @@ class Pathways:
             raise PathwaysError(f"unknown language {language!r}: the pathways are {', '.join(self._languages)}")
         return SHARED if self._config.shared else language
 
+    def _own_masks(self) -> dict[str, str]:
+        return {language: self._key(language) for language in self._languages}
+
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {target.name: tuple(target.shape) for target in self._targets}
 
@@ -444,21 +448,22 @@ class Pathways:
         self, key: str, kind: Literal["prune", "adapt"], score: str, new: Iterator[Tensor], optimizer: Optimizer | None
     ) -> MaskEvent:
         before = self._bank.packed(key)
-        kept_before = self._bank.packed_union(self._keys)
+        union_before = self._bank.packed_union(self._keys)
         self._bank.put(key, new)
         after = self._bank.packed(key)
         if self._config.revived == "reset" and optimizer is not None:
-            revived = [bits & ~held for bits, held in zip(after, kept_before, strict=True)]
+            revived = [bits & ~held for bits, held in zip(after, union_before, strict=True)]
             reset_revived(optimizer, self._targets, self._bank.unpack(revived))
         self._after_new_masks()
-        weights = sum(target.parameter.numel() for target in self._targets)
         return MaskEvent(
             kind=kind,
             language=None if self._config.shared else key,
             step=self._step,
-            sparsity=1 - sum(map(masks.popcount, after)) / weights,
-            changed=sum(masks.popcount(a ^ b) for a, b in zip(before, after, strict=True)) / weights,
+            sparsity=1 - sum(map(masks.popcount, after)) / self._bank.weights,
+            changed=sum(masks.popcount(a ^ b) for a, b in zip(before, after, strict=True)) / self._bank.weights,
             score=score,
+            union_density=union_density(self._bank, self._keys),
+            mean_iou=None if self._config.shared else mean_iou(self._bank, self._own_masks()),
             rewound=kind == "prune" and self._config.rewind and self._step > 0,
         )
 

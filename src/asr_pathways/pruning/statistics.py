@@ -24,8 +24,10 @@ from asr_pathways.pruning import distributed
 from asr_pathways.pruning.targets import CONVOLUTIONS, Target, modules_of
 from asr_pathways.pruning.weights import quiet
 
-MEMORY = 0.99  # what a running sum keeps when the next batch is added: about 100 batches are remembered
-ROWS = 512  # at most about as many positions of a batch are looked at: enough for a mean, and nearly free
+# Means need few samples, so that watching costs a training step about a hundredth of its time.
+EVERY = 4  # one in so many of a pathway's own training steps is watched, the first among them
+ROWS = 256  # at most about so many positions of a batch are looked at
+MEMORY = 0.98  # what a running sum keeps when the next batch is added: about 50 watched batches are remembered
 
 Removers = list[Callable[[], None]]
 
@@ -75,17 +77,17 @@ class InputStatistics:
         """Adds the tensor that entered (part of) a weight; ``channel`` is the dimension of its columns."""
         if self.recording is None or x.numel() == 0:
             return
-        with quiet():
-            squares, count = _sum_of_squares(x, channel)
-            pathway = self._sums[self.recording]
-            if pathway[name].device != x.device:
+        squares, count = _sum_of_squares(x, channel)
+        pathway = self._sums[self.recording]
+        if pathway[name].device != x.device:
+            with quiet():
                 pathway[name] = pathway[name].to(x.device)
-            squares = squares.view(-1, pathway[name].shape[1] - 1)
-            sums = pathway[name][group : group + len(squares)]
-            sums.mul_(MEMORY)
-            # An overflowed activation says nothing; it must not spoil the running sums for ever.
-            sums[:, :-1].add_(squares.nan_to_num_(nan=0.0, posinf=0.0))
-            sums[:, -1].add_(count)
+        squares = squares.view(-1, pathway[name].shape[1] - 1)
+        sums = pathway[name][group : group + len(squares)]
+        sums.mul_(MEMORY)
+        # An overflowed activation says nothing; it must not spoil the running sums for ever.
+        sums[:, :-1].add_(squares.nan_to_num_(nan=0.0, posinf=0.0))
+        sums[:, -1].add_(count)
 
     def _watcher(self, module: nn.Module, names: dict[str, str]) -> Callable[..., None]:
         record = torch.compiler.disable(self._record)  # type: ignore[no-untyped-call]

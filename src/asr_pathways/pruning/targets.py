@@ -56,9 +56,9 @@ def find_targets(model: nn.Module, include: Sequence[str], exclude: Sequence[str
         for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             name = f"{prefix}.{attribute}" if prefix else attribute
             owners.setdefault(parameter, []).append((name, module, attribute))
-    every_name = [name for held in owners.values() for name, _, _ in held]
+    found = matching(model, (*include, *exclude))
     for pattern in (*include, *exclude):
-        if not any(_matches(name, pattern) for name in every_name):
+        if pattern not in found:
             raise PathwaysError(f"pattern {pattern!r} matches no parameter of the model: see model.named_parameters()")
     targets = []
     for parameter, held in owners.items():
@@ -73,6 +73,12 @@ def find_targets(model: nn.Module, include: Sequence[str], exclude: Sequence[str
             "nothing to prune: the model has no included weight of a linear, convolution, recurrent or attention layer"
         )
     return targets
+
+
+def matching(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``patterns`` that match a parameter, for lists that are made for several kinds of model."""
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    return tuple(pattern for pattern in patterns if any(_matches(name, pattern) for name in names))
 
 
 def _prunable_attributes(module: nn.Module) -> Iterable[str]:
