@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from asr_pathways.config import Config
@@ -47,7 +49,7 @@ class LoopConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint_every: int = Field(default=200, gt=0, description="steps")
     max_bad_losses: int = Field(default=5, ge=0, description="batches with a NaN or infinite loss that are skipped")
-    precision: str = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's choice")
     seed: int = 0
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +19,10 @@ from asr_pathways.evaluation.wer import Scores, score
 from asr_pathways.files import write_json
 from asr_pathways.model_folder import Recognizer, load_weights, save_recognizer
 from asr_pathways.training.config import LoopConfig
+from asr_pathways.training.interrupt import Interrupts
 from asr_pathways.training.optimizer import learning_rate, make_optimizer
 from asr_pathways.training.progress import TrainingProgress
-from asr_pathways.training.state import TrainingState, read_checkpoint, write_checkpoint
+from asr_pathways.training.state import TrainingState, last_checkpoint, read_checkpoint, write_checkpoint
 
 
 class TrainingLoop:
@@ -56,6 +54,8 @@ class TrainingLoop:
         self.config, self.out, self.description = config, out, description
         self.state = TrainingState()
         self.fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)
+        if config.precision == "bf16-mixed" and self.fabric.device.type == "cpu":
+            raise PathwaysError("precision bf16-mixed is for GPUs: use 32-true")
         self.fabric.launch()
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -63,11 +63,8 @@ class TrainingLoop:
         self.model: Any
         self.model, self._fabric_optimizer = self.fabric.setup(recognizer.model, self.optimizer)
         self.model.mark_forward_method("loss")
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file that ``resume`` reads."""
-        return self.out / "checkpoints" / "last.pt"
+        self.checkpoint = last_checkpoint(out)
+        self._interrupts = Interrupts()
 
     def resume(self) -> None:
         """Goes on from the last checkpoint in ``out``: the same steps as if the run had never stopped.
@@ -81,49 +78,57 @@ class TrainingLoop:
             self.optimizer.load_state_dict(parts["optimizer"])
             if self.recognizer.pathways is not None:
                 self.recognizer.pathways.load_state_dict(parts["pathways"])
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise PathwaysError(
-                f"{self.checkpoint}: a checkpoint of another run: {str(error).splitlines()[0]}"
-            ) from None
-        self.batches.load_state_dict(parts["batches"])
+            self.batches.load_state_dict(parts["batches"])
+        except KeyError as error:
+            raise PathwaysError(f"{self.checkpoint}: a checkpoint of another run: it has no {error}") from None
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise PathwaysError(f"{self.checkpoint}: a checkpoint of another run: {reason:.200}") from None
 
     def run(self) -> TrainingState:
         """Trains to the end (or until nothing gets better) and writes the best model to ``out``.
 
-        An interrupt (Ctrl-C, SIGTERM) saves a checkpoint and a MODEL folder of the weights as they are.
+        An interrupt (Ctrl-C, SIGTERM) ends the step that is going on, then saves a checkpoint and a MODEL folder
+        of the weights as they are.
 
         Raises:
             PathwaysError: if the loss is not finite too often, if interrupted, or if files cannot be written.
         """
-        torch.manual_seed(self.config.seed) if self.state.step == 0 else None
-        evaluation, steps = self.config.evaluation, self.config.optimizer.steps
+        if self.state.step == 0:
+            torch.manual_seed(self.config.seed)
+        steps = self.config.optimizer.steps
         batches = iter(self.batches)
+        trained = False
         with (
             TrainingProgress(self.out / "tensorboard", self.description, self.state.step, steps) as progress,
-            _sigterm_as_interrupt(),
+            self._interrupts,
         ):
             try:
-                if self.recognizer.pathways is not None and not self.state.history:
-                    self._evaluate(progress)  # what pruning alone has done
-                while self.state.step < steps and not self._stale():
-                    started = time.monotonic()
-                    self._step(next(batches), progress)
-                    if self.state.step % evaluation.every == 0 or self.state.step == steps:
-                        self._evaluate(progress)
-                    self.state.seconds += time.monotonic() - started
-                    if self.state.step % self.config.checkpoint_every == 0:
-                        self._write_checkpoint()
+                self._train(batches, progress)
                 self._write_checkpoint()
+                trained = True
                 self._finish(progress)
             except KeyboardInterrupt:
+                where = f"interrupted at step {self.state.step} of {steps}"
+                if trained or self._interrupts.forced:
+                    raise PathwaysError(f"{where}; go on from the last checkpoint with --resume") from None
                 self._write_checkpoint()
                 save_recognizer(self.out, self.recognizer)
-                raise PathwaysError(
-                    f"interrupted at step {self.state.step} of {steps}; go on with --resume, or use {self.out} as it is"
-                ) from None
+                raise PathwaysError(f"{where}; go on with --resume, or use {self.out} as it is") from None
             finally:
                 batches.close()  # type: ignore[attr-defined]
         return self.state
+
+    def _train(self, batches: Iterator[Batch], progress: TrainingProgress) -> None:
+        self._evaluate_if_due(progress)  # if the run was stopped before it had been
+        while self.state.step < self.config.optimizer.steps and not self._stale():
+            self._interrupts.check()
+            started = time.monotonic()
+            self._step(next(batches), progress)
+            self._evaluate_if_due(progress)
+            self.state.seconds += time.monotonic() - started
+            if self.state.step % self.config.checkpoint_every == 0:
+                self._write_checkpoint()
 
     def _stale(self) -> bool:
         patience = self.config.evaluation.patience
@@ -141,26 +146,30 @@ class TrainingLoop:
             if finite:
                 self.fabric.backward(loss)
         if not finite:
-            self._skip(batch, value, progress)
+            self._skip(batch, f"loss is {value}", progress)
             return
-        norm = torch.nn.utils.clip_grad_norm_(self.recognizer.model.parameters(), self.config.optimizer.clip_norm)
+        clip = self.config.optimizer.clip_norm
+        norm = float(torch.nn.utils.clip_grad_norm_(self.recognizer.model.parameters(), clip))
+        if not math.isfinite(norm):
+            self._skip(batch, f"the gradient's norm is {norm}", progress)
+            return
         self._fabric_optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
-        scalars = {"train/learning_rate": rate, "train/gradient_norm": float(norm), f"train/{batch.language}": value}
+        scalars = {"train/learning_rate": rate, "train/gradient_norm": norm, f"train/{batch.language}": value}
         if self.recognizer.pathways is not None:
             for event in self.recognizer.pathways.step(self.optimizer):
                 progress.line(f"step {self.state.step}: {event}")
         progress.step(self.state.step, value, batch.seconds, scalars)
 
-    def _skip(self, batch: Batch, value: float, progress: TrainingProgress) -> None:
+    def _skip(self, batch: Batch, trouble: str, progress: TrainingProgress) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.state.bad_losses += 1
-        where = f"step {self.state.step}: loss is {value} on a batch of {batch.language} with utterance {batch.ids[0]}"
+        where = f"step {self.state.step}: {trouble} on a batch of {batch.language} with utterance {batch.ids[0]}"
         if self.state.bad_losses > self.config.max_bad_losses:
+            kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "nothing was saved"
             raise PathwaysError(
-                f"{where}: that is {self.state.bad_losses} such batches, giving up; "
-                f"the last good checkpoint is {self.checkpoint}; try a lower learning rate"
+                f"{where}: that is {self.state.bad_losses} such batches, giving up; {kept}; try a lower learning rate"
             )
         progress.line(f"{where}: skipped")
 
@@ -169,12 +178,23 @@ class TrainingLoop:
         utterances = evaluate(
             self.recognizer.model,
             self.recognizer.tokenizer,
-            self.dev,
+            self._dev_batches(),
             self.recognizer.pathways,
             device=self.fabric.device,
             progress=progress,
         )
         return score(utterances, replications=1)
+
+    def _dev_batches(self) -> Iterator[Batch]:
+        for batch in self.dev:
+            self._interrupts.check()
+            yield batch
+
+    def _evaluate_if_due(self, progress: TrainingProgress) -> None:
+        step, history = self.state.step, self.state.history
+        due = step > 0 and (step % self.config.evaluation.every == 0 or step == self.config.optimizer.steps)
+        if due and not (history and history[-1]["step"] == step):
+            self._evaluate(progress)
 
     def _evaluate(self, progress: TrainingProgress) -> None:
         scores = self.scores()
@@ -248,20 +268,3 @@ class TrainingLoop:
                 share = value.detach() / len(self.state.best)
                 total[name] = total[name] + share if name in total else share.clone()
         return total
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """A preempted run (SIGTERM) stops as one that was interrupted at the keyboard."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

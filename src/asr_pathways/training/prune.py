@@ -22,10 +22,12 @@ from asr_pathways.model_folder import Recognizer, load_recognizer, save_recogniz
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways
 from asr_pathways.training.config import LoopConfig, OptimizerConfig
 from asr_pathways.training.loop import TrainingLoop
-from asr_pathways.training.state import TrainingState
+from asr_pathways.training.state import TrainingState, last_checkpoint
 from asr_pathways.training.train import attribution, dev_batches
 
 INITS = ("omp", "lap", "lsp")
+_STRUCTURE = ("granularity", "allocation", "include", "exclude")
+"""Options of pathways that the runs which make first masks share with the run that takes them."""
 
 
 class PruneRecipe(LoopConfig):
@@ -86,24 +88,30 @@ def prune(
         raise PathwaysError(f"{model}: is pruned already; pruning starts from a dense model")
     languages = dense.check_languages(languages)
     config = pathway_config(dense, method, sparsity, languages, recipe)
+    _check_init(init, method, config, languages)
     cuts = load_cuts(data, "train", languages).to_eager()
     batches = train_batches(cuts, dense.tokenizer, recipe.data)
-    if resume and start.exists():
+    dense.card = dense.card.model_copy(update={"languages": languages, "attribution": attribution(data)})
+    dev = dev_batches(data, dense, recipe.evaluation.utterances)
+    going_on = resume and last_checkpoint(out).exists()
+    if going_on:
         recognizer = load_recognizer(start)
-        if recognizer.pathways is None or recognizer.pathways.config != config:
-            raise PathwaysError(f"{out}: the run there has another method, sparsity or recipe: cannot resume it")
+        pathways = recognizer.pathways
+        if pathways is None or (pathways.config, pathways.languages) != (config, languages):
+            raise PathwaysError(
+                f"{out}: the run there has another method, sparsity, recipe or languages: cannot resume it"
+            )
     else:
-        card = dense.card.model_copy(update={"languages": languages, "attribution": attribution(data)})
-        recognizer = Recognizer(dense.model, dense.tokenizer, card, Pathways.attach(dense.model, config, languages))
+        pathways = Pathways.attach(dense.model, config, languages)
+        recognizer = Recognizer(dense.model, dense.tokenizer, dense.card, pathways)
         if init == "omp":
             _choose_by_activation(recognizer, cuts, recipe)
         else:
             _take_masks(recognizer, init, model, data, out, sparsity, recipe, resume)
         with atomic_folder(start) as folder:
             save_recognizer(folder, recognizer)
-    dev = dev_batches(data, recognizer, recipe.evaluation.utterances)
     loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Pruning ({method})")
-    if resume and loop.checkpoint.exists():
+    if going_on:
         loop.resume()
     return loop.run()
 
@@ -114,12 +122,37 @@ def pathway_config(
     """The method's config for a run of ``recipe``.
 
     Raises:
-        PathwaysError: for an unknown method or option, or a sparsity outside [0, 1).
+        PathwaysError: for an unknown method or option, a sparsity outside [0, 1), or too few steps to get there.
     """
     if method not in METHODS:
         raise PathwaysError(f"unknown method {method!r}: choose among {', '.join(METHODS)}")
+    if not 0 <= sparsity < 1:
+        raise PathwaysError(f"sparsity {sparsity:g}: it must be at least 0 and below 1")
+    if "sparsity" in recipe.pathways:
+        raise PathwaysError("recipe: pathways.sparsity: sparsity is given beside the recipe: leave it out")
     options = {"exclude": recognizer.model.unprunable, **recipe.pathways}
-    return METHODS[method].config(sparsity, recipe.optimizer.steps, languages, **options)
+    steps = recipe.optimizer.steps
+    config = METHODS[method].config(sparsity, steps, languages, **options)
+    last = config.prune_start + (len(config.stages) - 1) * (config.prune_every or 0)
+    if last > steps:
+        raise PathwaysError(
+            f"method {method} reaches sparsity {sparsity:g} at step {last}, and the run ends at step {steps}: "
+            "train longer, or prune in fewer stages"
+        )
+    return config
+
+
+def _check_init(init: str, method: str, config: PathwayConfig, languages: Sequence[str]) -> None:
+    if init == "omp":
+        return
+    if config.schedule != "oneshot":
+        raise PathwaysError(
+            f"--init {init} gives masks of full sparsity, and method {method} prunes by stages: use omp"
+        )
+    if init == "lsp" and config.shared and len(languages) > 1:
+        raise PathwaysError(
+            f"--init lsp gives each language its own mask, and method {method} has one for all: use lap"
+        )
 
 
 def _choose_by_activation(recognizer: Recognizer, cuts: Any, recipe: PruneRecipe) -> None:
@@ -153,21 +186,38 @@ def _take_masks(
     """Masks from pruning runs made for the purpose (``lap``, ``lsp``) or from a pruned MODEL folder."""
     pathways = recognizer.pathways
     assert pathways is not None
-    if init not in INITS:
-        if not (Path(init) / "pathways").is_dir():
-            raise PathwaysError(f"--init {init}: neither one of {', '.join(INITS)} nor a pruned model folder")
+    if init in INITS:
+        _make_masks(pathways, init, model, data, out, sparsity, recipe, resume)
+    elif (Path(init) / "pathways").is_dir():
         taken = pathways.masks_from(Path(init) / "pathways")
         if missing := [language for language in pathways.languages if language not in taken]:
             raise PathwaysError(f"--init {init}: has no pathway for {', '.join(missing)}")
-        return
-    steps = recipe.init_steps
-    own = recipe.model_copy(
-        update={"optimizer": recipe.optimizer.model_copy(update={"steps": steps}), "pathways": {}},
-    )
+    else:
+        raise PathwaysError(f"--init {init}: neither one of {', '.join(INITS)} nor a pruned model folder")
+    for language, found in pathways.summary().sparsity.items():
+        if abs(found - sparsity) > 0.01:
+            raise PathwaysError(
+                f"--init {init}: its pathway of {language} has sparsity {found:.2f}, not {sparsity:g} as asked for"
+            )
+
+
+def _make_masks(
+    pathways: Pathways,
+    init: str,
+    model: Path,
+    data: Path,
+    out: Path,
+    sparsity: float,
+    recipe: PruneRecipe,
+    resume: bool,
+) -> None:
+    """Runs iterative magnitude pruning for all languages at once (``lap``) or each by itself (``lsp``)."""
+    structure = {key: recipe.pathways[key] for key in _STRUCTURE if key in recipe.pathways}
+    optimizer = recipe.optimizer.model_copy(update={"steps": recipe.init_steps})
+    own = recipe.model_copy(update={"optimizer": optimizer, "pathways": structure})
     groups = [pathways.languages] if init == "lap" else [(language,) for language in pathways.languages]
     for group in groups:
         folder = out / "init" / "-".join(group)
-        if not (folder / "pathways").is_dir():
-            going = resume and (folder / "checkpoints").exists()
-            prune(model, data, folder, method="imp", sparsity=sparsity, recipe=own, languages=group, resume=going)
+        # A run that is done already is only loaded again.
+        prune(model, data, folder, method="imp", sparsity=sparsity, recipe=own, languages=group, resume=resume)
         pathways.masks_from(folder / "pathways")

@@ -35,6 +35,11 @@ class TrainingState:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
+def last_checkpoint(out: Path) -> Path:
+    """Where a run in ``out`` keeps what resuming needs."""
+    return out / "checkpoints" / "last.pt"
+
+
 def write_checkpoint(path: Path, state: TrainingState, parts: dict[str, Any]) -> None:
     """Writes ``state`` and the state dicts in ``parts``, whole or not at all.
 
@@ -43,7 +48,8 @@ def write_checkpoint(path: Path, state: TrainingState, parts: dict[str, Any]) ->
     """
     with atomic_path(path) as temporary:
         try:
-            torch.save({"version": VERSION, "state": asdict(state), "rng": torch.get_rng_state(), **parts}, temporary)
+            rng = {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
+            torch.save({"version": VERSION, "state": asdict(state), **rng, **parts}, temporary)
         except RuntimeError as error:  # torch's writer reports a full disk so
             raise PathwaysError(f"{path}: cannot write checkpoint: {str(error).splitlines()[0]}") from None
 
@@ -60,10 +66,12 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
             raise PathwaysError(f"{path}: a checkpoint of another version of asr-pathways")
         state = TrainingState(**parts.pop("state"))
         torch.set_rng_state(parts.pop("rng"))
+        torch.cuda.set_rng_state_all(parts.pop("cuda_rng", [])[: torch.cuda.device_count()])
     except FileNotFoundError:
         raise PathwaysError(f"{path}: no checkpoint to resume from") from None
     except PathwaysError:
         raise
     except Exception as error:  # whatever a truncated or foreign file makes torch raise
-        raise PathwaysError(f"{path}: not a readable checkpoint: {str(error).splitlines()[0]}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PathwaysError(f"{path}: not a readable checkpoint: {reason:.200}") from None
     return state, parts

@@ -45,6 +45,8 @@ def train(recipe: Path, data: Path, out: Path, *, init: Path | None = None, resu
     start = out / "checkpoints" / "start"
     if start.exists() and not resume:
         raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
+    if resume and not start.exists():
+        raise PathwaysError(f"{out}: no run to resume there")
     cuts = load_cuts(data, "train").to_eager()
     languages = tuple(languages_of(cuts))
     if resume:
@@ -63,13 +65,13 @@ def train(recipe: Path, data: Path, out: Path, *, init: Path | None = None, resu
             model=model.config, features=config.data.features, languages=languages, attribution=attribution(data)
         )
         recognizer = Recognizer(model, tokenizer, card)
-    if not resume:
-        with atomic_folder(start) as folder:
-            save_recognizer(folder, recognizer)
     batches = train_batches(cuts, recognizer.tokenizer, config.data)
     dev = dev_batches(data, recognizer, config.evaluation.utterances)
     loop = TrainingLoop(recognizer, batches, dev, config, out, "Training")
-    if resume:
+    if not resume:
+        with atomic_folder(start) as folder:
+            save_recognizer(folder, recognizer)
+    elif loop.checkpoint.exists():
         loop.resume()
     return loop.run()
 

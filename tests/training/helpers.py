@@ -1,0 +1,72 @@
+"""A training loop over tiny speech, and ways to compare what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr_pathways.data.batches import Batch, DataConfig, train_batches
+from asr_pathways.data.corpus import load_cuts
+from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.model_folder import Recognizer
+from asr_pathways.models.transducer import Transducer
+from asr_pathways.pruning import METHODS, Pathways
+from asr_pathways.training.config import EvaluationConfig, LoopConfig, OptimizerConfig
+from asr_pathways.training.loop import TrainingLoop
+from asr_pathways.training.train import dev_batches
+from tests.conftest import LANGUAGES, make_recognizer
+
+DATA = DataConfig(max_seconds=1.5, speed_factors=(1.0, 1.1), prefetch=2)
+
+
+def loop_config(steps: int, **options: Any) -> LoopConfig:
+    values: dict[str, Any] = {
+        "optimizer": OptimizerConfig(steps=steps, peak_lr=5e-3, warmup_steps=2),
+        "data": DATA,
+        "evaluation": EvaluationConfig(every=4, utterances=1, keep_best=2),
+        "checkpoint_every": 5,
+    }
+    return LoopConfig.model_validate({**values, **options})
+
+
+def recognizer_for(tokenizer: Tokenizer, method: str | None, steps: int, **options: Any) -> Recognizer:
+    """The same weights each time; with the pathways of a method, if one is named."""
+    recognizer = make_recognizer(tokenizer)
+    if method is not None:
+        options = {"exclude": recognizer.model.unprunable, **options}
+        config = METHODS[method].config(0.7, steps, LANGUAGES, **options)
+        recognizer.pathways = Pathways.attach(recognizer.model, config, LANGUAGES)
+    return recognizer
+
+
+def make_loop(speech: Path, recognizer: Recognizer, out: Path, config: LoopConfig) -> TrainingLoop:
+    batches = train_batches(load_cuts(speech, "train"), recognizer.tokenizer, config.data)
+    dev = dev_batches(speech, recognizer, config.evaluation.utterances)
+    return TrainingLoop(recognizer, batches, dev, config, out, "Testing")
+
+
+def on_loss(call: int, action: Callable[[Transducer, Tensor], Tensor | None]) -> Callable[[Transducer, Batch], Tensor]:
+    """A `Transducer.loss` whose call number ``call`` (0, 1, ...) does ``action`` after it knows the loss."""
+    plain, calls = Transducer.loss, iter(range(1_000_000))
+
+    def loss(self: Transducer, batch: Batch) -> Tensor:
+        value = plain(self, batch)
+        changed = action(self, value) if next(calls) == call else None
+        return value if changed is None else changed
+
+    return loss
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nested states are equal, tensors bit for bit."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    return bool(one == other)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from asr_pathways.config import load_yaml, parse_config
+from asr_pathways.errors import PathwaysError
+from asr_pathways.models.presets import preset
+from asr_pathways.training.config import TrainRecipe
+from asr_pathways.training.prune import PruneRecipe, read_prune_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_recipes_of_the_repository_are_valid(path: Path) -> None:
+    if path.name.startswith("prune"):
+        recipe = read_prune_recipe(path)
+        assert recipe.optimizer.steps > 0
+    else:
+        dense = parse_config(TrainRecipe, load_yaml(path), str(path))
+        assert dense.optimizer.steps > dense.optimizer.warmup_steps + dense.optimizer.hold_steps
+        assert preset(dense.model.preset, dense.model.vocab_size).vocab_size == dense.model.vocab_size
+
+
+def test_there_are_recipes() -> None:
+    assert list(RECIPES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optimizer: {steps: 5, learning_rate: 1}", "x.yaml: optimizer.learning_rate: Extra inputs are not permitted"),
+        ("optimizer: {steps: 5}\nepochs: 3", "x.yaml: epochs: Extra inputs are not permitted"),
+        ("optimizer: {steps: -1}", "x.yaml: optimizer.steps: Input should be greater than or equal to 0"),
+        ("optimizer: {steps: 5}\ndata: {max_secs: 3}", "x.yaml: data.max_secs: Extra inputs are not permitted"),
+        ("optimizer: {steps: 5}\nevaluation: {every: 0}", "x.yaml: evaluation.every: Input should be greater than 0"),
+        ("optimizer: {steps: 5}\nprecision: 8-bit", "x.yaml: precision: Input should be '32-true' or 'bf16-mixed'"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(PathwaysError, match=message) as caught:
+        read_prune_recipe(tmp_path / "x.yaml")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(PathwaysError, match=message):
+        parse_config(TrainRecipe, load_yaml(tmp_path / "x.yaml"), str(tmp_path / "x.yaml"))
+
+
+def test_the_default_recipe_of_pruning() -> None:
+    assert read_prune_recipe(None) == PruneRecipe()
