@@ -1,0 +1,40 @@
+# Two commands do everything: `make demo` and `make test`. Each makes its own .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo demo-fast test bench lint clean
+
+demo: $(READY)
+	$(BIN)/asr-pathways demo --out demo $(ARGS)
+
+demo-fast: $(READY)
+	$(BIN)/asr-pathways demo --out demo-fast --fast $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+# torch first and alone, by its exact version: pip must not pick another one, with gigabytes of CUDA, for a dependency.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "cannot make a virtual environment: on Debian or Ubuntu install python3-venv" >&2; exit 1; }
+	@echo "Installing into $(VENV) (about 1.5 GB, some minutes) ..."
+	@$(PIP) install --constraint constraints.txt torch
+	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo demo-fast build
