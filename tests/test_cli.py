@@ -1,0 +1,297 @@
+"""The command line on tiny data: what each command leaves behind, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+import wave
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr_pathways.cli import main
+
+RECIPE = """
+model: {preset: tiny, vocab_size: 24}
+optimizer: {steps: 2, peak_lr: 1.0e-3}
+data: {max_seconds: 2, prefetch: 0}
+evaluation: {every: 2, keep_best: 1}
+threads: 1
+"""
+PRUNE_RECIPE = RECIPE.replace("model: {preset: tiny, vocab_size: 24}\n", "")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Calls the command line and gives its exit status."""
+
+    def call(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["asr-pathways", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+            raise SystemExit(0)
+        return int(stop.value.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(PRUNE_RECIPE)
+    return path
+
+
+@pytest.fixture
+def spoken_file(speech: Path) -> Path:
+    return next((speech / "audio" / "fr").glob("*test-0*.flac"))
+
+
+@pytest.fixture(scope="module")
+def sparse_model(tmp_path_factory: pytest.TempPathFactory, dense_model: Path, speech: Path) -> Path:
+    """A pruned MODEL folder: one-shot, no training."""
+    from asr_pathways.training.prune import PruneRecipe, prune
+
+    recipe = PruneRecipe.model_validate({"optimizer": {"steps": 0}, "data": {"max_seconds": 2, "prefetch": 0}})
+    out = tmp_path_factory.mktemp("sparse") / "run"
+    prune(dense_model, speech, out, method="dynamic", sparsity=0.5, recipe=recipe)
+    return out
+
+
+def test_train_prune_evaluate_transcribe_inspect(
+    run: Callable[..., int], tmp_path: Path, speech: Path, spoken_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.yaml").write_text(RECIPE)
+    (tmp_path / "prune.yaml").write_text(PRUNE_RECIPE)
+    dense, sparse = tmp_path / "dense", tmp_path / "sparse"
+    assert run("train", "--config", tmp_path / "train.yaml", "--data", speech, "--out", dense) == 0
+    words = ("--data", speech, "--method", "dynamic", "--sparsity", 0.5, "--config", tmp_path / "prune.yaml")
+    assert run("prune", dense, *words, "--out", sparse) == 0
+    capsys.readouterr()
+    scores, errors = tmp_path / "scores.json", tmp_path / "errors.txt"
+    assert run("evaluate", sparse, "--data", speech, "--json", scores, "--errors", errors) == 0
+    table = capsys.readouterr().out
+    assert "French" in table or "fr" in table
+    written = json.loads(scores.read_text())
+    assert set(written["languages"]) == {"en", "fr"}
+    assert len(written["utterances"]) == 4
+    assert "fr-test-0" in errors.read_text()
+    assert run("inspect", sparse) == 0
+    inspected = capsys.readouterr().out
+    assert "50.0" in inspected
+    assert "union density" in inspected
+    assert run("transcribe", sparse, spoken_file, "--language", "fr", "--json") == 0
+    heard = json.loads(capsys.readouterr().out)
+    assert heard["language"] == "fr"
+    assert heard["seconds"] == pytest.approx(0.3)
+
+
+def test_streaming_gives_the_same_words_as_the_whole_file(
+    run: Callable[..., int], sparse_model: Path, spoken_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--json") == 0
+    whole = capsys.readouterr().out
+    assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--json", "--stream") == 0
+    assert capsys.readouterr().out == whole
+
+
+def test_a_wav_of_another_rate_and_two_channels_is_transcribed(
+    run: Callable[..., int], sparse_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stereo.wav"
+    soundfile.write(path, np.zeros((8000, 2), dtype=np.float32), 8000)
+    assert run("transcribe", sparse_model, path, "--language", "en", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["seconds"] == pytest.approx(1.0)
+
+
+def empty_wav(path: Path) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+
+
+def no_audio(path: Path) -> None:
+    path.write_bytes(b"this is no sound at all" * 10)
+
+
+def too_short(path: Path) -> None:
+    soundfile.write(path, np.zeros(100, dtype=np.float32), 16_000)
+
+
+def not_finite(path: Path) -> None:
+    soundfile.write(path, np.full(16_000, np.nan, dtype=np.float32), 16_000, subtype="FLOAT")
+
+
+@pytest.mark.parametrize("make", [empty_wav, no_audio, too_short, not_finite, lambda path: None])
+def test_transcribe_names_a_file_that_it_cannot_use(
+    run: Callable[..., int],
+    sparse_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make: Callable[[Path], None],
+) -> None:
+    path = tmp_path / "bad.wav"
+    make(path)
+    assert run("transcribe", sparse_model, path, "--language", "en") == 1
+    one_line(capsys, str(path))
+
+
+def one_line(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
+    """Nothing on stdout; stderr ends in one line with ``parts`` and shows no traceback."""
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    lines = printed.err.strip().splitlines()
+    assert lines[-1].startswith("asr-pathways: ")
+    for part in parts:
+        assert part in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("evaluate", "MISSING", "--data", "DATA"), ("no such model folder",)),
+        (("evaluate", "EMPTY", "--data", "DATA"), ("no config.json",)),
+        (("evaluate", "MODEL", "--data", "MISSING"), ("missing",)),
+        (("evaluate", "MODEL", "--data", "DATA", "--split", "tset"), ("tset", "train, dev, test")),
+        (("evaluate", "MODEL", "--data", "DATA", "--languages", "en,de"), ("'de'", "en fr")),
+        (("transcribe", "MODEL", "x.wav", "--language", "de"), ("'de'", "en fr")),
+        (("inspect", "MISSING"), ("no such model folder",)),
+        (("inspect", "DATA"), ("no config.json",)),
+        (("train", "--config", "MISSING", "--data", "DATA", "--out", "OUT"), ("cannot read config",)),
+        (("train", "--config", "RECIPE", "--data", "MISSING", "--out", "OUT"), ("missing",)),
+        (("train", "--config", "RECIPE", "--data", "DATA", "--out", "OUT", "--init", "SPARSE"), ("pruned already",)),
+        (("train", "--config", "RECIPE", "--data", "DATA", "--out", "OUT", "--resume"), ("OUT",)),
+        (("prune", "SPARSE", "--data", "DATA", "--method", "imp", "--sparsity", "0.5", "--out", "OUT"), ("pruned",)),
+        (("prune", "MODEL", "--data", "DATA", "--method", "imq", "--sparsity", "0.5", "--out", "OUT"), ("'imq'", "imp")),
+        (("prune", "MODEL", "--data", "DATA", "--method", "imp", "--sparsity", "1.5", "--out", "OUT"), ("sparsity",)),
+        (
+            ("prune", "MODEL", "--data", "DATA", "--method", "imp", "--sparsity", "0.5", "--out", "OUT")
+            + ("--languages", "de"),
+            ("'de'", "en fr"),
+        ),
+        (
+            ("prune", "MODEL", "--data", "DATA", "--method", "dynamic", "--sparsity", "0.5", "--out", "OUT")
+            + ("--init", "lps"),
+            ("lps", "lsp"),
+        ),
+        (("data", "manifest", "OUT", "MISSING"), ("missing",)),
+        (("data", "merge", "OUT", "MISSING", "DATA"), ("missing",)),
+        (("data", "prompts", "OUT", "--from", "EMPTY"), ("no sounds in",)),
+        (("data", "prompts", "OUT", "--languages", "xx"), ("'xx'",)),
+        (("data", "dialogues", "OUT", "--from", "EMPTY"), ()),
+        (("data", "synth", "OUT", "--texts", "MISSING"), ("missing",)),
+    ],
+)
+def test_misuse_is_one_line_with_status_1_and_leaves_nothing(
+    run: Callable[..., int],
+    tmp_path: Path,
+    speech: Path,
+    dense_model: Path,
+    sparse_model: Path,
+    recipe: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    parts: tuple[str, ...],
+) -> None:
+    empty, out = tmp_path / "empty", tmp_path / "OUT"
+    empty.mkdir()
+    places = {
+        "MISSING": tmp_path / "missing",
+        "EMPTY": empty,
+        "DATA": speech,
+        "MODEL": dense_model,
+        "SPARSE": sparse_model,
+        "RECIPE": recipe,
+        "OUT": out,
+    }
+    before = sorted(tmp_path.rglob("*"))
+    assert run(*(places.get(word, word) for word in words)) == 1
+    one_line(capsys, *parts)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_wrong_options_are_misuse_with_status_2(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate") == 2
+    assert run("prune", "x", "--nonsense") == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["optimiser: {steps: 1}", "optimizer: {steps: two}", "optimizer: [", "\x00", "pathways: {sparsty: 1}"]
+)
+def test_a_wrong_recipe_is_named(
+    run: Callable[..., int],
+    tmp_path: Path,
+    dense_model: Path,
+    speech: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    words = ("--data", speech, "--method", "imp", "--sparsity", "0.5", "--config", path, "--out", tmp_path / "out")
+    assert run("prune", dense_model, *words) == 1
+    one_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_there_is_not_overwritten(
+    run: Callable[..., int], sparse_model: Path, dense_model: Path, speech: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (sparse_model / "model.safetensors").read_bytes()
+    words = ("--data", speech, "--method", "omp", "--sparsity", "0.5", "--out", sparse_model)
+    assert run("prune", dense_model, *words) == 1
+    one_line(capsys, "--resume")
+    assert (sparse_model / "model.safetensors").read_bytes() == before
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    run: Callable[..., int],
+    tmp_path: Path,
+    dense_model: Path,
+    speech: Path,
+    recipe: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    out = tmp_path / "out"
+    out.mkdir()
+    words = ("--data", speech, "--method", "omp", "--sparsity", "0.5", "--config", recipe)
+    assert run("prune", dense_model, *words, "--out", out / "run") == 1
+    one_line(capsys, "No space left on device")
+    assert run("evaluate", dense_model, "--data", speech, "--json", out / "scores.json") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert run("data", "merge", out / "data", speech) == 1
+    one_line(capsys, "No space left on device")
+    assert [path for path in out.rglob("*") if path.is_file()] == []
+
+
+def test_debug_shows_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("asr_pathways.cli._debug", False)
+    monkeypatch.setattr(sys, "argv", ["asr-pathways", "--debug", "inspect", str(tmp_path / "missing")])
+    from asr_pathways.errors import PathwaysError
+
+    with pytest.raises(PathwaysError, match="no such model folder"):
+        main()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys, asr_pathways.cli, asr_pathways; "
+        "print([m for m in ('torch', 'lhotse', 'numpy', 'matplotlib', 'lightning_fabric') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
