@@ -153,6 +153,10 @@ def one_line(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
         assert part in lines[-1]
 
 
+def pruning(method: str, sparsity: str, *more: str, model: str = "MODEL") -> tuple[str, ...]:
+    return ("prune", model, "--data", "DATA", "--method", method, "--sparsity", sparsity, "--out", "OUT", *more)
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -168,19 +172,11 @@ def one_line(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
         (("train", "--config", "RECIPE", "--data", "MISSING", "--out", "OUT"), ("missing",)),
         (("train", "--config", "RECIPE", "--data", "DATA", "--out", "OUT", "--init", "SPARSE"), ("pruned already",)),
         (("train", "--config", "RECIPE", "--data", "DATA", "--out", "OUT", "--resume"), ("OUT",)),
-        (("prune", "SPARSE", "--data", "DATA", "--method", "imp", "--sparsity", "0.5", "--out", "OUT"), ("pruned",)),
-        (("prune", "MODEL", "--data", "DATA", "--method", "imq", "--sparsity", "0.5", "--out", "OUT"), ("'imq'", "imp")),
-        (("prune", "MODEL", "--data", "DATA", "--method", "imp", "--sparsity", "1.5", "--out", "OUT"), ("sparsity",)),
-        (
-            ("prune", "MODEL", "--data", "DATA", "--method", "imp", "--sparsity", "0.5", "--out", "OUT")
-            + ("--languages", "de"),
-            ("'de'", "en fr"),
-        ),
-        (
-            ("prune", "MODEL", "--data", "DATA", "--method", "dynamic", "--sparsity", "0.5", "--out", "OUT")
-            + ("--init", "lps"),
-            ("lps", "lsp"),
-        ),
+        (pruning("imp", "0.5", model="SPARSE"), ("pruned",)),
+        (pruning("imq", "0.5"), ("'imq'", "imp")),
+        (pruning("imp", "1.5"), ("sparsity",)),
+        (pruning("imp", "0.5", "--languages", "de"), ("'de'", "en fr")),
+        (pruning("dynamic", "0.5", "--init", "lps"), ("lps", "lsp")),
         (("data", "manifest", "OUT", "MISSING"), ("missing",)),
         (("data", "merge", "OUT", "MISSING", "DATA"), ("missing",)),
         (("data", "prompts", "OUT", "--from", "EMPTY"), ("no sounds in",)),

@@ -205,7 +205,7 @@ def broken_gradient(model: Transducer, loss: Tensor) -> Tensor:
     return loss + (0 * model.joiner.output.bias).abs().sqrt().sum()  # 0 with a derivative of 0 * infinity
 
 
-@pytest.mark.parametrize("method", [None, "dynamic"])
+@pytest.mark.parametrize("method", [None, "dynamic", "pathways"])
 @pytest.mark.parametrize("trouble", [not_a_number, infinite, broken_gradient])
 def test_batches_with_a_broken_loss_are_skipped_and_counted(
     tmp_path: Path,

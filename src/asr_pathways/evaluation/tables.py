@@ -44,41 +44,24 @@ def score_table(scores: Scores, title: str | None = None) -> Table:
 
 
 def systems_table(systems: Mapping[str, Scores], title: str | None = None) -> Table:
-    """Several systems side by side: a row per language, and for each system "WER (95% CI)" and CER.
+    """Several systems: a row each, with WER per language, the mean WER with its 95% CI, and the mean CER.
 
     Raises:
         PathwaysError: if there are no systems, or they were scored on different languages.
     """
     if not systems:
         raise PathwaysError("no systems to put in a table")
-    first = next(iter(systems.values()))
-    languages = [entry.language for entry in first.languages]
+    languages = [entry.language for entry in next(iter(systems.values())).languages]
+    table = Table(title=title)
+    table.add_column("WER %")
+    for heading in (*languages, "mean (95% CI)", "CER %"):
+        table.add_column(heading, justify="right")
     for name, scores in systems.items():
         if {entry.language for entry in scores.languages} != set(languages):
             raise PathwaysError(f"cannot put systems in one table: {name} was scored on other languages")
-    table = Table(title=title)
-    table.add_column("Language")
-    table.add_column("Words", justify="right")
-    for name in systems:
-        table.add_column(f"{name}\nWER % (95% CI)", justify="right")
-        table.add_column("\nCER %", justify="right")
-    for language in languages:
-        cells = []
-        for scores in systems.values():
-            entry = scores.language(language)
-            cells += [
-                f"{percent(entry.wer.rate)} ({percent_interval(entry.wer_ci)})",
-                percent(entry.cer.rate),
-            ]
-        table.add_row(language, f"{first.language(language).words:,}", *cells)
-    table.add_section()
-    means = []
-    for scores in systems.values():
-        means += [
-            f"{percent(scores.mean_wer)} ({percent_interval(scores.mean_wer_ci)})",
-            percent(scores.mean_cer),
-        ]
-    table.add_row("mean", f"{sum(entry.words for entry in first.languages):,}", *means, style="bold")
+        rates = [percent(scores.language(language).wer.rate) for language in languages]
+        mean = f"{percent(scores.mean_wer)} ({percent_interval(scores.mean_wer_ci)})"
+        table.add_row(name, *rates, mean, percent(scores.mean_cer))
     return table
 
 

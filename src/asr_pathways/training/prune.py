@@ -19,7 +19,7 @@ from asr_pathways.data.corpus import load_cuts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder
 from asr_pathways.model_folder import Recognizer, load_recognizer, save_recognizer
-from asr_pathways.pruning import METHODS, PathwayConfig, Pathways
+from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
 from asr_pathways.training.config import LoopConfig, OptimizerConfig
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.state import TrainingState, last_checkpoint
@@ -130,7 +130,7 @@ def pathway_config(
         raise PathwaysError(f"sparsity {sparsity:g}: it must be at least 0 and below 1")
     if "sparsity" in recipe.pathways:
         raise PathwaysError("recipe: pathways.sparsity: sparsity is given beside the recipe: leave it out")
-    options = {"exclude": recognizer.model.unprunable, **recipe.pathways}
+    options = {"exclude": matching(recognizer.model, recognizer.model.unprunable), **recipe.pathways}
     steps = recipe.optimizer.steps
     config = METHODS[method].config(sparsity, steps, languages, **options)
     last = config.prune_start + (len(config.stages) - 1) * (config.prune_every or 0)
