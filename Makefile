@@ -15,7 +15,7 @@ demo-fast: $(READY)
 	$(BIN)/asr-pathways demo --out demo-fast --fast $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

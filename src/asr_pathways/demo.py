@@ -27,14 +27,14 @@ from asr_pathways.transcription import decode_split, transcribe
 SPARSITY = 0.7
 DENSE, ONE_SHOT, FIXED, DYNAMIC = "dense", "one-shot", "fixed pathways", "dynamic pathways"
 NOTES = {
-    DENSE: "the shipped model, not pruned",
+    DENSE: "the model before pruning; it gets no further training",
     ONE_SHOT: "70% of weights removed by activation score for each language, no training after",
     FIXED: "ASR Pathways: the one-shot masks stay, their weights are trained",
     DYNAMIC: "Dynamic ASR Pathways: the one-shot masks adapt while they train, for as many steps",
 }
 
 
-def demo_recipe(steps: int) -> PruneRecipe:
+def demo_recipe(steps: int, evaluations: int) -> PruneRecipe:
     """What fixed and dynamic pathways share: data, steps, score of the first masks."""
     return PruneRecipe.model_validate(
         {
@@ -45,8 +45,8 @@ def demo_recipe(steps: int) -> PruneRecipe:
                 "warmup_steps": 20,
                 "hold_steps": steps // 2,
             },
-            "data": {"max_seconds": 60, "temperature": 5},
-            "evaluation": {"every": max(1, steps // 5), "keep_best": 1},
+            "data": {"max_seconds": 40, "temperature": 5},
+            "evaluation": {"every": steps // evaluations, "utterances": 40, "keep_best": 1},
             "checkpoint_every": 50,
             "pathways": {"score": "activation"},
         }
@@ -69,7 +69,7 @@ def run_demo(model: Path, out: Path, *, source: Path | None = None, fast: bool =
         console.print("[bold]1/5[/] Fetching real recordings in five languages")
         prepare_prompts(data, source)
     folders = {DENSE: model, ONE_SHOT: out / "one-shot", FIXED: out / "fixed", DYNAMIC: out / "dynamic"}
-    recipe = demo_recipe(100 if fast else 300)
+    recipe = demo_recipe(60, 2) if fast else demo_recipe(300, 4)
 
     console.print(f"[bold]2/5[/] One-shot pruning to {100 * SPARSITY:.0f}%, a mask for each language")
     still = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"steps": 0})})
@@ -131,11 +131,11 @@ def _report(
         raise PathwaysError(f"{folders[DYNAMIC]}: has no pathways; delete it and run the demo again")
     summary = after.summary()
     dense = load_recognizer(folders[DENSE])
+    start = read_json(folders[ONE_SHOT] / "history.json")  # where both trainings begin
     curves = []
     for name in (FIXED, DYNAMIC):
-        history = read_json(folders[name] / "history.json")
-        steps = [entry["step"] for entry in history]
-        curves.append(Curve(name, steps, [entry["mean_wer"] for entry in history]))
+        history = start + read_json(folders[name] / "history.json")
+        curves.append(Curve(name, [entry["step"] for entry in history], [entry["mean_wer"] for entry in history]))
     systems = [System(name, score(decoded[name]), None if name == DENSE else SPARSITY, NOTES[name]) for name in folders]
     return Report(
         title="One recogniser, five sparse pathways",

@@ -134,6 +134,7 @@ def test_what_is_missing_is_named(corpus: Path, tmp_path: Path) -> None:
         gzip.compress(b'{"id": "a"}\n' * 500)[:40],
         gzip.compress(b"\xff\xfe"),
     ],
+    ids=["not gzip", "not JSON", "not an object", "no cut", "truncated", "not UTF-8"],
 )
 def test_broken_manifests_are_named(corpus: Path, tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / "data"

@@ -35,7 +35,7 @@ class Recorder(nn.Module):
         self.log = log
         self.mask: Tensor | None = None
 
-    def decode(self, features: Tensor, lengths: Tensor) -> list[list[int]]:
+    def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
         assert not self.training
         assert not torch.is_grad_enabled()
         self.log.append(f"decode {len(lengths)}")
@@ -122,8 +122,8 @@ def test_no_batches_is_an_error() -> None:
 
 def test_model_that_loses_an_utterance_is_noticed() -> None:
     class Loser(Recorder):
-        def decode(self, features: Tensor, lengths: Tensor) -> list[list[int]]:
-            return super().decode(features, lengths)[:-1]
+        def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
+            return super().decode(features, lengths, language)[:-1]
 
     with pytest.raises(ValueError, match="shorter"):
         evaluate(Loser([]), Tokenizer(), BATCHES, progress=False)

@@ -105,10 +105,10 @@ def test_an_interrupt_is_heard_between_dev_batches_and_the_evaluation_is_made_up
     before = Transducer.decode
     decoded = []
 
-    def decode(self: Transducer, features: Tensor, lengths: Tensor) -> list[list[int]]:
+    def decode(self: Transducer, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
         decoded.append(len(features))
         os.kill(os.getpid(), signal.SIGINT)
-        return before(self, features, lengths)
+        return before(self, features, lengths, language)
 
     with monkeypatch.context() as patch:
         patch.setattr(Transducer, "decode", decode)
@@ -147,10 +147,10 @@ def test_an_interrupt_while_the_best_model_is_chosen_loses_nothing(
     loop = make_loop(speech, recognizer_for(tokenizer, None, 2), tmp_path, config)
     plain = Transducer.decode
 
-    def decode(self: Transducer, features: Tensor, lengths: Tensor) -> list[list[int]]:
+    def decode(self: Transducer, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
         if len(loop.state.history) == 2:  # both evaluations are done: this one is of the mean
             os.kill(os.getpid(), signal.SIGINT)
-        return plain(self, features, lengths)
+        return plain(self, features, lengths, language)
 
     with monkeypatch.context() as patch:
         patch.setattr(Transducer, "decode", decode)

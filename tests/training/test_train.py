@@ -42,7 +42,7 @@ def recipe(tmp_path: Path) -> Path:
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Presets of two million weights take too long for a test."""
 
-    def preset(name: str, vocab_size: int) -> TransducerConfig:
+    def preset(name: str, vocab_size: int, features: int) -> TransducerConfig:
         return tiny_config(vocab_size=vocab_size)
 
     monkeypatch.setattr("asr_pathways.training.train.preset", preset)

@@ -21,8 +21,8 @@ class Model(Protocol):
 
     training: bool
 
-    def decode(self, features: Tensor, lengths: Tensor, /) -> Sequence[Sequence[int]]:
-        """Token ids of each utterance from features (B, T, F) and their lengths (B,) in frames."""
+    def decode(self, features: Tensor, lengths: Tensor, language: str, /) -> Sequence[Sequence[int]]:
+        """Token ids of each utterance from features (B, T, F), their lengths (B,) in frames and their language."""
 
     def train(self, mode: bool = True) -> Any: ...
 
@@ -97,7 +97,7 @@ def evaluate(
 
 def _decode(model: Model, tokenizer: TokenDecoder, batch: EvaluationBatch) -> Iterator[Utterance]:
     with torch.no_grad():
-        tokens = model.decode(batch.features, batch.feature_lengths)
+        tokens = model.decode(batch.features, batch.feature_lengths, batch.language)
     for name, text, ids in zip(batch.ids, batch.texts, tokens, strict=True):
         yield Utterance(name, batch.language, text, tokenizer.decode(ids))
 

@@ -11,12 +11,13 @@ Preset = Literal["tiny", "small", "base"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
-def preset(name: Preset, vocab_size: int) -> TransducerConfig:
+def preset(name: Preset, vocab_size: int, features: int = 80) -> TransducerConfig:
     """``tiny`` (2M weights, for hours of speech), ``small`` (20M), ``base`` (77M, the papers' family)."""
     if name == "tiny":
         return TransducerConfig(
             vocab_size=vocab_size,
             encoder=EmformerConfig(
+                features=features,
                 front_end="conv",
                 dim=144,
                 ffn_dim=576,
@@ -39,6 +40,7 @@ def preset(name: Preset, vocab_size: int) -> TransducerConfig:
         return TransducerConfig(
             vocab_size=vocab_size,
             encoder=EmformerConfig(
+                features=features,
                 front_end="conv",
                 dim=320,
                 ffn_dim=1280,
@@ -55,4 +57,4 @@ def preset(name: Preset, vocab_size: int) -> TransducerConfig:
             joiner_dim=512,
             ctc_weight=0.3,
         )
-    return TransducerConfig(vocab_size=vocab_size, encoder=EmformerConfig())
+    return TransducerConfig(vocab_size=vocab_size, encoder=EmformerConfig(features=features))

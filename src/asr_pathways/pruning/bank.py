@@ -35,7 +35,7 @@ class MaskBank:
 
     def put_packed(self, pathway: str, new: Sequence[Tensor]) -> None:
         """Takes packed masks, one a tensor."""
-        self._packed[pathway] = list(new)
+        self._packed[pathway] = [bits.clone() for bits in new]  # its own: pathways may be given the same masks
         self._cached = None
 
     def packed(self, pathway: str) -> list[Tensor]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from asr_pathways.config import parse_config
-from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.config import PathwayConfig, ScoreName
 from asr_pathways.pruning.policy import PolicyName
 from asr_pathways.pruning.schedule import ScheduleName, stages
@@ -55,8 +54,10 @@ class Method:
             "shared": not self.own_masks,
         }
         values.update(options)
-        if not 0 <= sparsity < 1:  # before stages are counted: those to 1 or more would have no end
-            raise PathwaysError(f"pruning: sparsity {sparsity:g}: must be at least 0 and less than 1")
+        # Before stages are counted: those to a sparsity of 1 would have no end.
+        parse_config(
+            PathwayConfig, {**({} if values["schedule"] == "oneshot" else {"prune_every": 1}), **values}, "pruning"
+        )
         pause = _pause(values, steps)
         if values["schedule"] != "oneshot":
             values.setdefault("prune_every", pause)

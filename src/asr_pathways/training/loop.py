@@ -192,7 +192,7 @@ class TrainingLoop:
 
     def _evaluate_if_due(self, progress: TrainingProgress) -> None:
         step, history = self.state.step, self.state.history
-        due = step > 0 and (step % self.config.evaluation.every == 0 or step == self.config.optimizer.steps)
+        due = (step > 0 and step % self.config.evaluation.every == 0) or step == self.config.optimizer.steps
         if due and not (history and history[-1]["step"] == step):
             self._evaluate(progress)
 

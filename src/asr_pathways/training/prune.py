@@ -126,8 +126,6 @@ def pathway_config(
     """
     if method not in METHODS:
         raise PathwaysError(f"unknown method {method!r}: choose among {', '.join(METHODS)}")
-    if not 0 <= sparsity < 1:
-        raise PathwaysError(f"sparsity {sparsity:g}: it must be at least 0 and below 1")
     if "sparsity" in recipe.pathways:
         raise PathwaysError("recipe: pathways.sparsity: sparsity is given beside the recipe: leave it out")
     options = {"exclude": matching(recognizer.model, recognizer.model.unprunable), **recipe.pathways}

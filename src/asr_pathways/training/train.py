@@ -59,7 +59,7 @@ def train(recipe: Path, data: Path, out: Path, *, init: Path | None = None, resu
     else:
         tokenizer = Tokenizer.train((str(cut.supervisions[0].text) for cut in cuts), config.model.vocab_size)
         torch.manual_seed(config.seed)
-        model = Transducer(preset(config.model.preset, config.model.vocab_size))
+        model = Transducer(preset(config.model.preset, config.model.vocab_size, config.data.features.bins))
         model.set_feature_statistics(*feature_statistics(cuts, config.data.features))
         card = ModelCard(
             model=model.config, features=config.data.features, languages=languages, attribution=attribution(data)
