@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from asr_pathways.data.corpus import load_cuts, sources_of
-from asr_pathways.data.prompts import LANGUAGES, prepare_prompts
+from asr_pathways.data.prompts import prepare_prompts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.listing import write_alignments, write_evaluation
 from asr_pathways.evaluation.report import Curve, LayerDensity, Origin, Overlap, Pair, Report, Sample, Sizes, System
@@ -76,7 +76,7 @@ def run_demo(model: Path, out: Path, *, source: Path | None = None, fast: bool =
     _prune(model, data, folders[ONE_SHOT], "pathways", "omp", still)
     console.print("[bold]3/5[/] Training fixed pathways, then dynamic ones")
     _prune(model, data, folders[FIXED], "pathways", str(folders[ONE_SHOT]), recipe)
-    _prune(model, data, folders[DYNAMIC], "dynamic", str(folders[ONE_SHOT]), _adapting(recipe))
+    _prune(model, data, folders[DYNAMIC], "dynamic", str(folders[ONE_SHOT]), recipe)
 
     console.print("[bold]4/5[/] Transcribing the test split")
     decoded: dict[str, list[Utterance]] = {}
@@ -99,14 +99,6 @@ def run_demo(model: Path, out: Path, *, source: Path | None = None, fast: bool =
         shown.print(f"[bold]{sample.language}[/] {path}\n   said  {sample.reference}\n   heard {heard.text}")
     write(out / "report.html", report)
     console.print(f"[bold]Done[/] in {time.monotonic() - began:.0f} s: open {out / 'report.html'}")
-
-
-def _adapting(recipe: PruneRecipe) -> PruneRecipe:
-    """Masks adapt six times in the first two thirds of each language's steps; then weights settle under them."""
-    own_steps = recipe.optimizer.steps // len(LANGUAGES)
-    until = max(1, own_steps * 2 // 3)
-    clocks = {"adapt_every": max(1, until // 6), "adapt_until": until}
-    return recipe.model_copy(update={"pathways": {**recipe.pathways, **clocks}})
 
 
 def _command(fast: bool) -> str:
