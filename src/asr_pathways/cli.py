@@ -27,6 +27,10 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder or 
 Data = Annotated[Path, typer.Option(help="A data folder (see [b]asr-pathways data[/b]).", show_default=False)]
 Out = Annotated[Path, typer.Option(help="The run folder; becomes a MODEL.", show_default=False)]
 Languages = Annotated[Optional[str], typer.Option(help="Language codes with commas between, such as en,fr.")]  # noqa: UP045 - typer reads it
+From = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--from", help="Already unpacked prompt packages, where there is no apt."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
 
 
@@ -48,9 +52,10 @@ def train(
 
     Example: asr-pathways train --config recipes/tiny.yaml --data data/prompts --out runs/dense
     """
+    from asr_pathways.training.train import read_train_recipe
     from asr_pathways.training.train import train as run
 
-    run(config, data, out, init=init, resume=resume)
+    run(read_train_recipe(config), data, out, init=init, resume=resume)
     _say(f"{out}: model written")
 
 
@@ -178,13 +183,38 @@ def inspect(model: Model) -> None:
 
 
 @app.command()
+def experiment(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A matrix of runs, such as recipes/paper.yaml.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where all goes, and a second run goes on.", show_default="results/ and the recipe's name"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells and what they will cost.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Run nothing: only write the report of the ledger.")] = False,
+    ray: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="ADDRESS", help="Run on a Ray cluster; local: as many cells at once as processors."),
+    ] = None,
+    source: From = None,
+) -> None:
+    """Runs a matrix of trainings and prunings, each once, and reports what they show together.
+
+    Whatever an interrupted or killed run has done is kept: start the same command again.
+
+    Example: asr-pathways experiment recipes/paper.yaml --out results/paper
+    """
+    from asr_pathways.experiment.command import run_experiment
+
+    if dry_run and report:
+        raise typer.BadParameter("--dry-run and --report do not go together: neither runs anything")
+    run_experiment(recipe, out or Path("results") / recipe.stem, ray=ray, source=source, dry_run=dry_run, report=report)
+
+
+@app.command()
 def demo(
     model: Annotated[Path, typer.Option(help="The dense MODEL to prune.")] = Path("models/tiny"),
     out: Annotated[Path, typer.Option(help="Where everything goes; a second run goes on there.")] = Path("demo"),
-    source: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--from", help="Already unpacked prompt packages, where there is no apt."),
-    ] = None,
+    source: From = None,
     fast: Annotated[bool, typer.Option("--fast", help="Fewer steps: minutes instead of a quarter of an hour.")] = False,
 ) -> None:
     """The main job: prunes a real model to 70% on real speech by Dynamic ASR Pathways, and writes report.html."""

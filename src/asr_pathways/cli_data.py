@@ -67,21 +67,36 @@ def texts(
     source: From = None,
     exclude: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="A data folder: texts of its dev and test splits are left out."),
+        typer.Option(help="A data folder whose texts are left out, so that no test text is ever said."),
     ] = None,
 ) -> None:
     """Lines of everyday language for synth, from Debian packages (dialogues, fortunes, help texts).
 
     Example: asr-pathways data texts data/texts --languages en,fr --exclude data/prompts
     """
-    from asr_pathways.data.corpus import load_cuts
+    from asr_pathways.data.corpus import SPLITS, load_cuts
     from asr_pathways.data.texts import write_texts
 
-    held_out: set[str] = set()
+    left_out: set[str] = set()
     if exclude is not None:
-        held_out = {cut.supervisions[0].text for split in ("dev", "test") for cut in load_cuts(exclude, split)}
-    for language, count in write_texts(out, split_languages(languages) or [], source, held_out).items():
+        left_out = {cut.supervisions[0].text for split in SPLITS for cut in load_cuts(exclude, split)}
+    for language, count in write_texts(out, split_languages(languages) or [], source, left_out).items():
         typer.echo(f"{language}: {count:,} lines", err=True)
+
+
+@app.command()
+def numbers(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for LANGUAGE.txt files.", show_default=False)],
+    languages: Languages = "en,es,fr,it,ru",
+    lines: Annotated[int, typer.Option(min=1, help="Lines a language.")] = 2000,
+) -> None:
+    """Spoken numbers for synth: a small task on which even a tiny model gets good, for controlled experiments.
+
+    Example: asr-pathways data numbers data/numbers-texts --lines 4000
+    """
+    from asr_pathways.data.numbers import write_numbers
+
+    write_numbers(out, split_languages(languages) or [], lines)
 
 
 @app.command()
@@ -91,6 +106,9 @@ def synth(
     languages: Languages = None,
     hours: Annotated[Optional[float], typer.Option(min=0, help="Hours a language; else each line once.")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option(help="Chooses voices, rates and pitches.")] = 0,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=0.4, help="Share of the texts in dev, and as many in test.")
+    ] = 0.02,
 ) -> None:
     """Synthetic speech of many voices, by eSpeak NG (pip install 'asr-pathways[synth]').
 
@@ -101,7 +119,8 @@ def synth(
     from asr_pathways.data.synth import prepare_synth
     from asr_pathways.data.texts import read_texts
 
-    for language, count in prepare_synth(out, read_texts(texts, split_languages(languages)), seed, hours).items():
+    lines = read_texts(texts, split_languages(languages))
+    for language, count in prepare_synth(out, lines, seed, hours, held_out).items():
         if count:
             typer.echo(f"{language}: {count:,} lines left out: nothing, or too much, was said", err=True)
     _summary(out)

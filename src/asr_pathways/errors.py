@@ -9,3 +9,7 @@ class PathwaysError(Exception):
     The message is one line that says what is wrong, where, and what to do about it. The command line prints
     it without a traceback and exits with status 1.
     """
+
+
+class Interrupted(PathwaysError):
+    """Someone asked for an end; what can go on later was saved."""

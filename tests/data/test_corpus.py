@@ -14,6 +14,7 @@ from asr_pathways.data.corpus import (
     languages_of,
     load_cuts,
     merge,
+    resplit,
     sources_of,
     summarize,
     write_corpus,
@@ -79,6 +80,21 @@ def test_merge_joins_and_stands_by_itself(tmp_path: Path) -> None:
     assert languages_of(load_cuts(tmp_path / "both", "train")) == ["en", "fr"]
     load_cuts(tmp_path / "both", "test", ["en"])[0].load_audio()
     assert [source["name"] for source in sources_of(tmp_path / "both")] == ["first", "second"]
+
+
+def test_resplit_moves_utterances_and_keeps_all_else(corpus: Path, tmp_path: Path) -> None:
+    resplit(corpus, tmp_path / "out", lambda language, text: "test" if language == "fr" else "train")
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    moved = tmp_path / "moved"
+    assert languages_of(load_cuts(moved, "test")) == ["fr"] and languages_of(load_cuts(moved, "train")) == ["en"]
+    assert len(load_cuts(moved, "dev")) == 0
+    before = {cut.id: cut for split in ("train", "dev", "test") for cut in load_cuts(corpus, split)}
+    after = {cut.id: cut for split in ("train", "test") for cut in load_cuts(moved, split)}
+    assert before.keys() == after.keys()
+    for name, cut in after.items():
+        assert cut.supervisions[0].text == before[name].supervisions[0].text
+        np.testing.assert_array_equal(cut.load_audio(), before[name].load_audio())
+    assert sources_of(moved) == sources_of(corpus)
 
 
 def test_merge_tells_clashing_ids_apart(tmp_path: Path) -> None:

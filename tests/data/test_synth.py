@@ -53,6 +53,12 @@ def test_held_out_texts_have_held_out_voices() -> None:
     assert 20 < len(texts["dev"]) < 120 and 20 < len(texts["test"]) < 120
 
 
+def test_how_much_is_held_out() -> None:
+    lines = [f"line {number}" for number in range(1000)]
+    splits = [item.split for item in utterances(lines, "en", 0, held_out=0.25)]
+    assert 200 < splits.count("dev") < 300 and 200 < splits.count("test") < 300
+
+
 def test_every_voice_exists_and_speaks() -> None:
     espeak = Espeak()
     for language in LANGUAGES:

@@ -199,7 +199,13 @@ def test_without_language_embedding_the_language_changes_nothing(model: Transduc
 
 @pytest.mark.parametrize(
     ("name", "pieces", "low", "high"),
-    [("tiny", 256, 1.5e6, 2.5e6), ("small", 1000, 18e6, 22e6), ("base", 4096, 75e6, 100e6), ("base", 500, 60e6, 80e6)],
+    [
+        ("micro", 192, 1.2e6, 1.5e6),
+        ("tiny", 256, 1.5e6, 2.5e6),
+        ("small", 1000, 18e6, 22e6),
+        ("base", 4096, 75e6, 100e6),
+        ("base", 500, 60e6, 80e6),
+    ],
 )
 def test_presets_have_the_sizes_that_they_promise(name: Preset, pieces: int, low: float, high: float) -> None:
     with torch.device("meta"):
@@ -212,4 +218,4 @@ def test_base_is_of_the_papers_family() -> None:
     config = preset("base", 4096).encoder
     assert config.layers >= 20
     assert (config.dim, config.ffn_dim) == (512, 2048)
-    assert PRESETS == ("tiny", "small", "base")
+    assert PRESETS == ("micro", "tiny", "small", "base")

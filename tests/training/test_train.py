@@ -14,8 +14,9 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import load_recognizer, save_recognizer
 from asr_pathways.models.transducer import Transducer, TransducerConfig
-from asr_pathways.training.state import last_checkpoint
-from asr_pathways.training.train import dev_batches, feature_statistics, train
+from asr_pathways.training.state import TrainingState, last_checkpoint
+from asr_pathways.training.train import dev_batches, feature_statistics, read_train_recipe
+from asr_pathways.training.train import train as train_recipe
 from tests.conftest import LANGUAGES, PIECES, make_recognizer, tiny_config
 from tests.training.helpers import on_loss, recognizer_for, same
 
@@ -26,6 +27,11 @@ RECIPE: dict[str, Any] = {
     "evaluation": {"every": 2, "utterances": 1},
     "checkpoint_every": 2,
 }
+
+
+def train(recipe: Path, data: Path, out: Path, **options: Any) -> TrainingState:
+    """As the command line does it."""
+    return train_recipe(read_train_recipe(recipe), data, out, **options)
 
 
 def write(path: Path, **options: Any) -> Path:
@@ -169,3 +175,19 @@ def test_broken_audio_is_named(tmp_path: Path, recipe: Path, speech: Path) -> No
         path.write_bytes(b"no flac")
     with pytest.raises(PathwaysError, match=r"utterance en-train-\d"):
         train(recipe, data, tmp_path / "run")
+
+
+def test_some_of_the_languages(tmp_path: Path, recipe: Path, speech: Path, dense_model: Path) -> None:
+    train(recipe, speech, tmp_path / "run", init=dense_model, languages=("fr",))
+    assert load_recognizer(tmp_path / "run").languages == ("fr",)
+    with pytest.raises(PathwaysError, match="no 'de' in split 'train': it holds en, fr"):
+        train(recipe, speech, tmp_path / "other", languages=("de",))
+
+
+def test_the_last_model_is_the_result_where_that_is_asked_for(tmp_path: Path, speech: Path) -> None:
+    choose = write(tmp_path / "last.yaml", evaluation={"every": 1, "utterances": 1, "choose": "last"})
+    state = train(choose, speech, tmp_path / "run")
+    assert state.best == [] and len(state.history) == 4
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    last = torch.load(last_checkpoint(tmp_path / "run"), weights_only=True)["model"]
+    assert same(load_recognizer(tmp_path / "run").model.state_dict(), last)

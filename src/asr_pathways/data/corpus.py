@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,6 +258,26 @@ def merge(inputs: Sequence[Path], out: Path) -> None:
                         supervision.get("speaker"),
                     ),
                 )
+
+
+def resplit(data: Path, out: Path, split: Callable[[str, str], str]) -> None:
+    """Writes a data folder of the same utterances in other splits (audio is hard-linked where that works).
+
+    Args:
+        data: a data folder.
+        out: the one to make.
+        split: from language and text of an utterance to its split.
+
+    Raises:
+        PathwaysError: if ``data`` is not a data folder, or the output cannot be written.
+    """
+    with build_corpus(out, sources_of(data)) as builder:
+        for old in SPLITS:
+            for _, row in _read_rows(data, old):
+                supervision = row["supervisions"][0]
+                audio = row["recording"]["sources"][0]["source"]
+                _link(data / audio, builder.folder / audio)
+                builder.add_row(split(supervision["language"], supervision["text"]), row)
 
 
 def _free_prefix(name: str, identifiers: Sequence[str], taken: set[str]) -> str:

@@ -23,7 +23,7 @@ from asr_pathways.data.splits import split_of
 from asr_pathways.data.text import check_language, normalize
 from asr_pathways.errors import PathwaysError
 
-HELD_OUT = 0.02  # share of the texts in dev, and in test
+HELD_OUT = 0.02  # share of the texts in dev, and in test, unless asked for otherwise
 MIN_SECONDS, MAX_SECONDS = 0.2, 20.0
 
 ACCENTS = {
@@ -64,7 +64,11 @@ class Utterance:
 
 
 def prepare_synth(
-    out: Path, texts: Mapping[str, Sequence[str]], seed: int = 0, hours: float | None = None
+    out: Path,
+    texts: Mapping[str, Sequence[str]],
+    seed: int = 0,
+    hours: float | None = None,
+    held_out: float = HELD_OUT,
 ) -> dict[str, int]:
     """Makes a data folder of synthetic speech.
 
@@ -74,6 +78,7 @@ def prepare_synth(
         seed: chooses voices, rates and pitches.
         hours: how much speech to make per language: lines are said again, in other voices, or left unsaid, until
             it is reached; None says each line once.
+        held_out: share of the texts that only dev says, and of those that only test says.
 
     Returns:
         How many lines each language left out because nothing, or too much, came out.
@@ -96,10 +101,12 @@ def prepare_synth(
         for language in lines
     ]
     with build_corpus(out, sources) as corpus:
-        return {language: _say_all(corpus, language, lines[language], seed, hours) for language in lines}
+        return {language: _say_all(corpus, language, lines[language], seed, hours, held_out) for language in lines}
 
 
-def utterances(lines: Sequence[str], language: str, seed: int, rounds: int | None = 1) -> Iterator[Utterance]:
+def utterances(
+    lines: Sequence[str], language: str, seed: int, rounds: int | None = 1, held_out: float = HELD_OUT
+) -> Iterator[Utterance]:
     """How each line is said; endless without ``rounds``."""
     index = 0
     turn = 0
@@ -108,7 +115,7 @@ def utterances(lines: Sequence[str], language: str, seed: int, rounds: int | Non
         random.Random(f"{seed} {language} {turn}").shuffle(order)
         for text in order:
             rng = random.Random(f"{seed} {language} {turn} {text}")
-            split = split_of(f"{language} {text}", HELD_OUT)
+            split = split_of(f"{language} {text}", held_out)
             yield Utterance(
                 index=index,
                 split=split,
@@ -123,11 +130,20 @@ def utterances(lines: Sequence[str], language: str, seed: int, rounds: int | Non
         turn += 1
 
 
-def _say_all(corpus: CorpusBuilder, language: str, lines: Sequence[str], seed: int, hours: float | None) -> int:
+def _say_all(
+    corpus: CorpusBuilder, language: str, lines: Sequence[str], seed: int, hours: float | None, held_out: float
+) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    order = {"language": language, "lines": lines, "seed": seed, "hours": hours, "folder": str(corpus.folder)}
+    order = {
+        "language": language,
+        "lines": lines,
+        "seed": seed,
+        "hours": hours,
+        "held_out": held_out,
+        "folder": str(corpus.folder),
+    }
     left_out = 0
     bar = Progress(console=Console(stderr=True))
     with tempfile.TemporaryFile("w+") as complaints, tempfile.TemporaryFile("w+") as task, bar:

@@ -27,7 +27,7 @@ def run(task_file: TextIO, answers: TextIO) -> None:
     wanted = float("inf") if hours is None else hours * 3600
     done = 0.0
     mute = 0
-    for item in utterances(task["lines"], language, task["seed"], 1 if hours is None else None):
+    for item in utterances(task["lines"], language, task["seed"], 1 if hours is None else None, task["held_out"]):
         if done >= wanted:
             break
         raw = espeak.say(item.text, item.voice, rate=item.rate, pitch=item.pitch, range=item.range)

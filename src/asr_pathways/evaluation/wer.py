@@ -182,8 +182,8 @@ def score(utterances: Iterable[Utterance], *, replications: int = REPLICATIONS, 
     groups = _by_language(utterances)
     languages, resampled = [], []
     for language, group in groups.items():
-        words = [_word_counts(utterance) for utterance in group]
-        characters = _total(_character_counts(utterance) for utterance in group)
+        words = [word_counts(utterance) for utterance in group]
+        characters = _total(character_counts(utterance) for utterance in group)
         rates = _resample(_errors_and_words(words), language, replications, seed)
         languages.append(LanguageScore(language, len(group), _total(words), characters, _percentiles(rates)))
         resampled.append(rates)
@@ -207,7 +207,7 @@ def compare(
     _check_paired(groups_a, groups_b)
     languages, points, resampled = [], [], []
     for language, group in groups_a.items():
-        counts = [[_word_counts(utterance) for utterance in g] for g in (group, groups_b[language])]
+        counts = [[word_counts(utterance) for utterance in g] for g in (group, groups_b[language])]
         point = _total(counts[0]).rate - _total(counts[1]).rate
         rates = [_resample(_errors_and_words(c), language, replications, seed) for c in counts]
         difference = rates[0] - rates[1]
@@ -262,14 +262,14 @@ def _check_paired(a: Mapping[str, Sequence[Utterance]], b: Mapping[str, Sequence
             raise PathwaysError(f"cannot compare: an utterance id occurs more than once in {language}")
 
 
-def _word_counts(utterance: Utterance) -> ErrorCounts:
+def word_counts(utterance: Utterance) -> ErrorCounts:
     reference = " ".join(utterance.reference.split())
     output = jiwer.process_words(reference, " ".join(utterance.hypothesis.split()))
     length = output.hits + output.substitutions + output.deletions
     return ErrorCounts(output.substitutions, output.deletions, output.insertions, length)
 
 
-def _character_counts(utterance: Utterance) -> ErrorCounts:
+def character_counts(utterance: Utterance) -> ErrorCounts:
     reference = " ".join(utterance.reference.split())
     output = jiwer.process_characters(reference, " ".join(utterance.hypothesis.split()))
     return ErrorCounts(output.substitutions, output.deletions, output.insertions, len(reference))

@@ -37,6 +37,9 @@ class EvaluationConfig(Config):
     every: int = Field(default=500, gt=0, description="steps")
     utterances: int = Field(default=0, ge=0, description="dev utterances a language; 0: all")
     keep_best: int = Field(default=3, gt=0, description="models kept, by mean dev WER")
+    choose: Literal["best", "last"] = Field(
+        default="best", description="which model becomes the result: the best on dev, or that of the last step"
+    )
     average: bool = Field(default=True, description="also try the mean of the kept models' weights (dense only)")
     patience: int = Field(default=0, ge=0, description="stop after so many evaluations without a better one; 0: never")
 

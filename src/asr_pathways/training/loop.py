@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from asr_pathways.data.batches import Batch, TrainBatches
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.evaluation.evaluate import evaluate
 from asr_pathways.evaluation.wer import Scores, score
 from asr_pathways.files import write_json
@@ -111,10 +112,10 @@ class TrainingLoop:
             except KeyboardInterrupt:
                 where = f"interrupted at step {self.state.step} of {steps}"
                 if trained or self._interrupts.forced:
-                    raise PathwaysError(f"{where}; go on from the last checkpoint with --resume") from None
+                    raise Interrupted(f"{where}; go on from the last checkpoint with --resume") from None
                 self._write_checkpoint()
                 save_recognizer(self.out, self.recognizer)
-                raise PathwaysError(f"{where}; go on with --resume, or use {self.out} as it is") from None
+                raise Interrupted(f"{where}; go on with --resume, or use {self.out} as it is") from None
             finally:
                 batches.close()  # type: ignore[attr-defined]
         return self.state
@@ -160,6 +161,7 @@ class TrainingLoop:
         if self.recognizer.pathways is not None:
             for event in self.recognizer.pathways.step(self.optimizer):
                 progress.line(f"step {self.state.step}: {event}")
+                self.state.masks.append(asdict(event))
         progress.step(self.state.step, value, batch.seconds, scalars)
 
     def _skip(self, batch: Batch, trouble: str, progress: TrainingProgress) -> None:
@@ -210,7 +212,7 @@ class TrainingLoop:
         progress.scalars(step, {f"dev/wer_{language}": value for language, value in by_language.items()})
         languages = ", ".join(f"{language} {100 * value:.1f}" for language, value in by_language.items())
         progress.line(f"step {step}: dev WER {100 * wer:.1f}%, CER {100 * scores.mean_cer:.1f}% ({languages})")
-        if pathways is None or pathways.at_target:
+        if self.config.evaluation.choose == "best" and (pathways is None or pathways.at_target):
             self._keep(step, wer)
         progress.resumed()
 
@@ -238,7 +240,7 @@ class TrainingLoop:
         write_checkpoint(self.checkpoint, self.state, parts)
 
     def _finish(self, progress: TrainingProgress) -> None:
-        """Writes the best model, or the mean of the best ones if that is better on dev, to ``out``."""
+        """Writes the model to ``out``: the last, the best, or the mean of the best ones if that is better on dev."""
         if self.state.best:
             best = self.state.best[0]
             self._load(self._best_folder(best["step"]))

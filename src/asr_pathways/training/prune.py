@@ -60,7 +60,7 @@ def prune(
     sparsity: float,
     recipe: PruneRecipe,
     languages: Sequence[str] | None = None,
-    init: str = "omp",
+    init: str | Sequence[Path] = "omp",
     resume: bool = False,
 ) -> TrainingState:
     """Prunes a dense MODEL folder into ``out``, training on ``data`` as ``recipe`` says.
@@ -74,7 +74,8 @@ def prune(
         recipe: steps, data, score, intervals.
         languages: which ones get a pathway; None: all of the model's.
         init: where masks start: ``omp`` (one shot, by the method's score), ``lap`` (a run of iterative magnitude
-            pruning on all languages), ``lsp`` (one such run for each language), or a pruned MODEL folder.
+            pruning on all languages), ``lsp`` (one such run for each language), a pruned MODEL folder, or several
+            of them, each with some of the languages.
         resume: go on from the last checkpoint in ``out``.
 
     Raises:
@@ -140,7 +141,7 @@ def pathway_config(
     return config
 
 
-def _check_init(init: str, method: str, config: PathwayConfig, languages: Sequence[str]) -> None:
+def _check_init(init: str | Sequence[Path], method: str, config: PathwayConfig, languages: Sequence[str]) -> None:
     if init == "omp":
         return
     if config.schedule != "oneshot":
@@ -173,7 +174,7 @@ def _choose_by_activation(recognizer: Recognizer, cuts: Any, recipe: PruneRecipe
 
 def _take_masks(
     recognizer: Recognizer,
-    init: str,
+    init: str | Sequence[Path],
     model: Path,
     data: Path,
     out: Path,
@@ -181,17 +182,19 @@ def _take_masks(
     recipe: PruneRecipe,
     resume: bool,
 ) -> None:
-    """Masks from pruning runs made for the purpose (``lap``, ``lsp``) or from a pruned MODEL folder."""
+    """Masks from pruning runs made for the purpose (``lap``, ``lsp``) or from pruned MODEL folders."""
     pathways = recognizer.pathways
     assert pathways is not None
-    if init in INITS:
+    if isinstance(init, str) and init in INITS:
         _make_masks(pathways, init, model, data, out, sparsity, recipe, resume)
-    elif (Path(init) / "pathways").is_dir():
-        taken = pathways.masks_from(Path(init) / "pathways")
+    else:
+        taken: list[str] = []
+        for folder in [Path(init)] if isinstance(init, str) else init:
+            if not (folder / "pathways").is_dir():
+                raise PathwaysError(f"--init {folder}: neither one of {', '.join(INITS)} nor a pruned model folder")
+            taken += pathways.masks_from(folder / "pathways")
         if missing := [language for language in pathways.languages if language not in taken]:
             raise PathwaysError(f"--init {init}: has no pathway for {', '.join(missing)}")
-    else:
-        raise PathwaysError(f"--init {init}: neither one of {', '.join(INITS)} nor a pruned model folder")
     for language, found in pathways.summary().sparsity.items():
         if abs(found - sparsity) > 0.01:
             raise PathwaysError(

@@ -25,6 +25,7 @@ class TrainingState:
         bad_losses: batches skipped because their loss was NaN or infinite.
         seconds: time spent training so far.
         history: one entry an evaluation, for reports.
+        masks: one entry a new mask (see `MaskEvent`), for reports.
     """
 
     step: int = 0
@@ -33,6 +34,7 @@ class TrainingState:
     bad_losses: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    masks: list[dict[str, Any]] = field(default_factory=list)
 
 
 def last_checkpoint(out: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +28,44 @@ _STATISTICS_UTTERANCES = 200
 """About how many utterances the mean and deviation of features are estimated from."""
 
 
-def train(recipe: Path, data: Path, out: Path, *, init: Path | None = None, resume: bool = False) -> TrainingState:
+def read_train_recipe(path: Path) -> TrainRecipe:
+    """The recipe in a YAML file.
+
+    Raises:
+        PathwaysError: if the file is missing or wrong; the key is named.
+    """
+    return parse_config(TrainRecipe, load_yaml(path), str(path))
+
+
+def train(
+    config: TrainRecipe,
+    data: Path,
+    out: Path,
+    *,
+    init: Path | None = None,
+    languages: Sequence[str] | None = None,
+    resume: bool = False,
+) -> TrainingState:
     """Trains a dense model on the train split of ``data``, choosing by its dev split.
 
     Args:
-        recipe: a YAML file of :class:`TrainRecipe`.
+        config: the recipe.
         data: a data folder.
         out: the run folder; becomes a MODEL folder.
         init: a MODEL folder to start from: its weights, tokenizer and feature statistics (and sizes) are taken.
+        languages: which ones of the data; None: all.
         resume: go on from the last checkpoint in ``out``.
 
     Raises:
         PathwaysError: for anything the user can mend; nothing that was in ``out`` is lost.
     """
-    config = parse_config(TrainRecipe, load_yaml(recipe), str(recipe))
     start = out / "checkpoints" / "start"
     if start.exists() and not resume:
         raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
     if resume and not start.exists():
         raise PathwaysError(f"{out}: no run to resume there")
-    cuts = load_cuts(data, "train").to_eager()
-    languages = tuple(languages_of(cuts))
+    cuts = load_cuts(data, "train", languages).to_eager()
+    languages = tuple(languages or languages_of(cuts))
     if resume:
         recognizer = load_recognizer(start)
     elif init is not None:

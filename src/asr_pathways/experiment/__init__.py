@@ -1,0 +1,1 @@
+"""The matrix of runs, its ledger, and what they show together."""

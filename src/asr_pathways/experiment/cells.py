@@ -1,0 +1,156 @@
+"""Runs one cell: trains or prunes, tests, and tells what came out as a ledger entry."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr_pathways.data.batches import Batch, eval_batches
+from asr_pathways.data.corpus import load_cuts
+from asr_pathways.evaluation.evaluate import evaluate
+from asr_pathways.experiment.ledger import Tested
+from asr_pathways.experiment.plan import Cell
+from asr_pathways.inspection import union_density
+from asr_pathways.model_folder import Recognizer, load_recognizer
+from asr_pathways.pruning import Pathways
+from asr_pathways.training.config import TrainRecipe
+from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.state import TrainingState
+from asr_pathways.training.train import train
+
+
+def cell_folder(root: Path, name: str) -> Path:
+    """The run folder of a cell."""
+    return root / "cells" / name
+
+
+def run_cell(cell: Cell, root: Path, data: Path) -> dict[str, Any]:
+    """Runs a cell to its end, going on where an earlier try was stopped, and gives its ledger entry.
+
+    The model stays in the cell's folder, for the cells that start from it.
+
+    Args:
+        cell: what to run; the cells that it starts from are done.
+        root: the experiment's folder.
+        data: the data folder that the cell's spec names.
+
+    Raises:
+        PathwaysError: if the run fails.
+    """
+    began = time.monotonic()
+    out = cell_folder(root, cell.name)
+    state = _prune(cell, root, data, out) if cell.kind == "prune" else _train(cell, root, data, out)
+    recognizer = load_recognizer(out)
+    start = load_recognizer(out / "checkpoints" / "start").pathways
+    tested = _test(recognizer, data, cell.spec["test"]) if cell.spec["test"] else {}
+    return {
+        "label": cell.label,
+        "spec": cell.spec,
+        "tested": tested,
+        "history": state.history,
+        "masks": _masks(recognizer.pathways, tensors=True),
+        "first_masks": _masks(start, tensors=False),
+        "events": [{key: value for key, value in event.items() if value is not None} for event in state.masks],
+        "digest": _digest(out),
+        "total_steps": cell.total_steps,
+        "cost": {"training_seconds": round(state.seconds, 1), "seconds": round(time.monotonic() - began, 1)},
+    }
+
+
+def _train(cell: Cell, root: Path, data: Path, out: Path) -> TrainingState:
+    spec = cell.spec
+    return train(
+        TrainRecipe.model_validate(spec["recipe"]),
+        data,
+        out,
+        init=_model(spec["model"], root),
+        languages=spec["languages"],
+        resume=_begun(out),
+    )
+
+
+def _prune(cell: Cell, root: Path, data: Path, out: Path) -> TrainingState:
+    spec = cell.spec
+    model = _model(spec["model"], root)
+    assert model is not None
+    init: str | Sequence[Path] = "omp"
+    if spec["init"] != "omp":
+        init = [cell_folder(root, name) for name in spec["init"]["cells"]]
+    return prune(
+        model,
+        data,
+        out,
+        method=spec["method"],
+        sparsity=spec["sparsity"],
+        recipe=PruneRecipe.model_validate(spec["recipe"]),
+        languages=spec["languages"],
+        init=init,
+        resume=_begun(out),
+    )
+
+
+def _begun(out: Path) -> bool:
+    return (out / "checkpoints" / "start").exists()
+
+
+def _model(spec: Mapping[str, str] | None, root: Path) -> Path | None:
+    if spec is None:
+        return None
+    return cell_folder(root, spec["cell"]) if "cell" in spec else Path(spec["path"])
+
+
+def _test(recognizer: Recognizer, data: Path, test: Mapping[str, Any]) -> dict[str, Tested]:
+    """Decodes the test splits, each language through its own pathway, and takes the model's loss on them."""
+    tested = {}
+    for language in recognizer.check_languages(None):
+        cuts = [cut for split in test["splits"] for cut in load_cuts(data, split, [language])]
+        cuts = sorted(cuts, key=lambda cut: cut.id)[: test["utterances"] or None]
+        batches = list(eval_batches(cuts, recognizer.tokenizer, features=recognizer.card.features))
+        utterances = evaluate(recognizer.model, recognizer.tokenizer, batches, recognizer.pathways, progress=False)
+        tested[language] = Tested.of(utterances, _loss(recognizer, batches, language))
+    return tested
+
+
+@torch.no_grad()
+def _loss(recognizer: Recognizer, batches: Sequence[Batch], language: str) -> float:
+    """Nats a word piece over all batches."""
+    totals: dict[str, float] = defaultdict(float)
+    recognizer.model.eval()
+    with recognizer.use(language):
+        for batch in batches:
+            pieces = int(batch.target_lengths.sum())
+            totals["loss"] += float(recognizer.model.loss(batch)) * pieces
+            totals["pieces"] += pieces
+    return round(totals["loss"] / totals["pieces"], 6)
+
+
+def _masks(pathways: Pathways | None, *, tensors: bool) -> dict[str, Any] | None:
+    """Sparsities and overlaps, for tables and figures."""
+    if pathways is None:
+        return None
+    summary = pathways.summary()
+    found = {key: value for key, value in asdict(summary).items() if key not in ("tensors", "mask_bytes")}
+    found["overlap"] = {f"{a} {b}": round(value, 4) for (a, b), value in pathways.overlap().items()}
+    if tensors:
+        found["tensors"] = {
+            language: {name: round(value, 4) for name, value in own.items()}
+            for language, own in summary.tensors.items()
+        }
+        found["union"] = {name: round(value, 4) for name, value in union_density(pathways).items()}
+    return found
+
+
+def _digest(out: Path) -> str:
+    """Stands for weights and masks, bit by bit."""
+    total = hashlib.sha256()
+    for path in (out / "model.safetensors", out / "pathways" / "masks.safetensors"):
+        if path.exists():
+            total.update(path.read_bytes())
+    return total.hexdigest()[:16]

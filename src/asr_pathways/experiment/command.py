@@ -1,0 +1,54 @@
+"""The command ``experiment``: plan, run, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.experiment.cost import duration
+from asr_pathways.experiment.ledger import read_entry
+from asr_pathways.experiment.plan import Plan, make_plan
+from asr_pathways.experiment.recipe import read_recipe
+from asr_pathways.experiment.runner import costs, ledger_folder, missing_cells, run_cells
+
+
+def run_experiment(
+    recipe: Path, out: Path, *, ray: str | None, source: Path | None, dry_run: bool, report: bool
+) -> None:
+    """Runs the cells of ``recipe`` that ``out`` has no results of, and writes the report of all that it has.
+
+    Raises:
+        PathwaysError: if the recipe is wrong, or some cells failed; the report is written all the same.
+    """
+    plan = make_plan(read_recipe(recipe))
+    if dry_run:
+        _show(plan, out)
+        return
+    failed: dict[str, str] = {}
+    if not report:
+        failed = run_cells(plan, out, ray=ray, source=source).failed
+    if failed:
+        raise PathwaysError(f"{len(failed)} of {len(plan.cells)} cells failed; the others are in {ledger_folder(out)}")
+
+
+def _show(plan: Plan, out: Path) -> None:
+    """Prints the plan: every cell with its state and cost."""
+    estimate = costs(plan, out)
+    table = Table("cell", "run", "steps", "with its masks'", "minutes", "state", title=plan.recipe.title)
+    to_run = {cell.name for cell in missing_cells(plan, out)}
+    for cell in plan.cells.values():
+        done = read_entry(ledger_folder(out), cell.name) is not None
+        state = "to run again: its model is needed" if done and cell.name in to_run else "done" if done else "to run"
+        minutes = f"{estimate.seconds(cell) / 60:.1f}"
+        table.add_row(cell.name, cell.label, f"{cell.steps:,}", f"{cell.total_steps:,}", minutes, state)
+    seconds = sum(estimate.seconds(plan.cells[name]) for name in to_run)
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=160).print(table)
+    basis = f"by {estimate.measured} cells that are done" if estimate.measured else "estimated from sizes"
+    console.print(
+        f"{len(to_run)} of {len(plan.cells)} cells to run: about {duration(seconds)} of one core, {basis}",
+        highlight=False,
+    )

@@ -1,0 +1,76 @@
+"""Makes the corpora that an experiment names, once each, under a folder of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from asr_pathways.data.corpus import SPLITS, load_cuts, resplit
+from asr_pathways.data.splits import fold_split
+from asr_pathways.experiment.plan import Cell, Plan, corpus_spec, digest
+from asr_pathways.experiment.recipe import ExperimentRecipe, FolderSource, PromptsSource, SpeechSource
+
+
+def data_folder(root: Path, recipe: ExperimentRecipe, data: dict[str, Any]) -> Path:
+    """Where the corpus, or the fold of one, that a cell's spec names lies."""
+    source = recipe.data[data["name"]]
+    if isinstance(source, FolderSource) and "fold" not in data:
+        return source.path
+    folder = f"{data['name']}-{digest(data['corpus'])}"
+    return root / "data" / (f"{folder}-fold-{data['fold']}-of-{data['folds']}" if "fold" in data else folder)
+
+
+def make_corpora(root: Path, plan: Plan, cells: list[Cell], source: Path | None = None) -> None:
+    """Makes what ``cells`` train and are tested on, where it is not there yet.
+
+    Args:
+        root: the experiment's folder.
+        plan: that the cells are of.
+        cells: those that are to run.
+        source: Debian packages (unpacked, or ``.deb`` files) for the prompts; None fetches them.
+
+    Raises:
+        PathwaysError: if a corpus cannot be made.
+    """
+    recipe = plan.recipe
+    for cell in cells:
+        data = cell.spec["data"]
+        whole = data_folder(root, recipe, {key: data[key] for key in ("corpus", "name")})
+        _make(root, recipe, data["name"], whole, source)
+        folder = data_folder(root, recipe, data)
+        if "fold" in data and not (folder / "corpus.json").exists():
+            folds, fold = data["folds"], data["fold"]
+            resplit(whole, folder, lambda language, text, n=folds, k=fold: fold_split(f"{language} {text}", n, k))  # type: ignore[misc]
+
+
+def _make(root: Path, recipe: ExperimentRecipe, name: str, folder: Path, packages: Path | None) -> None:
+    corpus = recipe.data[name]
+    if isinstance(corpus, FolderSource) or (folder / "corpus.json").exists():
+        return
+    if isinstance(corpus, PromptsSource):
+        from asr_pathways.data.prompts import prepare_prompts
+
+        prepare_prompts(folder, packages, corpus.languages)
+        return
+    from asr_pathways.data.synth import prepare_synth
+    from asr_pathways.data.texts import read_texts
+
+    texts = folder.with_name(folder.name + "-texts")
+    _write_texts(root, recipe, corpus, texts, packages)
+    prepare_synth(folder, read_texts(texts, corpus.languages), corpus.seed, corpus.hours, corpus.held_out)
+
+
+def _write_texts(root: Path, recipe: ExperimentRecipe, corpus: SpeechSource, out: Path, packages: Path | None) -> None:
+    if corpus.texts == "numbers":
+        from asr_pathways.data.numbers import write_numbers
+
+        write_numbers(out, corpus.languages, corpus.lines)
+        return
+    from asr_pathways.data.texts import write_texts
+
+    left_out: set[str] = set()
+    if corpus.exclude is not None:
+        other = data_folder(root, recipe, {"corpus": corpus_spec(recipe, corpus.exclude), "name": corpus.exclude})
+        _make(root, recipe, corpus.exclude, other, packages)
+        left_out = {cut.supervisions[0].text for split in SPLITS for cut in load_cuts(other, split)}
+    write_texts(out, corpus.languages, None, left_out)

@@ -1,0 +1,66 @@
+"""What cells cost, before they run: from sizes at first, then from what finished cells took."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr_pathways.experiment.plan import Cell, Plan
+from asr_pathways.files import read_json
+from asr_pathways.models.presets import preset
+from asr_pathways.models.transducer import Transducer, TransducerConfig
+
+_MULTIPLICATIONS = 38e9 / 6
+"""Weights times encoder frames that one core trains in a second: measured for `micro` and `tiny` on an AMD EPYC."""
+
+_FRAMES = 25  # encoder frames a second of speech
+_FILLED = 0.85  # how much of a batch is speech, not padding
+_OVERHEAD = 12.0  # seconds a cell spends on reading, first features and tests
+
+
+class Costs:
+    """Seconds that cells take on one core: an estimate from sizes, corrected by the cells that are done."""
+
+    def __init__(self, plan: Plan, taken: Mapping[str, float]) -> None:
+        self._plan = plan
+        ratios = [seconds / self._by_size(plan.cells[name]) for name, seconds in taken.items() if name in plan.cells]
+        self.measured = len(ratios)
+        self._factor = statistics.median(ratios) if ratios else 1.0
+
+    def seconds(self, cell: Cell) -> float:
+        """What ``cell`` will take."""
+        return self._factor * self._by_size(cell)
+
+    def _by_size(self, cell: Cell) -> float:
+        audio = cell.steps * cell.spec["recipe"]["data"]["max_seconds"] * _FILLED
+        return float(audio * _FRAMES * self._weights(cell) / _MULTIPLICATIONS + _OVERHEAD)
+
+    def _weights(self, cell: Cell) -> int:
+        model = cell.spec["model"]
+        if model is None:
+            recipe = cell.spec["recipe"]["model"]
+            return _size(preset(recipe["preset"], recipe["vocab_size"]).model_dump_json())
+        if "cell" in model:
+            return self._weights(self._plan.cells[model["cell"]])
+        config: dict[str, Any] = read_json(Path(model["path"]) / "config.json")
+        return _size(TransducerConfig.model_validate(config["model"]).model_dump_json())
+
+
+@cache
+def _size(config: str) -> int:
+    with torch.device("meta"):
+        model = Transducer(TransducerConfig.model_validate_json(config))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def duration(seconds: float) -> str:
+    """``1 h 05 min``, ``12 min``, ``40 s``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,128 @@
+"""What a cell leaves behind for good: one small JSON file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.evaluation.wer import Utterance, character_counts, word_counts
+from asr_pathways.files import atomic_path, read_json
+
+FORMAT, VERSION = "asr-pathways-cell", 1
+
+
+@dataclass(frozen=True)
+class Tested:
+    """How one language's utterances went, in order of their ids.
+
+    Attributes:
+        utterances: stands for ids and references: two cells with the same one were tested on the same.
+        words: reference words (N,).
+        word_errors: substitutions, deletions and insertions (N,).
+        characters: reference characters (N,).
+        character_errors: likewise (N,).
+        loss: of the model, in nats a word piece, over all of them.
+    """
+
+    utterances: str
+    words: list[int]
+    word_errors: list[int]
+    characters: list[int]
+    character_errors: list[int]
+    loss: float
+
+    @classmethod
+    def of(cls, utterances: Iterable[Utterance], loss: float) -> Tested:
+        """Counts the errors of one language's utterances."""
+        ordered = sorted(utterances, key=lambda u: u.id)
+        known = hashlib.sha256("\n".join(f"{u.id} {u.reference}" for u in ordered).encode()).hexdigest()[:12]
+        words = [word_counts(u) for u in ordered]
+        characters = [character_counts(u) for u in ordered]
+        return cls(
+            known,
+            [count.reference_length for count in words],
+            [count.errors for count in words],
+            [count.reference_length for count in characters],
+            [count.errors for count in characters],
+            loss,
+        )
+
+
+def write_entry(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
+    """Writes the entry of cell ``name``, whole or not at all; a line for each part, so that it stays small."""
+    parts = {"format": FORMAT, "version": VERSION, "name": name, **_packed(entry)}
+    lines = [f"{json.dumps(key)}: {json.dumps(_rounded(value), ensure_ascii=False)}" for key, value in parts.items()]
+    with atomic_path(_path(folder, name)) as temporary:
+        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def read_entry(folder: Path, name: str) -> dict[str, Any] | None:
+    """The entry of a cell; None if there is none.
+
+    Raises:
+        PathwaysError: if the file is not an entry of that name.
+    """
+    path = _path(folder, name)
+    if not path.exists():
+        return None
+    entry = read_json(path)
+    if not isinstance(entry, dict) or (entry.get("format"), entry.get("version")) != (FORMAT, VERSION):
+        raise PathwaysError(f"{path}: not a ledger entry of this version")
+    if entry.get("name") != name:
+        raise PathwaysError(f"{path}: the entry of another cell, {entry.get('name')}")
+    return entry
+
+
+def tested(entry: Mapping[str, Any]) -> dict[str, Tested]:
+    """The counts of each language in an entry.
+
+    Raises:
+        PathwaysError: if they are damaged.
+    """
+    try:
+        found = {}
+        for language, held in entry["tested"].items():
+            lists = {key: _unpack(held[key]) for key in _LISTS}
+            if len({len(values) for values in lists.values()}) != 1:
+                raise ValueError("lists differ in length")
+            found[language] = Tested(utterances=held["utterances"], loss=held["loss"], **lists)
+        return found
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PathwaysError(f"ledger entry {entry.get('name')}: damaged counts: {error}") from None
+
+
+def _rounded(value: Any) -> Any:
+    """Plain data with six figures after the point, which is more than anything here means."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, Mapping):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+_LISTS = ("words", "word_errors", "characters", "character_errors")
+
+
+def _packed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {
+        language: {
+            "utterances": one.utterances,
+            "loss": one.loss,
+            **{key: " ".join(map(str, getattr(one, key))) for key in _LISTS},
+        }
+        for language, one in entry["tested"].items()
+    }
+    return {**entry, "tested": counts}
+
+
+def _unpack(text: str) -> list[int]:
+    return [int(number) for number in text.split()]
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.json"

@@ -1,0 +1,257 @@
+"""Runs the cells of a plan that are not in the ledger yet: one after another, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from asr_pathways.errors import Interrupted, PathwaysError
+from asr_pathways.experiment.cells import cell_folder, run_cell
+from asr_pathways.experiment.corpora import data_folder, make_corpora
+from asr_pathways.experiment.cost import Costs, duration
+from asr_pathways.experiment.ledger import read_entry, write_entry
+from asr_pathways.experiment.plan import Cell, Plan
+
+LOCAL = "local"
+
+
+@dataclass
+class Outcome:
+    """What became of a run of the experiment.
+
+    Attributes:
+        done: cells that ran now.
+        failed: {cell: why}; a cell that starts from a failed one fails with it.
+    """
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def ledger_folder(root: Path) -> Path:
+    """Where an experiment in ``root`` keeps its ledger."""
+    return root / "ledger"
+
+
+def missing_cells(plan: Plan, root: Path) -> list[Cell]:
+    """The cells to run, parents first: those without a ledger entry, and the models that they start from."""
+    wanted: set[str] = set()  # models that a cell to run starts from
+    missing = []
+    for cell in reversed(plan.cells.values()):
+        known = read_entry(ledger_folder(root), cell.name) is not None
+        if not known or (cell.name in wanted and not _model_is_there(root, cell)):
+            missing.append(cell)
+            wanted |= set(cell.parents)
+    return missing[::-1]
+
+
+def costs(plan: Plan, root: Path) -> Costs:
+    """Estimates, corrected by what the ledger knows."""
+    taken = {}
+    for name in plan.cells:
+        entry = read_entry(ledger_folder(root), name)
+        if entry is not None:
+            taken[name] = float(entry["cost"]["seconds"])
+    return Costs(plan, taken)
+
+
+def run_cells(plan: Plan, root: Path, *, ray: str | None = None, source: Path | None = None) -> Outcome:
+    """Runs what is missing, each cell when those that it starts from are done.
+
+    A cell that fails is reported, those that need it are left out, and the rest go on.
+
+    Args:
+        plan: all cells.
+        root: the experiment's folder: ``data/``, ``cells/``, ``logs/``, ``ledger/``.
+        ray: None runs one cell after another here; ``local`` as many side by side as there are processors; an
+            address a cluster's, whose machines all see ``root``.
+        source: Debian packages of the prompts, where they are not to be fetched.
+
+    Raises:
+        PathwaysError: if a corpus cannot be made or Ray is not there; `Interrupted` by Ctrl-C.
+    """
+    cells = missing_cells(plan, root)
+    make_corpora(root, plan, cells, source)
+    outcome = Outcome()
+    tasks = _Tasks(plan, root.absolute(), cells, outcome)
+    with _Board(plan, root, cells) as board:
+        for cell, entry in _one_by_one(tasks) if ray is None else _on_ray(tasks, ray):
+            if isinstance(entry, str):
+                outcome.failed[cell.name] = entry
+            else:
+                write_entry(ledger_folder(root), cell.name, entry)
+                shutil.rmtree(cell_folder(root, cell.name) / "checkpoints", ignore_errors=True)
+                outcome.done.append(cell.name)
+            board.show(cell, entry)
+    return outcome
+
+
+Result = tuple[Cell, "dict[str, Any] | str"]  # an entry, or why there is none
+
+
+class _Tasks:
+    """What is left to run, and what may run now."""
+
+    def __init__(self, plan: Plan, root: Path, cells: list[Cell], outcome: Outcome) -> None:
+        self.plan, self.root = plan, root
+        self._left = {cell.name: cell for cell in cells}
+        self._running: set[str] = set()
+        self._outcome = outcome
+
+    def ready(self) -> Iterator[Cell]:
+        """Cells whose parents are done; those that need a failed one fail here."""
+        for cell in list(self._left.values()):
+            if any(parent in self._left or parent in self._running for parent in cell.parents):
+                continue
+            yield self._left.pop(cell.name)
+
+    def broken_parent(self, cell: Cell) -> str | None:
+        """The failed cell that ``cell`` would start from."""
+        return next((parent for parent in cell.parents if parent in self._outcome.failed), None)
+
+    def started(self, cell: Cell) -> None:
+        self._running.add(cell.name)
+
+    def ended(self, cell: Cell) -> None:
+        self._running.discard(cell.name)
+
+    def arguments(self, cell: Cell) -> tuple[Cell, Path, Path]:
+        data = data_folder(self.root, self.plan.recipe, cell.spec["data"])
+        return cell, self.root, data.absolute()
+
+
+def _one_by_one(tasks: _Tasks) -> Iterator[Result]:
+    while ready := next(tasks.ready(), None):
+        broken = tasks.broken_parent(ready)
+        yield ready, _needs(broken) if broken else _run_logged(*tasks.arguments(ready))
+
+
+def _on_ray(tasks: _Tasks, address: str) -> Iterator[Result]:
+    try:
+        import ray
+    except ImportError:
+        raise PathwaysError("--ray: Ray is not installed: pip install 'asr-pathways[cluster]'") from None
+    if address == LOCAL:
+        ray.init(include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    else:
+        ray.init(address=address, log_to_driver=False)
+    try:
+        run = ray.remote(_run_logged)
+        running: dict[Any, Cell] = {}
+        while True:
+            for cell in tasks.ready():
+                if broken := tasks.broken_parent(cell):
+                    yield cell, _needs(broken)
+                    break  # what it blocked may be ready now
+                threads = max(1, int(cell.spec["recipe"]["threads"]))
+                running[run.options(num_cpus=threads, max_retries=0).remote(*tasks.arguments(cell))] = cell
+                tasks.started(cell)
+            else:
+                if not running:
+                    return
+                (done,), _ = ray.wait(list(running), num_returns=1)
+                cell = running.pop(done)
+                tasks.ended(cell)
+                yield cell, _result_of(ray, done)
+    finally:
+        ray.shutdown()
+
+
+def _result_of(ray: Any, done: Any) -> dict[str, Any] | str:
+    try:
+        result: dict[str, Any] | str = ray.get(done)
+    except ray.exceptions.RayError as error:  # a worker that died, or was killed for memory
+        return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
+    return result
+
+
+def _needs(parent: str) -> str:
+    return f"starts from cell {parent}, which failed"
+
+
+def _run_logged(cell: Cell, root: Path, data: Path) -> dict[str, Any] | str:
+    """Runs a cell with all that it says going to ``logs/``; its entry, or why it failed."""
+    log = root / "logs" / f"{cell.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as stream, contextlib.redirect_stderr(stream):
+        print(f"--- {cell.label}", file=stream)
+        try:
+            return run_cell(cell, root, data)
+        except Interrupted:
+            raise
+        except PathwaysError as error:
+            return str(error)
+        except Exception as error:  # one cell's bug is not to cost the others
+            import traceback
+
+            traceback.print_exc(file=stream)
+            return f"{type(error).__name__}: {error} (see {log})"
+
+
+def _model_is_there(root: Path, cell: Cell) -> bool:
+    folder = cell_folder(root, cell.name)
+    return (folder / "config.json").exists() and not (folder / "checkpoints").exists()
+
+
+class _Board:
+    """Shows how far the experiment is: a bar with what is left, a line for each cell."""
+
+    def __init__(self, plan: Plan, root: Path, cells: list[Cell]) -> None:
+        self._costs = costs(plan, root)
+        self._plan = plan
+        self._left = {cell.name: cell for cell in cells}
+        self._taken: dict[str, float] = {}
+        self._began = time.monotonic()
+        console = Console(stderr=True, highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=Console(file=console.file, highlight=False),
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("Cells", total=len(cells), left=self._time_left())
+
+    def __enter__(self) -> _Board:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, cell: Cell, entry: dict[str, Any] | str) -> None:
+        """One more cell has ended."""
+        del self._left[cell.name]
+        if isinstance(entry, str):
+            text = f"[red]failed[/] {cell.label} ({cell.name}): {entry}"
+        else:
+            self._taken[cell.name] = float(entry["cost"]["seconds"])
+            text = f"{cell.label}: {_wer(entry)}{duration(self._taken[cell.name])}"
+        self._bar.update(self._task, advance=1, left=self._time_left())
+        done = len(self._bar.tasks) and int(self._bar.tasks[0].completed)
+        self._bar.console.print(f"{done}/{done + len(self._left)} {text}; {self._time_left()}", soft_wrap=True)
+
+    def _time_left(self) -> str:
+        """By what the cells of this run took, side by side as they ran."""
+        estimated = sum(self._costs.seconds(cell) for cell in self._left.values())
+        spent = sum(self._costs.seconds(self._plan.cells[name]) for name in self._taken)
+        pace = (time.monotonic() - self._began) / spent if spent else 1.0
+        return f"about {duration(estimated * pace)} left"
+
+
+def _wer(entry: dict[str, Any]) -> str:
+    rates = [sum(one.word_errors) / sum(one.words) for one in entry["tested"].values()]
+    return f"WER {100 * sum(rates) / len(rates):.1f}%, " if rates else ""

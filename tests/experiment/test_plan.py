@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from asr_pathways.config import parse_config
+from asr_pathways.errors import PathwaysError
+from asr_pathways.experiment.plan import Plan, make_plan
+from asr_pathways.experiment.recipe import ExperimentRecipe, read_recipe
+from tests.experiment.conftest import as_data
+
+
+def planned(data: dict[str, Any]) -> Plan:
+    return make_plan(parse_config(ExperimentRecipe, data, "recipe"))
+
+
+def test_cells_come_after_those_they_start_from_and_run_once(recipe: ExperimentRecipe) -> None:
+    plan = make_plan(recipe)
+    seen: set[str] = set()
+    for cell in plan.cells.values():
+        assert seen.issuperset(cell.parents)
+        seen.add(cell.name)
+    # 2 dense, 2 x 2 IMP, 2 fixed, 2 dynamic, 2 finetuned
+    assert len(plan.cells) == 12
+    fixed, masks = plan.row("sines", "fixed"), plan.row("sines", "IMP")
+    assert [(run.seed, run.languages) for run in masks.runs] == [(s, (x,)) for s in (0, 1) for x in ("en", "fr")]
+    for run in fixed.runs:
+        cell = plan.cells[run.cell]
+        own = tuple(other.cell for other in masks.runs if other.seed == run.seed)
+        assert cell.spec["init"] == {"cells": own} and cell.parents[1:] == own
+        assert cell.steps == 3 and cell.total_steps == 3 + 2 * 4
+    assert {run.cell for run in plan.row("sines", "dense").runs} == {plan.cells[r.cell].parents[0] for r in fixed.runs}
+
+
+def test_a_name_stands_for_all_that_decides_the_result(speech: Path, dense_model: Path, tmp_path: Path) -> None:
+    data = as_data(speech, dense_model)
+    names = list(planned(data).cells)
+    assert names == list(planned(copy.deepcopy(data)).cells)
+
+    def changed(**options: Any) -> set[str]:
+        other = copy.deepcopy(data)
+        other["blocks"]["sines"] |= options
+        return set(planned(other).cells) - set(names)
+
+    block = data["blocks"]["sines"]
+    assert changed(about="Something else.", compare=[], words=9) == set()
+    assert changed(recipe={**block["recipe"], "checkpoint_every": 7}) == set()
+    assert len(changed(recipe={**block["recipe"], "calibration_batches": 2})) == 8  # all that prune
+    assert len(changed(sparsity=0.6)) == 8
+    assert len(changed(folds=3)) == 12
+    # The same files elsewhere are the same model; another byte makes another.
+    moved = shutil.copytree(dense_model, tmp_path / "moved")
+    assert changed(dense={**block["dense"], "model": str(moved)}) == set()
+    (moved / "config.json").write_text((moved / "config.json").read_text() + " ")
+    assert len(changed(dense={**block["dense"], "model": str(moved)})) == 12
+
+
+def test_systems_cannot_start_from_each_other(speech: Path, dense_model: Path) -> None:
+    data = as_data(speech, dense_model)
+    data["blocks"]["sines"] |= {
+        "compare": [],
+        "systems": {
+            "a": {"method": "dynamic", "table": "B", "init": "b"},
+            "b": {"method": "dynamic", "table": "B", "init": "a"},
+        },
+    }
+    with pytest.raises(PathwaysError, match="start from each other's masks"):
+        planned(data)
+
+
+def test_a_folder_that_is_not_there_is_named(speech: Path, dense_model: Path, tmp_path: Path) -> None:
+    data = as_data(speech, dense_model)
+    with pytest.raises(PathwaysError, match="nowhere: nothing there that an experiment could start from"):
+        planned(yaml.safe_load(yaml.safe_dump(data).replace(str(dense_model), str(tmp_path / "nowhere"))))
+    with pytest.raises(PathwaysError, match="nowhere"):
+        planned(yaml.safe_load(yaml.safe_dump(data).replace(str(speech), str(tmp_path / "nowhere"))))
+
+
+def test_the_papers_plan_needs_no_data() -> None:
+    plan = make_plan(read_recipe(Path(__file__).parents[2] / "recipes" / "paper.yaml"))
+    for block in ("prompts", "numbers"):
+        lsp, lap = plan.row(block, "dynamic from LSP"), plan.row(block, "dynamic from LAP")
+        assert len(lsp.runs) >= 3
+        steps = [plan.cells[row.runs[0].cell].total_steps for row in (lsp, lap)]
+        assert steps[1] <= 0.6 * steps[0]
