@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from asr_pathways.data.corpus import build_corpus
 from asr_pathways.experiment.recipe import ExperimentRecipe
+from tests.conftest import LANGUAGES, WORDS, spoken
 
 TRAINING: dict[str, Any] = {
     "data": {"max_seconds": 1.5, "prefetch": 0, "speed_factors": [1.0]},
@@ -16,6 +18,19 @@ TRAINING: dict[str, Any] = {
     "checkpoint_every": 1,
     "threads": 1,
 }
+
+
+@pytest.fixture(scope="session")
+def sines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 texts of three words a language, so that each fold gets some for train, dev and test."""
+    out = tmp_path_factory.mktemp("sines") / "data"
+    with build_corpus(out, [{"name": "sines", "licence": "none", "attribution": "Sines by nobody"}]) as corpus:
+        for language in LANGUAGES:
+            for index in range(60):
+                words = [WORDS[language][(index // place) % 5] for place in (1, 5, 25)]
+                samples = spoken(words, language, index)
+                corpus.add("train", f"{language}-{index:02d}", language, " ".join(words), samples)
+    return out
 
 
 def as_data(speech: Path, dense_model: Path) -> dict[str, Any]:
@@ -53,12 +68,12 @@ def as_data(speech: Path, dense_model: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def recipe(speech: Path, dense_model: Path) -> ExperimentRecipe:
-    return ExperimentRecipe.model_validate(as_data(speech, dense_model))
+def recipe(sines: Path, dense_model: Path) -> ExperimentRecipe:
+    return ExperimentRecipe.model_validate(as_data(sines, dense_model))
 
 
 @pytest.fixture
-def recipe_file(speech: Path, dense_model: Path, tmp_path: Path) -> Path:
+def recipe_file(sines: Path, dense_model: Path, tmp_path: Path) -> Path:
     path = tmp_path / "sines.yaml"
-    path.write_text(yaml.safe_dump(as_data(speech, dense_model)))
+    path.write_text(yaml.safe_dump(as_data(sines, dense_model)))
     return path

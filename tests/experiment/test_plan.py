@@ -37,8 +37,8 @@ def test_cells_come_after_those_they_start_from_and_run_once(recipe: ExperimentR
     assert {run.cell for run in plan.row("sines", "dense").runs} == {plan.cells[r.cell].parents[0] for r in fixed.runs}
 
 
-def test_a_name_stands_for_all_that_decides_the_result(speech: Path, dense_model: Path, tmp_path: Path) -> None:
-    data = as_data(speech, dense_model)
+def test_a_name_stands_for_all_that_decides_the_result(sines: Path, dense_model: Path, tmp_path: Path) -> None:
+    data = as_data(sines, dense_model)
     names = list(planned(data).cells)
     assert names == list(planned(copy.deepcopy(data)).cells)
 
@@ -60,8 +60,8 @@ def test_a_name_stands_for_all_that_decides_the_result(speech: Path, dense_model
     assert len(changed(dense={**block["dense"], "model": str(moved)})) == 12
 
 
-def test_systems_cannot_start_from_each_other(speech: Path, dense_model: Path) -> None:
-    data = as_data(speech, dense_model)
+def test_systems_cannot_start_from_each_other(sines: Path, dense_model: Path) -> None:
+    data = as_data(sines, dense_model)
     data["blocks"]["sines"] |= {
         "compare": [],
         "systems": {
@@ -73,12 +73,12 @@ def test_systems_cannot_start_from_each_other(speech: Path, dense_model: Path) -
         planned(data)
 
 
-def test_a_folder_that_is_not_there_is_named(speech: Path, dense_model: Path, tmp_path: Path) -> None:
-    data = as_data(speech, dense_model)
+def test_a_folder_that_is_not_there_is_named(sines: Path, dense_model: Path, tmp_path: Path) -> None:
+    data = as_data(sines, dense_model)
     with pytest.raises(PathwaysError, match="nowhere: nothing there that an experiment could start from"):
         planned(yaml.safe_load(yaml.safe_dump(data).replace(str(dense_model), str(tmp_path / "nowhere"))))
     with pytest.raises(PathwaysError, match="nowhere"):
-        planned(yaml.safe_load(yaml.safe_dump(data).replace(str(speech), str(tmp_path / "nowhere"))))
+        planned(yaml.safe_load(yaml.safe_dump(data).replace(str(sines), str(tmp_path / "nowhere"))))
 
 
 def test_the_papers_plan_needs_no_data() -> None:

@@ -47,16 +47,16 @@ def test_vary_makes_a_row_of_each_combination() -> None:
         ({"epochs": 3}, "blocks.sines.epochs: Extra inputs are not permitted"),
     ],
 )
-def test_what_does_not_fit_is_named(speech: Path, dense_model: Path, change: dict[str, Any], message: str) -> None:
-    data = copy.deepcopy(as_data(speech, dense_model))
+def test_what_does_not_fit_is_named(sines: Path, dense_model: Path, change: dict[str, Any], message: str) -> None:
+    data = copy.deepcopy(as_data(sines, dense_model))
     data["blocks"]["sines"] |= change
     with pytest.raises(PathwaysError) as caught:
         parse_config(ExperimentRecipe, data, "recipe.yaml")
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_claims_and_main_name_what_is_there(speech: Path, dense_model: Path) -> None:
-    data = as_data(speech, dense_model)
+def test_claims_and_main_name_what_is_there(sines: Path, dense_model: Path) -> None:
+    data = as_data(sines, dense_model)
     claim = {"says": "fixed is better", "block": "sines", "better": "fixed", "than": "dense"}
     assert ExperimentRecipe.model_validate({**data, "claims": [claim], "main": "sines"}).claims[0].than == "dense"
     for extra, message in (

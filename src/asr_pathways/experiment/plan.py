@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from asr_pathways.config import parse_config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.recipe import (
     DENSE,
@@ -24,13 +25,17 @@ from asr_pathways.experiment.recipe import (
     SystemSpec,
     Variant,
 )
-from asr_pathways.training.config import TrainRecipe
+from asr_pathways.pruning import METHODS
+from asr_pathways.training.config import LoopConfig, TrainRecipe
+from asr_pathways.training.prune import PruneRecipe
 
 VERSION = 1
-"""Part of every name: raised when the code changes what a cell gives."""
+"""Part of every name: raised when the code, or a default of a recipe or of `PathwayConfig`, changes what cells give."""
 
 _NO_MATTER = {"checkpoint_every"}
 """Fields of recipes that decide nothing but how much is lost by a kill."""
+
+_RECIPES: dict[str, type[LoopConfig]] = {"train": TrainRecipe, "prune": PruneRecipe}
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,7 @@ class _Planner:
         dense = self._dense(block_name, block, seed, languages)
         if system.method == DENSE and system.steps == 0:
             return dense
-        own = block.recipe.model_dump(mode="json", exclude={"pathways", "calibration_batches", "init_steps"})
+        own = block.recipe.model_dump(mode="json", include=set(LoopConfig.model_fields))
         spec: dict[str, Any] = {
             "kind": "train",
             "data": self._block_data(block, seed),
@@ -186,17 +191,32 @@ class _Planner:
         if system.method != DENSE:
             masks, before = self._masks(block_name, name, system, group, seed, languages)
             total += before
-            own = block.recipe.model_dump(mode="json")
-            own["pathways"] = {**block.recipe.pathways, **system.pathways}
+            recipe = parse_config(
+                PruneRecipe, {**block.recipe.model_dump(), **system.recipe}, f"blocks.{block_name}.{name}.recipe"
+            )
+            own = recipe.model_dump(mode="json")
+            own["pathways"] = {**recipe.pathways, **system.pathways}
             spec |= {
                 "kind": "prune",
                 "method": system.method,
+                "pathways": self._pathways(f"blocks.{block_name}.{name}", block, system, group, own["pathways"]),
                 "sparsity": self._sparsity(block, system),
                 "init": {"cells": masks} if masks else "omp",
             }
         spec["recipe"] = _seeded(own, seed, system.steps)
         label = f"{block_name} / {name} / {' '.join(group)} / seed {seed}"
         return self._add(spec, (dense, *masks), label, total)
+
+    def _pathways(
+        self, where: str, block: Block, system: SystemSpec, group: Sequence[str], options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What the method makes of its options: so a method's changed default gives a new name."""
+        try:
+            method = METHODS[system.method]
+            config = method.config(self._sparsity(block, system), system.steps, group, **options)
+        except PathwaysError as error:
+            raise PathwaysError(f"{where}: {error}") from None
+        return config.model_dump(mode="json", exclude_defaults=True)
 
     def _masks(
         self,
@@ -275,11 +295,16 @@ def _seeded(recipe: dict[str, Any], seed: int, steps: int | None = None) -> dict
 
 
 def _decisive(spec: dict[str, Any]) -> dict[str, Any]:
-    """A spec without what decides nothing: names and places, and the pace of checkpoints."""
+    """A spec without what decides nothing: names and places, the pace of checkpoints, options beside their result.
+
+    What is as by default is left out too, so that a new option leaves the names of old cells as they are.
+    """
     data = {key: value for key, value in spec["data"].items() if key != "name"}
     model = {key: value for key, value in spec["model"].items() if key != "path"} if spec["model"] else None
-    recipe = {key: value for key, value in spec["recipe"].items() if key not in _NO_MATTER}
-    return {**spec, "data": data, "model": model, "recipe": recipe}
+    ignored = _NO_MATTER | ({"pathways"} if "pathways" in spec else set())
+    recipe = _RECIPES[spec["kind"]].model_validate(spec["recipe"])
+    own = recipe.model_dump(mode="json", exclude_defaults=True, exclude=ignored)
+    return {**spec, "data": data, "model": model, "recipe": own}
 
 
 def _contents(folder: Path, pattern: str) -> str:

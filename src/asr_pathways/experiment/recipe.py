@@ -76,6 +76,7 @@ class SystemSpec(Config):
             language (LSP) or of its one mask (LAP).
         sparsity: instead of the block's.
         pathways: options of `PathwayConfig`, instead of the method's and the block's.
+        recipe: fields of `PruneRecipe`, instead of the block's.
         vary: {option: values}: a row for each combination; an option is ``sparsity``, ``steps``, or one of
             `PathwayConfig`.
         seeds: which of the block's; None: all.
@@ -89,6 +90,7 @@ class SystemSpec(Config):
     init: str = "omp"
     sparsity: float | None = Field(default=None, ge=0, lt=1)
     pathways: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     seeds: tuple[int, ...] | None = None
     note: str = ""

@@ -20,6 +20,7 @@ from asr_pathways.evaluation.wer import Scores, score
 from asr_pathways.files import write_json
 from asr_pathways.model_folder import Recognizer, load_weights, save_recognizer
 from asr_pathways.training.config import LoopConfig
+from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.interrupt import Interrupts
 from asr_pathways.training.optimizer import learning_rate, make_optimizer
 from asr_pathways.training.progress import TrainingProgress
@@ -38,6 +39,7 @@ class TrainingLoop:
         config: everything that decides the run.
         out: the run folder.
         description: what the progress bar calls it.
+        distillation: what a teacher adds to the loss.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class TrainingLoop:
         config: LoopConfig,
         out: Path,
         description: str,
+        distillation: Distillation | None = None,
     ) -> None:
         from lightning_fabric import Fabric
 
@@ -64,6 +67,9 @@ class TrainingLoop:
         self.model: Any
         self.model, self._fabric_optimizer = self.fabric.setup(recognizer.model, self.optimizer)
         self.model.mark_forward_method("loss")
+        self.distillation = distillation
+        if distillation is not None:
+            distillation.watch(recognizer.model)
         self.checkpoint = last_checkpoint(out)
         self._interrupts = Interrupts()
 
@@ -143,6 +149,8 @@ class TrainingLoop:
         self.model.train()
         with self.recognizer.use(batch.language):
             loss: Tensor = self.model.loss(batch)
+            if self.distillation is not None:
+                loss = loss + self.distillation.loss(batch)
             finite = math.isfinite(value := float(loss.detach()))
             if finite:
                 self.fabric.backward(loss)

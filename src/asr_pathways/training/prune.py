@@ -21,6 +21,7 @@ from asr_pathways.files import atomic_folder
 from asr_pathways.model_folder import Recognizer, load_recognizer, save_recognizer
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
 from asr_pathways.training.config import LoopConfig, OptimizerConfig
+from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.state import TrainingState, last_checkpoint
 from asr_pathways.training.train import attribution, dev_batches
@@ -39,6 +40,9 @@ class PruneRecipe(LoopConfig):
     optimizer: OptimizerConfig = OptimizerConfig(steps=2000, peak_lr=5e-4, warmup_steps=50)
     pathways: dict[str, Any] = Field(default_factory=dict)
     calibration_batches: int = Field(default=4, gt=0, description="batches a language for score activation's start")
+    distillation: float = Field(
+        default=0.0, ge=0, description="what the distance from the dense model's encodings counts in the loss"
+    )
     init_steps: int = Field(default=1000, ge=0, description="steps of each pruning run that --init lsp or lap needs")
 
 
@@ -94,6 +98,7 @@ def prune(
     batches = train_batches(cuts, dense.tokenizer, recipe.data)
     dense.card = dense.card.model_copy(update={"languages": languages, "attribution": attribution(data)})
     dev = dev_batches(data, dense, recipe.evaluation.utterances)
+    distillation = Distillation(dense.model, recipe.distillation) if recipe.distillation else None
     going_on = resume and last_checkpoint(out).exists()
     if going_on:
         recognizer = load_recognizer(start)
@@ -111,7 +116,7 @@ def prune(
             _take_masks(recognizer, init, model, data, out, sparsity, recipe, resume)
         with atomic_folder(start) as folder:
             save_recognizer(folder, recognizer)
-    loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Pruning ({method})")
+    loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Pruning ({method})", distillation)
     if going_on:
         loop.resume()
     return loop.run()
@@ -215,7 +220,7 @@ def _make_masks(
     """Runs iterative magnitude pruning for all languages at once (``lap``) or each by itself (``lsp``)."""
     structure = {key: recipe.pathways[key] for key in _STRUCTURE if key in recipe.pathways}
     optimizer = recipe.optimizer.model_copy(update={"steps": recipe.init_steps})
-    own = recipe.model_copy(update={"optimizer": optimizer, "pathways": structure})
+    own = recipe.model_copy(update={"optimizer": optimizer, "pathways": structure, "distillation": 0.0})
     groups = [pathways.languages] if init == "lap" else [(language,) for language in pathways.languages]
     for group in groups:
         folder = out / "init" / "-".join(group)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr_pathways.errors import Interrupted, PathwaysError
+from asr_pathways.experiment import ledger, runner
+from asr_pathways.experiment.plan import Plan, make_plan
+from asr_pathways.experiment.recipe import ExperimentRecipe
+from asr_pathways.experiment.runner import ledger_folder, missing_cells, run_cells
+from asr_pathways.model_folder import load_recognizer
+from tests.experiment.conftest import as_data
+
+
+@pytest.fixture(scope="module")
+def plan(sines: Path, dense_model: Path) -> Plan:
+    return make_plan(ExperimentRecipe.model_validate(as_data(sines, dense_model)))
+
+
+@pytest.fixture(scope="module")
+def whole(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment that ran without a break; tests must not change it."""
+    root = tmp_path_factory.mktemp("whole")
+    outcome = run_cells(plan, root)
+    assert outcome.failed == {} and outcome.done == list(plan.cells)
+    return root
+
+
+def results(root: Path) -> dict[str, Any]:
+    """All that a ledger says, but for the time that it took."""
+    found = {}
+    for path in sorted(ledger_folder(root).glob("*.json")):
+        entry = json.loads(path.read_text())
+        del entry["cost"]
+        found[path.stem] = entry
+    return found
+
+
+def test_every_cell_has_an_entry_and_a_model(plan: Plan, whole: Path) -> None:
+    assert set(results(whole)) == set(plan.cells)
+    tested: dict[str, set[str]] = {"en": set(), "fr": set()}
+    for name, cell in plan.cells.items():
+        entry = ledger.read_entry(ledger_folder(whole), name)
+        assert entry is not None
+        recognizer = load_recognizer(whole / "cells" / name)
+        assert tuple(entry["tested"]) == recognizer.languages == tuple(cell.spec["languages"])
+        for language, counts in ledger.tested(entry).items():
+            tested[language].add(counts.utterances)
+            assert sum(counts.words) > 0 and counts.loss > 0
+        if cell.kind == "prune":
+            assert recognizer.pathways is not None
+            assert recognizer.pathways.summary().sparsity == pytest.approx(dict.fromkeys(recognizer.languages, 0.5))
+            assert entry["masks"]["sparsity"] == pytest.approx(recognizer.pathways.summary().sparsity, abs=1e-6)
+        assert not (whole / "cells" / name / "checkpoints").exists()
+    assert all(len(folds) == 2 for folds in tested.values())  # each fold has its own utterances
+    dynamic = results(whole)[plan.row("sines", "dynamic, adapt_every 1").runs[0].cell]
+    assert [event["kind"] for event in dynamic["events"]] == ["adapt"] * 4
+
+
+def test_fixed_masks_are_those_of_the_runs_that_made_them(plan: Plan, whole: Path) -> None:
+    run = plan.row("sines", "fixed").runs[0]
+    fixed = load_recognizer(whole / "cells" / run.cell).pathways
+    assert fixed is not None
+    for other in plan.row("sines", "IMP").runs[:2]:
+        (language,) = other.languages
+        made = load_recognizer(whole / "cells" / other.cell).pathways
+        assert made is not None
+        for name, mask in made.mask(language).items():
+            assert mask.equal(fixed.mask(language)[name])
+
+
+def test_nothing_runs_twice(plan: Plan, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(runner, "run_cell", never)
+    assert run_cells(plan, whole).done == []
+
+
+def test_models_that_are_gone_are_made_again_only_where_needed(plan: Plan, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(ledger_folder(whole), ledger_folder(tmp_path))
+    assert missing_cells(plan, tmp_path) == []  # a ledger alone is enough where nothing new is to run
+    run = plan.row("sines", "fixed").runs[0]
+    (ledger_folder(tmp_path) / f"{run.cell}.json").unlink()
+    masks = [other.cell for other in plan.row("sines", "IMP").runs if other.seed == run.seed]
+    again = [cell.name for cell in missing_cells(plan, tmp_path)]
+    assert set(again) == {run.cell, *masks, *plan.cells[run.cell].parents}
+    run_cells(plan, tmp_path)
+    assert results(tmp_path) == results(whole)
+
+
+_COMMAND = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from asr_pathways.experiment.plan import make_plan
+from asr_pathways.experiment.recipe import read_recipe
+from asr_pathways.experiment.runner import run_cells
+run_cells(make_plan(read_recipe(Path(sys.argv[1]))), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_experiment_ends_with_the_same_ledger(
+    plan: Plan, whole: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    """kill -9 in the middle of a cell that prunes, twice; bit-equal masks and errors in the end."""
+    root = tmp_path / "killed"
+    cell = plan.cells[plan.row("sines", "dynamic, adapt_every 1").runs[0].cell]
+    waits = [root / "cells" / cell.parents[0] / "checkpoints" / "last.pt", root / "cells" / cell.name / "checkpoints"]
+    for wait in waits:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, str(recipe_file), str(root)], stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        while not wait.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert process.poll() is None and wait.exists()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (ledger_folder(root) / f"{cell.name}.json").exists()
+    assert 0 < len(run_cells(plan, root).done) < len(plan.cells)
+    assert results(root) == results(whole)
+
+
+def test_a_failed_cell_is_told_and_the_rest_go_on(
+    plan: Plan, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = plan.row("sines", "IMP").runs[0].cell
+    run_cell = runner.run_cell
+
+    def fragile(cell: Any, root: Path, data: Path) -> dict[str, Any]:
+        if cell.name == bad:
+            raise RuntimeError("out of luck")
+        return run_cell(cell, root, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "run_cell", fragile)
+        outcome = run_cells(plan, tmp_path)
+    needs = plan.row("sines", "fixed").runs[0].cell
+    assert outcome.failed.keys() == {bad, needs}
+    assert outcome.failed[bad].startswith("RuntimeError: out of luck (see ")
+    assert outcome.failed[needs] == f"starts from cell {bad}, which failed"
+    assert "out of luck" in (tmp_path / "logs" / f"{bad}.log").read_text()
+    assert "failed" in capsys.readouterr().err
+    assert len(outcome.done) == len(plan.cells) - 2
+    assert set(run_cells(plan, tmp_path).done) == {bad, needs}
+    assert results(tmp_path) == results(whole)
+
+
+def test_an_interrupt_ends_the_experiment(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise Interrupted("interrupted at step 1 of 2")
+
+    monkeypatch.setattr(runner, "run_cell", stop)
+    with pytest.raises(Interrupted):
+        run_cells(plan, tmp_path)
+    assert not ledger_folder(tmp_path).exists()
+
+
+def test_ray_gives_the_same_ledger(plan: Plan, whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    outcome = run_cells(plan, tmp_path, ray="local")
+    assert outcome.failed == {} and set(outcome.done) == set(plan.cells)
+    assert results(tmp_path) == results(whole)
+
+
+def test_without_ray_it_is_told_what_to_install(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(PathwaysError, match=r"pip install 'asr-pathways\[cluster\]'"):
+        run_cells(plan, tmp_path, ray="local")

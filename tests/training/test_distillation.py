@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr_pathways.data.batches import Batch
+from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.model_folder import load_recognizer
+from asr_pathways.training.distillation import Distillation
+from asr_pathways.training.train import dev_batches
+from tests.conftest import make_recognizer
+from tests.training.helpers import same
+from tests.training.test_prune import run
+
+
+@pytest.fixture
+def batch(speech: Path, tokenizer: Tokenizer) -> Batch:
+    return dev_batches(speech, make_recognizer(tokenizer), 2)[0]
+
+
+def test_a_student_like_its_teacher_pays_nothing(tokenizer: Tokenizer, batch: Batch) -> None:
+    teacher, student = make_recognizer(tokenizer).model.eval(), make_recognizer(tokenizer).model.eval()
+    distillation = Distillation(teacher, 1.0)
+    distillation.watch(student)
+    student.loss(batch)
+    assert float(distillation.loss(batch).detach()) == 0
+
+
+def test_the_distance_is_that_of_valid_frames(tokenizer: Tokenizer, batch: Batch) -> None:
+    teacher, student = make_recognizer(tokenizer).model.eval(), make_recognizer(tokenizer).model.eval()
+    with torch.no_grad():
+        for parameter in student.encoder.norm.parameters():
+            parameter.add_(0.3)
+    distillation = Distillation(teacher, 0.5)
+    distillation.watch(student)
+    student.loss(batch)
+    found = distillation.loss(batch)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row, length in enumerate(batch.feature_lengths.tolist()):
+            alone = batch.features[row : row + 1, :length]
+            encoded = [
+                model.encoder(model.normalize(alone), torch.tensor([length]))[0].double()
+                for model in (teacher, student)
+            ]
+            total += float((encoded[0] - encoded[1]).square().sum())
+            count += encoded[0].numel()
+    assert float(found.detach()) == pytest.approx(0.5 * total / count, rel=1e-4)
+    found.backward()
+    assert student.encoder.norm.weight.grad is not None
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_each_loss_is_for_one_forward_pass(tokenizer: Tokenizer, batch: Batch) -> None:
+    student = make_recognizer(tokenizer).model
+    distillation = Distillation(student, 1.0)
+    distillation.watch(student)
+    student.loss(batch)
+    distillation.loss(batch)
+    with pytest.raises(AssertionError, match="before the student's forward pass"):
+        distillation.loss(batch)
+
+
+def test_pruning_with_a_teacher_resumes_as_if_it_had_never_stopped(
+    tmp_path: Path, dense_model: Path, speech: Path
+) -> None:
+    run(dense_model, speech, tmp_path / "plain", steps=8)
+    run(dense_model, speech, tmp_path / "whole", steps=8, distillation=2.0)
+    plain, whole = (load_recognizer(tmp_path / name).model.state_dict() for name in ("plain", "whole"))
+    assert not same(plain, whole)
+    run(dense_model, speech, tmp_path / "resumed", steps=8, distillation=2.0)
+    (tmp_path / "resumed" / "config.json").unlink()  # as if killed after its last checkpoint
+    run(dense_model, speech, tmp_path / "resumed", steps=8, distillation=2.0, resume=True)
+    assert same(load_recognizer(tmp_path / "resumed").model.state_dict(), whole)
