@@ -63,6 +63,15 @@ class MaskBank:
         """The packed masks of what at least one of ``pathways`` keeps."""
         return [masks.union(one) for one in zip(*(self.packed(p) for p in pathways), strict=True)]
 
+    def share(self, pathways: Sequence[str], index: int) -> Tensor:
+        """The share of ``pathways`` that keep each weight of tensor ``index``, float32."""
+        target = self._targets[index]
+        total = torch.zeros(target.shape, device=target.parameter.device)
+        with quiet():
+            for pathway in pathways:
+                total += masks.unpack(self.packed(pathway)[index], target.shape)
+        return total / max(1, len(pathways))
+
     def kept(self, pathway: str) -> list[int]:
         """How many weights of each tensor a pathway keeps."""
         return [masks.popcount(packed) for packed in self._packed[pathway]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -49,29 +49,53 @@ class Chooser:
         return self._by_score(pathway, sparsity, now if self._narrows else None)
 
     def adapt(
-        self, pathway: str, sparsity: float, now: Sequence[Tensor], own_step: int
+        self,
+        pathway: str,
+        sparsity: float,
+        now: Sequence[Tensor],
+        own_step: int,
+        others: Callable[[int], Tensor],
     ) -> tuple[str, Iterator[Tensor]]:
         """The masks chosen again at the same sparsity, dropped weights included.
+
+        Args:
+            now: the present bool masks.
+            own_step: steps of the pathway's own language.
+            others: from the index of a tensor to the share of the other pathways that keep each of its weights.
 
         Raises:
             PathwaysError: if the score needs activations or gradients and none were seen.
         """
         if self._config.score == "gradient":
             return "gradient", self._by_swap(pathway, now, own_step)
-        score, new = self._by_score(pathway, sparsity, None)
+        config = self._config
+
+        def favour(index: int) -> Tensor:
+            factor = 1 + config.hysteresis * now[index].float()
+            return factor * (1 + config.overlap_pull * others(index)) if config.overlap_pull else factor
+
+        favoured = favour if config.hysteresis or config.overlap_pull else None
+        score, new = self._by_score(pathway, sparsity, None, favoured)
         if score != self._config.score:
             raise PathwaysError(
                 f"no activation of {pathway!r} was seen yet: run forward passes inside calibrate({pathway!r})"
             )
         return score, new
 
-    def _by_score(self, pathway: str, sparsity: float, within: Sequence[Tensor] | None) -> tuple[str, Iterator[Tensor]]:
+    def _by_score(
+        self,
+        pathway: str,
+        sparsity: float,
+        within: Sequence[Tensor] | None,
+        favour: Callable[[int], Tensor] | None = None,
+    ) -> tuple[str, Iterator[Tensor]]:
         rms = self._statistics.rms(pathway)
 
         def score(index: int) -> Tensor:
             target = self._targets[index]
             evidence = Evidence(target.parameter, input_rms=rms.get(target.name))
-            return activation(evidence) if rms else magnitude(evidence)
+            plain = activation(evidence) if rms else magnitude(evidence)
+            return plain * favour(index) if favour else plain
 
         return "activation" if rms else "magnitude", select(
             score,

@@ -35,6 +35,10 @@ class PathwayConfig(Config):
         gradient: ``frozen``, ``dense`` or ``parp`` (see `policy`).
         adapt_every: a mask is chosen again after this many of its own language's steps; None: never.
         adapt_until: a language's own step from which its mask stays; None: adapts for ever.
+        adapt_growth: each interval is so many times as long as the one before: masks settle as training goes on.
+        hysteresis: against churn: when a mask adapts, what it keeps now scores (1 + hysteresis) times as much.
+        overlap_pull: toward overlap: when a mask adapts, a weight that a share q of the other languages keeps
+            scores (1 + overlap_pull * q) times as much.
         swap: share of a mask that ``gradient`` swaps at first; falls to 0 at ``adapt_until`` as a cosine.
         revived: what happens to the optimizer's state of a weight that no pathway kept and one keeps again.
         rewind: after each prune the weights go back to where they were when attached, and the optimizer's
@@ -55,6 +59,9 @@ class PathwayConfig(Config):
     gradient: PolicyName = "dense"
     adapt_every: int | None = Field(default=None, ge=1)
     adapt_until: int | None = Field(default=None, ge=1)
+    adapt_growth: float = Field(default=1.0, ge=1)
+    hysteresis: float = Field(default=0.0, ge=0)
+    overlap_pull: float = Field(default=0.0, ge=0)
     swap: float = Field(default=0.3, gt=0, le=1)
     revived: Literal["keep", "reset"] = "keep"
     rewind: bool = False
@@ -78,6 +85,10 @@ class PathwayConfig(Config):
             raise ValueError(f"schedule {self.schedule} needs prune_stages, their number")
         if self.score == "gradient" and self.adapt_every is not None and self.adapt_until is None:
             raise ValueError("score gradient needs adapt_until, the step at which no weight is swapped any more")
+        if self.score == "gradient" and (self.hysteresis or self.overlap_pull):
+            raise ValueError("score gradient swaps weights by two scores: hysteresis and overlap_pull need one score")
+        if self.shared and self.overlap_pull:
+            raise ValueError("overlap_pull is between the masks of languages, and here all share one")
         if self.rewind and self.gradient == "parp":
             raise ValueError("rewind brings back the values that gradient parp has set to zero: use frozen")
         kind = parse_granularity(self.granularity)
@@ -125,4 +136,10 @@ class PathwayConfig(Config):
         """Whether a mask is chosen again after ``own_step`` steps of its language."""
         if self.adapt_every is None or (self.adapt_until is not None and own_step > self.adapt_until):
             return False
-        return own_step % self.adapt_every == 0
+        if self.adapt_growth == 1:
+            return own_step % self.adapt_every == 0
+        due, interval = 0, float(self.adapt_every)
+        while due < own_step:
+            due += round(interval)
+            interval *= self.adapt_growth
+        return due == own_step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -441,7 +442,10 @@ class Pathways:
         return events
 
     def _adapt(self, key: str, optimizer: Optimizer | None) -> MaskEvent:
-        score, new = self._chooser.adapt(key, self._sparsity, self._bank.unpacked(key), self._own_steps[key])
+        others = [other for other in self._keys if other != key]
+        score, new = self._chooser.adapt(
+            key, self._sparsity, self._bank.unpacked(key), self._own_steps[key], partial(self._bank.share, others)
+        )
         return self._take(key, "adapt", score, new, optimizer)
 
     def _take(
