@@ -26,6 +26,12 @@ def test_points(difference: float, text: str) -> None:
     assert formats.points(difference) == text
 
 
+def test_more_digits() -> None:
+    assert formats.percent(0.01234, 2) == "1.23"
+    assert formats.points(-0.00004, 2) == "0.00"
+    assert formats.points_interval((-0.0123, 0.0009), 2) == "−1.23 to +0.09"
+
+
 def test_percent() -> None:
     assert formats.percent(1.234) == "123.4"
     assert formats.percent_interval((0.4, 0.423)) == "40.0–42.3"

@@ -6,12 +6,13 @@ import random
 
 import jiwer
 import kaldialign
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.wer import Scores, Utterance, align, compare, score
+from asr_pathways.evaluation.wer import Scores, Utterance, align, compare, resampled_sums, score
 
 words = st.lists(st.sampled_from(["a", "bb", "c", "à", "é'e"]), max_size=7)
 sentences = words.map(" ".join)
@@ -210,3 +211,15 @@ def test_comparison_refuses_different_utterances(other: list[Utterance], message
     system = [Utterance("1", "en", "a b", "a"), Utterance("2", "en", "c", "c")]
     with pytest.raises(PathwaysError, match=message):
         compare(system, other)
+
+
+@pytest.mark.parametrize("size", [1, 7, 300_000])
+def test_resampled_sums_are_those_of_the_rows_drawn(size: int) -> None:
+    """Whether draws fit into memory at once or not; columns do not change them."""
+    counts = np.random.default_rng(0).integers(0, 9, (size, 3))
+    replications = 8 if size > 1000 else 50
+    found = resampled_sums(counts, "fr", replications=replications, seed=2)
+    generator = np.random.default_rng([2, *b"fr"])
+    expected = [counts[generator.integers(size, size=size)].sum(axis=0) for _ in range(replications)]
+    assert np.array_equal(found, expected)
+    assert np.array_equal(resampled_sums(counts[:, 1:], "fr", replications=replications, seed=2), found[:, 1:])

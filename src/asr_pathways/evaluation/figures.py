@@ -14,8 +14,8 @@ from asr_pathways.evaluation.style import SERIES
 from asr_pathways.evaluation.wer import Interval, Scores
 
 # Matplotlib is given these stand-ins; in the SVG they become the style sheet's variables.
-_INK, _SOFT, _RULE = "#010101", "#020202", "#030303"
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+INK, SOFT, RULE, HEAT = "#010101", "#020202", "#030303", "#050505"
+MARKERS = ("o", "s", "^", "D", "v", "P")
 _GLYPHS = ("●", "■", "▲", "◆", "▼", "✚")
 _WIDTH = 9.6
 
@@ -42,7 +42,7 @@ def wer_chart(systems: Mapping[str, Scores], series: Mapping[str, int]) -> Html:
     """A dot and its 95% interval for every system, by language and for the mean."""
     languages = [entry.language for entry in next(iter(systems.values())).languages]
     rows = [*map(language_name, languages), "Mean"]
-    with _figure(0.55 + 0.24 * len(rows) * (len(systems) + 0.8) / 2) as (figure, axes):
+    with canvas(0.55 + 0.24 * len(rows) * (len(systems) + 0.8) / 2) as (figure, axes):
         for place, (name, scores) in enumerate(systems.items()):
             rates = [scores.language(language).wer.rate for language in languages] + [scores.mean_wer]
             intervals = [scores.language(language).wer_ci for language in languages] + [scores.mean_wer_ci]
@@ -52,11 +52,11 @@ def wer_chart(systems: Mapping[str, Scores], series: Mapping[str, int]) -> Html:
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(left=0)
         axes.set_xlabel("WER (%)")
-        axes.grid(axis="x", color=_RULE, linewidth=0.8)
-        axes.axhline(len(rows) - 1.5, color=_SOFT, linewidth=0.8)
+        axes.grid(axis="x", color=RULE, linewidth=0.8)
+        axes.axhline(len(rows) - 1.5, color=SOFT, linewidth=0.8)
         axes.tick_params(axis="y", length=0)
         means = ", ".join(f"{name} {percent(scores.mean_wer)}%" for name, scores in systems.items())
-        return _svg(figure, "wer", f"Word error rate by language and system; means: {means}.")
+        return as_svg(figure, "wer", f"Word error rate by language and system; means: {means}.")
 
 
 def curve_chart(
@@ -65,18 +65,18 @@ def curve_chart(
     series: Mapping[str, int],
 ) -> Html:
     """Mean WER over steps for several systems; ``levels`` are horizontal lines for systems that do not train."""
-    with _figure(3.6) as (figure, axes):
+    with canvas(3.6) as (figure, axes):
         for name, (steps, rates) in curves.items():
             axes.plot(
                 steps,
                 [100 * rate for rate in rates],
-                color=_stand_in(series[name]),
-                marker=_MARKERS[series[name] % SERIES],
+                color=shade(series[name]),
+                marker=MARKERS[series[name] % SERIES],
                 markersize=5,
                 linewidth=1.8,
             )
         for name, rate in levels.items():
-            axes.axhline(100 * rate, color=_stand_in(series[name]), linewidth=1.4, linestyle=(0, (5, 3)))
+            axes.axhline(100 * rate, color=shade(series[name]), linewidth=1.4, linestyle=(0, (5, 3)))
             axes.annotate(
                 f"{name} {percent(rate)}",
                 (1, 100 * rate),
@@ -85,32 +85,36 @@ def curve_chart(
                 textcoords="offset points",
                 ha="right",
                 parse_math=False,
-                color=_stand_in(series[name]),
+                color=shade(series[name]),
             )
         axes.set_xlabel("Training step")
         axes.set_ylabel("Mean WER (%)")
-        axes.grid(axis="y", color=_RULE, linewidth=0.8)
+        axes.grid(axis="y", color=RULE, linewidth=0.8)
         ends = [
             f"{name} from {percent(rates[0])}% to {percent(rates[-1])}% in {steps[-1]} steps"
             for name, (steps, rates) in curves.items()
         ] + [f"{name} {percent(rate)}% throughout" for name, rate in levels.items()]
-        return _svg(figure, "curves", f"Mean word error rate over training steps: {'; '.join(ends)}.")
+        return as_svg(figure, "curves", f"Mean word error rate over training steps: {'; '.join(ends)}.")
 
 
 def _dots(axes: Any, rates: Sequence[float], intervals: Sequence[Interval], offset: float, series: int) -> None:
     for index, (rate, (low, high)) in enumerate(zip(rates, intervals, strict=True)):
-        place, shade = index + offset, _stand_in(series)
-        axes.plot([100 * low, 100 * high], [place, place], color=shade, linewidth=1.6, alpha=0.55)
-        axes.plot([100 * rate], [place], color=shade, marker=_MARKERS[series % SERIES], markersize=5.5)
+        place, drawn = index + offset, shade(series)
+        axes.plot([100 * low, 100 * high], [place, place], color=drawn, linewidth=1.6, alpha=0.55)
+        axes.plot([100 * rate], [place], color=drawn, marker=MARKERS[series % SERIES], markersize=5.5)
 
 
-def _stand_in(series: int) -> str:
+def shade(series: int) -> str:
+    """What Matplotlib is to draw a series with."""
     return f"#0404{series % SERIES:02x}"
 
 
 @contextmanager
-def _figure(height: float) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes in the report's style, ``height`` inches high, without pyplot's global state."""
+def canvas(height: float, rows: int = 1, columns: int = 1, **options: Any) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes in the report's style, ``height`` inches high, without pyplot's global state.
+
+    Several ``rows`` or ``columns`` give an array of axes; ``options`` are those of `Figure.subplots`.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -119,22 +123,24 @@ def _figure(height: float) -> Iterator[tuple[Any, Any]]:
         "svg.hashsalt": "asr-pathways",
         "font.family": "DejaVu Sans",
         "font.size": 10,
-        "text.color": _INK,
-        "axes.labelcolor": _SOFT,
-        "axes.edgecolor": _RULE,
-        "xtick.color": _SOFT,
-        "ytick.color": _RULE,
-        "ytick.labelcolor": _INK,
+        "text.color": INK,
+        "axes.labelcolor": SOFT,
+        "axes.edgecolor": RULE,
+        "xtick.color": SOFT,
+        "ytick.color": RULE,
+        "ytick.labelcolor": INK,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,
+        "text.parse_math": False,
     }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        yield figure, figure.subplots()
+        yield figure, figure.subplots(rows, columns, **options)
 
 
-def _svg(figure: Any, name: str, description: str) -> Html:
+def as_svg(figure: Any, name: str, description: str) -> Html:
+    """The figure as part of a page; ``name`` keeps its ids apart from others', ``description`` is read aloud."""
     stream = io.StringIO()
     figure.savefig(
         stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -147,8 +153,8 @@ def _svg(figure: Any, name: str, description: str) -> Html:
     # Several charts share one page: their clip paths and markers must not share names.
     text = re.sub(r'(id="|url\(#|xlink:href="#)', rf"\g<1>{name}-", text)
     text = text.replace("'DejaVu Sans'", "system-ui, sans-serif")
-    shades = {_INK: "currentColor", _SOFT: "var(--soft)", _RULE: "var(--rule)"}
-    shades |= {_stand_in(series): colour(series) for series in range(SERIES)}
+    shades = {INK: "currentColor", SOFT: "var(--soft)", RULE: "var(--rule)", HEAT: "var(--heat)"}
+    shades |= {shade(series): colour(series) for series in range(SERIES)}
     for stand_in, variable in shades.items():
         text = text.replace(stand_in, variable)
     start = text.index(">") + 1

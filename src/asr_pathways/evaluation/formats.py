@@ -23,9 +23,9 @@ def language_name(code: str) -> str:
     return LANGUAGES.get(code, code)
 
 
-def percent(fraction: float) -> str:
+def percent(fraction: float, digits: int = 1) -> str:
     """0.4123 -> "41.2" (the unit stands in the heading)."""
-    return f"{100 * fraction:.1f}"
+    return f"{100 * fraction:.{digits}f}"
 
 
 def percent_interval(interval: Interval) -> str:
@@ -33,15 +33,15 @@ def percent_interval(interval: Interval) -> str:
     return f"{percent(interval[0])}–{percent(interval[1])}"
 
 
-def points(difference: float) -> str:
+def points(difference: float, digits: int = 1) -> str:
     """A difference of two rates in percentage points, signed with a true minus: -0.031 -> "−3.1"."""
-    text = f"{100 * difference:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+    text = f"{100 * difference:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
-def points_interval(interval: Interval) -> str:
+def points_interval(interval: Interval, digits: int = 1) -> str:
     """(-0.05, 0.01) -> "−5.0 to +1.0"."""
-    return f"{points(interval[0])} to {points(interval[1])}"
+    return f"{points(interval[0], digits)} to {points(interval[1], digits)}"
 
 
 def size(count: int) -> str:

@@ -185,13 +185,13 @@ def score(utterances: Iterable[Utterance], *, replications: int = REPLICATIONS, 
         words = [word_counts(utterance) for utterance in group]
         characters = _total(character_counts(utterance) for utterance in group)
         rates = _resample(_errors_and_words(words), language, replications, seed)
-        languages.append(LanguageScore(language, len(group), _total(words), characters, _percentiles(rates)))
+        languages.append(LanguageScore(language, len(group), _total(words), characters, percentiles(rates)))
         resampled.append(rates)
     return Scores(
         languages=languages,
         mean_wer=_mean(entry.wer.rate for entry in languages),
         mean_cer=_mean(entry.cer.rate for entry in languages),
-        mean_wer_ci=_percentiles(np.mean(resampled, axis=0)),
+        mean_wer_ci=percentiles(np.mean(resampled, axis=0)),
     )
 
 
@@ -284,28 +284,44 @@ def _errors_and_words(counts: Sequence[ErrorCounts]) -> npt.NDArray[np.int64]:
     return np.array([(c.errors, c.reference_length) for c in counts], dtype=np.int64)
 
 
-def _resample(counts: npt.NDArray[np.int64], language: str, replications: int, seed: int) -> Rates:
-    """WER (replications,) of resampled utterances; ``counts`` (N, 2) holds errors and reference words."""
+def resampled_sums(
+    counts: npt.NDArray[np.int64], language: str, *, replications: int = REPLICATIONS, seed: int = 0
+) -> Rates:
+    """Column sums (replications, C) of resampled rows of ``counts`` (N, C).
+
+    The draws depend on ``language``, ``seed`` and N alone, so columns of several systems are resampled alike, in one
+    call or in several. Sums of whole numbers are exact.
+    """
     generator = np.random.default_rng([seed, *language.encode()])
     size = len(counts)
     rows = max(1, 2_000_000 // size)  # bounds memory
-    rates = []
+    sums = []
     for start in range(0, replications, rows):
-        draws = generator.integers(size, size=(min(rows, replications - start), size))
-        rates.append(counts[draws, 0].sum(axis=1) / counts[draws, 1].sum(axis=1))
-    return np.concatenate(rates)
+        number = min(rows, replications - start)
+        draws = generator.integers(size, size=(number, size)) + size * np.arange(number)[:, None]
+        times = np.bincount(draws.ravel(), minlength=number * size).reshape(number, size)
+        sums.append(times.astype(np.float64) @ counts.astype(np.float64))  # in floats, for speed: still exact
+    return np.concatenate(sums)
 
 
-def _percentiles(values: Rates) -> Interval:
+def percentiles(values: Rates) -> Interval:
+    """The 95% percentile interval of resampled values."""
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
+
+
+def _resample(counts: npt.NDArray[np.int64], language: str, replications: int, seed: int) -> Rates:
+    """WER (replications,) of resampled utterances; ``counts`` (N, 2) holds errors and reference words."""
+    sums = resampled_sums(counts, language, replications=replications, seed=seed)
+    rates: Rates = sums[:, 0] / sums[:, 1]
+    return rates
 
 
 def _difference(language: str, point: float, resampled: Rates) -> Difference:
     # Resampled equal systems differ by rounding in the mean only; that is a tie.
     tie = np.abs(resampled) < 1e-12
     probability = float(np.mean((resampled < 0) & ~tie) + 0.5 * np.mean(tie))
-    return Difference(language, point, _percentiles(resampled), probability)
+    return Difference(language, point, percentiles(resampled), probability)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -1,0 +1,367 @@
+"""Everything that the ledger tells about a plan: rows, comparisons, claims, and what is still missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, Literal
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.experiment.ledger import Tested, read_entry, tested
+from asr_pathways.experiment.plan import Plan, Row
+from asr_pathways.experiment.recipe import DENSE, Block, Claim, ExperimentRecipe, SystemSpec
+from asr_pathways.experiment.significance import Bootstrap, Difference, Paired, Pooled, detectable, detectable_by
+
+Entry = Mapping[str, Any]
+Verdict = Literal["holds", "does not hold", "not decided"]
+
+
+@dataclass(frozen=True)
+class RowFinding:
+    """A row and what came out.
+
+    Attributes:
+        row: as planned.
+        entries: of each seed of which all cells have one.
+        total_steps: of each of its runs, with those of the runs that made its masks.
+        fewer_seeds: whether it was planned with fewer seeds than the block has.
+        pooled: rates over the seeds; None if there are none.
+    """
+
+    row: Row
+    entries: Mapping[int, Sequence[Entry]]
+    total_steps: int
+    fewer_seeds: bool
+    pooled: Pooled | None
+
+    @property
+    def name(self) -> str:
+        return self.row.name
+
+    @property
+    def system(self) -> SystemSpec:
+        return self.row.system
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(self.entries)
+
+    @property
+    def own_models(self) -> bool:
+        """Whether each language has a model of its own."""
+        return self.system.languages == "each"
+
+    def mask_mean(self, key: str) -> float | None:
+        """The mean over seeds of what masks tell, for a model of all languages; None where they tell nothing."""
+        if self.own_models:
+            return None
+        found = [entry["masks"][key] for entries in self.entries.values() for entry in entries if entry["masks"]]
+        return fmean(found) if found and None not in found else None
+
+
+@dataclass(frozen=True)
+class BlockFinding:
+    """A block and what came out.
+
+    Attributes:
+        name, block: of the recipe.
+        languages: that it is tested on.
+        rows: all, by name; those without results too.
+        pairs: (first, second) and their comparison, None where they have no seed in common yet.
+        dense: the best sparse model of all languages at the block's sparsity against the dense one it came from.
+        sparse: how many there were to choose that best one from.
+    """
+
+    name: str
+    block: Block
+    languages: tuple[str, ...]
+    rows: Mapping[str, RowFinding]
+    pairs: Mapping[tuple[str, str], Paired | None]
+    dense: Paired | None
+    sparse: int
+
+    def tables(self) -> dict[str, list[RowFinding]]:
+        """Rows with results by table, in order of appearance; helpers' rows stand in none."""
+        found: dict[str, list[RowFinding]] = {}
+        for row in self.rows.values():
+            if row.system.table and row.pooled:
+                found.setdefault(row.system.table, []).append(row)
+        return found
+
+    @property
+    def base(self) -> RowFinding | None:
+        """The dense model that all start from, if it is a row."""
+        return next((row for row in self.rows.values() if _is_base(row)), None)
+
+    @property
+    def assumed(self) -> float | None:
+        """The detectable difference that was written down before the runs."""
+        return detectable(self.block.words, self.block.deviation) if self.block.words else None
+
+    @property
+    def measured(self) -> list[float]:
+        """The detectable differences by the standard errors of the pairs that have the most seeds, in rising order."""
+        pairs = [pair for pair in self.pairs.values() if pair]
+        most = max((len(pair.seeds) for pair in pairs), default=0)
+        return sorted(detectable_by(pair.wer.error) for pair in pairs if len(pair.seeds) == most)
+
+    @property
+    def words(self) -> int:
+        """How many words the system that was tested most was tested on, over seeds."""
+        # Not the model that all start from: untrained, it is one model for all seeds, tested once.
+        found = [row.pooled.words for row in self.rows.values() if row.pooled and not _is_base(row)]
+        return max(found, default=0)
+
+
+@dataclass(frozen=True)
+class ClaimFinding:
+    """A claim and what became of it; ``paired`` is None while its systems have no seed in common."""
+
+    claim: Claim
+    paired: Paired | None
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.paired is None or not self.paired.wer.significant:
+            return "not decided"
+        return "holds" if self.paired.wer.points < 0 else "does not hold"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All of it.
+
+    Attributes:
+        recipe: of the experiment.
+        cells: how many are planned.
+        missing: {block: {row: (cells without an entry, cells)}}; models that are no row stand under ``others``.
+        missing_cells: how many cells have no entry; a cell that several rows need counts once.
+        blocks, claims: in the recipe's order.
+    """
+
+    recipe: ExperimentRecipe
+    cells: int
+    missing_cells: int
+    missing: Mapping[str, Mapping[str, tuple[int, int]]]
+    blocks: Mapping[str, BlockFinding]
+    claims: Sequence[ClaimFinding] = field(default_factory=list)
+
+
+def gather(plan: Plan, ledger: Path) -> Findings:
+    """Reads what the ledger has of a plan, pools and compares.
+
+    Raises:
+        PathwaysError: if an entry is damaged, or runs that are to be compared were tested on other utterances.
+    """
+    read = {name: read_entry(ledger, name) for name in plan.cells}
+    entries = {name: entry for name, entry in read.items() if entry is not None}
+    blocks = {name: _block(plan, name, entries) for name in plan.recipe.blocks}
+    claims = []
+    for claim in plan.recipe.claims:
+        found = blocks[claim.block]
+        claims.append(ClaimFinding(claim, found.pairs[claim.better, claim.than]))
+    missing = plan.cells.keys() - entries.keys()
+    return Findings(plan.recipe, len(plan.cells), len(missing), _missing(plan, missing), blocks, claims)
+
+
+def _block(plan: Plan, name: str, entries: Mapping[str, Entry]) -> BlockFinding:
+    block = plan.recipe.blocks[name]
+    rows = [row for row in plan.rows if row.block == name]
+    languages = tuple(dict.fromkeys(language for row in rows for run in row.runs for language in run.languages))
+    complete = {row.name: _complete(row, entries) for row in rows}
+    runs = {
+        row.name: {seed: _counts(row, seed, entries, languages) for seed in complete[row.name]}
+        for row in rows
+        if complete[row.name]
+    }
+    bootstrap = Bootstrap(runs)
+    found = {
+        row.name: RowFinding(
+            row,
+            complete[row.name],
+            max((plan.cells[run.cell].total_steps for run in row.runs), default=0),
+            len({run.seed for run in row.runs}) < len(block.seeds),
+            bootstrap.pooled(row.name) if row.name in runs else None,
+        )
+        for row in rows
+    }
+    claimed = [(claim.better, claim.than) for claim in plan.recipe.claims if claim.block == name]
+    pairs = {
+        (a, b): bootstrap.compare(a, b) if a in runs and b in runs else None
+        for a, b in dict.fromkeys([*block.compare, *claimed])
+    }
+    return BlockFinding(name, block, languages, found, pairs, *_against_dense(found, block, bootstrap))
+
+
+def _complete(row: Row, entries: Mapping[str, Entry]) -> dict[int, list[Entry]]:
+    """The entries of each seed of which none is missing."""
+    by_seed: dict[int, list[str]] = {}
+    for run in row.runs:
+        by_seed.setdefault(run.seed, []).append(run.cell)
+    return {
+        seed: [entries[cell] for cell in cells]
+        for seed, cells in by_seed.items()
+        if all(cell in entries for cell in cells)
+    }
+
+
+def _counts(row: Row, seed: int, entries: Mapping[str, Entry], languages: Sequence[str]) -> dict[str, Tested]:
+    """The counts of one seed, language by language, whichever cell they come from."""
+    found: dict[str, Tested] = {}
+    for run in row.runs:
+        if run.seed == seed:
+            counts = tested(entries[run.cell])
+            found |= {language: counts[language] for language in run.languages if language in counts}
+    absent = [language for language in languages if language not in found]
+    if absent:
+        raise PathwaysError(f"{row.block}: {row.name}, seed {seed}: the ledger has no test of {', '.join(absent)}")
+    return {language: found[language] for language in languages}
+
+
+def _against_dense(rows: Mapping[str, RowFinding], block: Block, bootstrap: Bootstrap) -> tuple[Paired | None, int]:
+    """The best sparse row against the dense one, over as many seeds as there are, and how many were to choose from."""
+    base = next((row for row in rows.values() if _is_base(row) and row.pooled), None)
+    if base is None:
+        return None, 0
+    pairs: dict[tuple[str, ...], Paired] = {}  # by cells: a model that stands in two tables counts once
+    for row in rows.values():
+        shown = row.pooled and row.system.table and not row.own_models
+        if shown and row.row.sparsity == block.sparsity and (pair := bootstrap.compare(row.name, base.name)):
+            pairs.setdefault(tuple(run.cell for run in row.row.runs if run.seed in pair.seeds), pair)
+    most = max((len(pair.seeds) for pair in pairs.values()), default=0)
+    equal = [pair for pair in pairs.values() if len(pair.seeds) == most]
+    return min(equal, key=lambda pair: pair.wer.points, default=None), len(equal)
+
+
+def _is_base(row: RowFinding) -> bool:
+    return row.system.method == DENSE and row.system.steps == 0
+
+
+def _missing(plan: Plan, missing: set[str]) -> dict[str, dict[str, tuple[int, int]]]:
+    """{block: {row: (cells without an entry, cells)}}; cells that are no row's own stand under ``others``."""
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    named: set[str] = set()
+    for row in plan.rows:
+        cells = {run.cell for run in row.runs}
+        named |= cells
+        if absent := cells & missing:
+            found.setdefault(row.block, {})[row.name] = (len(absent), len(cells))
+    for name, cell in plan.cells.items():
+        if name in missing and name not in named:
+            found.setdefault("others", {})[cell.label] = (1, 1)
+    return found
+
+
+def as_json(findings: Findings) -> dict[str, Any]:
+    """Every number of the tables as plain data; rates are fractions, differences are too."""
+    found = {
+        "title": findings.recipe.title,
+        "cells": {
+            "planned": findings.cells,
+            "missing": findings.missing_cells,
+            "missing_by_row": findings.missing,
+        },
+        "claims": [
+            {**found.claim.model_dump(), "verdict": found.verdict, "comparison": _pair_json(found.paired)}
+            for found in findings.claims
+        ],
+        "blocks": {name: _block_json(found) for name, found in findings.blocks.items()},
+    }
+    # Six figures after the point: what another machine's arithmetic may change is not written.
+    rounded: dict[str, Any] = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 6))
+    return rounded
+
+
+def _block_json(found: BlockFinding) -> dict[str, Any]:
+    measured = found.measured
+    return {
+        "about": found.block.about,
+        "languages": list(found.languages),
+        "seeds": list(found.block.seeds),
+        "sparsity": found.block.sparsity,
+        "power": {
+            "assumed": {
+                "words": found.block.words,
+                "deviation": found.block.deviation,
+                "detectable": found.assumed,
+            },
+            "measured": {
+                "words": found.words,
+                "detectable": {"least": measured[0], "median": median(measured), "most": measured[-1]}
+                if measured
+                else None,
+            },
+        },
+        "tables": {name: [_row_json(row) for row in rows] for name, rows in found.tables().items()},
+        "pairs": [
+            _pair_json(pair) or {"first": first, "second": second, "seeds": []}
+            for (first, second), pair in found.pairs.items()
+        ],
+        "best_sparse_and_dense": _pair_json(found.dense),
+    }
+
+
+def _row_json(row: RowFinding) -> dict[str, Any]:
+    pooled = row.pooled
+    assert pooled is not None  # tables have no others
+    return {
+        "system": row.name,
+        "base": row.row.variant.base,
+        "varied": row.row.variant.varied,
+        "method": row.system.method,
+        "languages": row.system.languages,
+        "init": row.system.init,
+        "sparsity": row.row.sparsity,
+        "steps": row.system.steps,
+        "total_steps": row.total_steps,
+        "seeds": list(row.seeds),
+        "planned_seeds": sorted({run.seed for run in row.row.runs}),
+        "words": pooled.words,
+        "wer": pooled.wer,
+        "wer_ci": list(pooled.wer_ci),
+        "cer": pooled.cer,
+        "cer_ci": list(pooled.cer_ci),
+        "loss": pooled.loss,
+        "wer_by_seed": {str(seed): rate for seed, rate in pooled.wer_by_seed.items()},
+        "by_language": {
+            language: {
+                "utterances": rate.utterances,
+                "words": rate.words,
+                "wer": rate.wer,
+                "wer_ci": list(rate.wer_ci),
+                "cer": rate.cer,
+            }
+            for language, rate in pooled.languages.items()
+        },
+        "union_density": row.mask_mean("union_density"),
+        "mean_iou": row.mask_mean("mean_iou"),
+        "note": row.system.note,
+    }
+
+
+def _pair_json(pair: Paired | None) -> dict[str, Any] | None:
+    if pair is None:
+        return None
+    return {
+        "first": pair.first,
+        "second": pair.second,
+        "seeds": list(pair.seeds),
+        "wer": _difference_json(pair.wer),
+        "relative": pair.relative,
+        "cer": _difference_json(pair.cer),
+        "loss": pair.loss,
+        "seeds_in_favour": pair.better,
+    }
+
+
+def _difference_json(difference: Difference) -> dict[str, Any]:
+    return {
+        "difference": difference.points,
+        "ci": list(difference.ci),
+        "p": difference.p,
+        "standard_error": difference.error,
+        "significant": difference.significant,
+    }
