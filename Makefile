@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo demo-fast test bench lint clean
+.PHONY: demo demo-fast test bench results lint clean
 
 demo: $(READY)
 	$(BIN)/asr-pathways demo --out demo $(ARGS)
@@ -24,6 +24,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+# The report of the papers' tables, from the ledger alone; without --report the same command runs what is missing.
+results: $(READY)
+	$(BIN)/asr-pathways experiment recipes/paper.yaml --out results/paper --report
 
 # torch first and alone, by its exact version: pip must not pick another one, with gigabytes of CUDA, for a dependency.
 $(READY): pyproject.toml constraints.txt

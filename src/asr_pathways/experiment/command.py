@@ -12,13 +12,23 @@ from asr_pathways.experiment.cost import duration
 from asr_pathways.experiment.ledger import read_entry
 from asr_pathways.experiment.plan import Plan, make_plan
 from asr_pathways.experiment.recipe import read_recipe
+from asr_pathways.experiment.results import check_documents, write_results
 from asr_pathways.experiment.runner import costs, ledger_folder, missing_cells, run_cells
+from asr_pathways.experiment.significance import detectable
 
 
 def run_experiment(
     recipe: Path, out: Path, *, ray: str | None, source: Path | None, dry_run: bool, report: bool
 ) -> None:
     """Runs the cells of ``recipe`` that ``out`` has no results of, and writes the report of all that it has.
+
+    Args:
+        recipe: the YAML file.
+        out: the experiment's folder.
+        ray: as `run_cells` takes it.
+        source: likewise.
+        dry_run: only print cells, costs and the differences that the design can show.
+        report: only write the report.
 
     Raises:
         PathwaysError: if the recipe is wrong, or some cells failed; the report is written all the same.
@@ -27,9 +37,12 @@ def run_experiment(
     if dry_run:
         _show(plan, out)
         return
+    check_documents(plan.recipe)  # not after hours
     failed: dict[str, str] = {}
     if not report:
         failed = run_cells(plan, out, ray=ray, source=source).failed
+    write_results(plan, out, f"asr-pathways experiment {recipe} --out {out} --report")
+    Console(stderr=True, highlight=False).print(f"report: {out / 'report.html'}")
     if failed:
         raise PathwaysError(f"{len(failed)} of {len(plan.cells)} cells failed; the others are in {ledger_folder(out)}")
 
@@ -51,4 +64,14 @@ def _show(plan: Plan, out: Path) -> None:
     console.print(
         f"{len(to_run)} of {len(plan.cells)} cells to run: about {duration(seconds)} of one core, {basis}",
         highlight=False,
+        soft_wrap=True,
     )
+    for name, block in plan.recipe.blocks.items():
+        if block.words:
+            smallest = detectable(block.words, block.deviation)
+            console.print(
+                f"{name}: {len(block.seeds)} seeds, about {block.words:,} words: a difference in WER of "
+                f"{100 * smallest:.2f} points is found with 80% power",
+                highlight=False,
+                soft_wrap=True,
+            )

@@ -12,6 +12,7 @@ from asr_pathways.experiment.document import Picture, Table, markdown, markdown_
 from asr_pathways.experiment.findings import Findings, as_json, gather
 from asr_pathways.experiment.page import page
 from asr_pathways.experiment.plan import Plan
+from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.report import main_table, report
 from asr_pathways.files import atomic_path
 
@@ -53,6 +54,18 @@ def write_results(plan: Plan, root: Path, command: str = COMMAND) -> None:
     if recipe.readme is not None and readme is not None:
         before, after = readme
         _write(recipe.readme, before + _excerpt(findings, document, recipe.readme, command) + after)
+
+
+def check_documents(recipe: ExperimentRecipe) -> None:
+    """Whether the files that people write are as the report needs them.
+
+    Raises:
+        PathwaysError: if the discussion cannot be read, or the README or its marks are missing.
+    """
+    if recipe.discussion is not None:
+        _read(recipe.discussion)
+    if recipe.readme is not None:
+        _halves(recipe.readme)
 
 
 def _excerpt(findings: Findings, document: Path, readme: Path, command: str) -> str:

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from asr_pathways.cli import app
+from asr_pathways.errors import PathwaysError
+
+RUN = CliRunner()
+
+
+def test_a_dry_run_lists_cells_and_power_and_runs_nothing(recipe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = RUN.invoke(app, ["experiment", str(recipe_file), "--out", str(out), "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "sines / dynamic, adapt_every 2 / en fr / seed 0" in result.stdout
+    assert "12 of 12 cells to run: about" in result.stdout and "estimated from sizes" in result.stdout
+    assert (
+        "sines: 2 seeds, about 50 words: a difference in WER of 19.81 points is found with 80% power" in result.stdout
+    )
+    assert not out.exists()
+
+
+def test_a_report_needs_no_cell_but_what_people_write(recipe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert RUN.invoke(app, ["experiment", str(recipe_file), "--out", str(out), "--report"]).exit_code == 0
+    assert "12 of 12 cells have no result yet" in (out / "results.md").read_text()
+    recipe_file.write_text(recipe_file.read_text() + f"discussion: {tmp_path / 'none.md'}\n")
+    for flags in ([], ["--report"]):
+        result = RUN.invoke(app, ["experiment", str(recipe_file), "--out", str(out), *flags])
+        assert isinstance(result.exception, PathwaysError) and "none.md" in str(result.exception)
+    assert not (out / "cells").exists()
+
+
+@pytest.mark.parametrize("flags", [["--dry-run", "--report"], []])
+def test_misuse(flags: list[str], tmp_path: Path) -> None:
+    result = RUN.invoke(app, ["experiment", *([str(tmp_path / "x.yaml")] if flags else []), *flags])
+    assert result.exit_code == 2

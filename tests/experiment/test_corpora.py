@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from asr_pathways.data.corpus import languages_of, load_cuts
+from asr_pathways.experiment import corpora
+from asr_pathways.experiment.corpora import data_folder, make_corpora
+from asr_pathways.experiment.plan import Cell, Plan, make_plan
+from asr_pathways.experiment.recipe import ExperimentRecipe
+
+
+def cells_of(plan: Plan, *rows: str) -> list[Cell]:
+    return [plan.cells[run.cell] for row in rows for run in plan.row("b", row).runs]
+
+
+def recipe_of(sources: dict[str, object], dense: Path, **block: object) -> ExperimentRecipe:
+    values = {
+        "about": "",
+        "dense": {"model": str(dense)},
+        "recipe": {"optimizer": {"steps": 0}},
+        "systems": {"dense": {"method": "dense", "table": "B"}},
+        **block,
+    }
+    return ExperimentRecipe.model_validate({"title": "", "data": sources, "blocks": {"b": values}})
+
+
+def test_folds_are_cut_once_and_share_no_text(sines: Path, dense_model: Path, tmp_path: Path) -> None:
+    recipe = recipe_of({"s": {"kind": "folder", "path": str(sines)}}, dense_model, data="s", folds=2, seeds=[0, 1])
+    plan = make_plan(recipe)
+    cells = cells_of(plan, "dense")
+    make_corpora(tmp_path, plan, cells)
+    folders = [data_folder(tmp_path, recipe, cell.spec["data"]) for cell in cells]
+    assert len(set(folders)) == 2
+    tested = []
+    for folder in folders:
+        texts = {
+            split: {c.supervisions[0].text for c in load_cuts(folder, split)} for split in ("train", "dev", "test")
+        }
+        assert not texts["test"] & (texts["train"] | texts["dev"]) and not texts["train"] & texts["dev"]
+        tested.append({cut.id for cut in load_cuts(folder, "test")})
+    assert not tested[0] & tested[1] and len(tested[0] | tested[1]) == 120
+    before = (folders[0] / "corpus.json").stat().st_mtime_ns
+    make_corpora(tmp_path, plan, cells)
+    assert (folders[0] / "corpus.json").stat().st_mtime_ns == before
+    assert recipe.data["s"].path == data_folder(tmp_path, recipe, {"name": "s", "corpus": {}})  # type: ignore[union-attr]
+
+
+def test_synthetic_speech_of_numbers(dense_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("espeakng_loader")
+    source = {"kind": "synth", "texts": "numbers", "languages": ["en", "fr"], "hours": 0.004, "lines": 12}
+    recipe = recipe_of({"n": {**source, "held_out": 0.2}}, dense_model, data="n")
+    plan = make_plan(recipe)
+    (cell,) = cells_of(plan, "dense")
+    make_corpora(tmp_path, plan, [cell])
+    cuts = load_cuts(data_folder(tmp_path, recipe, cell.spec["data"]), "train")
+    assert languages_of(cuts) == ["en", "fr"]
+
+
+def test_texts_of_another_corpus_are_left_out(
+    sines: Path, dense_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pre-training speech must say nothing that a fold tests, in whichever split it stands."""
+    seen: dict[str, set[str]] = {}
+
+    def write_texts(out: Path, languages: object, source: object, exclude: set[str]) -> None:
+        seen["excluded"] = exclude
+
+    monkeypatch.setattr("asr_pathways.data.texts.write_texts", write_texts)
+    monkeypatch.setattr("asr_pathways.data.texts.read_texts", lambda *_: {})
+    monkeypatch.setattr("asr_pathways.data.synth.prepare_synth", lambda *_: {})
+    data = {
+        "s": {"kind": "folder", "path": str(sines)},
+        "e": {"kind": "synth", "texts": "everyday", "languages": ["en", "fr"], "hours": 1, "exclude": "s"},
+    }
+    plan = make_plan(recipe_of(data, dense_model, data="e"))
+    corpora.make_corpora(tmp_path, plan, cells_of(plan, "dense"))
+    assert seen["excluded"] == {cut.supervisions[0].text for cut in load_cuts(sines, "train")}
