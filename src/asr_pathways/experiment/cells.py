@@ -44,9 +44,12 @@ def run_cell(cell: Cell, root: Path, data: Path) -> dict[str, Any]:
     Raises:
         PathwaysError: if the run fails.
     """
-    began = time.monotonic()
     out = cell_folder(root, cell.name)
+    began = time.monotonic()
     state = _prune(cell, root, data, out) if cell.kind == "prune" else _train(cell, root, data, out)
+    # An earlier try's time is in the state, and this one's in both: the longer of the two is nearest to the truth.
+    trained = max(state.seconds, time.monotonic() - began)
+    began = time.monotonic()
     recognizer = load_recognizer(out)
     start = load_recognizer(out / "checkpoints" / "start").pathways
     tested = _test(recognizer, data, cell.spec["test"]) if cell.spec["test"] else {}
@@ -60,7 +63,7 @@ def run_cell(cell: Cell, root: Path, data: Path) -> dict[str, Any]:
         "events": [{key: value for key, value in event.items() if value is not None} for event in state.masks],
         "digest": _digest(out),
         "total_steps": cell.total_steps,
-        "cost": {"training_seconds": round(state.seconds, 1), "seconds": round(time.monotonic() - began, 1)},
+        "cost": {"seconds": round(trained + time.monotonic() - began, 1)},
     }
 
 
