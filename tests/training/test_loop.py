@@ -193,6 +193,20 @@ def test_a_dense_run_learns_and_leaves_a_model(tmp_path: Path, speech: Path, tok
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
+def test_masks_are_remembered_and_prunes_told(
+    tmp_path: Path, speech: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recognizer = recognizer_for(tokenizer, "dynamic", 12, schedule="linear", prune_stages=2, prune_every=4)
+    state = make_loop(speech, recognizer, tmp_path, loop_config(12)).run()
+    kinds = [(event["step"], event["kind"]) for event in state.masks]
+    assert [step for step, kind in kinds if kind == "prune"] == [4, 4]  # the first stage fell on step 0
+    assert [kind for step, kind in kinds if step > 4] == ["adapt"] * 8
+    assert all(0 <= event["changed"] < 1 and event["mean_iou"] <= 1 for event in state.masks)
+    told = capsys.readouterr().err
+    assert told.count("prune ") == 2 and "adapt " not in told
+    assert "; mean IoU 0." in told and "; union density " in told
+
+
 def not_a_number(model: Transducer, loss: Tensor) -> Tensor:
     return loss * float("nan")
 

@@ -19,6 +19,7 @@ from asr_pathways.evaluation.evaluate import evaluate
 from asr_pathways.evaluation.wer import Scores, score
 from asr_pathways.files import write_json
 from asr_pathways.model_folder import Recognizer, load_weights, save_recognizer
+from asr_pathways.pruning import MaskEvent
 from asr_pathways.training.config import LoopConfig
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.interrupt import Interrupts
@@ -168,9 +169,18 @@ class TrainingLoop:
         scalars = {"train/learning_rate": rate, "train/gradient_norm": norm, f"train/{batch.language}": value}
         if self.recognizer.pathways is not None:
             for event in self.recognizer.pathways.step(self.optimizer):
-                progress.line(f"step {self.state.step}: {event}")
-                self.state.masks.append(asdict(event))
+                self._remember(event, progress, scalars)
         progress.step(self.state.step, value, batch.seconds, scalars)
+
+    def _remember(self, event: MaskEvent, progress: TrainingProgress, scalars: dict[str, float]) -> None:
+        """Prunes are told; adaptations, of which there are many, go to TensorBoard and into the state."""
+        self.state.masks.append(asdict(event))
+        scalars[f"masks/changed_{event.language or 'shared'}"] = event.changed
+        scalars["masks/union_density"] = event.union_density
+        if event.mean_iou is not None:
+            scalars["masks/mean_iou"] = event.mean_iou
+        if event.kind == "prune":
+            progress.line(f"step {self.state.step}: {event}")
 
     def _skip(self, batch: Batch, trouble: str, progress: TrainingProgress) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -219,10 +229,21 @@ class TrainingLoop:
         progress.scalars(step, {"dev/mean_wer": wer, "dev/mean_cer": scores.mean_cer})
         progress.scalars(step, {f"dev/wer_{language}": value for language, value in by_language.items()})
         languages = ", ".join(f"{language} {100 * value:.1f}" for language, value in by_language.items())
-        progress.line(f"step {step}: dev WER {100 * wer:.1f}%, CER {100 * scores.mean_cer:.1f}% ({languages})")
+        progress.line(
+            f"step {step}: dev WER {100 * wer:.1f}%, CER {100 * scores.mean_cer:.1f}% ({languages}){self._masks()}"
+        )
         if self.config.evaluation.choose == "best" and (pathways is None or pathways.at_target):
             self._keep(step, wer)
         progress.resumed()
+
+    def _masks(self) -> str:
+        """How the pathways stand, where each language has its own."""
+        pathways = self.recognizer.pathways
+        if pathways is None or pathways.config.shared:
+            return ""
+        summary = pathways.summary()
+        overlap = "" if summary.mean_iou is None else f"; mean IoU {summary.mean_iou:.2f}"
+        return f"{overlap}; union density {100 * summary.union_density:.1f}%"
 
     def _keep(self, step: int, wer: float) -> None:
         """Keeps the model of this step if it is among the best."""
