@@ -62,7 +62,8 @@ def test_masks_adapt_many_times_between_two_prunes() -> None:
     assert adaptive.adapt_every is not None and adaptive.prune_every is not None
     assert adaptive.adapt_every * 3 <= adaptive.prune_every
     dynamic = METHODS["dynamic"].config(0.7, 1000, ["en", "fr", "de", "es", "it"])
-    assert dynamic.adapt_every == 10  # of the 200 steps that each language has
+    assert dynamic.adapt_every == 4  # of the 200 steps that each language has
+    assert dynamic.hysteresis == 0.2
 
 
 def test_options_take_precedence() -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from asr_pathways.config import load_yaml, parse_config
 from asr_pathways.errors import PathwaysError
+from asr_pathways.experiment.plan import make_plan
+from asr_pathways.experiment.recipe import read_recipe
 from asr_pathways.models.presets import preset
 from asr_pathways.training.config import TrainRecipe
 from asr_pathways.training.prune import PruneRecipe, read_prune_recipe
@@ -18,6 +20,8 @@ def test_the_recipes_of_the_repository_are_valid(path: Path) -> None:
     if path.name.startswith("prune"):
         recipe = read_prune_recipe(path)
         assert recipe.optimizer.steps > 0
+    elif path.name.startswith("paper"):
+        assert make_plan(read_recipe(path)).cells
     else:
         dense = parse_config(TrainRecipe, load_yaml(path), str(path))
         assert dense.optimizer.steps > dense.optimizer.warmup_steps + dense.optimizer.hold_steps
