@@ -236,6 +236,12 @@ def _against_dense(rows: Mapping[str, RowFinding], block: Block, bootstrap: Boot
     return min(equal, key=lambda pair: pair.wer.points, default=None), len(equal)
 
 
+def most_seeds(rows: Sequence[RowFinding]) -> list[RowFinding]:
+    """Of rows those with the most seeds: a mean over fewer would be one over other utterances."""
+    most = max((len(row.seeds) for row in rows), default=0)
+    return [row for row in rows if len(row.seeds) == most]
+
+
 def _is_base(row: RowFinding) -> bool:
     return row.system.method == DENSE and row.system.steps == 0
 

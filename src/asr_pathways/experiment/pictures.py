@@ -12,7 +12,7 @@ from asr_pathways.evaluation.figures import as_svg, canvas
 from asr_pathways.evaluation.formats import percent, percent_interval
 from asr_pathways.experiment.charts import Line, Look, Point, decorate, draw_lines, heat, looks, wrapped
 from asr_pathways.experiment.document import Picture
-from asr_pathways.experiment.findings import BlockFinding, Entry, RowFinding
+from asr_pathways.experiment.findings import BlockFinding, Entry, RowFinding, most_seeds
 
 MULTILINGUAL = "B"
 """The table whose rows the figures are about."""
@@ -27,7 +27,7 @@ _OPTIONS = {"adapt_every": "steps of a language between two adaptations", "steps
 def pictures(found: BlockFinding) -> Iterator[Picture]:
     """All figures that the block has data for."""
     rows = found.tables().get(MULTILINGUAL, [])
-    yield from _curves(found, rows)
+    yield from _curves(found, most_seeds(rows))
     yield from _varied(found)
     yield from _overlaps(found, [row for row in rows if row.system.method == "dynamic"][:_HEATED])
     yield from _changes(found)
@@ -75,7 +75,7 @@ def _curves(found: BlockFinding, rows: Sequence[RowFinding]) -> Iterator[Picture
             figure,
             _name(found, "steps"),
             f"WER on dev over training steps: {ends}.",
-            f"{found.name}: WER on the dev split over training steps, mean over languages and seeds{_seeds(rows)}. "
+            f"{found.name}: WER on the dev split over training steps, mean over languages and seeds. "
             + ("Hollow marks: the model is not at its final sparsity yet. " if hollow else "")
             + f"{_utterances(sizes)}: it shows courses, not who is best.",
         )
@@ -254,7 +254,7 @@ def _changes(found: BlockFinding) -> Iterator[Picture]:
     courses = {row.name: course for row in rows if (course := _churn(row))}
     if not courses:
         return
-    rows = [row for row in rows if row.name in courses]
+    rows = most_seeds([row for row in rows if row.name in courses])
     drawn = looks([row.system.method for row in rows])
     lines = [
         Line(row.name, look, [(step, 100 * max(share, _LEAST)) for step, share in courses[row.name]])
@@ -268,14 +268,15 @@ def _changes(found: BlockFinding) -> Iterator[Picture]:
         axes.set_xlim(left=0)
         decorate(axes, "Training step", "Weights changed (%)")
         told = "; ".join(
-            f"{name} from {percent(course[0][1])}% to {percent(course[-1][1])}%" for name, course in courses.items()
+            f"{row.name} from {percent(courses[row.name][0][1])}% to {percent(courses[row.name][-1][1])}%"
+            for row in rows
         )
         yield _picture(
             figure,
             _name(found, "changes"),
             f"Share of weights changed at each adaptation: {told}.",
             f"{found.name}: share of the prunable weights that an adaptation puts into a mask or takes out of it; mean "
-            f"over languages and seeds{_seeds(rows)}. Logarithmic: what is below {percent(_LEAST, 2)}% is drawn there.",
+            f"over languages and seeds. Logarithmic: what is below {percent(_LEAST, 2)}% is drawn there.",
         )
 
 

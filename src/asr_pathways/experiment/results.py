@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from asr_pathways.errors import PathwaysError
@@ -24,7 +25,8 @@ def write_results(plan: Plan, root: Path, command: str = COMMAND) -> None:
     """Writes what the ledger in ``root`` tells about ``plan``, whether or not it is complete.
 
     - ``root/report.html``, which needs no other file, and ``root/results.json`` with every number of the tables;
-    - the recipe's ``document`` (or ``root/results.md``) with its figures in a folder of its name beside it;
+    - the recipe's ``document`` (or ``root/results.md``) with its figures in a folder of its name beside it, where
+      figures that are drawn no more are removed;
     - the table between the marks of the recipe's ``readme``.
 
     The same ledger and recipe give the same bytes. Paths of the recipe are relative to the working directory.
@@ -45,9 +47,7 @@ def write_results(plan: Plan, root: Path, command: str = COMMAND) -> None:
     findings = gather(plan, root / "ledger")
     parts = list(report(findings, discussion, command))
     document = root / "results.md" if recipe.document is None else recipe.document
-    for part in parts:
-        if isinstance(part, Picture):
-            _write(document.with_suffix("") / f"{part.name}.svg", standalone(part.svg))
+    _write_figures(document.with_suffix(""), [part for part in parts if isinstance(part, Picture)])
     _write(document, markdown(parts, document.stem))
     _write(root / "report.html", page(recipe.title, parts))
     _write(root / "results.json", json.dumps(as_json(findings), indent=1, ensure_ascii=False) + "\n")
@@ -66,6 +66,14 @@ def check_documents(recipe: ExperimentRecipe) -> None:
         _read(recipe.discussion)
     if recipe.readme is not None:
         _halves(recipe.readme)
+
+
+def _write_figures(folder: Path, pictures: Sequence[Picture]) -> None:
+    figures = {folder / f"{picture.name}.svg": standalone(picture.svg) for picture in pictures}
+    for path, svg in figures.items():
+        _write(path, svg)
+    for path in {*folder.glob("*.svg")} - {*figures}:
+        path.unlink()
 
 
 def _excerpt(findings: Findings, document: Path, readme: Path, command: str) -> str:
