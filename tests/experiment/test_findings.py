@@ -111,6 +111,14 @@ def test_verdicts(findings: Findings) -> None:
     assert [claim.verdict for claim in findings.claims] == ["holds", "does not hold", "not decided"]
 
 
+@pytest.mark.parametrize(("margin", "verdict"), [(0.001, "does not hold"), (0.08, "not decided"), (0.4, "holds")])
+def test_a_claim_with_a_margin_asks_for_the_whole_interval(root: Path, margin: float, verdict: str) -> None:
+    worse = {"says": "x", "block": "folds", "better": "IMP", "than": "adaptive", "margin": margin}
+    (claim,) = gather(planned(claims=[worse]), root / "ledger").claims
+    assert claim.paired is not None and claim.paired.wer.ci[0] < 0.08 < claim.paired.wer.ci[1]
+    assert claim.verdict == verdict
+
+
 def test_a_claim_without_significance_is_not_decided(plan: Plan, root: Path) -> None:
     same = planned(claims=[{"says": "x", "block": "plain", "better": "dense", "than": "dense"}])
     (claim,) = gather(same, root / "ledger").claims

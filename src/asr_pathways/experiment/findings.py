@@ -125,9 +125,14 @@ class ClaimFinding:
 
     @property
     def verdict(self) -> Verdict:
-        if self.paired is None or not self.paired.wer.significant:
+        if self.paired is None:
             return "not decided"
-        return "holds" if self.paired.wer.points < 0 else "does not hold"
+        wer, margin = self.paired.wer, self.claim.margin
+        if margin:  # non-inferiority: the whole interval lies on one side of the margin
+            return "holds" if wer.ci[1] < margin else "does not hold" if wer.ci[0] > margin else "not decided"
+        if not wer.significant:
+            return "not decided"
+        return "holds" if wer.points < 0 else "does not hold"
 
 
 @dataclass(frozen=True)

@@ -195,12 +195,16 @@ class Block(Config):
 
 
 class Claim(Config):
-    """Something that the report decides: in ``block``, ``better`` has a lower mean WER than ``than``."""
+    """Something that the report decides: in ``block``, ``better`` has a lower mean WER than ``than``.
+
+    With a ``margin`` (a fraction: 0.01 is one point) it is that ``better`` is less than so much worse.
+    """
 
     says: str
     block: str
     better: str
     than: str
+    margin: float = Field(default=0, ge=0, lt=1)
 
 
 class ExperimentRecipe(Config):

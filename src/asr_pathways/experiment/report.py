@@ -93,7 +93,8 @@ def _claim(found: ClaimFinding) -> Text:
     says: list[Inline] = [f"{claim.says}: ", Strong(found.verdict), ". "]
     if found.paired is None:
         return [*says, f"{claim.better} and {claim.than} ({claim.block}) have no seed with results in common yet."]
-    return [*says, f"{claim.better} against {claim.than} ({claim.block}): {_told(found.paired)}."]
+    margin = f"; the margin is {percent(claim.margin, 2)} points" if claim.margin else ""
+    return [*says, f"{claim.better} against {claim.than} ({claim.block}): {_told(found.paired)}{margin}."]
 
 
 def _against_dense(block: BlockFinding, pair: Paired) -> Text:
