@@ -18,6 +18,12 @@ def test_activation_weighs_each_column_by_the_rms_of_its_input() -> None:
     assert activation(Evidence(weight, input_rms=torch.tensor([[10.0, 0.5]]))).tolist() == [[10.0, 1.0], [30.0, 2.0]]
 
 
+def test_a_power_below_one_heeds_inputs_less() -> None:
+    evidence = Evidence(torch.tensor([[1.0, -2.0]]), input_rms=torch.tensor([[9.0, 0.25]]))
+    assert activation(evidence, 0.5).tolist() == [[3.0, 1.0]]
+    assert torch.equal(activation(evidence, 1.0), activation(evidence))
+
+
 def test_groups_of_rows_have_inputs_of_their_own() -> None:
     weight = torch.ones(4, 2, 3)  # two groups of two output channels, two input channels each, kernel of three
     scores = activation(Evidence(weight, input_rms=torch.tensor([[1.0, 2.0], [3.0, 4.0]])))

@@ -94,7 +94,7 @@ class Chooser:
         def score(index: int) -> Tensor:
             target = self._targets[index]
             evidence = Evidence(target.parameter, input_rms=rms.get(target.name))
-            plain = activation(evidence) if rms else magnitude(evidence)
+            plain = activation(evidence, self._config.activation_power) if rms else magnitude(evidence)
             return plain * favour(index) if favour else plain
 
         return "activation" if rms else "magnitude", select(

@@ -25,6 +25,8 @@ class PathwayConfig(Config):
         sparsity: share of the prunable weights at zero in the end, in [0, 1).
         score: ``magnitude``, ``activation`` or ``gradient`` (see `scores`). ``gradient`` keeps the largest
             magnitudes inside the mask when it prunes, and swaps weights when it adapts (RigL).
+        activation_power: how much ``activation`` heeds inputs: |theta| times their rms to this power. Below 1,
+            the masks of languages share more.
         granularity: ``unstructured``, ``block:RxC`` or ``n:m``.
         allocation: ``uniform``, ``global`` or ``erk``.
         schedule: ``oneshot``, ``iterative``, ``cubic`` or ``linear`` (see `schedule.stages`).
@@ -49,6 +51,7 @@ class PathwayConfig(Config):
 
     sparsity: float = Field(ge=0, lt=1)
     score: ScoreName = "magnitude"
+    activation_power: float = Field(default=1.0, gt=0, le=1)
     granularity: str = "unstructured"
     allocation: AllocationName = "uniform"
     schedule: ScheduleName = "oneshot"

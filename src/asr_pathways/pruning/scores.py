@@ -36,16 +36,17 @@ def magnitude(evidence: Evidence) -> Tensor:
     return evidence.weight.detach().float().abs()
 
 
-def activation(evidence: Evidence) -> Tensor:
-    """|theta_ij| times the rms of input j (Wanda, arXiv 2306.11695, here with one running rms per pathway).
+def activation(evidence: Evidence, power: float = 1.0) -> Tensor:
+    """|theta_ij| times the rms of input j to ``power``, with one running rms per pathway.
 
-    A tensor whose inputs were not seen is scored by magnitude.
+    A power of 1 is Wanda's score (arXiv 2306.11695), 1/2 is how RIA (Zhang et al., ICLR 2024) takes inputs, 0 is
+    magnitude. A tensor whose inputs were not seen is scored by magnitude.
     """
     scores = magnitude(evidence)
     if evidence.input_rms is None:
         return scores
     groups, columns = evidence.input_rms.shape
-    factor = evidence.input_rms.to(scores).view(groups, 1, columns, *[1] * (scores.dim() - 2))
+    factor = evidence.input_rms.to(scores).pow(power).view(groups, 1, columns, *[1] * (scores.dim() - 2))
     return (scores.view(groups, -1, *scores.shape[1:]) * factor).view(scores.shape)
 
 
