@@ -48,7 +48,7 @@ def demo_recipe(steps: int, evaluations: int) -> PruneRecipe:
             "data": {"max_seconds": 40, "temperature": 5},
             "evaluation": {"every": steps // evaluations, "utterances": 40, "keep_best": 1},
             "checkpoint_every": 50,
-            "pathways": {"score": "activation"},
+            "pathways": {"score": "activation", "activation_power": 0.5},
         }
     )
 

@@ -83,8 +83,8 @@ def test_a_folder_that_is_not_there_is_named(sines: Path, dense_model: Path, tmp
 
 def test_the_papers_plan_needs_no_data() -> None:
     plan = make_plan(read_recipe(Path(__file__).parents[2] / "recipes" / "paper.yaml"))
-    for block in ("prompts", "numbers"):
+    for block, seeds in (("prompts", 3), ("numbers", 2)):
         lsp, lap = plan.row(block, "dynamic from LSP"), plan.row(block, "dynamic from LAP")
-        assert len(lsp.runs) >= 3
+        assert len(lsp.runs) >= seeds
         steps = [plan.cells[row.runs[0].cell].total_steps for row in (lsp, lap)]
         assert steps[1] <= 0.6 * steps[0]

@@ -62,8 +62,14 @@ def test_masks_adapt_many_times_between_two_prunes() -> None:
     assert adaptive.adapt_every is not None and adaptive.prune_every is not None
     assert adaptive.adapt_every * 3 <= adaptive.prune_every
     dynamic = METHODS["dynamic"].config(0.7, 1000, ["en", "fr", "de", "es", "it"])
-    assert dynamic.adapt_every == 4  # of the 200 steps that each language has
-    assert dynamic.hysteresis == 0.2
+    assert dynamic.adapt_every == 10  # of the 200 steps that each language has
+
+
+def test_the_power_of_activations_is_the_methods_where_they_are_the_score() -> None:
+    assert METHODS["dynamic"].config(0.7, 100, ["en"]).activation_power == 0.5
+    assert METHODS["dynamic"].config(0.7, 100, ["en"], activation_power=0.25).activation_power == 0.25
+    assert METHODS["dynamic"].config(0.7, 100, ["en"], score="magnitude").activation_power == 1
+    assert METHODS["pathways"].config(0.7, 100, ["en"], score="activation").activation_power == 1
 
 
 def test_options_take_precedence() -> None:

@@ -11,6 +11,8 @@ from asr_pathways.pruning.config import PathwayConfig, ScoreName
 from asr_pathways.pruning.policy import PolicyName
 from asr_pathways.pruning.schedule import ScheduleName, stages
 
+ADAPTATIONS = 20  # how often a mask adapts in a run, unless told otherwise
+
 
 @dataclass(frozen=True)
 class Method:
@@ -24,8 +26,7 @@ class Method:
         rewind: whether weights go back to their start after each prune.
         own_masks: one mask for each language; otherwise one for all (which for a single language is the same).
         score: what chooses masks, unless told otherwise.
-        adaptations: how often a mask adapts in a run, unless told otherwise.
-        hysteresis: what keeps masks from churning, unless told otherwise.
+        activation_power: how much a score by activation heeds inputs, unless told otherwise.
     """
 
     about: str
@@ -35,8 +36,7 @@ class Method:
     rewind: bool = False
     own_masks: bool = False
     score: ScoreName = "magnitude"
-    adaptations: int = 20
-    hysteresis: float = 0.0
+    activation_power: float = 1.0
 
     def config(self, sparsity: float, steps: int, languages: Sequence[str], **options: Any) -> PathwayConfig:
         """The config of a run of ``steps`` optimizer steps, spread evenly over ``languages``.
@@ -59,8 +59,8 @@ class Method:
         own_steps = steps if values["shared"] else steps // max(1, len(languages))
         if self.adapts and values["score"] == "gradient":
             values.setdefault("adapt_until", max(1, own_steps * 3 // 4))
-        elif self.adapts:
-            values.setdefault("hysteresis", self.hysteresis)
+        elif values["score"] == "activation":
+            values.setdefault("activation_power", self.activation_power)
         # Before stages are counted: those to a sparsity of 1 would have no end.
         parse_config(
             PathwayConfig, {**({} if values["schedule"] == "oneshot" else {"prune_every": 1}), **values}, "pruning"
@@ -71,7 +71,7 @@ class Method:
             if values["rewind"]:
                 values.setdefault("prune_start", values["prune_every"])
         if self.adapts:
-            values.setdefault("adapt_every", max(1, own_steps // self.adaptations))
+            values.setdefault("adapt_every", max(1, own_steps // ADAPTATIONS))
         return parse_config(PathwayConfig, values, "pruning")
 
 
@@ -100,8 +100,6 @@ METHODS: dict[str, Method] = {
         adapts=True,
         own_masks=True,
         score="activation",
-        # Measured: see docs/results.md, and recipes/paper.yaml for the alternatives.
-        adaptations=50,
-        hysteresis=0.2,
+        activation_power=0.5,  # measured: docs/results.md
     ),
 }
