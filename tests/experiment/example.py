@@ -76,7 +76,7 @@ def as_data(**changes: Any) -> dict[str, Any]:
         },
         "claims": [
             {"says": "Adapting beats IMP", "block": "folds", "better": "adaptive", "than": "IMP"},
-            {"says": "IMP beats adapting", "block": "folds", "better": "IMP", "than": "adaptive"},
+            {"says": "Stages beat adapting", "block": "folds", "better": "IMP", "than": "adaptive"},
             {"says": "Fixed beats dense", "block": "folds", "better": "fixed", "than": "PARP"},
         ],
         **changes,

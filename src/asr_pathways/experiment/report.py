@@ -74,11 +74,18 @@ def _claims(findings: Findings) -> Iterator[Part]:
     if claims:
         counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in _VERDICTS}
         said = [f"{count} {_VERDICTS[verdict][count != 1]}" for verdict, count in counts.items() if count]
-        yield Paragraph(Strong(f"Of {len(claims)} claim{'s' * (len(claims) != 1)}, {_listed(said)}."))
-    items = [_claim(claim) for claim in claims]
-    items += [_against_dense(block, block.dense) for block in findings.blocks.values() if block.dense]
-    if items:
-        yield Bullets(items)
+        yield Paragraph(
+            [Strong(f"Of {len(claims)} claim{'s' * (len(claims) != 1)}, {_listed(said)}."), _refuted(claims)]
+        )
+        columns = ("Claim", "It", "Points of WER", "95% CI", "Relative %", "p", "Seeds")
+        caption = (
+            "Mean WER of the system named first under a claim minus that of the second, below zero if the first is "
+            "better. A claim is decided by p < 0.05; one with a margin, by whether the interval stays below it. "
+            "Seeds: those in which the first is better, of those that both have."
+        )
+        yield Table(caption, columns, [_claim(claim) for claim in claims], numbers_from=2)
+    if against := [_against_dense(block, block.dense) for block in findings.blocks.values() if block.dense]:
+        yield Bullets(against)
 
 
 _VERDICTS = {
@@ -88,13 +95,27 @@ _VERDICTS = {
 }
 
 
-def _claim(found: ClaimFinding) -> Text:
-    claim = found.claim
-    says: list[Inline] = [f"{claim.says}: ", Strong(found.verdict), ". "]
-    if found.paired is None:
-        return [*says, f"{claim.better} and {claim.than} ({claim.block}) have no seed with results in common yet."]
-    margin = f"; the margin is {percent(claim.margin, 2)} points" if claim.margin else ""
-    return [*says, f"{claim.better} against {claim.than} ({claim.block}): {_told(found.paired)}{margin}."]
+def _refuted(claims: Sequence[ClaimFinding]) -> str:
+    refuted = [found.claim.says for found in claims if found.verdict == "does not hold"]
+    return f" Refuted: {'; '.join(refuted)}." if refuted else ""
+
+
+def _claim(found: ClaimFinding) -> list[Cell]:
+    claim, pair = found.claim, found.paired
+    margin = f", margin {percent(claim.margin, 1)} points" if claim.margin else ""
+    name = Cell(claim.says, f"{claim.block}: {claim.better} − {claim.than}{margin}")
+    verdict = Cell(found.verdict, strong=found.verdict != "not decided")
+    if pair is None:
+        return [name, verdict, *(Cell("") for _ in range(4)), Cell("none yet")]
+    return [
+        name,
+        verdict,
+        Cell(points(pair.wer.points, 2)),
+        Cell(points_interval(pair.wer.ci, 2)),
+        Cell("" if pair.relative is None else points(pair.relative)),
+        Cell(_p(pair.wer.p)),
+        Cell(f"{pair.better} of {len(pair.seeds)}"),
+    ]
 
 
 def _against_dense(block: BlockFinding, pair: Paired) -> Text:
