@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment import ledger
-from asr_pathways.experiment.findings import Findings, as_json, gather
+from asr_pathways.experiment.findings import Findings, as_json, gather, most_seeds
 from asr_pathways.experiment.plan import Plan
 from asr_pathways.experiment.significance import detectable
 from tests.experiment.example import WRONG, as_data, counts, entry_of, fill, planned
@@ -109,6 +110,26 @@ def test_pairs_are_those_asked_for_and_those_claimed(findings: Findings) -> None
 
 def test_verdicts(findings: Findings) -> None:
     assert [claim.verdict for claim in findings.claims] == ["holds", "does not hold", "not decided"]
+
+
+def test_the_dense_model_is_pooled_over_each_rows_seeds(findings: Findings) -> None:
+    found = findings.blocks["folds"]
+    assert set(found.base_wer) == {row.seeds for row in found.rows.values() if row.pooled} == {(0,), (0, 1)}
+    base = found.base
+    assert base is not None and base.pooled is not None
+    assert found.base_wer[0, 1] == base.pooled.wer and found.base_wer[(0,)] == base.pooled.wer_by_seed[0]
+
+
+def test_rows_of_the_same_seeds_not_of_as_many(findings: Findings) -> None:
+    rows = [row for row in findings.blocks["folds"].rows.values() if row.pooled]
+    both = next(row for row in rows if row.seeds == (0, 1))
+    entries = list(both.entries.values())
+    odd = replace(both, entries={0: entries[0], 7: entries[1]})
+    assert most_seeds([both, odd, both]) == [both, both] and most_seeds([]) == []
+
+
+def test_a_claim_is_complete_with_the_seeds_that_both_are_planned_with(findings: Findings, plan: Plan) -> None:
+    assert [(claim.planned_seeds, claim.complete) for claim in findings.claims] == [(2, True), (2, True), (2, False)]
 
 
 @pytest.mark.parametrize(("margin", "verdict"), [(0.001, "does not hold"), (0.08, "not decided"), (0.4, "holds")])

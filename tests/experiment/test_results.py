@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.formats import percent, percent_interval
+from asr_pathways.evaluation.formats import percent, percent_interval, points
 from asr_pathways.experiment.findings import gather
 from asr_pathways.experiment.plan import make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe, read_recipe
@@ -116,7 +116,9 @@ def test_order_of_the_report(made: Path) -> None:
         "## No result yet",
     ]
     first = document.split("\n\n")[1]
-    assert first == ("**Of 3 claims, 1 holds, 1 does not hold and 1 is not decided.** Refuted: Stages beat adapting.")
+    assert first == (
+        "**Of 3 planned claims, 1 holds, 1 does not hold and 1 is not decided.** Refuted: Stages beat adapting."
+    )
 
 
 def test_claims_and_what_is_missing(made: Path) -> None:
@@ -124,10 +126,10 @@ def test_claims_and_what_is_missing(made: Path) -> None:
     items = page.text("li")
     lines = (made / "docs/results.md").read_text().splitlines()
     (line,) = [
-        line for line in lines if line.startswith("| Adapting beats IMP (folds: adaptive − IMP) | **holds** | −")
+        line for line in lines if line.startswith("| Adapting beats IMP (folds: adaptive − IMP) | yes | **holds** | −")
     ]
     assert line.endswith(" | 0.0008 | 2 of 2 |")
-    assert "| Fixed beats dense (folds: fixed − PARP) | not decided |  |  |  |  | none yet |" in lines
+    assert "| Fixed beats dense (folds: fixed − PARP) | yes | not decided |  |  |  |  | none yet |" in lines
     assert any(item.startswith("the dense model that it came from: +") for item in items)
     assert "8 of 35 cells have no result yet; the last section names them." in page.text("p")
     assert "folds: LTH (1 of 4); PARP (4 of 4); fixed (1 of 2)" in items
@@ -144,7 +146,9 @@ def test_tables_show_the_pooled_numbers(made: Path) -> None:
             continue
         rates = " | ".join(percent(rate.wer) for rate in row.pooled.languages.values())
         mean = f"**{percent(row.pooled.wer)}** ({percent_interval(row.pooled.wer_ci)})"
-        assert f"| {rates} | {mean} | {percent(row.pooled.cer)} | {row.pooled.loss:.3f} |" in lines[0]
+        base = found.base_wer[row.seeds]
+        against = "" if row is found.base else points(row.pooled.wer - base)
+        assert f"| {rates} | {mean} | {against} | {percent(row.pooled.cer)} | {row.pooled.loss:.3f} |" in lines[0]
     (partly,) = [line for line in document.splitlines() if line.startswith("| LTH ")]
     assert "LTH (1 of 2 seeds)" in partly and "| 20 (each) | 20 (each) |" in partly and partly.endswith("|  |  |")
     (dynamic,) = [line for line in document.splitlines() if line.startswith("| dynamic |")]

@@ -71,6 +71,7 @@ class BlockFinding:
         languages: that it is tested on.
         rows: all, by name; those without results too.
         pairs: (first, second) and their comparison, None where they have no seed in common yet.
+        base_wer: by seeds, for those of every row: the mean WER of the dense model that all start from.
         dense: the best sparse model of all languages at the block's sparsity against the dense one it came from.
         sparse: how many there were to choose that best one from.
     """
@@ -80,6 +81,7 @@ class BlockFinding:
     languages: tuple[str, ...]
     rows: Mapping[str, RowFinding]
     pairs: Mapping[tuple[str, str], Paired | None]
+    base_wer: Mapping[tuple[int, ...], float]
     dense: Paired | None
     sparse: int
 
@@ -98,7 +100,7 @@ class BlockFinding:
 
     @property
     def assumed(self) -> float | None:
-        """The detectable difference that was written down before the runs."""
+        """The detectable difference by the recipe's words and deviation."""
         return detectable(self.block.words, self.block.deviation) if self.block.words else None
 
     @property
@@ -118,10 +120,22 @@ class BlockFinding:
 
 @dataclass(frozen=True)
 class ClaimFinding:
-    """A claim and what became of it; ``paired`` is None while its systems have no seed in common."""
+    """A claim and what became of it.
+
+    Attributes:
+        claim: of the recipe.
+        paired: its systems compared; None while they have no seed in common.
+        planned_seeds: how many seeds they will have in common.
+    """
 
     claim: Claim
     paired: Paired | None
+    planned_seeds: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether all seeds that both systems are planned with are in."""
+        return self.paired is not None and len(self.paired.seeds) == self.planned_seeds
 
     @property
     def verdict(self) -> Verdict:
@@ -167,7 +181,8 @@ def gather(plan: Plan, ledger: Path) -> Findings:
     claims = []
     for claim in plan.recipe.claims:
         found = blocks[claim.block]
-        claims.append(ClaimFinding(claim, found.pairs[claim.better, claim.than]))
+        planned = [{run.seed for run in found.rows[name].row.runs} for name in (claim.better, claim.than)]
+        claims.append(ClaimFinding(claim, found.pairs[claim.better, claim.than], len(planned[0] & planned[1])))
     missing = plan.cells.keys() - entries.keys()
     return Findings(plan.recipe, len(plan.cells), len(missing), _missing(plan, missing), blocks, claims)
 
@@ -198,7 +213,8 @@ def _block(plan: Plan, name: str, entries: Mapping[str, Entry]) -> BlockFinding:
         (a, b): bootstrap.compare(a, b) if a in runs and b in runs else None
         for a, b in dict.fromkeys([*block.compare, *claimed])
     }
-    return BlockFinding(name, block, languages, found, pairs, *_against_dense(found, block, bootstrap))
+    base_wer = _base_wer(found, bootstrap)
+    return BlockFinding(name, block, languages, found, pairs, base_wer, *_against_dense(found, block, bootstrap))
 
 
 def _complete(row: Row, entries: Mapping[str, Entry]) -> dict[int, list[Entry]]:
@@ -226,6 +242,14 @@ def _counts(row: Row, seed: int, entries: Mapping[str, Entry], languages: Sequen
     return {language: found[language] for language in languages}
 
 
+def _base_wer(rows: Mapping[str, RowFinding], bootstrap: Bootstrap) -> dict[tuple[int, ...], float]:
+    base = next((row for row in rows.values() if _is_base(row)), None)
+    if base is None:
+        return {}
+    wanted = {row.seeds for row in rows.values() if row.pooled}
+    return {seeds: bootstrap.pooled(base.name, seeds).wer for seeds in wanted if {*seeds} <= {*base.seeds}}
+
+
 def _against_dense(rows: Mapping[str, RowFinding], block: Block, bootstrap: Bootstrap) -> tuple[Paired | None, int]:
     """The best sparse row against the dense one, over as many seeds as there are, and how many were to choose from."""
     base = next((row for row in rows.values() if _is_base(row) and row.pooled), None)
@@ -242,9 +266,11 @@ def _against_dense(rows: Mapping[str, RowFinding], block: Block, bootstrap: Boot
 
 
 def most_seeds(rows: Sequence[RowFinding]) -> list[RowFinding]:
-    """Of rows those with the most seeds: a mean over fewer would be one over other utterances."""
-    most = max((len(row.seeds) for row in rows), default=0)
-    return [row for row in rows if len(row.seeds) == most]
+    """Of rows those of the same seeds, as many as there are: a mean over others is one over other utterances."""
+    groups: dict[tuple[int, ...], list[RowFinding]] = {}
+    for row in rows:
+        groups.setdefault(row.seeds, []).append(row)
+    return max(groups.values(), key=lambda group: (len(group[0].seeds), len(group)), default=[])
 
 
 def _is_base(row: RowFinding) -> bool:
@@ -276,7 +302,12 @@ def as_json(findings: Findings) -> dict[str, Any]:
             "missing_by_row": findings.missing,
         },
         "claims": [
-            {**found.claim.model_dump(), "verdict": found.verdict, "comparison": _pair_json(found.paired)}
+            {
+                **found.claim.model_dump(),
+                "verdict": found.verdict,
+                "complete": found.complete,
+                "comparison": _pair_json(found.paired),
+            }
             for found in findings.claims
         ],
         "blocks": {name: _block_json(found) for name, found in findings.blocks.items()},

@@ -142,8 +142,9 @@ def _against(found: BlockFinding, option: str, rows: Sequence[RowFinding]) -> Pi
         lines.append(_line(name, own, option, place, aside, look))
     against = _OPTIONS.get(option, option.replace("_", " "))
     with canvas(4.0) as (figure, axes):
-        base = found.base
-        level = [(base.name, 100 * base.pooled.wer, looks(["dense"])[0])] if base and base.pooled else []
+        base, seeds = found.base, {row.seeds for row in rows}
+        wer = found.base_wer.get(next(iter(seeds))) if len(seeds) == 1 else None
+        level = [(base.name, 100 * wer, looks(["dense"])[0])] if base and wer is not None else []
         draw_lines(axes, lines, level)
         axes.set_xticks(list(place.values()), [_value(option, value) for value in place])
         axes.set_xlim(-0.35, max(place.values()) + 0.35)

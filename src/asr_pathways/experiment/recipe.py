@@ -197,7 +197,11 @@ class Block(Config):
 class Claim(Config):
     """Something that the report decides: in ``block``, ``better`` has a lower mean WER than ``than``.
 
-    With a ``margin`` (a fraction: 0.01 is one point) it is that ``better`` is less than so much worse.
+    Attributes:
+        says: it in words.
+        block, better, than: what is compared.
+        margin: a fraction (0.01 is one point): instead, ``better`` is less than so much worse.
+        planned: whether it stood, margin included, before any of its results was seen.
     """
 
     says: str
@@ -205,6 +209,7 @@ class Claim(Config):
     better: str
     than: str
     margin: float = Field(default=0, ge=0, lt=1)
+    planned: bool = True
 
 
 class ExperimentRecipe(Config):

@@ -48,9 +48,10 @@ def report(findings: Findings, discussion: str | None, command: str) -> Iterator
         "WER and CER are corpus-level for each language, then the unweighted mean over languages, all seeds pooled. "
         "Intervals are 95% percentile intervals of the bootstrap: 10,000 times, utterances are drawn within each "
         "language. Comparisons are paired: both systems are drawn alike. They tell whether a difference would stay "
-        "with other utterances of the same kind; what chance does in training is in them as far as seeds are pooled, "
-        "and the seeds in favour show whether they agree. p is two-sided and not corrected for the number of "
-        "comparisons. Loss is the model's, in nats a word piece. Total steps are those of a system's own training and "
+        "with other utterances of the same kind; what chance does in training is averaged over the seeds, and the "
+        "seeds in favour show whether they agree. p is two-sided and not corrected for the number of comparisons. All "
+        "rows, those of choices and ideas too, are scored on the test split: what was chosen by them looks better "
+        "than it is. Loss is the model's, in nats a word piece. Total steps are those of a system's own training and "
         "of the runs that made its masks; the dense model's are not counted."
     )
     yield Paragraph(["Made from the ledger by ", Code(command), "."])
@@ -60,8 +61,10 @@ def report(findings: Findings, discussion: str | None, command: str) -> Iterator
 def main_table(block: BlockFinding) -> Table:
     """The rows of tables A and B that all seeds have, in short: mean WER with its interval."""
     rows = []
+    tables = block.tables()
+    shown = {row.name for row in most_seeds([*tables.get("A", []), *tables.get("B", [])])}
     for name, scenario in (("A", "monolingual"), ("B", "multilingual")):
-        for row in most_seeds(block.tables().get(name, [])):
+        for row in (row for row in tables.get(name, []) if row.name in shown):
             assert row.pooled is not None
             cells = [_named(row), Cell(scenario), _plain(_sparsity(row)), _steps(row, row.total_steps)]
             rows.append([*cells, Cell(percent(row.pooled.wer), percent_interval(row.pooled.wer_ci))])
@@ -72,20 +75,31 @@ def main_table(block: BlockFinding) -> Table:
 def _claims(findings: Findings) -> Iterator[Part]:
     claims = findings.claims
     if claims:
-        counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in _VERDICTS}
-        said = [f"{count} {_VERDICTS[verdict][count != 1]}" for verdict, count in counts.items() if count]
-        yield Paragraph(
-            [Strong(f"Of {len(claims)} claim{'s' * (len(claims) != 1)}, {_listed(said)}."), _refuted(claims)]
+        planned = [found for found in claims if found.claim.planned]
+        others = [found for found in claims if not found.claim.planned]
+        said = [_counted(planned, "planned claim")] if planned else []
+        said += (
+            [_counted(others, "claim made after results were seen", "claims made after results were seen")]
+            if others
+            else []
         )
-        columns = ("Claim", "It", "Points of WER", "95% CI", "Relative %", "p", "Seeds")
+        yield Paragraph([Strong(" ".join(said)), _refuted(claims)])
+        columns = ("Claim", "Planned", "It", "Points of WER", "95% CI", "Relative %", "p", "Seeds")
         caption = (
             "Mean WER of the system named first under a claim minus that of the second, below zero if the first is "
             "better. A claim is decided by p < 0.05; one with a margin, by whether the interval stays below it. "
+            "Planned: it was made before any of its results was seen. "
             "Seeds: those in which the first is better, of those that both have."
         )
-        yield Table(caption, columns, [_claim(claim) for claim in claims], numbers_from=2)
+        yield Table(caption, columns, [_claim(claim) for claim in claims], numbers_from=3)
     if against := [_against_dense(block, block.dense) for block in findings.blocks.values() if block.dense]:
         yield Bullets(against)
+
+
+def _counted(claims: Sequence[ClaimFinding], one: str, many: str = "") -> str:
+    counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in _VERDICTS}
+    said = [f"{count} {_VERDICTS[verdict][count != 1]}" for verdict, count in counts.items() if count]
+    return f"Of {len(claims)} {one if len(claims) == 1 else many or one + 's'}, {_listed(said)}."
 
 
 _VERDICTS = {
@@ -104,16 +118,19 @@ def _claim(found: ClaimFinding) -> list[Cell]:
     claim, pair = found.claim, found.paired
     margin = f", margin {percent(claim.margin, 1)} points" if claim.margin else ""
     name = Cell(claim.says, f"{claim.block}: {claim.better} − {claim.than}{margin}")
-    verdict = Cell(found.verdict, strong=found.verdict != "not decided")
+    planned = Cell("yes" if claim.planned else "no")
+    so_far = "" if pair is None or found.complete else "so far"
+    verdict = Cell(found.verdict, so_far, strong=found.verdict != "not decided")
     if pair is None:
-        return [name, verdict, *(Cell("") for _ in range(4)), Cell("none yet")]
+        return [name, planned, verdict, *(Cell("") for _ in range(4)), Cell("none yet")]
     return [
         name,
+        planned,
         verdict,
         Cell(points(pair.wer.points, 2)),
         Cell(points_interval(pair.wer.ci, 2)),
         Cell("" if pair.relative is None else points(pair.relative)),
-        Cell(_p(pair.wer.p)),
+        Cell("" if claim.margin else _p(pair.wer.p)),  # p is of a difference from zero, not from the margin
         Cell(f"{pair.better} of {len(pair.seeds)}"),
     ]
 
@@ -128,8 +145,9 @@ def _against_dense(block: BlockFinding, pair: Paired) -> Text:
         end = "."
     else:
         verdict = "not measurably different from"
-        end = f"; at most {percent(max(pair.wer.ci[1], 0.0), 2)} points worse (upper end of the interval)."
-    return [says, Strong(verdict), f" the dense model that it came from: {_told(pair)}{end}"]
+        end = "."
+    chosen = " The best one was chosen by these same tests, which flatters it." if block.sparse > 1 else ""
+    return [says, Strong(verdict), f" the dense model that it came from: {_told(pair)}{end}{chosen}"]
 
 
 def _told(pair: Paired) -> str:
@@ -203,12 +221,12 @@ def _power(block: BlockFinding) -> Text:
     says: list[Inline] = ["Power: "]
     if block.assumed is not None:
         says.append(
-            f"before the runs, {block.block.words:,} words and a standard deviation of {block.block.deviation:g} "
-            "errors a word in the difference of two systems were expected, which would show a true difference of "
-            f"{percent(block.assumed, 2)} points of WER with 80% power (two-sided, 5%). "
+            f"the recipe counts on {block.block.words:,} words and a standard deviation of {block.block.deviation:g} "
+            "errors a word in the difference of two systems, which, if words were independent, would show a true "
+            f"difference of {percent(block.assumed, 2)} points of WER with 80% power (two-sided, 5%). "
         )
     else:
-        says.append("no expectation was written down before the runs. ")
+        says.append("the recipe counts on nothing. ")
     measured = block.measured
     if measured:
         low, middle, high = (percent(value, 2) for value in (measured[0], median(measured), measured[-1]))
@@ -223,15 +241,18 @@ def _systems(block: BlockFinding, name: str, rows: Sequence[RowFinding]) -> Tabl
     base = block.base
     shown = [base, *rows] if base and base.pooled and base not in rows else rows
     columns = ["System", "Method", "Sparsity %", "Steps", "Total steps", *block.languages]
-    columns += ["Mean (95% CI)", "CER %", "Loss", "Union density %", "Mean IoU"]
-    caption = f"{block.name}, {_TITLES.get(name, name)}. WER in % by language, and its mean."
+    columns += ["Mean (95% CI)", "− dense", "CER %", "Loss", "Union density %", "Mean IoU"]
+    caption = (
+        f"{block.name}, {_TITLES.get(name, name)}. WER in % by language, its mean, and that minus the dense model's "
+        "on the same seeds, which is what to compare rows of other seeds by."
+    )
     if any(row.own_models for row in rows):
         caption += " Each: every language has a model of its own, trained for so many steps."
-    return Table(caption, columns, [_system(row) for row in shown], numbers_from=2)
+    return Table(caption, columns, [_system(block, row) for row in shown], numbers_from=2)
 
 
-def _system(row: RowFinding) -> list[Cell]:
-    pooled = row.pooled
+def _system(block: BlockFinding, row: RowFinding) -> list[Cell]:
+    pooled, dense = row.pooled, block.base_wer.get(row.seeds)
     assert pooled is not None  # rows without results stand in no table
     union, iou = row.mask_mean("union_density"), row.mask_mean("mean_iou")
     return [
@@ -242,6 +263,7 @@ def _system(row: RowFinding) -> list[Cell]:
         _steps(row, row.total_steps),
         *(Cell(percent(rate.wer)) for rate in pooled.languages.values()),
         Cell(percent(pooled.wer), percent_interval(pooled.wer_ci), strong=True),
+        _plain("" if dense is None or row is block.base else points(pooled.wer - dense)),
         Cell(percent(pooled.cer)),
         Cell(f"{pooled.loss:.3f}"),
         _plain("" if union is None else percent(union)),

@@ -7,7 +7,7 @@ the unweighted mean over languages; intervals are those of `evaluation.wer`, whi
 drawn within each language, and all systems are drawn alike.
 
 Intervals and p-values tell whether a difference would stay with other utterances of the same kind. What chance does
-in training is in them as far as seeds are pooled; `Paired.better` shows whether the seeds agree.
+in training is averaged over seeds, not resampled; `Paired.better` shows whether the seeds agree.
 """
 
 from __future__ import annotations
