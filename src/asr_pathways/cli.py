@@ -199,7 +199,8 @@ def experiment(
 ) -> None:
     """Runs a matrix of trainings and prunings, each once, and reports what they show together.
 
-    Whatever an interrupted or killed run has done is kept: start the same command again.
+    Whatever an interrupted or killed run has done is kept: start the same command again. The recipe's document and
+    README are written only from results/ and the recipe's name; with another --out they stay as they are.
 
     Example: asr-pathways experiment recipes/paper.yaml --out results/paper
     """
@@ -207,7 +208,7 @@ def experiment(
 
     if dry_run and report:
         raise typer.BadParameter("--dry-run and --report do not go together: neither runs anything")
-    run_experiment(recipe, out or Path("results") / recipe.stem, ray=ray, source=source, dry_run=dry_run, report=report)
+    run_experiment(recipe, out, ray=ray, source=source, dry_run=dry_run, report=report)
 
 
 @app.command()

@@ -34,6 +34,19 @@ def test_a_report_needs_no_cell_but_what_people_write(recipe_file: Path, tmp_pat
     assert not (out / "cells").exists()
 
 
+def test_a_trial_elsewhere_leaves_the_documents_alone(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = Path("README.md")
+    readme.write_text("<!-- results -->old<!-- /results -->")
+    recipe_file.write_text(recipe_file.read_text() + "readme: README.md\nmain: sines\ndocument: docs/found.md\n")
+    assert RUN.invoke(app, ["experiment", str(recipe_file), "--out", "trial", "--report"]).exit_code == 0
+    assert Path("trial/results.md").exists() and not Path("docs").exists() and "old" in readme.read_text()
+    assert RUN.invoke(app, ["experiment", str(recipe_file), "--report"]).exit_code == 0
+    assert Path("docs/found.md").exists() and "old" not in readme.read_text()
+
+
 @pytest.mark.parametrize("flags", [["--dry-run", "--report"], []])
 def test_misuse(flags: list[str], tmp_path: Path) -> None:
     result = RUN.invoke(app, ["experiment", *([str(tmp_path / "x.yaml")] if flags else []), *flags])

@@ -16,7 +16,7 @@ from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.experiment import ledger, runner
 from asr_pathways.experiment.plan import Plan, make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe
-from asr_pathways.experiment.runner import ledger_folder, missing_cells, run_cells
+from asr_pathways.experiment.runner import _drop_checkpoints, ledger_folder, missing_cells, run_cells
 from asr_pathways.model_folder import load_recognizer
 from tests.experiment.conftest import as_data
 
@@ -98,6 +98,21 @@ def test_models_that_are_gone_are_made_again_only_where_needed(plan: Plan, whole
     assert results(tmp_path) == results(whole)
 
 
+def test_what_was_reported_stays_when_a_model_comes_out_otherwise(
+    plan: Plan, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ledger_folder(whole), ledger_folder(tmp_path))
+    run = plan.row("sines", "fixed").runs[0]
+    (ledger_folder(tmp_path) / f"{run.cell}.json").unlink()
+    mask = next(other.cell for other in plan.row("sines", "IMP").runs if other.seed == run.seed)
+    path = ledger_folder(tmp_path) / f"{mask}.json"
+    path.write_text(path.read_text().replace('"digest": "', '"digest": "other-'))
+    run_cells(plan, tmp_path)
+    assert results(tmp_path)[mask]["digest"].startswith("other-")
+    err = capsys.readouterr().err
+    assert err.count("not the weights that the ledger knows") == 1 and plan.cells[mask].label in err
+
+
 _COMMAND = """
 import sys, torch
 from pathlib import Path
@@ -177,3 +192,11 @@ def test_without_ray_it_is_told_what_to_install(plan: Plan, tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(PathwaysError, match=r"pip install 'asr-pathways\[cluster\]'"):
         run_cells(plan, tmp_path, ray="local")
+
+
+def test_checkpoints_are_dropped_in_one_step_over_what_a_kill_left(tmp_path: Path) -> None:
+    for name in ("checkpoints", ".checkpoints-done"):
+        (tmp_path / name / "start").mkdir(parents=True)
+    _drop_checkpoints(tmp_path)
+    _drop_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []

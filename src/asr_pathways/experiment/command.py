@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -18,13 +19,16 @@ from asr_pathways.experiment.significance import detectable
 
 
 def run_experiment(
-    recipe: Path, out: Path, *, ray: str | None, source: Path | None, dry_run: bool, report: bool
+    recipe: Path, out: Path | None, *, ray: str | None, source: Path | None, dry_run: bool, report: bool
 ) -> None:
     """Runs the cells of ``recipe`` that ``out`` has no results of, and writes the report of all that it has.
 
+    The recipe's document and README are written only where ``out`` is its own folder, ``results/NAME``: results
+    elsewhere are a trial, and not to take their place.
+
     Args:
         recipe: the YAML file.
-        out: the experiment's folder.
+        out: the experiment's folder; None: its own.
         ray: as `run_cells` takes it.
         source: likewise.
         dry_run: only print cells, costs and the differences that the design can show.
@@ -33,7 +37,10 @@ def run_experiment(
     Raises:
         PathwaysError: if the recipe is wrong, or some cells failed; the report is written all the same.
     """
-    plan = make_plan(read_recipe(recipe))
+    home = Path("results") / recipe.stem
+    plan, out = make_plan(read_recipe(recipe)), home if out is None else out
+    if out.resolve() != home.resolve():
+        plan = replace(plan, recipe=plan.recipe.model_copy(update={"document": None, "readme": None}))
     if dry_run:
         _show(plan, out)
         return
@@ -71,7 +78,7 @@ def _show(plan: Plan, out: Path) -> None:
             smallest = detectable(block.words, block.deviation)
             console.print(
                 f"{name}: {len(block.seeds)} seeds, about {block.words:,} words: a difference in WER of "
-                f"{100 * smallest:.2f} points is found with 80% power",
+                f"{100 * smallest:.2f} points is found with 80% power, were words independent",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -28,9 +27,11 @@ class Costs:
 
     def __init__(self, plan: Plan, taken: Mapping[str, float]) -> None:
         self._plan = plan
-        ratios = [seconds / self._by_size(plan.cells[name]) for name, seconds in taken.items() if name in plan.cells]
-        self.measured = len(ratios)
-        self._factor = statistics.median(ratios) if ratios else 1.0
+        known = {name: seconds for name, seconds in taken.items() if name in plan.cells}
+        self.measured = len(known)
+        # Of sums, not of ratios: many short cells tell little about long ones, which are what takes the time.
+        expected = sum(self._by_size(plan.cells[name]) for name in known)
+        self._factor = sum(known.values()) / expected if expected else 1.0
 
     def seconds(self, cell: Cell) -> float:
         """What ``cell`` will take."""

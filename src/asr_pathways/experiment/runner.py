@@ -88,11 +88,24 @@ def run_cells(plan: Plan, root: Path, *, ray: str | None = None, source: Path | 
             if isinstance(entry, str):
                 outcome.failed[cell.name] = entry
             else:
-                write_entry(ledger_folder(root), cell.name, entry)
-                shutil.rmtree(cell_folder(root, cell.name) / "checkpoints", ignore_errors=True)
+                known = read_entry(ledger_folder(root), cell.name)
+                if known is None:
+                    write_entry(ledger_folder(root), cell.name, entry)
+                elif known["digest"] != entry["digest"]:  # made again for its model only; what was reported stays
+                    board.warn(f"{cell.label}: not the weights that the ledger knows (another machine's arithmetic?)")
+                _drop_checkpoints(cell_folder(root, cell.name))
                 outcome.done.append(cell.name)
             board.show(cell, entry)
     return outcome
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    """Removes what only resuming needs; a kill half-way leaves no folder that looks like a cell half-trained."""
+    done = folder / ".checkpoints-done"
+    shutil.rmtree(done, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "checkpoints").rename(done)
+    shutil.rmtree(done, ignore_errors=True)
 
 
 Result = tuple[Cell, "dict[str, Any] | str"]  # an entry, or why there is none
@@ -108,7 +121,7 @@ class _Tasks:
         self._outcome = outcome
 
     def ready(self) -> Iterator[Cell]:
-        """Cells whose parents are done; those that need a failed one fail here."""
+        """Cells whose parents have ended, well or not."""
         for cell in list(self._left.values()):
             if any(parent in self._left or parent in self._running for parent in cell.parents):
                 continue
@@ -243,6 +256,9 @@ class _Board:
         self._bar.update(self._task, advance=1, left=self._time_left())
         done = len(self._bar.tasks) and int(self._bar.tasks[0].completed)
         self._bar.console.print(f"{done}/{done + len(self._left)} {text}; {self._time_left()}", soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        self._bar.console.print(f"[yellow]warning[/] {text}", soft_wrap=True)
 
     def _time_left(self) -> str:
         """By what the cells of this run took, side by side as they ran."""
