@@ -44,6 +44,7 @@ def test_vary_makes_a_row_of_each_combination() -> None:
         ),
         ({"systems": {"a": {"method": "dynamic", "table": "B", "init": "a"}}, "compare": []}, "start from its own"),
         ({"systems": {"a": {"method": "imp", "table": "B", "seeds": [7]}}, "compare": []}, "seed 7 is none"),
+        ({"systems": {"a": {"method": "dense", "table": "B", "sparsity": 0.5}}, "compare": []}, "dense has no masks"),
         ({"epochs": 3}, "blocks.sines.epochs: Extra inputs are not permitted"),
     ],
 )

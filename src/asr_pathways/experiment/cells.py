@@ -25,6 +25,9 @@ from asr_pathways.training.prune import PruneRecipe, prune
 from asr_pathways.training.state import TrainingState
 from asr_pathways.training.train import train
 
+_THREADS = torch.get_num_threads()
+"""What torch chose: a cell whose recipe names no number is not to inherit that of the cell before it."""
+
 
 def cell_folder(root: Path, name: str) -> Path:
     """The run folder of a cell."""
@@ -45,6 +48,7 @@ def run_cell(cell: Cell, root: Path, data: Path) -> dict[str, Any]:
         PathwaysError: if the run fails.
     """
     out = cell_folder(root, cell.name)
+    torch.set_num_threads(_THREADS)
     began = time.monotonic()
     state = _prune(cell, root, data, out) if cell.kind == "prune" else _train(cell, root, data, out)
     # An earlier try's time is in the state, and this one's in both: the longer of the two is nearest to the truth.

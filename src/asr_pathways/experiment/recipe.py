@@ -102,6 +102,14 @@ class SystemSpec(Config):
             raise ValueError(f"unknown method {name!r}: choose among {DENSE}, {', '.join(METHODS)}")
         return name
 
+    @model_validator(mode="after")
+    def _dense_has_no_masks(self) -> SystemSpec:
+        if self.method == DENSE and (self.pathways or self.recipe or self.sparsity is not None or self.init != "omp"):
+            raise ValueError(
+                "dense has no masks and trains by the block's recipe: leave pathways, recipe, sparsity, init"
+            )
+        return self
+
     def variants(self, name: str) -> Iterator[Variant]:
         """The rows that ``vary`` makes of this one; itself if there is nothing to vary."""
         for values in itertools.product(*self.vary.values()):
