@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -96,6 +97,14 @@ def test_models_that_are_gone_are_made_again_only_where_needed(plan: Plan, whole
     assert set(again) == {run.cell, *masks, *plan.cells[run.cell].parents}
     run_cells(plan, tmp_path)
     assert results(tmp_path) == results(whole)
+
+
+def test_two_runs_in_one_folder_are_refused(plan: Plan, whole: Path) -> None:
+    with (whole / ".lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(PathwaysError, match="another experiment is running there"):
+            run_cells(plan, whole)
+    assert run_cells(plan, whole).done == []
 
 
 def test_what_was_reported_stays_when_a_model_comes_out_otherwise(

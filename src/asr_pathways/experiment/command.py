@@ -51,7 +51,11 @@ def run_experiment(
     write_results(plan, out, f"asr-pathways experiment {recipe} --out {out} --report")
     Console(stderr=True, highlight=False).print(f"report: {out / 'report.html'}")
     if failed:
-        raise PathwaysError(f"{len(failed)} of {len(plan.cells)} cells failed; the others are in {ledger_folder(out)}")
+        name, why = next(iter(failed.items()))
+        raise PathwaysError(
+            f"{len(failed)} of {len(plan.cells)} cells failed, first {plan.cells[name].label}: {why} "
+            f"(see {out / 'logs' / name}.log); the others are in {ledger_folder(out)}"
+        )
 
 
 def _show(plan: Plan, out: Path) -> None:

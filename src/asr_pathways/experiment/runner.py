@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 import time
 from collections.abc import Iterator
@@ -77,13 +78,34 @@ def run_cells(plan: Plan, root: Path, *, ray: str | None = None, source: Path | 
         source: Debian packages of the prompts, where they are not to be fetched.
 
     Raises:
-        PathwaysError: if a corpus cannot be made or Ray is not there; `Interrupted` by Ctrl-C.
+        PathwaysError: if a corpus cannot be made, Ray is not there, or another experiment is running in ``root``;
+            `Interrupted` by Ctrl-C.
     """
-    cells = missing_cells(plan, root)
-    make_corpora(root, plan, cells, source)
     outcome = Outcome()
-    tasks = _Tasks(plan, root.absolute(), cells, outcome)
-    with _Board(plan, root, cells) as board:
+    with _alone(root):
+        cells = missing_cells(plan, root)
+        make_corpora(root, plan, cells, source)
+        _run(_Tasks(plan, root.absolute(), cells, outcome), root, cells, ray)
+    return outcome
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Holds a lock that ends with the process: two runs in one folder would train the same cells over each other."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PathwaysError(
+                f"{root}: another experiment is running there: wait for it, or run cells side by side with --ray local"
+            ) from None
+        yield
+
+
+def _run(tasks: _Tasks, root: Path, cells: list[Cell], ray: str | None) -> None:
+    outcome = tasks.outcome
+    with _Board(tasks.plan, root, cells) as board:
         for cell, entry in _one_by_one(tasks) if ray is None else _on_ray(tasks, ray):
             if isinstance(entry, str):
                 outcome.failed[cell.name] = entry
@@ -96,7 +118,6 @@ def run_cells(plan: Plan, root: Path, *, ray: str | None = None, source: Path | 
                 _drop_checkpoints(cell_folder(root, cell.name))
                 outcome.done.append(cell.name)
             board.show(cell, entry)
-    return outcome
 
 
 def _drop_checkpoints(folder: Path) -> None:
@@ -118,7 +139,7 @@ class _Tasks:
         self.plan, self.root = plan, root
         self._left = {cell.name: cell for cell in cells}
         self._running: set[str] = set()
-        self._outcome = outcome
+        self.outcome = outcome
 
     def ready(self) -> Iterator[Cell]:
         """Cells whose parents have ended, well or not."""
@@ -129,7 +150,7 @@ class _Tasks:
 
     def broken_parent(self, cell: Cell) -> str | None:
         """The failed cell that ``cell`` would start from."""
-        return next((parent for parent in cell.parents if parent in self._outcome.failed), None)
+        return next((parent for parent in cell.parents if parent in self.outcome.failed), None)
 
     def started(self, cell: Cell) -> None:
         self._running.add(cell.name)
