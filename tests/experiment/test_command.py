@@ -7,6 +7,10 @@ from typer.testing import CliRunner
 
 from asr_pathways.cli import app
 from asr_pathways.errors import PathwaysError
+from asr_pathways.experiment import command
+from asr_pathways.experiment.plan import make_plan
+from asr_pathways.experiment.recipe import read_recipe
+from asr_pathways.experiment.runner import Outcome
 
 RUN = CliRunner()
 
@@ -45,6 +49,19 @@ def test_a_trial_elsewhere_leaves_the_documents_alone(
     assert Path("trial/results.md").exists() and not Path("docs").exists() and "old" in readme.read_text()
     assert RUN.invoke(app, ["experiment", str(recipe_file), "--report"]).exit_code == 0
     assert Path("docs/found.md").exists() and "old" not in readme.read_text()
+
+
+def test_a_failed_cell_is_named_with_its_log_and_the_report_is_written(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = next(iter(make_plan(read_recipe(recipe_file)).cells))
+    monkeypatch.setattr(command, "run_cells", lambda *_, **__: Outcome(failed={name: "loss is NaN"}))
+    result = RUN.invoke(app, ["experiment", str(recipe_file), "--out", str(tmp_path)])
+    assert isinstance(result.exception, PathwaysError) and (tmp_path / "report.html").exists()
+    said = str(result.exception)
+    assert (
+        "1 of 12 cells failed, first sines / dense" in said and f"loss is NaN (see {tmp_path}/logs/{name}.log)" in said
+    )
 
 
 @pytest.mark.parametrize("flags", [["--dry-run", "--report"], []])
