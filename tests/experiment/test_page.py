@@ -57,7 +57,7 @@ def test_every_part_as_html() -> None:
     assert page(nasty, parts) == text
 
 
-def test_simple_markdown_as_another_renderer_has_it() -> None:
+def test_a_discussion_is_its_markdown_but_for_the_title() -> None:
     expected = Page(MarkdownIt("commonmark").enable("table").render(DISCUSSION))
     found = Page(rendered(DISCUSSION))
     for tag in ("h2", "p", "ul", "ol", "li", "em", "strong", "code", "pre", "table", "thead", "tbody", "tr", "a"):
@@ -68,6 +68,9 @@ def test_simple_markdown_as_another_renderer_has_it() -> None:
     def words(page: Page) -> list[str]:
         return " ".join(text for _, text in page.texts).split()
 
+    assert found.all("h1") == [] and found.text("h2") == ["Title", "Why"] and found.text("em") == ["found"]
+    assert len(found.all("li")) == 5 and len(found.all("td")) == 2
+    assert "make results  # <not HTML>\n\n- nor a list" in [text for _, text in found.texts]
     assert words(found) == words(expected)
     assert found.all("a") == expected.all("a")
 

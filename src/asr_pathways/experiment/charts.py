@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from asr_pathways.evaluation.figures import HEAT, INK, MARKERS, RULE, shade
 from asr_pathways.evaluation.style import SERIES
 from asr_pathways.evaluation.wer import Interval
@@ -104,16 +106,11 @@ def _name_ends(axes: Any, ends: Sequence[tuple[str, Point, Look]]) -> None:
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
     """The places nearest to ``wanted`` (rising) that are at least ``gap`` apart, in the sense of least squares."""
-    # With i * gap taken off, places must not fall: isotonic regression, by pooling adjacent violators.
-    pools: list[tuple[float, int]] = []
-    for index, place in enumerate(wanted):
-        total, count = place - index * gap, 1
-        while pools and pools[-1][0] / pools[-1][1] > total / count:
-            before, many = pools.pop()
-            total, count = total + before, count + many
-        pools.append((total, count))
-    level = [total / count for total, count in pools for _ in range(count)]
-    return [place + index * gap for index, place in enumerate(level)]
+    from scipy.optimize import isotonic_regression
+
+    # With i * gap taken off, places must not fall.
+    steps = gap * np.arange(len(wanted))
+    return list(map(float, isotonic_regression(np.asarray(wanted) - steps).x + steps)) if wanted else []
 
 
 def decorate(axes: Any, x: str, y: str) -> None:

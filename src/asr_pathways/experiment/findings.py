@@ -96,7 +96,7 @@ class BlockFinding:
     @property
     def base(self) -> RowFinding | None:
         """The dense model that all start from, if it is a row."""
-        return next((row for row in self.rows.values() if _is_base(row)), None)
+        return _base(self.rows)
 
     @property
     def assumed(self) -> float | None:
@@ -243,7 +243,7 @@ def _counts(row: Row, seed: int, entries: Mapping[str, Entry], languages: Sequen
 
 
 def _base_wer(rows: Mapping[str, RowFinding], bootstrap: Bootstrap) -> dict[tuple[int, ...], float]:
-    base = next((row for row in rows.values() if _is_base(row)), None)
+    base = _base(rows)
     if base is None:
         return {}
     wanted = {row.seeds for row in rows.values() if row.pooled}
@@ -252,8 +252,8 @@ def _base_wer(rows: Mapping[str, RowFinding], bootstrap: Bootstrap) -> dict[tupl
 
 def _against_dense(rows: Mapping[str, RowFinding], block: Block, bootstrap: Bootstrap) -> tuple[Paired | None, int]:
     """The best sparse row against the dense one, over as many seeds as there are, and how many were to choose from."""
-    base = next((row for row in rows.values() if _is_base(row) and row.pooled), None)
-    if base is None:
+    base = _base(rows)
+    if base is None or base.pooled is None:
         return None, 0
     pairs: dict[tuple[str, ...], Paired] = {}  # by cells: a model that stands in two tables counts once
     for row in rows.values():
@@ -271,6 +271,10 @@ def most_seeds(rows: Sequence[RowFinding]) -> list[RowFinding]:
     for row in rows:
         groups.setdefault(row.seeds, []).append(row)
     return max(groups.values(), key=lambda group: (len(group[0].seeds), len(group)), default=[])
+
+
+def _base(rows: Mapping[str, RowFinding]) -> RowFinding | None:
+    return next((row for row in rows.values() if _is_base(row)), None)
 
 
 def _is_base(row: RowFinding) -> bool:

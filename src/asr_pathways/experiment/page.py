@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Iterable, Iterator
+
+from markdown_it import MarkdownIt
 
 from asr_pathways.evaluation import markup
 from asr_pathways.evaluation.markup import Html, element, join
@@ -106,53 +106,10 @@ def _inline(text: Text) -> Html:
 
 
 def rendered(markdown: str) -> Html:
-    """Simple Markdown as HTML: headings, paragraphs, lists, tables, fenced code; bold, emphasis, code and links."""
-    blocks: list[str] = []
-    pieces = re.split(r"^```.*\n([\s\S]*?)^```[ \t]*$", markdown, flags=re.MULTILINE)
-    for index, piece in enumerate(pieces):
-        if index % 2:
-            blocks.append(element("pre", element("code", piece)))
-            continue
-        piece = re.sub(r"^(#+ .*)$", r"\n\1\n", piece, flags=re.MULTILINE)  # a heading ends a paragraph
-        blocks += [_block(block.splitlines()) for block in re.split(r"\n\s*\n", piece) if block.strip()]
-    return Html("\n".join(blocks))
-
-
-_BULLET = re.compile(r"\s*(?:[-*+]|(\d+)[.)])\s+")
-
-
-def _block(lines: list[str]) -> Html:
-    lines = [line for line in lines if line.strip()]
-    if heading := re.match(r"(#+) +(.*)", lines[0]):
-        return element(f"h{min(max(len(heading[1]), 2), 6)}", _spans(heading[2]))
-    if first := _BULLET.match(lines[0]):
-        items: list[str] = []
-        for line in lines:
-            if _BULLET.match(line):
-                items.append(_BULLET.sub("", line, count=1))
-            else:
-                items[-1] += f" {line.strip()}"
-        return element("ol" if first[1] else "ul", *(element("li", _spans(item)) for item in items))
-    if len(lines) > 1 and re.fullmatch(r"[|:\- ]*-[|:\- ]*", lines[1]) and "|" in lines[0]:
-        head, *rows = [_fields(line) for line in (lines[0], *lines[2:])]
-        body = [markup.row(_spans(row[0]), map(_spans, row[1:])) for row in rows]
-        inner = [element("thead", markup.heading_row([*map(_spans, head)])), element("tbody", *body)]
-        return element("div", element("table", *inner), class_="frame")
-    return element("p", _spans(" ".join(lines)))
-
-
-def _fields(line: str) -> list[str]:
-    return [field.strip() for field in line.strip().strip("|").split("|")]
-
-
-def _spans(text: str) -> Html:
-    made = []
-    for index, piece in enumerate(re.split(r"`([^`]+)`", text)):
-        piece = html.escape(piece)
-        if index % 2:
-            made.append(f"<code>{piece}</code>")
-            continue
-        piece = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", piece)
-        piece = re.sub(r"(?<!\w)([*_])(\S.*?)\1(?!\w)", r"<em>\2</em>", piece)
-        made.append(re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", r'<a href="\2">\1</a>', piece))
-    return Html("".join(made))
+    """CommonMark with tables as HTML; HTML in it is text, and its title is a heading of the second level."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.parse(markdown)
+    for token in tokens:
+        if token.tag == "h1":
+            token.tag = "h2"
+    return Html(parser.renderer.render(tokens, parser.options, {}))
