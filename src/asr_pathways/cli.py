@@ -124,7 +124,7 @@ def evaluate(
     if split not in SPLITS:
         raise PathwaysError(f"--split {split}: choose among {', '.join(SPLITS)}")
     recognizer = load_recognizer(model)
-    utterances = decode_split(recognizer, data, split, recognizer.check_languages(split_languages(languages)))
+    utterances = decode_split(recognizer, data, split, split_languages(languages))
     scores = score(utterances)
     _print(score_table(scores, f"{model} on {data}, {split}"))
     if json is not None:

@@ -34,13 +34,11 @@ def union_density(pathways: Pathways) -> dict[str, float]:
 
 def _sizes(recognizer: Recognizer, folder: Path) -> Table:
     model, card = recognizer.model, recognizer.card
-    encoder = card.model.encoder
-    latency = 40 * (encoder.segment + encoder.right_context)
     table = Table(title=str(folder), show_header=False)
-    table.add_row("languages", " ".join(recognizer.languages))
+    table.add_row("languages", " ".join(recognizer.languages) or "any")
     table.add_row("weights", f"{sum(p.numel() for p in model.parameters()):,}")
-    table.add_row("encoder", f"{encoder.layers} Emformer layers, {encoder.dim} wide, latency {latency} ms")
-    table.add_row("word pieces", str(card.model.vocab_size))
+    for term, value in model.describe().items():
+        table.add_row(term, value)
     for part in _PARTS:
         if (folder / part).is_file():
             table.add_row(part, size((folder / part).stat().st_size))

@@ -1,36 +1,60 @@
-"""A MODEL folder: ``config.json``, ``model.safetensors``, ``tokenizer.model`` and, if pruned, ``pathways/``."""
+"""A MODEL: a folder of ours, or a Hugging Face model (a folder, or a name on the hub); pruned, with ``pathways/``.
+
+A folder of ours holds ``config.json``, ``model.safetensors`` and ``tokenizer.model``. A Hugging Face folder keeps its
+own files and names, so that transformers still loads it; beside them lies ``asr_pathways.json``, our card.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from asr_pathways.config import Config, parse_config
 from asr_pathways.data.features import FeatureConfig
-from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.data.languages import find_language
+from asr_pathways.data.tokenizer import TextCodec, Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_path, read_json, write_json
+from asr_pathways.files import read_json, write_json
+from asr_pathways.models.face import SpeechModel
 from asr_pathways.models.transducer import Transducer, TransducerConfig
 from asr_pathways.pruning import Pathways
 
+CARD = "config.json"
+HUB_CARD = "asr_pathways.json"
 
-class ModelCard(Config):
-    """What ``config.json`` holds."""
+
+class Card(Config):
+    """What is written about any model.
+
+    Attributes:
+        languages: those that it was trained on; empty if that is not known.
+        attribution: what the sources of its data ask to be said of them.
+    """
+
+    languages: tuple[str, ...] = ()
+    attribution: tuple[str, ...] = ()
+
+
+class ModelCard(Card):
+    """What ``config.json`` of a folder of ours holds."""
 
     format: Literal["asr-pathways-model"] = "asr-pathways-model"
     version: Literal[1] = 1
     model: TransducerConfig
     features: FeatureConfig = FeatureConfig()
-    languages: tuple[str, ...]
-    attribution: tuple[str, ...] = ()
+
+
+class HubCard(Card):
+    """What ``asr_pathways.json`` of a Hugging Face folder holds."""
+
+    format: Literal["asr-pathways-hub"] = "asr-pathways-hub"
+    version: Literal[1] = 1
 
 
 @dataclass
@@ -40,27 +64,58 @@ class Recognizer:
     ``pathways`` is None for a dense model.
     """
 
-    model: Transducer
-    tokenizer: Tokenizer
-    card: ModelCard
+    model: SpeechModel
+    tokenizer: TextCodec
+    card: ModelCard | HubCard
     pathways: Pathways | None = field(default=None)
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """The languages that the model was trained on."""
-        return self.card.languages
+        """The languages that it has pathways for, or was trained on, or that the model knows by itself.
+
+        Empty if the model has no notion of languages: any will do.
+        """
+        if self.pathways is not None:
+            return self.pathways.languages
+        return self.card.languages or self.model.languages
 
     def check_languages(self, languages: Sequence[str] | None) -> tuple[str, ...]:
-        """``languages``, or all that the model knows.
+        """``languages`` by the codes that the model uses, or all that it knows.
+
+        Other forms of a code are understood: ``fra``, ``fr-FR``, ``<|fr|>``.
 
         Raises:
             PathwaysError: for a language that the model does not know, naming those that it does.
         """
-        known = self.languages if self.pathways is None else tuple(self.pathways.languages)
-        for language in languages or ():
-            if language not in known:
+        known = self.languages
+        if languages is None:
+            return known
+        found = []
+        for language in languages:
+            code = find_language(language, known) if known else language
+            if code is None:
                 raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(known)}")
-        return tuple(languages) if languages else known
+            found.append(code)
+        return tuple(dict.fromkeys(found))
+
+    def languages_for(self, asked: Sequence[str] | None, held: Iterable[str]) -> tuple[str, ...]:
+        """The languages to work on: those ``asked`` for, else the model's own, else what the data hold of the known.
+
+        The last is for models from elsewhere, which know a hundred languages that nobody asked for.
+
+        Raises:
+            PathwaysError: for an unknown language, or if the model knows none of the data's.
+        """
+        if asked or self.pathways is not None or self.card.languages:
+            return self.check_languages(asked)
+        held = tuple(held)
+        known = self.languages
+        found = tuple(language for language in held if not known or language in known)
+        if not found:
+            raise PathwaysError(
+                f"the data are in {', '.join(held) or 'no language'}, and this model knows {' '.join(known)}"
+            )
+        return found
 
     def use(self, language: str) -> AbstractContextManager[object]:
         """The pathway of ``language`` while the context lasts; nothing for a dense model."""
@@ -68,38 +123,50 @@ class Recognizer:
 
 
 def save_recognizer(folder: Path, recognizer: Recognizer) -> None:
-    """Writes a MODEL folder; each file is written whole or not at all, ``config.json`` last.
+    """Writes a MODEL folder; each file is written whole or not at all, the card last.
 
     Other files in ``folder`` are left alone; masks of a model that was there before are not.
 
     Raises:
         PathwaysError: if something cannot be written.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in recognizer.model.state_dict().items()}
-    with atomic_path(folder / "model.safetensors") as temporary:
-        try:
-            save_file(state, temporary)
-        except SafetensorError as error:
-            raise PathwaysError(f"{folder / 'model.safetensors'}: cannot write: {error}") from None
-    recognizer.tokenizer.save(folder / "tokenizer.model")
+    recognizer.model.save_weights(folder)
+    if isinstance(recognizer.tokenizer, Tokenizer):
+        recognizer.tokenizer.save(folder / "tokenizer.model")
     if recognizer.pathways is not None:
         recognizer.pathways.save(folder / "pathways")
     else:
         shutil.rmtree(folder / "pathways", ignore_errors=True)
-    write_json(folder / "config.json", recognizer.card.model_dump(mode="json"))
+    name = CARD if isinstance(recognizer.card, ModelCard) else HUB_CARD
+    write_json(folder / name, recognizer.card.model_dump(mode="json"))
 
 
-def load_recognizer(folder: Path, device: torch.device | str = "cpu") -> Recognizer:
-    """Reads a MODEL folder.
+def load_recognizer(model: Path | str, device: torch.device | str = "cpu") -> Recognizer:
+    """Reads a MODEL: a folder of ours, a Hugging Face folder, or the name of a model on the hub.
 
     Raises:
         PathwaysError: if a part is missing, truncated, foreign or does not fit the others.
     """
+    folder = Path(model)
     if not folder.is_dir():
-        raise PathwaysError(f"{folder}: no such model folder")
-    if not (folder / "config.json").is_file():
-        raise PathwaysError(f"{folder}: not a model folder: it has no config.json")
-    card = parse_config(ModelCard, read_json(folder / "config.json"), str(folder / "config.json"))
+        if folder.exists() or not _hub_name(str(model)):
+            raise PathwaysError(f"{model}: no such model folder")
+        recognizer = _load_hub(str(model))
+    elif not (folder / CARD).is_file():
+        raise PathwaysError(f"{folder}: not a model folder: it has no {CARD}")
+    else:
+        raw = read_json(folder / CARD)
+        foreign = isinstance(raw, dict) and "model_type" in raw and "format" not in raw
+        recognizer = _load_hub(str(model)) if foreign else _load_own(folder, raw)
+    recognizer.model.eval().to(device)
+    recognizer.model.open_languages(recognizer.card.languages)
+    if (folder / "pathways").is_dir():
+        recognizer.pathways = Pathways.load(recognizer.model.network, folder / "pathways")
+    return recognizer
+
+
+def _load_own(folder: Path, raw: object) -> Recognizer:
+    card = parse_config(ModelCard, raw, str(folder / CARD))
     tokenizer = Tokenizer.load(folder / "tokenizer.model")
     if tokenizer.vocab_size != card.model.vocab_size:
         raise PathwaysError(
@@ -107,28 +174,20 @@ def load_recognizer(folder: Path, device: torch.device | str = "cpu") -> Recogni
             "they do not belong together"
         )
     model = Transducer(card.model)
-    load_weights(model, folder / "model.safetensors")
-    model.eval().to(device)
-    pathways = Pathways.load(model, folder / "pathways") if (folder / "pathways").is_dir() else None
-    return Recognizer(model, tokenizer, card, pathways)
+    model.load_weights(folder)
+    return Recognizer(model, tokenizer, card)
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Fills ``model`` from a safetensors file that has exactly its tensors.
+def _load_hub(name: str) -> Recognizer:
+    from asr_pathways.models.hub import load_hub_model
 
-    Raises:
-        PathwaysError: if the file is missing, truncated or of another model; it names the first odd tensor.
-    """
-    try:
-        state = load_file(path)
-    except FileNotFoundError:
-        raise PathwaysError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise PathwaysError(f"{path}: cannot read weights (truncated or not safetensors): {error}") from None
-    own = model.state_dict()
-    for name in sorted(own.keys() | state.keys()):
-        if name not in state or name not in own or state[name].shape != own[name].shape:
-            there = tuple(state[name].shape) if name in state else "missing"
-            asked = tuple(own[name].shape) if name in own else "unknown"
-            raise PathwaysError(f"{path}: weights of another model: {name} is {there}, the config asks for {asked}")
-    model.load_state_dict(state)
+    model, tokenizer = load_hub_model(name)
+    path = Path(name) / HUB_CARD
+    card = parse_config(HubCard, read_json(path), str(path)) if path.is_file() else HubCard()
+    return Recognizer(model, tokenizer, card)
+
+
+def _hub_name(name: str) -> bool:
+    """Whether it reads like ``organisation/model``."""
+    parts = name.split("/")
+    return len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))

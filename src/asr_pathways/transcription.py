@@ -10,14 +10,16 @@ import torch
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
 from asr_pathways.data.batches import eval_batches
-from asr_pathways.data.corpus import load_cuts
+from asr_pathways.data.corpus import languages_of, load_cuts
 from asr_pathways.data.features import FbankStream
+from asr_pathways.data.segments import cut_at_pauses
+from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.evaluate import evaluate
 from asr_pathways.evaluation.wer import Utterance
 from asr_pathways.model_folder import Recognizer
 from asr_pathways.models.emformer import STRIDE
-from asr_pathways.models.transducer import GreedySearch
+from asr_pathways.models.transducer import GreedySearch, Transducer
 
 CHUNK = 0.32
 """Seconds of audio handed over at a time when streaming."""
@@ -30,8 +32,9 @@ class Transcript:
     Attributes:
         file: the recording.
         language: the pathway that was used.
-        text: normalised words.
-        tokens: word pieces, each with the time (seconds) of the encoder frame that emitted it.
+        text: normalised words, or what a model of free text wrote.
+        tokens: word pieces, each with the time (seconds) of the encoder frame that emitted it; empty for models
+            from elsewhere.
         seconds: length of the recording.
     """
 
@@ -49,9 +52,11 @@ class StreamingDecoder:
     """
 
     def __init__(self, recognizer: Recognizer, language: str) -> None:
-        self._recognizer, self._language = recognizer, language
-        self._model = recognizer.model
-        self._fbank = FbankStream(recognizer.card.features)
+        if not isinstance(recognizer.model, Transducer) or not isinstance(recognizer.tokenizer, Tokenizer):
+            raise PathwaysError("only the transducers of this package stream: leave --stream out")
+        self._language = language
+        self._model, self._tokenizer = recognizer.model, recognizer.tokenizer
+        self._fbank = FbankStream(self._model.frontend.config)
         self._state = self._model.encoder.initial_state(1, self._model.feature_mean)
         self._search = GreedySearch(self._model, 1)
 
@@ -66,7 +71,7 @@ class StreamingDecoder:
     @property
     def tokens(self) -> list[tuple[str, float]]:
         """Word pieces so far and their times in seconds."""
-        pieces = self._recognizer.tokenizer.pieces()
+        pieces = self._tokenizer.pieces()
         found = zip(self._search.symbols[0], self._search.frames[0], strict=True)
         return [(pieces[symbol], round(frame * STRIDE * 0.01, 2)) for symbol, frame in found]
 
@@ -76,7 +81,7 @@ class StreamingDecoder:
         encodings = self._model.encoder.stream(normalized, self._state, final)
         if encodings.shape[1]:
             self._search.accept(encodings)
-        return self._recognizer.tokenizer.decode(self._search.symbols[0])
+        return self._tokenizer.decode(self._search.symbols[0])
 
 
 def transcribe(recognizer: Recognizer, path: Path, language: str) -> Transcript:
@@ -85,8 +90,19 @@ def transcribe(recognizer: Recognizer, path: Path, language: str) -> Transcript:
     Raises:
         PathwaysError: if the file cannot be read as audio or is too short, or the language is unknown.
     """
-    *_, last = transcribe_stream(recognizer, path, language, chunk=None)
-    return last
+    if isinstance(recognizer.model, Transducer):
+        *_, last = transcribe_stream(recognizer, path, language, chunk=None)
+        return last
+    (language,) = recognizer.check_languages([language])
+    samples = _read(path)
+    model = recognizer.model.eval()
+    texts = []
+    with recognizer.use(language), torch.no_grad():
+        for part in cut_at_pauses(samples, model.window):
+            features = model.frontend(part)
+            (ids,) = model.decode(features[None], torch.tensor([len(features)]), language)
+            texts.append(recognizer.tokenizer.decode(ids, language))
+    return Transcript(str(path), language, " ".join(filter(None, texts)), [], len(samples) / SAMPLE_RATE)
 
 
 def transcribe_stream(
@@ -97,11 +113,9 @@ def transcribe_stream(
     Raises:
         PathwaysError: as :func:`transcribe`.
     """
-    recognizer.check_languages([language])
-    samples = read_audio(path)
+    (language,) = recognizer.check_languages([language])
+    samples = _read(path)
     seconds = len(samples) / SAMPLE_RATE
-    if len(samples) < STRIDE * SAMPLE_RATE // 100:
-        raise PathwaysError(f"{path}: only {1000 * seconds:.0f} ms of audio: too short to recognise")
     recognizer.model.eval()
     decoder = StreamingDecoder(recognizer, language)
     step = len(samples) if chunk is None else max(1, round(chunk * SAMPLE_RATE))
@@ -112,12 +126,25 @@ def transcribe_stream(
         yield Transcript(str(path), language, decoder.finish(), decoder.tokens, seconds)
 
 
-def decode_split(recognizer: Recognizer, data: Path, split: str, languages: Sequence[str]) -> list[Utterance]:
+def _read(path: Path) -> Samples:
+    samples = read_audio(path)
+    if len(samples) < STRIDE * SAMPLE_RATE // 100:
+        milliseconds = 1000 * len(samples) / SAMPLE_RATE
+        raise PathwaysError(f"{path}: only {milliseconds:.0f} ms of audio: too short to recognise")
+    return samples
+
+
+def decode_split(
+    recognizer: Recognizer, data: Path, split: str, languages: Sequence[str] | None = None
+) -> list[Utterance]:
     """Decodes a split of a data folder, each language through its own pathway.
+
+    Without ``languages``, those that the model was made for; for a model from elsewhere, those of the data.
 
     Raises:
         PathwaysError: if the data folder is broken or has none of the languages.
     """
+    languages = recognizer.languages_for(languages, languages_of(load_cuts(data, split)))
     cuts = load_cuts(data, split, languages).to_eager()
-    batches = eval_batches(cuts, features=recognizer.card.features)
+    batches = eval_batches(cuts, frontend=recognizer.model.frontend)
     return evaluate(recognizer.model, recognizer.tokenizer, batches, recognizer.pathways, total=len(cuts))

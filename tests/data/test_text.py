@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asr_pathways.data.text import LANGUAGES, fold_accents, normalize
+from asr_pathways.data.text import LANGUAGES, fold_accents, normalize, scoring_text
 from asr_pathways.errors import PathwaysError
 
 
@@ -62,3 +62,8 @@ def test_unknown_language_lists_the_known() -> None:
 
 def test_fold_accents() -> None:
     assert fold_accents("número contraseña") == "numero contrasena"
+
+
+def test_spanish_is_scored_without_accents() -> None:
+    assert scoring_text("¿Cuál es su Contraseña?", "es") == "cual es su contrasena"
+    assert scoring_text("L'été, déjà !", "fr") == "l'été déjà"

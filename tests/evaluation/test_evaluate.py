@@ -29,6 +29,8 @@ class Batch:
 class Recorder(nn.Module):
     """Decodes an utterance to as many tokens as it has frames, and caches a mask as real models do."""
 
+    free_text = False
+
     def __init__(self, log: list[str]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
@@ -45,7 +47,7 @@ class Recorder(nn.Module):
 
 
 class Tokenizer:
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], language: str) -> str:
         return " ".join(map(str, ids))
 
 

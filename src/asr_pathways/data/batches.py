@@ -19,9 +19,9 @@ from torch import Tensor
 
 from asr_pathways.data.audio import SAMPLE_RATE, read_audio, resample
 from asr_pathways.data.augment import SpecAugment, SpecAugmentConfig
-from asr_pathways.data.features import Fbank, FeatureConfig
+from asr_pathways.data.features import Fbank, FeatureConfig, Frontend
 from asr_pathways.data.sampling import Draw, LanguageSampler, SamplingConfig
-from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
 
 
@@ -41,10 +41,11 @@ class Batch:
     language: str
     ids: list[str]
     texts: list[str]
-    features: Tensor  # (B, T, 80) float32
+    features: Tensor  # (B, T, F) float32, or (B, T) for a model that hears waveforms
     feature_lengths: Tensor  # (B,) int64, frames
     targets: Tensor  # (B, U) int64
     target_lengths: Tensor  # (B,) int64
+    frame_rate: float = 100.0  # frames a second
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,7 +53,7 @@ class Batch:
     @property
     def seconds(self) -> float:
         """Audio in the batch, padding not counted."""
-        return float(self.feature_lengths.sum()) / 100
+        return float(self.feature_lengths.sum()) / self.frame_rate
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on ``device``."""
@@ -74,11 +75,11 @@ class _Utterance:
     text: str
     targets: tuple[int, ...]
 
-    def features(self, fbank: Fbank, speed: float = 1.0) -> Tensor:
-        """(T, 80) of this utterance, spoken ``speed`` times as fast (pitch moves too, as when a tape does)."""
+    def features(self, frontend: Frontend, speed: float = 1.0) -> Tensor:
+        """(T, ...) of this utterance, spoken ``speed`` times as fast (pitch moves too, as when a tape does)."""
         try:
             samples = read_audio(self.path, self.offset, self.duration)
-            return fbank(resample(samples, SAMPLE_RATE * speed))
+            return frontend(resample(samples, SAMPLE_RATE * speed))
         except PathwaysError as error:
             raise PathwaysError(f"utterance {self.identifier}: {error}") from None
 
@@ -90,17 +91,17 @@ class FeatureCache:
     nothing but time.
     """
 
-    def __init__(self, config: FeatureConfig, max_bytes: int) -> None:
-        self._fbank = Fbank(config)
+    def __init__(self, frontend: Frontend, max_bytes: int) -> None:
+        self._frontend = frontend
         self._left = max_bytes
         self._kept: dict[tuple[str, float], NDArray[np.float16]] = {}
 
     def get(self, utterance: _Utterance, speed: float) -> Tensor:
-        """Features (T, 80), float32."""
+        """Features (T, ...), float32."""
         key = (utterance.identifier, speed)
         features = self._kept.get(key)
         if features is None:
-            features = utterance.features(self._fbank, speed).numpy().astype(np.float16)
+            features = utterance.features(self._frontend, speed).numpy().astype(np.float16)
             if features.nbytes <= self._left:
                 self._kept[key] = features
                 self._left -= features.nbytes
@@ -117,13 +118,15 @@ class TrainBatches:
         self,
         utterances: Mapping[str, Sequence[_Utterance]],
         config: DataConfig,
+        frontend: Frontend,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.config = config
+        self._frame_rate = frontend.frame_rate
         self._utterances = utterances
         self._ranks = (rank, world_size)
-        self._cache = FeatureCache(config.features, int(config.cache_gigabytes * 1e9))
+        self._cache = FeatureCache(frontend, int(config.cache_gigabytes * 1e9))
         self._augment = SpecAugment(config.spec_augment) if config.spec_augment else None
         self._state = self._sampler().state_dict()
 
@@ -170,37 +173,43 @@ class TrainBatches:
         features = []
         for utterance, speed in chosen:
             plain = self._cache.get(utterance, speed)
-            if self._augment is not None:
+            if self._augment is not None and plain.dim() == 2:
                 # One utterance comes once in an epoch: these two and the seed fix its masks.
                 key = f"{self.config.seed}/{draw.epoch}/{utterance.identifier}"
                 plain = self._augment(plain, torch.Generator().manual_seed(zlib.crc32(key.encode())))
             features.append(plain)
-        return _collate(draw.language, [utterance for utterance, _ in chosen], features)
+        return _collate(draw.language, [utterance for utterance, _ in chosen], features, self._frame_rate)
 
 
 def train_batches(
-    cuts: Iterable[Any], tokenizer: Tokenizer, config: DataConfig, rank: int = 0, world_size: int = 1
+    cuts: Iterable[Any],
+    tokenizer: TextCodec,
+    config: DataConfig,
+    frontend: Frontend | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> TrainBatches:
     """Endless, augmented, language-homogeneous batches of Lhotse cuts, with an exactly resumable state.
 
     Args:
         cuts: as from :func:`asr_pathways.data.corpus.load_cuts`.
         tokenizer: turns texts into targets.
-        config: sampling, features, augmentation.
+        config: sampling, features, augmentation (waveforms are not masked, only changed in speed).
+        frontend: the model's; None: filter banks by ``config.features``.
         rank: which of ``world_size`` processes this is.
         world_size: how many processes share the data.
 
     Raises:
         PathwaysError: if there are no cuts; while iterating, if an utterance's audio is broken.
     """
-    return TrainBatches(_by_language(cuts, tokenizer), config, rank, world_size)
+    return TrainBatches(_by_language(cuts, tokenizer), config, frontend or Fbank(config.features), rank, world_size)
 
 
 def eval_batches(
     cuts: Iterable[Any],
-    tokenizer: Tokenizer | None = None,
+    tokenizer: TextCodec | None = None,
     max_seconds: float = 120.0,
-    features: FeatureConfig | None = None,
+    frontend: Frontend | None = None,
 ) -> Iterator[Batch]:
     """Every cut once, language by language, from short to long, without augmentation.
 
@@ -208,24 +217,24 @@ def eval_batches(
         cuts: as from :func:`asr_pathways.data.corpus.load_cuts`.
         tokenizer: turns texts into targets; without one, targets are empty.
         max_seconds: padded audio in a batch; a longer utterance is a batch of its own.
-        features: must be those of the model.
+        frontend: the model's; None: filter banks.
 
     Raises:
         PathwaysError: if an utterance's audio is broken.
     """
-    fbank = Fbank(features)
+    frontend = frontend or Fbank()
     for language, utterances in sorted(_by_language(cuts, tokenizer).items()):
         pending: list[_Utterance] = []
         for utterance in sorted(utterances, key=lambda item: (item.duration, item.identifier)):
             if pending and utterance.duration * (len(pending) + 1) > max_seconds:
-                yield _collate(language, pending, [item.features(fbank) for item in pending])
+                yield _collate(language, pending, [item.features(frontend) for item in pending], frontend.frame_rate)
                 pending = []
             pending.append(utterance)
         if pending:
-            yield _collate(language, pending, [item.features(fbank) for item in pending])
+            yield _collate(language, pending, [item.features(frontend) for item in pending], frontend.frame_rate)
 
 
-def _by_language(cuts: Iterable[Any], tokenizer: Tokenizer | None) -> dict[str, list[_Utterance]]:
+def _by_language(cuts: Iterable[Any], tokenizer: TextCodec | None) -> dict[str, list[_Utterance]]:
     utterances: dict[str, list[_Utterance]] = defaultdict(list)
     for cut in cuts:
         supervision = cut.supervisions[0]
@@ -239,13 +248,13 @@ def _by_language(cuts: Iterable[Any], tokenizer: Tokenizer | None) -> dict[str, 
                 cut.start,
                 cut.duration,
                 supervision.text,
-                tuple(tokenizer.encode(supervision.text)) if tokenizer else (),
+                tuple(tokenizer.encode(supervision.text, supervision.language)) if tokenizer else (),
             )
         )
     return dict(utterances)
 
 
-def _collate(language: str, utterances: Sequence[_Utterance], features: Sequence[Tensor]) -> Batch:
+def _collate(language: str, utterances: Sequence[_Utterance], features: Sequence[Tensor], frame_rate: float) -> Batch:
     targets = [torch.tensor(utterance.targets, dtype=torch.int64) for utterance in utterances]
     return Batch(
         language=language,
@@ -255,6 +264,7 @@ def _collate(language: str, utterances: Sequence[_Utterance], features: Sequence
         feature_lengths=torch.tensor([len(item) for item in features], dtype=torch.int64),
         targets=torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),
         target_lengths=torch.tensor([len(item) for item in targets], dtype=torch.int64),
+        frame_rate=frame_rate,
     )
 
 

@@ -8,7 +8,7 @@ centred (no ``snip_edges``): N samples give round(N / 160) frames, and the edges
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,8 +28,23 @@ class FeatureConfig(Config):
     bins: int = 80
 
 
+class Frontend(Protocol):
+    """Turns samples into what a model hears.
+
+    Attributes:
+        frame_rate: frames a second of what it gives.
+    """
+
+    frame_rate: float
+
+    def __call__(self, samples: Samples, /) -> Tensor:
+        """Features (T, F), or a waveform (T,), float32, of samples (N,), float32 in [-1, 1] at 16 kHz."""
+
+
 class Fbank:
     """Log-mel filter banks of whole utterances."""
+
+    frame_rate = 1 / FRAME_SHIFT
 
     def __init__(self, config: FeatureConfig | None = None) -> None:
         self.config = config or FeatureConfig()

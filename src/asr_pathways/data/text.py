@@ -80,6 +80,15 @@ def fold_accents(text: str) -> str:
     )
 
 
+def scoring_text(text: str, language: str) -> str:
+    """What is compared when free text (cased, punctuated) is scored: :func:`normalize`, and in Spanish no accents.
+
+    The Spanish references of the prompts lack accents here and there; both sides lose them.
+    """
+    plain = normalize(text, language)
+    return fold_accents(plain) if language == "es" else plain
+
+
 def _visible(character: str) -> bool:
     return unicodedata.category(character) not in ("Cf", "Cs", "Co", "Cn")
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
+
+
+class TextCodec(Protocol):
+    """Text to token ids and back, for the languages that a model knows."""
+
+    def encode(self, text: str, language: str, /) -> list[int]: ...
+    def decode(self, ids: Sequence[int], language: str, /) -> str: ...
 
 
 class Tokenizer:
@@ -99,10 +106,10 @@ class Tokenizer:
         """The V pieces in order of their ids."""
         return [str(self._processor.id_to_piece(index)) for index in range(self.vocab_size)]
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a normalised text."""
+    def encode(self, text: str, language: str | None = None) -> list[int]:
+        """The ids of a normalised text; all languages share the pieces."""
         return [int(index) for index in self._processor.encode(text)]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], language: str | None = None) -> str:
         """The text of ids; the unknown piece adds nothing."""
         return " ".join(str(self._processor.decode([int(index) for index in ids])).split())

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from asr_pathways.data.text import scoring_text
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.wer import Utterance
 
@@ -20,6 +21,7 @@ class Model(Protocol):
     """The recogniser's face that evaluation needs."""
 
     training: bool
+    free_text: bool
 
     def decode(self, features: Tensor, lengths: Tensor, language: str, /) -> Sequence[Sequence[int]]:
         """Token ids of each utterance from features (B, T, F), their lengths (B,) in frames and their language."""
@@ -30,7 +32,7 @@ class Model(Protocol):
 class TokenDecoder(Protocol):
     """Turns token ids into text."""
 
-    def decode(self, ids: Sequence[int], /) -> str: ...
+    def decode(self, ids: Sequence[int], language: str, /) -> str: ...
 
 
 class PathwaySwitch(Protocol):
@@ -99,7 +101,10 @@ def _decode(model: Model, tokenizer: TokenDecoder, batch: EvaluationBatch) -> It
     with torch.no_grad():
         tokens = model.decode(batch.features, batch.feature_lengths, batch.language)
     for name, text, ids in zip(batch.ids, batch.texts, tokens, strict=True):
-        yield Utterance(name, batch.language, text, tokenizer.decode(ids))
+        heard = tokenizer.decode(ids, batch.language)
+        if model.free_text:
+            text, heard = (scoring_text(words, batch.language) for words in (text, heard))
+        yield Utterance(name, batch.language, text, heard)
 
 
 class _RateColumn(TextColumn):

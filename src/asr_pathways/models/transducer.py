@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_pathways.config import Config
+from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.errors import PathwaysError
-from asr_pathways.models.emformer import Emformer, EmformerConfig
+from asr_pathways.models.emformer import STRIDE, Emformer, EmformerConfig
+from asr_pathways.models.face import SpeechModel
 from asr_pathways.models.rnnt_loss import rnnt_loss
+from asr_pathways.models.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
@@ -81,7 +85,7 @@ class Joiner(nn.Module):
         return out
 
 
-class Transducer(nn.Module):
+class Transducer(SpeechModel):
     """A streaming recogniser. Symbols are word pieces 0..V-1; blank is V.
 
     ``feature_mean`` and ``feature_scale`` (F,) normalise log-mel features; training sets them once.
@@ -162,6 +166,28 @@ class Transducer(nn.Module):
         search = GreedySearch(self, encodings.shape[0])
         search.accept(encodings, lengths)
         return search.symbols
+
+    @property
+    def frontend(self) -> Fbank:
+        """Filter banks of as many bins as the encoder takes."""
+        return Fbank(FeatureConfig(bins=self.config.encoder.features))
+
+    def describe(self) -> dict[str, str]:
+        """Encoder, its algorithmic latency, and word pieces."""
+        encoder = self.config.encoder
+        latency = 10 * STRIDE * (encoder.segment + encoder.right_context)
+        return {
+            "encoder": f"{encoder.layers} Emformer layers, {encoder.dim} wide, latency {latency} ms",
+            "word pieces": str(self.config.vocab_size),
+        }
+
+    def save_weights(self, folder: Path) -> None:
+        """Writes ``model.safetensors``."""
+        save_weights(self, folder / "model.safetensors")
+
+    def load_weights(self, folder: Path) -> None:
+        """Reads ``model.safetensors``."""
+        load_weights(self, folder / "model.safetensors")
 
 
 class GreedySearch:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_pathways.data.batches import Batch
+from asr_pathways.models.face import SpeechModel
 from asr_pathways.models.transducer import Transducer
 
 
@@ -28,8 +29,9 @@ class Distillation:
         self._weight = weight
         self._seen: tuple[Tensor, Tensor] | None = None
 
-    def watch(self, student: Transducer) -> None:
+    def watch(self, student: SpeechModel) -> None:
         """Takes the encodings of every forward pass of ``student`` from now on."""
+        assert isinstance(student, Transducer)
         student.encoder.register_forward_hook(self._take)
 
     def _take(self, module: nn.Module, arguments: Any, output: tuple[Tensor, Tensor]) -> None:

@@ -18,7 +18,7 @@ from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.evaluation.evaluate import evaluate
 from asr_pathways.evaluation.wer import Scores, score
 from asr_pathways.files import write_json
-from asr_pathways.model_folder import Recognizer, load_weights, save_recognizer
+from asr_pathways.model_folder import Recognizer, save_recognizer
 from asr_pathways.pruning import MaskEvent
 from asr_pathways.training.config import LoopConfig
 from asr_pathways.training.distillation import Distillation
@@ -64,6 +64,8 @@ class TrainingLoop:
         self.fabric.launch()
         if config.threads:
             torch.set_num_threads(config.threads)
+        if config.optimizer.steps:
+            recognizer.model.train_on_short_windows()
         self.optimizer = make_optimizer(recognizer.model, config.optimizer)
         self.model: Any
         self.model, self._fabric_optimizer = self.fabric.setup(recognizer.model, self.optimizer)
@@ -286,7 +288,7 @@ class TrainingLoop:
         save_recognizer(self.out, self.recognizer)
 
     def _load(self, folder: Path) -> None:
-        load_weights(self.recognizer.model, folder / "model.safetensors")
+        self.recognizer.model.load_weights(folder)
         if self.recognizer.pathways is not None:
             self.recognizer.pathways.load_masks(folder / "pathways")
 
@@ -294,7 +296,7 @@ class TrainingLoop:
         """The mean of the kept models' weights (Izmailov et al. 2018, arXiv 1803.05407)."""
         total: dict[str, Tensor] = {}
         for entry in self.state.best:
-            load_weights(self.recognizer.model, self._best_folder(entry["step"]) / "model.safetensors")
+            self.recognizer.model.load_weights(self._best_folder(entry["step"]))
             for name, value in self.recognizer.model.state_dict().items():
                 share = value.detach() / len(self.state.best)
                 total[name] = total[name] + share if name in total else share.clone()

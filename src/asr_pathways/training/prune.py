@@ -15,10 +15,11 @@ from pydantic import Field
 
 from asr_pathways.config import load_yaml, parse_config
 from asr_pathways.data.batches import train_batches
-from asr_pathways.data.corpus import load_cuts
+from asr_pathways.data.corpus import languages_of, load_cuts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder
 from asr_pathways.model_folder import Recognizer, load_recognizer, save_recognizer
+from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
 from asr_pathways.training.config import LoopConfig, OptimizerConfig
 from asr_pathways.training.distillation import Distillation
@@ -91,14 +92,15 @@ def prune(
     dense = load_recognizer(model)
     if dense.pathways is not None:
         raise PathwaysError(f"{model}: is pruned already; pruning starts from a dense model")
-    languages = dense.check_languages(languages)
+    languages = dense.languages_for(languages, languages_of(load_cuts(data, "train")))
+    dense.model.open_languages(languages)
     config = pathway_config(dense, method, sparsity, languages, recipe)
     _check_init(init, method, config, languages)
     cuts = load_cuts(data, "train", languages).to_eager()
-    batches = train_batches(cuts, dense.tokenizer, recipe.data)
+    batches = train_batches(cuts, dense.tokenizer, recipe.data, dense.model.frontend)
     dense.card = dense.card.model_copy(update={"languages": languages, "attribution": attribution(data)})
     dev = dev_batches(data, dense, recipe.evaluation.utterances)
-    distillation = Distillation(dense.model, recipe.distillation) if recipe.distillation else None
+    distillation = _distillation(dense, recipe)
     going_on = resume and last_checkpoint(out).exists()
     if going_on:
         recognizer = load_recognizer(start)
@@ -108,7 +110,7 @@ def prune(
                 f"{out}: the run there has another method, sparsity, recipe or languages: cannot resume it"
             )
     else:
-        pathways = Pathways.attach(dense.model, config, languages)
+        pathways = Pathways.attach(dense.model.network, config, languages)
         recognizer = Recognizer(dense.model, dense.tokenizer, dense.card, pathways)
         if init == "omp":
             _choose_by_activation(recognizer, cuts, recipe)
@@ -134,7 +136,7 @@ def pathway_config(
         raise PathwaysError(f"unknown method {method!r}: choose among {', '.join(METHODS)}")
     if "sparsity" in recipe.pathways:
         raise PathwaysError("recipe: pathways.sparsity: sparsity is given beside the recipe: leave it out")
-    options = {"exclude": matching(recognizer.model, recognizer.model.unprunable), **recipe.pathways}
+    options = {"exclude": matching(recognizer.model.network, recognizer.model.unprunable), **recipe.pathways}
     steps = recipe.optimizer.steps
     config = METHODS[method].config(sparsity, steps, languages, **options)
     last = config.prune_start + (len(config.stages) - 1) * (config.prune_every or 0)
@@ -144,6 +146,14 @@ def pathway_config(
             "train longer, or prune in fewer stages"
         )
     return config
+
+
+def _distillation(dense: Recognizer, recipe: PruneRecipe) -> Distillation | None:
+    if not recipe.distillation:
+        return None
+    if not isinstance(dense.model, Transducer):
+        raise PathwaysError("recipe: distillation: only for the transducers of this package: leave it out")
+    return Distillation(dense.model, recipe.distillation)
 
 
 def _check_init(init: str | Sequence[Path], method: str, config: PathwayConfig, languages: Sequence[str]) -> None:
@@ -169,7 +179,7 @@ def _choose_by_activation(recognizer: Recognizer, cuts: Any, recipe: PruneRecipe
     recognizer.model.eval()
     for language in pathways.languages:
         own = [cut for cut in cuts if cut.supervisions[0].language == language]
-        batches = iter(train_batches(own, recognizer.tokenizer, plain))
+        batches = iter(train_batches(own, recognizer.tokenizer, plain, recognizer.model.frontend))
         with pathways.calibrate(language), torch.no_grad():
             for _ in range(recipe.calibration_batches):
                 recognizer.model.loss(next(batches))

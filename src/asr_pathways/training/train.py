@@ -13,7 +13,7 @@ from torch import Tensor
 from asr_pathways.config import load_yaml, parse_config
 from asr_pathways.data.batches import Batch, eval_batches, train_batches
 from asr_pathways.data.corpus import languages_of, load_cuts, sources_of
-from asr_pathways.data.features import FeatureConfig
+from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder
@@ -65,24 +65,29 @@ def train(
     if resume and not start.exists():
         raise PathwaysError(f"{out}: no run to resume there")
     cuts = load_cuts(data, "train", languages).to_eager()
-    languages = tuple(languages or languages_of(cuts))
     if resume:
         recognizer = load_recognizer(start)
     elif init is not None:
         recognizer = load_recognizer(init)
         if recognizer.pathways is not None:
             raise PathwaysError(f"{init}: is pruned already; training starts from a dense model (see prune)")
-        recognizer.card = recognizer.card.model_copy(update={"languages": languages, "attribution": attribution(data)})
+        taught = recognizer.model.languages and recognizer.languages_for(languages, languages_of(cuts))
+        update = {"languages": taught or tuple(languages or languages_of(cuts)), "attribution": attribution(data)}
+        recognizer.card = recognizer.card.model_copy(update=update)
+        recognizer.model.open_languages(recognizer.card.languages)
     else:
         tokenizer = Tokenizer.train((str(cut.supervisions[0].text) for cut in cuts), config.model.vocab_size)
         torch.manual_seed(config.seed)
         model = Transducer(preset(config.model.preset, config.model.vocab_size, config.data.features.bins))
         model.set_feature_statistics(*feature_statistics(cuts, config.data.features))
         card = ModelCard(
-            model=model.config, features=config.data.features, languages=languages, attribution=attribution(data)
+            model=model.config,
+            features=config.data.features,
+            languages=tuple(languages or languages_of(cuts)),
+            attribution=attribution(data),
         )
         recognizer = Recognizer(model, tokenizer, card)
-    batches = train_batches(cuts, recognizer.tokenizer, config.data)
+    batches = train_batches(cuts, recognizer.tokenizer, config.data, recognizer.model.frontend)
     dev = dev_batches(data, recognizer, config.evaluation.utterances)
     loop = TrainingLoop(recognizer, batches, dev, config, out, "Training")
     if not resume:
@@ -108,14 +113,14 @@ def dev_batches(data: Path, recognizer: Recognizer, utterances: int) -> list[Bat
         count[language] += 1
         if not utterances or count[language] <= utterances:
             kept.append(cut)
-    return list(eval_batches(kept, recognizer.tokenizer, features=recognizer.card.features))
+    return list(eval_batches(kept, recognizer.tokenizer, frontend=recognizer.model.frontend))
 
 
 def feature_statistics(cuts: Iterable[Any], config: FeatureConfig) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (F,) of features over an evenly spread sample of utterances."""
     ordered = sorted(cuts, key=lambda cut: cut.id)
     sample = ordered[:: max(1, len(ordered) // _STATISTICS_UTTERANCES)]
-    batches = eval_batches(sample, features=config)
+    batches = eval_batches(sample, frontend=Fbank(config))
     frames = torch.cat(
         [row[:length] for b in batches for row, length in zip(b.features, b.feature_lengths, strict=True)]
     )

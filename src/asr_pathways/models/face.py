@@ -1,0 +1,84 @@
+"""The one small face that every speech model shows: training, pruning, evaluation and files need no more of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from asr_pathways.data.batches import Batch
+    from asr_pathways.data.features import Frontend
+
+
+class SpeechModel(nn.Module, ABC):
+    """A recogniser of one or many languages.
+
+    Attributes:
+        unprunable: patterns of the modules or parameters of `network` that stay dense: output layers.
+        languages: the codes that the model itself knows; empty: it has no notion of languages.
+        free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
+    """
+
+    unprunable: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    free_text: bool = False
+    window: float = float("inf")
+    """Seconds of audio that are decoded at once; longer recordings are cut at pauses."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The module whose parameters are pruned; a model from elsewhere keeps its own names there."""
+        return self
+
+    @property
+    @abstractmethod
+    def frontend(self) -> Frontend:
+        """Turns samples into what `loss` and `decode` take as features."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """The training loss of a batch of one language, in nats a token.
+
+        Raises:
+            PathwaysError: if an utterance does not fit the model; it is named.
+        """
+
+    @abstractmethod
+    def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
+        """Greedy search: features (B, T, ...), their lengths (B,) in frames -> token ids of each utterance."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """What ``inspect`` tells of it: {term: value}."""
+
+    @abstractmethod
+    def save_weights(self, folder: Path) -> None:
+        """Writes the weights (and whatever a model from elsewhere needs beside them) to ``folder``.
+
+        Raises:
+            PathwaysError: if something cannot be written.
+        """
+
+    @abstractmethod
+    def load_weights(self, folder: Path) -> None:
+        """Takes the weights that `save_weights` wrote for the same model.
+
+        Raises:
+            PathwaysError: if they are missing, truncated or of another model.
+        """
+
+    def open_languages(self, languages: Iterable[str]) -> None:
+        """Called before these languages are used: a model with weights of their own for each reads them now.
+
+        Raises:
+            PathwaysError: if it knows no such language, or its weights are not to be had.
+        """
+        return
+
+    def train_on_short_windows(self) -> None:
+        """Called before the first training step; a model that pads its input may stop doing so from here on."""
+        return

@@ -1,0 +1,121 @@
+"""What all adapters of Hugging Face models share: files, and the feature extractor as a front end."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from asr_pathways.data.audio import SAMPLE_RATE, Samples
+from asr_pathways.errors import PathwaysError
+from asr_pathways.models.face import SpeechModel
+from asr_pathways.models.weights import load_weights
+
+
+class ExtractorFrontend:
+    """A Hugging Face feature extractor, for one utterance at its own length.
+
+    Args:
+        extractor: a `SequenceFeatureExtractor`.
+        key: what it calls its result: ``input_features`` (T, F) or ``input_values`` (T,).
+        frame_rate: frames a second.
+        transposed: whether the extractor gives (F, T), as Whisper's does.
+    """
+
+    def __init__(self, extractor: Any, key: str, frame_rate: float, transposed: bool = False) -> None:
+        if extractor.sampling_rate != SAMPLE_RATE:
+            raise PathwaysError(f"the model hears {extractor.sampling_rate} Hz: only 16000 Hz is supported")
+        self.extractor = extractor
+        self.frame_rate = frame_rate
+        self._key, self._transposed = key, transposed
+
+    def __call__(self, samples: Samples, /) -> Tensor:
+        """Features (T, F), or the normalised waveform (T,), of samples (N,) at 16 kHz.
+
+        Raises:
+            PathwaysError: if the samples are too few for one frame.
+        """
+        try:
+            found = self.extractor(
+                samples, sampling_rate=SAMPLE_RATE, padding="longest", return_attention_mask=True, return_tensors="pt"
+            )
+        except (ValueError, RuntimeError, IndexError) as error:
+            raise PathwaysError(f"only {1000 * len(samples) / SAMPLE_RATE:.0f} ms of audio: {error}") from None
+        features: Tensor = found[self._key][0]
+        if self._transposed:
+            features = features.T
+        if "attention_mask" in found:  # some extractors pad one utterance, too
+            features = features[: int(found["attention_mask"][0].sum())]
+        return features.to(torch.float32)
+
+
+class HubModel(SpeechModel):
+    """An adapter: the Hugging Face model is its `network`, whose parameter names stay its own.
+
+    Args:
+        hub: the model; random training-time masking of its own is switched off (``apply_spec_augment``), because it
+            draws from numbers that no checkpoint holds; see `SpecAugment` for ours.
+        frontend: its feature extractor.
+        parts: the tokenizer and the feature extractor, whose files are saved beside the weights.
+    """
+
+    def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
+        super().__init__()
+        self.hub = hub
+        self._frontend, self._parts = frontend, parts
+        if getattr(hub.config, "apply_spec_augment", False):
+            hub.config.apply_spec_augment = False
+
+    window = 30.0
+
+    @property
+    def network(self) -> nn.Module:
+        network: nn.Module = self.hub
+        return network
+
+    @property
+    def frontend(self) -> ExtractorFrontend:
+        return self._frontend
+
+    def describe(self) -> dict[str, str]:
+        """Architecture and vocabulary."""
+        return {"architecture": type(self.hub).__name__, "vocabulary": f"{len(self._parts[0]):,} tokens"}
+
+    def save_weights(self, folder: Path) -> None:
+        """Writes a folder that transformers loads: weights, config, tokenizer and feature extractor."""
+        _place(folder, lambda inside: self._save(inside))
+
+    def load_weights(self, folder: Path) -> None:
+        """Reads ``model.safetensors``."""
+        load_weights(self.hub, folder / "model.safetensors")
+
+    def _save(self, folder: str) -> None:
+        self.hub.save_pretrained(folder, max_shard_size="1000GB")
+        for part in self._parts:
+            part.save_pretrained(folder)
+
+
+def _place(folder: Path, write: Callable[[str], None]) -> None:
+    """Lets ``write`` fill a temporary folder, then moves its files to ``folder``, ``config.json`` last."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".model.") as temporary:
+            write(temporary)
+            files = sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json")
+            for path in files:
+                path.chmod(0o644)
+                path.replace(folder / path.name)
+    except SafetensorError as error:
+        raise PathwaysError(f"{folder}: cannot write: {error}") from None
+    except OSError as error:
+        raise PathwaysError(f"{folder}: cannot write: {error.strerror or error}") from None
+
+
+def pad_lengths(lengths: Tensor, size: int) -> Tensor:
+    """Bool mask (B, size): True where a frame is before the end of its row."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]

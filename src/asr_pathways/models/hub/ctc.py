@@ -1,0 +1,182 @@
+"""CTC models (Graves et al. 2006) behind the face of a speech model: wav2vec 2.0, HuBERT, WavLM, Parakeet, MMS, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr_pathways.data.languages import plain_language
+from asr_pathways.errors import PathwaysError
+from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, pad_lengths
+
+if TYPE_CHECKING:
+    from asr_pathways.data.batches import Batch
+
+
+class Ctc(HubModel):
+    """Any of transformers' ``...ForCTC``: one vocabulary, whatever the language."""
+
+    unprunable = ("lm_head", "ctc_head", "*adapter_layer")
+
+    def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
+        super().__init__(hub, frontend, parts)
+        self.blank = int(hub.config.pad_token_id)
+        # Models with group norm in their first layers were trained without a mask: padding is zeros to them.
+        self._masks = bool(getattr(frontend.extractor, "return_attention_mask", True))
+
+    def logits(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
+        """Features (B, T, ...) or waveforms (B, T), lengths (B,) -> scores (B, T', V) and their lengths (B,)."""
+        inputs = {self.hub.main_input_name: features}
+        if self._masks:
+            inputs["attention_mask"] = pad_lengths(lengths, features.shape[1]).long()
+        scores: Tensor = self._run(inputs, language).logits
+        return scores, self._output_lengths(lengths).clamp(max=scores.shape[1])
+
+    def loss(self, batch: Batch) -> Tensor:
+        """CTC loss in nats a token; an utterance that is too short for its text counts nothing."""
+        scores, lengths = self.logits(batch.features, batch.feature_lengths, batch.language)
+        if int(lengths.min()) < 1:
+            raise PathwaysError(f"utterance {batch.ids[int(lengths.argmin())]}: too short for one frame of the model")
+        loss = F.ctc_loss(
+            scores.float().log_softmax(dim=-1).transpose(0, 1),
+            batch.targets,
+            lengths,
+            batch.target_lengths,
+            blank=self.blank,
+            reduction="sum",
+            zero_infinity=True,
+        )
+        return loss / batch.target_lengths.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
+        """The best token of each frame, repetitions and blanks left out."""
+        scores, lengths = self.logits(features, lengths, language)
+        best = scores.argmax(dim=-1).tolist()
+        rows = [row[:length] for row, length in zip(best, lengths.tolist(), strict=True)]
+        return [[token for token, _ in groupby(row) if token != self.blank] for row in rows]
+
+    def _run(self, inputs: Mapping[str, Tensor], language: str) -> Any:
+        return self.hub(**inputs)
+
+    def _output_lengths(self, lengths: Tensor) -> Tensor:
+        for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"):
+            if hasattr(self.hub, name):
+                return torch.as_tensor(getattr(self.hub, name)(lengths)).long()
+        raise PathwaysError(f"{type(self.hub).__name__} does not tell how long its output is: not supported")
+
+
+class Mms(Ctc):
+    """MMS (Pratap et al. 2023, arXiv 2305.13516): wav2vec 2.0 with an adapter and an output layer a language.
+
+    These are read from ``adapter.LANGUAGE.safetensors`` when a language is first opened, and stand in for the model's
+    own while it runs. They are never pruned; each trains with its language.
+
+    Args:
+        tokenizer: with a vocabulary a language.
+        source: the folder or hub name with the adapters' files.
+    """
+
+    def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any], tokenizer: Any, source: str) -> None:
+        super().__init__(hub, frontend, parts)
+        self._source = source
+        self._codes = mms_codes(tokenizer)
+        self.languages = tuple(self._codes)
+        self.heads = nn.ModuleDict()
+
+    def open_languages(self, languages: Iterable[str]) -> None:
+        for language in languages:
+            self._head(language)
+
+    def _run(self, inputs: Mapping[str, Tensor], language: str) -> Any:
+        head = self._head(language)
+        return torch.func.functional_call(self.hub, dict(head.items()), kwargs=dict(inputs))
+
+    def _head(self, language: str) -> _Head:
+        code = self._codes.get(plain_language(language))
+        if code is None:
+            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
+        if code not in self.heads:
+            found = load_adapter_file(self._source, code)
+            wanted = set(self.hub._get_adapters())
+            if found.keys() != wanted:
+                odd = sorted(found.keys() ^ wanted)[0]
+                raise PathwaysError(f"{self._source}: adapter.{code}.safetensors is of another model: {odd}")
+            self.heads[code] = _Head(found).to(self.hub.device)
+        head = self.heads[code]
+        assert isinstance(head, _Head)
+        return head
+
+    def save_weights(self, folder: Path) -> None:
+        """Writes the folder, with the adapters of the languages that were opened."""
+        super().save_weights(folder)
+        self._source = str(folder)
+
+    def _save(self, folder: str) -> None:
+        super()._save(folder)
+        for code, head in self.heads.items():
+            assert isinstance(head, _Head)
+            state = {name: value.detach().cpu().contiguous() for name, value in head.items()}
+            save_file(state, Path(folder) / f"adapter.{code}.safetensors", metadata={"format": "pt"})
+
+    def load_weights(self, folder: Path) -> None:
+        super().load_weights(folder)
+        for code, head in self.heads.items():
+            assert isinstance(head, _Head)
+            head.take(load_adapter_file(str(folder), code))
+
+
+class _Head(nn.Module):
+    """The tensors of one language, by their names in the model (which have dots: they get numbers here)."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._names = sorted(tensors)
+        self.tensors = nn.ParameterList([nn.Parameter(tensors[name].float()) for name in self._names])
+
+    def items(self) -> Iterable[tuple[str, Tensor]]:
+        return zip(self._names, self.tensors, strict=True)
+
+    @torch.no_grad()
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, own in self.items():
+            own.copy_(tensors[name])
+
+
+def mms_codes(tokenizer: Any) -> dict[str, str]:
+    """{plain code: the model's own} of the languages that an MMS tokenizer has vocabularies of."""
+    codes: dict[str, str] = {}
+    for code in tokenizer.vocab:
+        codes.setdefault(plain_language(code), code)
+    return codes
+
+
+def load_adapter_file(source: str, code: str) -> dict[str, Tensor]:
+    """The tensors in ``adapter.CODE.safetensors`` of a folder, or of a model on the hub.
+
+    Raises:
+        PathwaysError: if there is no such file, or it is broken.
+    """
+    name = f"adapter.{code}.safetensors"
+    path: str | None = str(Path(source) / name)
+    if not Path(source).is_dir():
+        from transformers.utils import cached_file
+
+        try:
+            path = cached_file(source, name)
+        except (OSError, ValueError):
+            path = None
+    if path is None or not Path(path).is_file():
+        raise PathwaysError(f"{source}: no {name}: the model has no adapter for that language there")
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise PathwaysError(f"{path}: cannot read adapter (truncated or not safetensors): {error}") from None

@@ -1,0 +1,134 @@
+"""From the name or folder of a Hugging Face model to an adapter of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr_pathways.data.tokenizer import TextCodec
+from asr_pathways.errors import PathwaysError
+from asr_pathways.models.face import SpeechModel
+from asr_pathways.models.hub.base import ExtractorFrontend
+from asr_pathways.models.hub.codec import HubTokenizer, MmsTokenizer
+from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
+from asr_pathways.models.hub.transducer import HubTransducer
+from asr_pathways.models.hub.whisper import Whisper
+
+Loaded = tuple[SpeechModel, TextCodec]
+
+
+def load_hub_model(name: str) -> Loaded:
+    """Reads a model's folder, or fetches it by its name on the hub; safetensors only, nothing is unpickled.
+
+    Raises:
+        PathwaysError: if transformers is not installed, the model is not to be had, or is of a kind that is not
+            supported; the kinds that are get named.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise PathwaysError(f"{name}: needs transformers: pip install 'asr-pathways[hf]'") from None
+    transformers.logging.disable_progress_bar()
+    with _told(name):
+        config = transformers.AutoConfig.from_pretrained(name)
+    architecture = (config.architectures or ["a model of no known architecture"])[0]
+    loader = LOADERS.get(architecture)
+    if loader is None:
+        raise PathwaysError(f"{name}: {architecture} is not supported; these are: {', '.join(sorted(LOADERS))}")
+    with _told(name):
+        return loader(name, config, architecture)
+
+
+class _told:
+    """What transformers raises for a broken or missing part becomes one line that names the model."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        from safetensors import SafetensorError
+
+        if isinstance(error, (OSError, ValueError, KeyError, RuntimeError, SafetensorError)) and not isinstance(
+            error, PathwaysError
+        ):
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise PathwaysError(f"{self.name}: cannot load this Hugging Face model: {reason:.300}") from None
+
+
+def _network(name: str, architecture: str) -> Any:
+    import transformers
+
+    kind = getattr(transformers, architecture)
+    return kind.from_pretrained(name, use_safetensors=True, dtype=torch.float32)
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(name)
+
+
+def _whisper(name: str, config: Any, architecture: str) -> Loaded:
+    from transformers import WhisperFeatureExtractor
+
+    if (Path(name) / "preprocessor_config.json").is_file() or not Path(name).is_dir():
+        extractor = WhisperFeatureExtractor.from_pretrained(name)
+    else:  # a converted checkpoint often lacks it; only the number of bins differs between Whisper models
+        extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+    tokenizer = _tokenizer(name)
+    return Whisper(_network(name, architecture), tokenizer, extractor), HubTokenizer(tokenizer, space=" ")
+
+
+def _ctc(name: str, config: Any, architecture: str) -> Loaded:
+    tokenizer, frontend = _tokenizer(name), _frontend(name)
+    parts = [tokenizer, frontend.extractor]
+    hub = _network(name, architecture)
+    if getattr(config, "adapter_attn_dim", None) is not None and isinstance(next(iter(tokenizer.vocab.values())), dict):
+        return Mms(hub, frontend, parts, tokenizer, name), MmsTokenizer(tokenizer, mms_codes(tokenizer))
+    return Ctc(hub, frontend, parts), HubTokenizer(tokenizer, group_tokens=False)
+
+
+def _transducer(name: str, config: Any, architecture: str) -> Loaded:
+    tokenizer, frontend = _tokenizer(name), _frontend(name)
+    codec = HubTokenizer(tokenizer, group_tokens=False)
+    return HubTransducer(_network(name, architecture), frontend, [tokenizer, frontend.extractor]), codec
+
+
+def _frontend(name: str) -> ExtractorFrontend:
+    from transformers import AutoFeatureExtractor
+
+    extractor = AutoFeatureExtractor.from_pretrained(name)
+    key = extractor.model_input_names[0]
+    if key == "input_values":
+        return ExtractorFrontend(extractor, key, frame_rate=float(extractor.sampling_rate))
+    shift = getattr(extractor, "hop_length", extractor.sampling_rate // 100) * getattr(extractor, "stride", 1)
+    return ExtractorFrontend(extractor, key, frame_rate=extractor.sampling_rate / shift)
+
+
+LOADERS: dict[str, Callable[[str, Any, str], Loaded]] = {
+    "WhisperForConditionalGeneration": _whisper,
+    **dict.fromkeys(
+        (
+            "Data2VecAudioForCTC",
+            "HubertForCTC",
+            "ParakeetForCTC",
+            "SEWDForCTC",
+            "SEWForCTC",
+            "UniSpeechForCTC",
+            "UniSpeechSatForCTC",
+            "Wav2Vec2BertForCTC",
+            "Wav2Vec2ConformerForCTC",
+            "Wav2Vec2ForCTC",
+            "WavLMForCTC",
+        ),
+        _ctc,
+    ),
+    **dict.fromkeys(("NemotronAsrStreamingForRNNT", "ParakeetForRNNT", "ParakeetForTDT"), _transducer),
+}
+"""By architecture, as config.json names it."""

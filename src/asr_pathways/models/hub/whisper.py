@@ -1,0 +1,155 @@
+"""Whisper (Radford et al. 2022, arXiv 2212.04356) behind the face of a speech model.
+
+Whisper pads every input to 30 seconds. Untouched, it must be given that: on a shorter window it repeats itself.
+One that trains here is given windows of its own batch's length from the first step on, which makes a step on short
+utterances several times cheaper, and it decodes so from then on. Its config remembers that (``padding``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from asr_pathways.data.languages import plain_language
+from asr_pathways.errors import PathwaysError
+from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, pad_lengths
+
+if TYPE_CHECKING:
+    from asr_pathways.data.batches import Batch
+
+FRAME_RATE = 100.0
+STRIDE = 2  # frames of features to one of the encoder
+TOKENS_PER_SECOND = 20
+TOKENS_AT_LEAST = 20
+"""Nobody speaks faster: a decoder that goes on is repeating itself."""
+
+
+class Whisper(HubModel):
+    """Whisper for transcription without time stamps.
+
+    Attributes:
+        padding: ``window``: inputs are padded to the 30 s that the model was made with; ``longest``: only to the
+            longest of their batch.
+    """
+
+    unprunable = ("proj_out",)
+    free_text = True
+
+    def __init__(self, hub: Any, tokenizer: Any, extractor: Any) -> None:
+        frontend = ExtractorFrontend(extractor, "input_features", FRAME_RATE, transposed=True)
+        super().__init__(hub, frontend, [tokenizer, extractor])
+        self._start = _token(tokenizer, "<|startoftranscript|>")
+        self._end = int(hub.config.eos_token_id)
+        self._languages = language_tokens(tokenizer)
+        self.languages = tuple(self._languages) or ("en",)
+        tasks = [_token(tokenizer, name) for name in ("<|transcribe|>", "<|notimestamps|>")]
+        self._tasks = tasks if self._languages else tasks[1:]
+        self.window = float(hub.config.max_source_positions) * STRIDE / FRAME_RATE
+        self.frames = int(hub.config.max_source_positions) * STRIDE
+        self.longest_text = int(hub.config.max_target_positions)
+
+    @property
+    def padding(self) -> str:
+        return str(getattr(self.hub.config, "padding", "window"))
+
+    def train_on_short_windows(self) -> None:
+        self.hub.config.padding = "longest"
+
+    def prompt(self, language: str) -> list[int]:
+        """The tokens that start a transcript in ``language``.
+
+        Raises:
+            PathwaysError: for a language that Whisper has no token for.
+        """
+        if not self._languages:
+            return [self._start, *self._tasks]
+        code = plain_language(language)
+        if code not in self._languages:
+            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
+        return [self._start, self._languages[code], *self._tasks]
+
+    def encode(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Log-mel features (B, T, F) and their lengths (B,) -> encodings (B, T', D).
+
+        Padding is filled with each row's smallest value, which is what silence gives; T' is 1500 or, if `padding`
+        is ``longest``, half of the longest row.
+
+        Raises:
+            PathwaysError: if an input is longer than Whisper's window.
+        """
+        if int(lengths.max()) > self.frames:
+            seconds, window = float(lengths.max()) / FRAME_RATE, self.frames / FRAME_RATE
+            raise PathwaysError(f"{seconds:.1f} s of audio: Whisper hears at most {window:g} s: cut it")
+        size = self.frames if self.padding == "window" else min(self.frames, int(lengths.max()) + 1) // STRIDE * STRIDE
+        features = F.pad(features, (0, 0, 0, max(0, size - features.shape[1])))[:, :size]
+        valid = pad_lengths(lengths, size)[..., None]
+        silence = features.masked_fill(~valid, torch.inf).amin(dim=(1, 2), keepdim=True)
+        features = torch.where(valid, features, silence)
+        encoder = self.hub.model.encoder
+        x = F.gelu(encoder.conv1(features.transpose(1, 2)))
+        x = F.gelu(encoder.conv2(x)).transpose(1, 2)
+        x = F.dropout(x + encoder.embed_positions.weight[: x.shape[1]], encoder.dropout, self.training)
+        for layer in encoder.layers:
+            x = layer(x, None)
+        out: Tensor = encoder.layer_norm(x)
+        return out
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross entropy of the text and the token that ends it, in nats a token.
+
+        Raises:
+            PathwaysError: if an utterance's audio or text is too long for Whisper.
+        """
+        encodings = self.encode(batch.features, batch.feature_lengths)
+        prompt = batch.targets.new_tensor(self.prompt(batch.language)).expand(len(batch), -1)
+        if (total := prompt.shape[1] + batch.targets.shape[1]) > self.longest_text:
+            name = batch.ids[int(batch.target_lengths.argmax())]
+            raise PathwaysError(f"utterance {name}: a text of {total} tokens: Whisper takes {self.longest_text}")
+        hidden = self.hub.model.decoder(
+            input_ids=torch.cat((prompt, batch.targets), dim=1), encoder_hidden_states=encodings, use_cache=False
+        ).last_hidden_state
+        logits = self.hub.proj_out(hidden[:, prompt.shape[1] - 1 :])
+        wanted = F.pad(batch.targets, (0, 1)).scatter(1, batch.target_lengths[:, None], self._end)
+        wanted = wanted.masked_fill(~pad_lengths(batch.target_lengths + 1, wanted.shape[1]), -100)
+        return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
+
+    @torch.no_grad()
+    def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
+        """Greedy search: log-mel features (B, T, F), their lengths (B,) -> token ids, without prompt and end."""
+        from transformers.generation import GenerationMixin
+        from transformers.modeling_outputs import BaseModelOutput
+
+        encodings = self.encode(features, lengths)
+        prompt = torch.tensor(self.prompt(language), device=encodings.device).expand(len(features), -1)
+        seconds = float(lengths.max()) / FRAME_RATE
+        count = min(self.longest_text - prompt.shape[1], TOKENS_AT_LEAST + int(TOKENS_PER_SECOND * seconds))
+        # Whisper's own generate() insists on windows of 30 s; the general one takes what the encoder gave.
+        found = GenerationMixin.generate(
+            self.hub,
+            encoder_outputs=BaseModelOutput(last_hidden_state=encodings),
+            attention_mask=torch.ones(encodings.shape[:2], dtype=torch.long, device=encodings.device),
+            decoder_input_ids=prompt,
+            max_new_tokens=count,
+            do_sample=False,
+            num_beams=1,
+        )
+        rows = found[:, prompt.shape[1] :].tolist()
+        return [row[: row.index(self._end)] if self._end in row else row for row in rows]
+
+
+def language_tokens(tokenizer: Any) -> dict[str, int]:
+    """{language code: id of its token} of a Whisper tokenizer; empty for an English-only one."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    vocabulary = tokenizer.get_vocab()
+    return {code: vocabulary[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in vocabulary}
+
+
+def _token(tokenizer: Any, name: str) -> int:
+    found = tokenizer.get_vocab().get(name)
+    if found is None:
+        raise PathwaysError(f"the tokenizer has no {name}: not Whisper's")
+    return int(found)

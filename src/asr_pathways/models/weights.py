@@ -1,0 +1,62 @@
+"""Weights in safetensors files: written whole or not at all, and read only into the model that they are of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.files import atomic_path
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes the state_dict of ``model``; tensors that share memory (tied weights) once.
+
+    Raises:
+        PathwaysError: if the file cannot be written.
+    """
+    state = model.state_dict()
+    tied = _tied(model)
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in tied}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(kept, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise PathwaysError(f"{path}: cannot write: {error}") from None
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fills ``model`` from a safetensors file that has exactly its tensors (tied ones once).
+
+    Raises:
+        PathwaysError: if the file is missing, truncated or of another model; it names the first odd tensor.
+    """
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise PathwaysError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise PathwaysError(f"{path}: cannot read weights (truncated or not safetensors): {error}") from None
+    own = model.state_dict()
+    tied = _tied(model)
+    for name in sorted((own.keys() - tied) | state.keys()):
+        if name not in state or name not in own or state[name].shape != own[name].shape:
+            there = tuple(state[name].shape) if name in state else "missing"
+            asked = tuple(own[name].shape) if name in own else "unknown"
+            raise PathwaysError(f"{path}: weights of another model: {name} is {there}, the config asks for {asked}")
+    model.load_state_dict(state, strict=not tied)
+
+
+def _tied(model: nn.Module) -> set[str]:
+    """Names in the state_dict of tensors that have another name before."""
+    first: set[tuple[int, int]] = set()
+    later: set[str] = set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.numel())
+        if tensor.numel() and place in first:
+            later.add(name)
+        first.add(place)
+    return later

@@ -1,0 +1,103 @@
+"""CTC models against transformers' own loss, and MMS against its own switching of adapters."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCTC, Wav2Vec2ForCTC
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.model_folder import load_recognizer, save_recognizer
+from asr_pathways.models.hub.base import pad_lengths
+from asr_pathways.models.hub.ctc import Ctc, Mms
+from tests.models.hub.test_hub import batches_of
+
+Maker = Callable[[str], Path]
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wav2vec2_bert", "parakeet_ctc"])
+def test_loss_is_that_of_transformers(kind: str, hub_folder: Maker, speech: Path) -> None:
+    recognizer = load_recognizer(hub_folder(kind))
+    batch = batches_of(recognizer, speech, "en")[-1]
+    hub = AutoModelForCTC.from_pretrained(hub_folder(kind)).eval()
+    hub.config.ctc_loss_reduction, hub.config.ctc_zero_infinity = "sum", True
+    inputs = {hub.main_input_name: batch.features}
+    if kind != "wav2vec2":
+        inputs["attention_mask"] = pad_lengths(batch.feature_lengths, batch.features.shape[1]).long()
+    padding = ~pad_lengths(batch.target_lengths, batch.targets.shape[1])
+    labels = batch.targets.masked_fill(padding, hub.config.pad_token_id if kind == "parakeet_ctc" else -100)
+    if kind == "wav2vec2":  # transformers takes the lengths from the mask, which this model must not see
+        inputs = {hub.main_input_name: batch.features[-1:]}
+        labels = labels[-1:]
+        expected = hub(**inputs, labels=labels).loss.item() / labels.shape[1]
+        assert batch.feature_lengths[-1] == batch.features.shape[1]
+        from tests.models.hub.test_hub import one
+
+        assert recognizer.model.loss(one(batch, len(batch) - 1)).item() == pytest.approx(expected, rel=1e-5)
+        return
+    expected = hub(**inputs, labels=labels).loss.item() / int(batch.target_lengths.sum())
+    assert recognizer.model.loss(batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "mms", "parakeet_ctc", "parakeet_rnnt"])
+def test_texts_come_back(kind: str, hub_folder: Maker) -> None:
+    codec = load_recognizer(hub_folder(kind)).tokenizer
+    for text, language in (("three one", "en"), ("quatre deux", "fr"), ("three", "en")):
+        ids = codec.encode(text, language)
+        assert codec.decode(ids, language) == text
+
+
+def test_search_drops_repetitions_and_blanks(hub_folder: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_recognizer(hub_folder("hubert")).model
+    assert isinstance(model, Ctc)
+    best = torch.tensor([[0, 5, 5, 0, 5, 6, 6], [7, 7, 0, 0, 9, 9, 9]])
+    scores = torch.nn.functional.one_hot(best, 20).float()
+    monkeypatch.setattr(model, "logits", lambda *_: (scores, torch.tensor([7, 4])))
+    assert model.decode(torch.zeros(2, 1), torch.tensor([1, 1]), "en") == [[5, 5, 6], [7]]
+
+
+def test_mms_uses_the_adapter_of_the_language(hub_folder: Maker, speech: Path) -> None:
+    recognizer = load_recognizer(hub_folder("mms"))
+    model = recognizer.model
+    assert isinstance(model, Mms) and model.languages == ("en", "fr")
+    for language, code in (("fr", "fra"), ("en", "eng"), ("fr", "fra")):
+        batch = batches_of(recognizer, speech, language)[0]
+        found, _ = model.logits(batch.features, batch.feature_lengths, language)
+        theirs = Wav2Vec2ForCTC.from_pretrained(hub_folder("mms"), target_lang=code, ignore_mismatched_sizes=True)
+        mask = pad_lengths(batch.feature_lengths, batch.features.shape[1]).long()
+        expected = theirs.eval()(input_values=batch.features, attention_mask=mask).logits
+        torch.testing.assert_close(found, expected)
+
+
+def test_mms_trains_and_keeps_its_adapters(hub_folder: Maker, speech: Path, tmp_path: Path) -> None:
+    recognizer = load_recognizer(hub_folder("mms"))
+    recognizer.model.open_languages(["fr"])
+    batch = batches_of(recognizer, speech, "fr")[0]
+    head = recognizer.model.get_submodule("heads.fra")
+    recognizer.model.loss(batch).backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.5)
+    save_recognizer(tmp_path, recognizer)
+    assert not (tmp_path / "adapter.eng.safetensors").exists()
+    again = load_recognizer(tmp_path)
+    torch.testing.assert_close(again.model.loss(batch), recognizer.model.loss(batch))
+
+
+def test_a_missing_or_foreign_adapter_is_one_line(hub_folder: Maker, tmp_path: Path) -> None:
+    folder = tmp_path / "mms"
+    shutil.copytree(hub_folder("mms"), folder)
+    (folder / "adapter.fra.safetensors").unlink()
+    model = load_recognizer(folder).model
+    with pytest.raises(PathwaysError, match=r"no adapter\.fra\.safetensors"):
+        model.open_languages(["fr"])
+    (folder / "adapter.fra.safetensors").write_bytes(b"broken")
+    with pytest.raises(PathwaysError, match=r"adapter\.fra\.safetensors: cannot read"):
+        model.open_languages(["fr"])
+    with pytest.raises(PathwaysError, match="unknown language 'de': this model knows en fr"):
+        model.open_languages(["de"])

@@ -1,0 +1,191 @@
+"""What holds for every Hugging Face model: the command line works on it, and its folder stays its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from typer.testing import CliRunner
+
+from asr_pathways.cli import app
+from asr_pathways.data.batches import Batch, eval_batches
+from asr_pathways.data.corpus import load_cuts
+from asr_pathways.errors import PathwaysError
+from asr_pathways.model_folder import Recognizer, load_recognizer, save_recognizer
+from asr_pathways.training.prune import PruneRecipe, prune
+from tests.models.hub.tiny import MAKERS
+from tests.training.helpers import same
+
+Maker = Callable[[str], Path]
+RECIPE = {
+    "optimizer": {"steps": 4, "peak_lr": 1e-3},
+    "data": {"max_seconds": 2, "prefetch": 0},
+    "evaluation": {"every": 4, "keep_best": 1, "utterances": 1},
+    "checkpoint_every": 2,
+    "threads": 1,
+}
+KINDS = pytest.mark.parametrize("kind", list(MAKERS))
+
+
+def recipe(**options: object) -> PruneRecipe:
+    return PruneRecipe.model_validate({**RECIPE, **options})
+
+
+def batches_of(recognizer: Recognizer, data: Path, language: str) -> list[Batch]:
+    cuts = load_cuts(data, "train", [language])
+    return list(eval_batches(cuts, recognizer.tokenizer, max_seconds=3, frontend=recognizer.model.frontend))
+
+
+@KINDS
+def test_the_commands_work_on_it(kind: str, hub_folder: Maker, speech: Path, tmp_path: Path) -> None:
+    model, run = hub_folder(kind), tmp_path / "run"
+    config = tmp_path / "recipe.yaml"
+    config.write_text(json.dumps(RECIPE))
+    sound = next((speech / "audio" / "fr").glob("*test-0*.flac"))
+    runner = CliRunner()
+    words: tuple[object, ...]
+    for words in (
+        ("evaluate", model, "--data", speech),
+        ("prune", model, "--data", speech, "--method", "dynamic", "--sparsity", 0.5, "--config", config, "--out", run),
+        ("evaluate", run, "--data", speech, "--json", tmp_path / "scores.json"),
+        ("transcribe", run, "--language", "fr-FR", sound, "--json"),
+        ("inspect", run),
+    ):
+        result = runner.invoke(app, [str(word) for word in words], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert "Sparsity" in result.output and "IoU of pathways" in result.output
+    assert set(json.loads((tmp_path / "scores.json").read_text())["languages"]) == {"en", "fr"}
+    pruned = load_recognizer(run)
+    assert pruned.pathways is not None and pruned.languages == ("en", "fr")
+    assert all(abs(share - 0.5) < 0.01 for share in pruned.pathways.summary().sparsity.values())
+
+
+@KINDS
+def test_transformers_reads_the_folder_that_is_written(kind: str, hub_folder: Maker, tmp_path: Path) -> None:
+    recognizer = load_recognizer(hub_folder(kind))
+    with torch.no_grad():
+        next(recognizer.model.network.parameters()).add_(1)
+    save_recognizer(tmp_path, recognizer)
+    again = getattr(transformers, type(recognizer.model.network).__name__).from_pretrained(tmp_path)
+    assert same(dict(again.state_dict()), dict(recognizer.model.network.state_dict()))
+    assert same(load_recognizer(tmp_path).model.state_dict(), recognizer.model.state_dict())
+
+
+@KINDS
+def test_padding_changes_neither_loss_nor_text(kind: str, hub_folder: Maker, speech: Path) -> None:
+    if kind == "wav2vec2":
+        pytest.skip("group norm sees the padding, in transformers too")
+    recognizer = load_recognizer(hub_folder(kind))
+    batch = batches_of(recognizer, speech, "fr")[-1]
+    assert len(batch) > 1 and len(set(batch.feature_lengths.tolist())) > 1
+    together = recognizer.model.decode(batch.features, batch.feature_lengths, "fr")
+    total = 0.0
+    for row, length in enumerate(batch.feature_lengths.tolist()):
+        alone = one(batch, row)
+        found = recognizer.model.decode(alone.features, alone.feature_lengths, "fr")[0]
+        # the search of a row that is done goes on until the longest is
+        assert found[: len(together[row])] == together[row][: len(found)]
+        tokens = int(alone.target_lengths[0]) + (kind == "whisper")
+        total += recognizer.model.loss(alone).item() * tokens
+        assert alone.features.shape[1] == length
+    tokens = int(batch.target_lengths.sum()) + len(batch) * (kind == "whisper")
+    assert recognizer.model.loss(batch).item() == pytest.approx(total / tokens, rel=1e-4)
+
+
+def one(batch: Batch, row: int) -> Batch:
+    """The batch of one utterance."""
+    frames, tokens = int(batch.feature_lengths[row]), int(batch.target_lengths[row])
+    return Batch(
+        batch.language,
+        [batch.ids[row]],
+        [batch.texts[row]],
+        batch.features[row : row + 1, :frames],
+        batch.feature_lengths[row : row + 1],
+        batch.targets[row : row + 1, :tokens],
+        batch.target_lengths[row : row + 1],
+        batch.frame_rate,
+    )
+
+
+@pytest.mark.parametrize("kind", ["whisper", "mms"])
+def test_resumed_run_is_the_same_run(kind: str, hub_folder: Maker, speech: Path, tmp_path: Path) -> None:
+    model = hub_folder(kind)
+    prune(model, speech, tmp_path / "whole", method="dynamic", sparsity=0.5, recipe=recipe())
+    half = recipe(evaluation={"every": 3, "keep_best": 1, "utterances": 1})
+
+    class Stop(Exception):
+        pass
+
+    from asr_pathways.training.loop import TrainingLoop
+
+    plain, calls = TrainingLoop._step, iter(range(100))
+
+    def step(self: TrainingLoop, *arguments: object) -> None:
+        if next(calls) == 3:
+            raise Stop
+        plain(self, *arguments)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(TrainingLoop, "_step", step)
+        prune(model, speech, tmp_path / "parts", method="dynamic", sparsity=0.5, recipe=half)
+    prune(model, speech, tmp_path / "parts", method="dynamic", sparsity=0.5, recipe=recipe(), resume=True)
+    whole, parts = load_recognizer(tmp_path / "whole"), load_recognizer(tmp_path / "parts")
+    assert whole.pathways is not None and parts.pathways is not None
+    assert same(whole.model.state_dict(), parts.model.state_dict())
+    assert all(same(whole.pathways.mask(language), parts.pathways.mask(language)) for language in ("en", "fr"))
+
+
+@pytest.mark.parametrize("code", ["fr", "fra", "fr-FR", "<|fr|>", "fr_CA"])
+def test_a_language_may_be_written_in_many_ways(code: str, hub_folder: Maker) -> None:
+    assert load_recognizer(hub_folder("whisper")).check_languages([code]) == ("fr",)
+
+
+def test_an_unknown_language_is_told_with_the_known_ones(hub_folder: Maker, speech: Path) -> None:
+    with pytest.raises(PathwaysError, match="unknown language 'xx': this model knows en de fr"):
+        load_recognizer(hub_folder("whisper")).check_languages(["xx"])
+
+
+def test_data_without_a_language_that_the_model_knows(hub_folder: Maker) -> None:
+    with pytest.raises(PathwaysError, match="the data are in ru, and this model knows en de fr"):
+        load_recognizer(hub_folder("whisper")).languages_for(None, ["ru"])
+
+
+def test_only_transducers_of_this_package_stream(hub_folder: Maker, speech: Path) -> None:
+    from asr_pathways.transcription import transcribe_stream
+
+    sound = next((speech / "audio" / "fr").glob("*.flac"))
+    with pytest.raises(PathwaysError, match="only the transducers of this package stream"):
+        list(transcribe_stream(load_recognizer(hub_folder("hubert")), sound, "fr"))
+
+
+def test_a_kind_that_is_not_supported_is_told(tmp_path: Path) -> None:
+    transformers.BertConfig(architectures=["BertModel"]).save_pretrained(tmp_path)
+    with pytest.raises(PathwaysError, match=r"BertModel is not supported; these are: .*WhisperForConditional"):
+        load_recognizer(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.json", "vocab.json"])
+@pytest.mark.parametrize("kind", ["whisper", "hubert", "parakeet_rnnt"])
+def test_a_broken_part_is_one_line(part: str, kind: str, hub_folder: Maker, tmp_path: Path) -> None:
+    folder = tmp_path / kind
+    shutil.copytree(hub_folder(kind), folder)
+    path = folder / part
+    if not path.exists():
+        pytest.skip("the model has no such file")
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(PathwaysError) as caught:
+        load_recognizer(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_model_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(PathwaysError, match="no such model folder"):
+        load_recognizer("nowhere")
+    with pytest.raises(PathwaysError, match="nobody/nothing: cannot load this Hugging Face model"):
+        load_recognizer("nobody/nothing")

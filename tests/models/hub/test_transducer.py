@@ -1,0 +1,79 @@
+"""Transducers from elsewhere: losses against brute force and transformers' own, search against a plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import ParakeetForTDT
+
+from asr_pathways.model_folder import load_recognizer
+from asr_pathways.models.hub.base import pad_lengths
+from asr_pathways.models.hub.transducer import HubTransducer
+from tests.models.hub.test_hub import batches_of, one
+
+Maker = Callable[[str], Path]
+
+
+def test_tdt_loss_is_that_of_transformers(hub_folder: Maker, speech: Path) -> None:
+    recognizer = load_recognizer(hub_folder("parakeet_tdt"))
+    batch = batches_of(recognizer, speech, "en")[-1]
+    hub = ParakeetForTDT.from_pretrained(hub_folder("parakeet_tdt")).eval()
+    mask = pad_lengths(batch.feature_lengths, batch.features.shape[1]).long()
+    labels = batch.targets.masked_fill(~pad_lengths(batch.target_lengths, batch.targets.shape[1]), 2)
+    tokens = F.pad(batch.targets, (1, 0), value=hub.config.blank_token_id)
+    found = hub(
+        input_features=batch.features, attention_mask=mask, decoder_input_ids=tokens, labels=labels, reduction="sum"
+    )
+    assert recognizer.model.loss(batch).item() == pytest.approx(found.loss.item() / int(batch.target_lengths.sum()))
+
+
+@pytest.mark.parametrize("kind", ["parakeet_rnnt", "nemotron"])
+def test_rnnt_loss_sums_over_all_alignments(kind: str, hub_folder: Maker, speech: Path) -> None:
+    recognizer = load_recognizer(hub_folder(kind))
+    model = recognizer.model
+    assert isinstance(model, HubTransducer)
+    batch = one(batches_of(recognizer, speech, "en")[0], 0)
+    encoded = model.hub.get_audio_features(
+        input_features=batch.features, attention_mask=torch.ones(batch.features.shape[:2]).long(), **model._options
+    )
+    tokens = F.pad(batch.targets, (1, 0), value=model.blank)
+    scores = model.hub(encoder_outputs=encoded, decoder_input_ids=tokens).logits[0].log_softmax(-1)
+    frames, places = scores.shape[:2]
+    total = torch.full((frames, places), -torch.inf)
+    for t in range(frames):
+        for u in range(places):
+            ways = [torch.tensor(0.0)] if t == u == 0 else []
+            if t:
+                ways.append(total[t - 1, u] + scores[t - 1, u, model.blank])
+            if u:
+                ways.append(total[t, u - 1] + scores[t, u - 1, batch.targets[0, u - 1]])
+            total[t, u] = torch.stack(ways).logsumexp(0)
+    expected = -(total[-1, -1] + scores[-1, -1, model.blank]) / (places - 1)
+    assert model.loss(batch).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_search_is_the_plain_loop(hub_folder: Maker, speech: Path) -> None:
+    recognizer = load_recognizer(hub_folder("parakeet_rnnt"))
+    model = recognizer.model
+    assert isinstance(model, HubTransducer)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        model.hub.joint.head.weight.normal_(std=2)
+    batch = one(batches_of(recognizer, speech, "en")[-1], 0)
+    mask = torch.ones(batch.features.shape[:2]).long()
+    frames = model.hub.get_audio_features(input_features=batch.features, attention_mask=mask).pooler_output[0]
+    expected: list[int] = []
+    with torch.no_grad():
+        for frame in frames:
+            for _ in range(model.hub.max_symbols_per_step):
+                predicted = model.hub.decoder(torch.tensor([[model.blank, *expected]]))[:, -1]
+                best = int(model.hub.joint(predicted, frame[None]).argmax())
+                if best == model.blank:
+                    break
+                expected.append(best)
+    assert model.decode(batch.features, batch.feature_lengths, "en") == [expected]
+    assert expected
