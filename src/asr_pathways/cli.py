@@ -137,7 +137,9 @@ def evaluate(
 def transcribe(
     model: Model,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Audio files.", show_default=False)],
-    language: Annotated[str, typer.Option(help="The language that is spoken.", show_default=False)],
+    language: Annotated[
+        str, typer.Option(help="The language that is spoken; auto: the model finds out.", show_default=False)
+    ],
     stream: Annotated[bool, typer.Option("--stream", help="Recognise piece by piece, showing partial texts.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with token times.")] = False,
 ) -> None:
@@ -148,12 +150,19 @@ def transcribe(
     import dataclasses
     from json import dumps
 
+    from asr_pathways.language_id import LanguageIdentifier
     from asr_pathways.model_folder import load_recognizer
     from asr_pathways.transcription import transcribe as whole
-    from asr_pathways.transcription import transcribe_stream
+    from asr_pathways.transcription import transcribe_any, transcribe_stream
 
     recognizer = load_recognizer(model)
-    recognizer.check_languages([language])
+    identifier = None
+    if language == "auto":
+        if stream:
+            raise PathwaysError("--language auto hears a whole recording before it decides: leave --stream out")
+        identifier = LanguageIdentifier.load(model)
+    else:
+        recognizer.check_languages([language])
     for file in files:
         if stream:
             shown = ""
@@ -161,12 +170,34 @@ def transcribe(
                 if result.text != shown:
                     shown = result.text
                     typer.echo(f"... {shown}", err=True)
+        elif identifier is not None:
+            result = transcribe_any(recognizer, identifier, file)
         else:
             result = whole(recognizer, file, language)
         if json:
             typer.echo(dumps(dataclasses.asdict(result), ensure_ascii=False))
         else:
             typer.echo(result.text if len(files) == 1 else f"{file}: {result.text}")
+
+
+@app.command()
+def identify(model: Model, data: Data) -> None:
+    """Teaches a MODEL to tell its languages apart, for [b]transcribe --language auto[/b]; prints how often it is right.
+
+    A linear head on the encoder's output; minutes. Take data with many speakers in each language: with one speaker a
+    language it learns the voices.
+
+    Example: asr-pathways identify runs/dynamic --data data/prompts
+    """
+    from asr_pathways.evaluation.tables import identification_table
+    from asr_pathways.language_id import teach
+    from asr_pathways.model_folder import load_recognizer
+
+    if not model.is_dir():
+        raise PathwaysError(f"{model}: no such model folder: the identifier is kept in it")
+    identifier, right = teach(load_recognizer(model), data)
+    identifier.save(model)
+    _print(identification_table(right))
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,12 +17,16 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.evaluate import evaluate
 from asr_pathways.evaluation.wer import Utterance
+from asr_pathways.language_id import LanguageIdentifier, rank
 from asr_pathways.model_folder import Recognizer
 from asr_pathways.models.emformer import STRIDE
 from asr_pathways.models.transducer import GreedySearch, Transducer
 
 CHUNK = 0.32
 """Seconds of audio handed over at a time when streaming."""
+
+IDENTIFIED = 30.0
+"""Seconds of a recording, from its start, that decide which language it is in."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Transcript:
         tokens: word pieces, each with the time (seconds) of the encoder frame that emitted it; empty for models
             from elsewhere.
         seconds: length of the recording.
+        languages: with ``auto``, the two likeliest languages and their probabilities.
     """
 
     file: str
@@ -43,6 +48,7 @@ class Transcript:
     text: str
     tokens: list[tuple[str, float]]
     seconds: float
+    languages: list[tuple[str, float]] = field(default_factory=list)
 
 
 class StreamingDecoder:
@@ -103,6 +109,18 @@ def transcribe(recognizer: Recognizer, path: Path, language: str) -> Transcript:
             (ids,) = model.decode(features[None], torch.tensor([len(features)]), language)
             texts.append(recognizer.tokenizer.decode(ids, language))
     return Transcript(str(path), language, " ".join(filter(None, texts)), [], len(samples) / SAMPLE_RATE)
+
+
+def transcribe_any(recognizer: Recognizer, identifier: LanguageIdentifier, path: Path) -> Transcript:
+    """Recognises a whole recording in the language that ``identifier`` hears in it.
+
+    Raises:
+        PathwaysError: as :func:`transcribe`, or if the model has no pathway of that language.
+    """
+    model = recognizer.model
+    part = next(cut_at_pauses(_read(path), min(model.window, IDENTIFIED)))
+    languages = rank(recognizer, identifier, model.frontend(part))
+    return replace(transcribe(recognizer, path, languages[0][0]), languages=languages[:2])
 
 
 def transcribe_stream(

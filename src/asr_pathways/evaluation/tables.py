@@ -43,6 +43,22 @@ def score_table(scores: Scores, title: str | None = None) -> Table:
     return table
 
 
+def identification_table(right: Mapping[str, Mapping[str, float]]) -> Table:
+    """Language identification: a row per language, and for each split the share of utterances told right."""
+    table = Table(title="Language told right, %")
+    table.add_column("Language")
+    for split in right:
+        table.add_column(split, justify="right")
+    languages = sorted({language for shares in right.values() for language in shares})
+    for language in languages:
+        shares = [split.get(language) for split in right.values()]
+        table.add_row(language, *("" if share is None else percent(share) for share in shares))
+    table.add_section()
+    means = [sum(split.values()) / len(split) for split in right.values()]
+    table.add_row("mean", *map(percent, means), style="bold")
+    return table
+
+
 def systems_table(systems: Mapping[str, Scores], title: str | None = None) -> Table:
     """Several systems: a row each, with WER per language, the mean WER with its 95% CI, and the mean CER.
 

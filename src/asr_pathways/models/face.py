@@ -52,6 +52,10 @@ class SpeechModel(nn.Module, ABC):
         """Greedy search: features (B, T, ...), their lengths (B,) in frames -> token ids of each utterance."""
 
     @abstractmethod
+    def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
+        """Features (B, T, ...), lengths (B,) -> what the encoder makes of them (B, T', D), and lengths (B,)."""
+
+    @abstractmethod
     def describe(self) -> dict[str, str]:
         """What ``inspect`` tells of it: {term: value}."""
 

@@ -167,6 +167,11 @@ class Transducer(SpeechModel):
         search.accept(encodings, lengths)
         return search.symbols
 
+    def encodings(self, features: Tensor, lengths: Tensor, language: str | None = None) -> tuple[Tensor, Tensor]:
+        """Log-mel features (B, T, F), lengths (B,) -> encodings (B, T', D), lengths (B,)."""
+        found: tuple[Tensor, Tensor] = self.encoder(self.normalize(features, language), lengths)
+        return found
+
     @property
     def frontend(self) -> Fbank:
         """Filter banks of as many bins as the encoder takes."""

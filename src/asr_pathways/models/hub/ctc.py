@@ -34,11 +34,19 @@ class Ctc(HubModel):
 
     def logits(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
         """Features (B, T, ...) or waveforms (B, T), lengths (B,) -> scores (B, T', V) and their lengths (B,)."""
+        scores: Tensor = self._run(self._inputs(features, lengths), language).logits
+        return scores, self._output_lengths(lengths).clamp(max=scores.shape[1])
+
+    def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
+        inputs: dict[str, Any] = {**self._inputs(features, lengths), "output_hidden_states": True}
+        found: Tensor = self._run(inputs, language).hidden_states[-1]
+        return found, self._output_lengths(lengths).clamp(max=found.shape[1])
+
+    def _inputs(self, features: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         inputs = {self.hub.main_input_name: features}
         if self._masks:
             inputs["attention_mask"] = pad_lengths(lengths, features.shape[1]).long()
-        scores: Tensor = self._run(inputs, language).logits
-        return scores, self._output_lengths(lengths).clamp(max=scores.shape[1])
+        return inputs
 
     def loss(self, batch: Batch) -> Tensor:
         """CTC loss in nats a token; an utterance that is too short for its text counts nothing."""
@@ -64,7 +72,7 @@ class Ctc(HubModel):
         rows = [row[:length] for row, length in zip(best, lengths.tolist(), strict=True)]
         return [[token for token, _ in groupby(row) if token != self.blank] for row in rows]
 
-    def _run(self, inputs: Mapping[str, Tensor], language: str) -> Any:
+    def _run(self, inputs: Mapping[str, Any], language: str) -> Any:
         return self.hub(**inputs)
 
     def _output_lengths(self, lengths: Tensor) -> Tensor:
@@ -96,7 +104,7 @@ class Mms(Ctc):
         for language in languages:
             self._head(language)
 
-    def _run(self, inputs: Mapping[str, Tensor], language: str) -> Any:
+    def _run(self, inputs: Mapping[str, Any], language: str) -> Any:
         head = self._head(language)
         return torch.func.functional_call(self.hub, dict(head.items()), kwargs=dict(inputs))
 

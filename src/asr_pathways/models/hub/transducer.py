@@ -41,16 +41,21 @@ class HubTransducer(HubModel):
         Raises:
             PathwaysError: if an utterance is too short to give one frame of the encoder; it is named.
         """
-        mask = pad_lengths(batch.feature_lengths, batch.features.shape[1])
-        encoded = self.hub.get_audio_features(
-            input_features=batch.features, attention_mask=mask.long(), **self._options
-        )
+        encoded = self._encode(batch.features, batch.feature_lengths)
         lengths = encoded.attention_mask.sum(-1).long()
         if int(lengths.min()) < 1:
             raise PathwaysError(f"utterance {batch.ids[int(lengths.argmin())]}: too short for one frame of the model")
         tokens = F.pad(batch.targets, (1, 0), value=self.blank)
         logits = self.hub(encoder_outputs=encoded, decoder_input_ids=tokens).logits[:, : int(lengths.max())]
         return self._costs(logits, batch, lengths).sum() / batch.target_lengths.sum().clamp(min=1)
+
+    def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
+        encoded = self._encode(features, lengths)
+        return encoded.last_hidden_state, encoded.attention_mask.sum(-1).long()
+
+    def _encode(self, features: Tensor, lengths: Tensor) -> Any:
+        mask = pad_lengths(lengths, features.shape[1]).long()
+        return self.hub.get_audio_features(input_features=features, attention_mask=mask, **self._options)
 
     def _costs(self, logits: Tensor, batch: Batch, lengths: Tensor) -> Tensor:
         if not self.durations:

@@ -97,6 +97,9 @@ class Whisper(HubModel):
         out: Tensor = encoder.layer_norm(x)
         return out
 
+    def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
+        return self.encode(features, lengths), (lengths + 1) // STRIDE
+
     def loss(self, batch: Batch) -> Tensor:
         """Cross entropy of the text and the token that ends it, in nats a token.
 

@@ -1,0 +1,42 @@
+"""Pathways of a CTC model from the hub in a training loop of your own: transformers, torch, and three lines of ours.
+
+python examples/ctc_pathways.py facebook/mms-300m data/prompts en,fr
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
+
+from asr_pathways import PathwayConfig, Pathways
+from asr_pathways.data.corpus import load_cuts
+
+
+def main(name: str, data: Path, languages: Sequence[str], epochs: int = 5) -> dict[str, str]:
+    model = AutoModelForCTC.from_pretrained(name)
+    extractor, tokenizer = AutoFeatureExtractor.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    config = PathwayConfig(sparsity=0.7, score="activation", adapt_every=50, exclude=("lm_head",))
+    pathways = Pathways.attach(model, config, languages)
+    for cut in [*load_cuts(data, "train", languages)] * epochs:
+        inputs = extractor(cut.load_audio()[0], sampling_rate=16_000, return_tensors="pt")
+        labels = torch.tensor([tokenizer(cut.supervisions[0].text).input_ids])
+        with pathways.use(cut.supervisions[0].language):  # forward and backward of one language's sub-network
+            model(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        pathways.step(optimizer)
+    heard = {}
+    model.eval()
+    for cut in load_cuts(data, "test", languages):
+        inputs = extractor(cut.load_audio()[0], sampling_rate=16_000, return_tensors="pt")
+        with pathways.use(cut.supervisions[0].language), torch.no_grad():
+            heard[cut.id] = tokenizer.decode(model(**inputs).logits[0].argmax(-1))
+    print(pathways.summary().union_density, heard)
+    return heard
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3].split(","))

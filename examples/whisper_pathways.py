@@ -1,0 +1,29 @@
+"""Prunes a Whisper folder into one pathway a language, and transcribes a recording with each.
+
+python examples/whisper_pathways.py whisper-base data/prompts en,fr runs/whisper-pathways
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from asr_pathways.model_folder import load_recognizer
+from asr_pathways.training.config import OptimizerConfig
+from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.transcription import transcribe
+
+
+def main(model: Path, data: Path, languages: Sequence[str], out: Path, steps: int = 700) -> dict[str, str]:
+    recipe = PruneRecipe(optimizer=OptimizerConfig(steps=steps, peak_lr=1e-4, warmup_steps=steps // 10))
+    prune(model, data, out, method="dynamic", sparsity=0.7, languages=languages, recipe=recipe)
+    sparse = load_recognizer(out)
+    heard = {}
+    for language in languages:
+        recording = next((data / "audio" / language).glob("*.flac"))
+        heard[language] = transcribe(sparse, recording, language).text
+        print(language, recording.name, heard[language])
+    return heard
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3].split(","), Path(sys.argv[4]))

@@ -1,0 +1,40 @@
+"""The examples of models run, on tiny random ones."""
+
+from __future__ import annotations
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from asr_pathways.model_folder import load_recognizer
+from tests.models.hub.tiny import hubert, parakeet_tdt, whisper
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name: str) -> ModuleType:
+    spec = spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_whisper(speech: Path, tmp_path: Path) -> None:
+    heard = example("whisper_pathways").main(whisper(tmp_path / "w"), speech, ("en", "fr"), tmp_path / "out", steps=4)
+    assert set(heard) == {"en", "fr"}
+    pathways = load_recognizer(tmp_path / "out").pathways
+    assert pathways is not None and abs(pathways.summary().sparsity["en"] - 0.7) < 0.01
+
+
+def test_ctc(speech: Path, tmp_path: Path) -> None:
+    heard = example("ctc_pathways").main(str(hubert(tmp_path / "h")), speech, ("en", "fr"), epochs=1)
+    assert set(heard) == {"en-test-0", "en-test-1", "fr-test-0", "fr-test-1"}
+
+
+def test_transducer(speech: Path, tmp_path: Path) -> None:
+    wer = example("transducer_pathways").main(
+        str(parakeet_tdt(tmp_path / "p")), speech, ("en", "fr"), tmp_path / "out", steps=4
+    )
+    assert wer > 0
+    assert load_recognizer(tmp_path / "out").languages == ("en", "fr")
