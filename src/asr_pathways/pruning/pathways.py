@@ -196,7 +196,7 @@ class Pathways:
 
     # --- one more language ----------------------------------------------------------------------------------
 
-    def add(self, language: str, sparsity: float | None = None) -> None:
+    def add(self, language: str, sparsity: float | None = None, *, reuse: float = 1.0) -> None:
         """Adds a language without harm to those that are there: their outputs stay the same bit for bit.
 
         The new pathway may use every weight. Training it moves only weights that no other pathway keeps, and
@@ -208,21 +208,26 @@ class Pathways:
 
         Args:
             sparsity: of its mask; by default the config's.
+            reuse: 0 to 1: what the score of a weight that another pathway keeps is multiplied by when its mask is
+                chosen. Such weights, which do not train, are the largest: at 1 they may be all that it keeps. Swaps
+                of score ``gradient`` do not heed it.
 
         Raises:
             PathwaysError: if it is there already, if pruning is not finished, if fewer weights are free than its
                 mask keeps, or if the languages share a mask or train densely (``parp``).
         """
         self._switch.require_dense("add()")
-        sparsity = self._state.check_addition(language, sparsity)
+        addition = self._state.check_addition(language, sparsity, reuse)
+        others = partial(self._bank.share, self._state.keys)
         everything = [torch.ones((), dtype=torch.bool).expand(target.shape) for target in self._targets]
         with quiet():
             everything = [mask.to(t.parameter.device) for mask, t in zip(everything, self._targets, strict=True)]
-            packed = [masks.pack(mask) for mask in self._chooser.prune(language, sparsity, everything)[1]]
+            _, new = self._chooser.prune(language, addition.sparsity, everything, others, reuse)
+            packed = [masks.pack(mask) for mask in new]
         self._model.zero_grad(set_to_none=True)
         self._switch.forget()
         self._switch.unhook()  # other gradients are to be masked from here on
-        self._state.add(language, sparsity, packed)
+        self._state.add(language, addition, packed)
 
     def parameters(self, language: str) -> dict[str, nn.Parameter]:
         """{name: parameter}: what training ``language`` moves, for an optimizer.
@@ -389,7 +394,7 @@ class Pathways:
         state = self._state
         others = partial(self._bank.share, [other for other in state.keys if other != key])
         score, new = self._chooser.adapt(
-            key, state.sparsity_of(key), self._bank.unpacked(key), state.own_steps[key], others
+            key, state.sparsity_of(key), self._bank.unpacked(key), state.own_steps[key], others, state.reuse_of(key)
         )
         return self._take(key, "adapt", score, new, optimizer)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from asr_pathways.config import parse_config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning import storage
 from asr_pathways.pruning.allocation import kept
@@ -27,7 +28,7 @@ class State:
     Attributes:
         languages: in order; those that were added come last.
         keys: the names of the masks: the languages, or the one name of the mask that they share.
-        added: sparsity of each language that was added, in order.
+        added: how each language was added that was, in order.
         step, own_steps: steps done: all, and by mask.
         sparsity: what pruning has reached.
         start: the weights to which `rewind` goes back.
@@ -42,7 +43,7 @@ class State:
         self.bank = MaskBank(self.targets, self.keys)
         self.statistics = InputStatistics(self.targets if config.score == "activation" else [], self.keys)
         self.own = OwnTensors(model, self.targets)
-        self.added: dict[str, float] = {}
+        self.added: dict[str, storage.Addition] = {}
         self.step = 0
         self.own_steps = dict.fromkeys(self.keys, 0)
         self.sparsity = 0.0
@@ -69,7 +70,11 @@ class State:
 
     def sparsity_of(self, key: str) -> float:
         """What the mask ``key`` is to have at present."""
-        return self.added.get(key, self.sparsity)
+        return self.added[key].sparsity if key in self.added else self.sparsity
+
+    def reuse_of(self, key: str) -> float:
+        """What scores of weights of earlier pathways are multiplied by when the mask ``key`` is chosen."""
+        return self.added[key].reuse if key in self.added else 1.0
 
     def settled(self, language: str) -> bool:
         """Whether another language was added after ``language``, which therefore has to stay as it is."""
@@ -85,8 +90,8 @@ class State:
                 "changes now; to evaluate another, call model.eval() first"
             )
 
-    def check_addition(self, language: str, sparsity: float | None) -> float:
-        """The sparsity at which ``language`` can be added: ``sparsity``, or the config's.
+    def check_addition(self, language: str, sparsity: float | None, reuse: float) -> storage.Addition:
+        """How ``language`` can be added; at the config's sparsity if None is given.
 
         Raises:
             PathwaysError: with the reason why it cannot.
@@ -107,8 +112,7 @@ class State:
                 f"add: pruning has reached {self.sparsity:.1%} of {config.sparsity:.1%}: finish it before {language!r}"
             )
         asked = config.sparsity if sparsity is None else sparsity
-        if not 0 <= asked < 1:
-            raise PathwaysError(f"add: sparsity {asked:g} is not in [0, 1)")
+        addition = parse_config(storage.Addition, {"sparsity": asked, "reuse": reuse}, "add")
         if isinstance(parse_granularity(config.granularity), NOfM) and asked != config.sparsity:
             raise PathwaysError(f"add: granularity {config.granularity} fixes sparsity to {config.sparsity:g}")
         weights = self.bank.weights
@@ -119,9 +123,9 @@ class State:
                 f"add: {language!r} asks for {keeps / weights:.1%} of the weights ({keeps:,}) and only "
                 f"{free / weights:.1%} ({free:,}) are kept by no pathway yet: raise the sparsity"
             )
-        return asked
+        return addition
 
-    def add(self, language: str, sparsity: float, packed: Sequence[Tensor]) -> None:
+    def add(self, language: str, addition: storage.Addition, packed: Sequence[Tensor]) -> None:
         """One more language: its packed mask, and copies of what is outside the masks."""
         self.own.add(language)
         self.statistics.add(language)
@@ -129,7 +133,7 @@ class State:
         self.languages += (language,)
         self.keys += (language,)
         self.own_steps[language] = 0
-        self.added[language] = sparsity
+        self.added[language] = addition
         self.start = {}  # nothing is pruned any more, so nothing rewinds
 
     # --- in a folder ----------------------------------------------------------------------------------------
@@ -145,8 +149,8 @@ class State:
         first = len(description.languages) - len(description.added)
         state = cls(model, description.config, description.languages[:first])
         state._check_tensors(where, description.tensors)
-        for language, sparsity in description.added.items():
-            state.add(language, sparsity, state._in_order(stored.masks[language]))
+        for language, addition in description.added.items():
+            state.add(language, addition, state._in_order(stored.masks[language]))
         state.restore(stored, where)
         return state
 
@@ -223,7 +227,7 @@ class State:
             "masks": self._packed(),
             "statistics": self.statistics.state_dict(),
             "start": dict(self.start),
-            "added": dict(self.added),
+            "added": {language: addition.model_dump() for language, addition in self.added.items()},
             "own": self._own_state(),
         }
 
@@ -244,7 +248,7 @@ class State:
         self._load_own(state.get("own", {}), where)
         self._put_packed(state["masks"])
         self.statistics.load_state_dict(state["statistics"])
-        self.added = {language: float(sparsity) for language, sparsity in added.items()}
+        self.added = {one: parse_config(storage.Addition, how, where) for one, how in added.items()}
         self.step = int(state["step"])
         self.own_steps = {key: int(state["own_steps"][key]) for key in self.keys}
         self.sparsity = float(state["sparsity"])

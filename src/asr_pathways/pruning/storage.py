@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
@@ -29,6 +29,18 @@ FORMAT: Final = "asr-pathways masks"
 VERSION = 1
 
 
+class Addition(Config):
+    """How a language was added.
+
+    Attributes:
+        sparsity: of its mask.
+        reuse: what the score of a weight that an earlier pathway keeps is multiplied by when its mask is chosen.
+    """
+
+    sparsity: float = Field(ge=0, lt=1)
+    reuse: float = Field(default=1.0, ge=0, le=1)
+
+
 class Description(Config):
     """What pathways.json says.
 
@@ -38,7 +50,7 @@ class Description(Config):
         step, own_steps: the clocks.
         current_sparsity: what pruning has reached.
         sha256: of the masks file, in hexadecimal.
-        added: sparsity of each language that was added to the others, in order; they are the last of ``languages``.
+        added: the languages that were added to the others, in order; they are the last of ``languages``.
         own_sha256: of the file of own tensors; empty where there are none.
     """
 
@@ -51,7 +63,7 @@ class Description(Config):
     own_steps: dict[str, int]
     current_sparsity: float
     sha256: str = ""
-    added: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default={})
+    added: dict[str, Addition] = Field(default={})
     own_sha256: str = ""
 
     @model_validator(mode="after")
