@@ -491,6 +491,14 @@ def test_a_language_that_cannot_be_added_is_refused_with_the_reason() -> None:
     assert "fixes sparsity to 0.75" in refusal(of(sparsity=0.75, granularity="1:4"), "it", 0.9)
 
 
+def test_a_step_that_is_not_finished_comes_first() -> None:
+    model, pathways = trained(gradient="frozen")
+    SGD(model.parameters(), lr=0.1).step()
+    assert "call pathways.step() after every optimizer.step()" in refusal(pathways, "it")
+    pathways.step()
+    pathways.add("it")
+
+
 def edit(folder: Path, **changes: object) -> None:
     path = folder / "pathways.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

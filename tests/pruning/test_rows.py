@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -232,6 +233,14 @@ def test_a_model_of_transformers() -> None:
     torch.testing.assert_close(result.hidden_states[1][1:2], alone.hidden_states[1])
 
 
+def test_as_many_arguments_as_rows_are_arguments_all_the_same() -> None:
+    model, pathways = make()
+    tokens = batch(2)
+    with torch.no_grad(), pathways.use(["en", "fr"]) as run:
+        together = run(lambda x, y, shape: model(x) + model(y).reshape(shape), tokens, y=tokens, shape=(-1, 5, 7))
+        assert torch.equal(together, run(lambda x, y: model(x) + model(y), tokens, tokens))
+
+
 class Two(NamedTuple):
     first: Tensor
     second: Tensor
@@ -246,15 +255,16 @@ def test_what_is_split_and_what_is_given_whole() -> None:
             lambda *args, **kwargs: (seen.append((args, kwargs)), Two(args[0], args[0] * 2))[1],
             x,
             [4, 5, 6],
-            {"inside": (x, "text")},
+            defaultdict(list, inside=(x, "text")),
             torch.ones(2),
             pair=Two(x, x),
-            number=3,
+            size=torch.Size([3, 4, 5]),
         )
     (args, kwargs), _ = seen
     assert args[0].tolist() == [0, 2] and args[1] == [4, 6] and args[3].tolist() == [1, 1]
     assert args[2]["inside"][0].tolist() == [0, 2] and args[2]["inside"][1] == "text"
-    assert kwargs["pair"].second.tolist() == [0, 2] and kwargs["number"] == 3
+    assert args[2]["missing"] == []
+    assert kwargs["pair"].second.tolist() == [0, 2] and kwargs["size"] == (3, 4, 5)
     assert isinstance(result, Two) and result.second.tolist() == [0, 2, 4]
 
 

@@ -204,7 +204,8 @@ class Pathways:
         in the model while it is in use. From here on only this language trains, prunes no more and adapts as
         the config says. Its first mask is chosen by magnitude; see `calibrate` and `adapt` for better ones.
 
-        Give the optimizer `parameters` of the language. Gradients of an unfinished step are dropped.
+        Give the optimizer `parameters` of the language. Gradients of an unfinished step are dropped. Own tensors are
+        unknown to DistributedDataParallel: train an added language in one process.
 
         Args:
             sparsity: of its mask; by default the config's.
@@ -213,10 +214,11 @@ class Pathways:
                 of score ``gradient`` do not heed it.
 
         Raises:
-            PathwaysError: if it is there already, if pruning is not finished, if fewer weights are free than its
-                mask keeps, or if the languages share a mask or train densely (``parp``).
+            PathwaysError: if it is there already, if pruning or a step is not finished, if fewer weights are free
+                than its mask keeps, or if the languages share a mask or train densely (``parp``).
         """
         self._switch.require_dense("add()")
+        self._switch.require_stepped()
         addition = self._state.check_addition(language, sparsity, reuse)
         others = partial(self._bank.share, self._state.keys)
         everything = [torch.ones((), dtype=torch.bool).expand(target.shape) for target in self._targets]

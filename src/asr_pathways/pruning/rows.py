@@ -7,9 +7,9 @@ are those of one language after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import is_dataclass
+from copy import copy
 from functools import reduce
 from operator import add
 from typing import Any
@@ -61,7 +61,10 @@ class Rows:
             PathwaysError: after the block, if no argument has B rows, or if results cannot be put together.
         """
         splits = [_Split(rows, self._count) for rows in self._groups.values()]
-        given = [(split(args), split(kwargs)) for split in splits]
+        given = [
+            (tuple(split(value) for value in args), {name: split(value) for name, value in kwargs.items()})
+            for split in splits
+        ]
         if not splits[0].found:
             raise PathwaysError(f"rows(): no argument has {self._count} rows, so there is nothing to split by language")
         results = [self._run(key, function, *one) for key, one in zip(self._groups, given, strict=True)]
@@ -159,12 +162,12 @@ class _Split:
             return value.index_select(0, torch.tensor(self._rows, device=value.device))
         if isinstance(value, Mapping):
             return _mapping(value, {key: self(item) for key, item in value.items()})
-        if isinstance(value, (list, tuple)) and not hasattr(value, "_fields") and len(value) == self._count:
+        if not isinstance(value, (list, tuple)) or isinstance(value, torch.Size):
+            return value
+        if len(value) == self._count and not hasattr(value, "_fields"):
             self.found = True
             return type(value)(value[row] for row in self._rows)
-        if isinstance(value, (list, tuple)):
-            return _sequence(value, [self(item) for item in value])
-        return value
+        return _sequence(value, [self(item) for item in value])
 
 
 class _Merge:
@@ -249,7 +252,13 @@ def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def _mapping(like: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
     """A mapping of the kind of ``like``; those of transformers are dataclasses."""
     kind: Any = type(like)
-    return kind(**items) if is_dataclass(like) else kind(items)
+    if hasattr(like, "__dataclass_fields__"):
+        return kind(**items)
+    if isinstance(like, MutableMapping):
+        changed = copy(like)  # with what it has beside its items, such as a default
+        changed.update(items)
+        return changed
+    return kind(items)
 
 
 def _sequence(like: Sequence[Any], items: list[Any]) -> Any:

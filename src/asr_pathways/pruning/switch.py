@@ -78,6 +78,12 @@ class Switch:
         if not self._attached:
             raise PathwaysError(f"{what} after detach: attach or load the pathways again")
 
+    def require_stepped(self) -> None:
+        """Raises PathwaysError if the optimizer moved weights that `end_step` has yet to put back."""
+        restores = self._policy.freezes or self._state.added
+        if restores and self._trained and self._weights.moved():
+            raise PathwaysError("the weights changed after use: call pathways.step() after every optimizer.step()")
+
     def end_step(self) -> list[str]:
         """Undoes what the optimizer did to weights that must not move; gives the pathways that were trained."""
         trained = [key for key in self._state.keys if key in self._trained]
@@ -108,9 +114,7 @@ class Switch:
     def _block(self, what: str, languages: Sequence[str]) -> Iterator[bool]:
         """Lets no other block begin inside it; yields whether the model trains in it."""
         self.require_dense(what)
-        restores = self._policy.freezes or self._state.added
-        if restores and self._trained and self._weights.moved():
-            raise PathwaysError("the weights changed after use: call pathways.step() after every optimizer.step()")
+        self.require_stepped()
         training = self._model.training
         if training:
             for language in languages:
