@@ -164,23 +164,35 @@ def test_the_languages_before_stay_bit_for_bit_and_the_new_one_learns(
     assert pathways.sparsity == pytest.approx(0.7, abs=0.01)
 
 
-def test_gradients_reach_only_what_no_other_pathway_keeps() -> None:
-    for gradient in ("dense", "frozen"):
-        model, pathways = trained(gradient=gradient)
-        pathways.add("it")
-        assert all(parameter.grad is None for parameter in model.parameters())
-        model.train()
-        with pathways.use("it"):
-            model(tokens(1)).square().mean().backward()
-        own = pathways.mask("it")
-        for name in pathways.names:
-            protected = pathways.mask("en")[name] | pathways.mask("fr")[name]
-            moves = ~protected & own[name] if gradient == "frozen" else ~protected
-            reached = model.get_parameter(name).grad != 0
-            assert not reached[~moves].any() and reached[moves].float().mean() > 0.5
-        assert all(p.grad is None for n, p in model.named_parameters() if n not in pathways.names)
-        given = pathways.own_parameters("it")
-        assert {name for name, parameter in given.items() if parameter.grad is None} == {"back.bias"}
+@pytest.mark.parametrize("score", ["magnitude", "activation"])
+@pytest.mark.parametrize("gradient", ["dense", "frozen"])
+def test_gradients_reach_only_what_no_other_pathway_keeps(gradient: str, score: str) -> None:
+    model, pathways = trained(gradient=gradient, score=score)
+    pathways.add("it")
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.train()
+    with pathways.use("it"):
+        model(tokens(1)).square().mean().backward()
+    own = pathways.mask("it")
+    for name in pathways.names:
+        protected = pathways.mask("en")[name] | pathways.mask("fr")[name]
+        moves = ~protected & own[name] if gradient == "frozen" else ~protected
+        reached = model.get_parameter(name).grad != 0
+        assert not reached[~moves].any() and reached[moves].float().mean() > 0.5
+    assert all(p.grad is None for n, p in model.named_parameters() if n not in pathways.names)
+    given = pathways.own_parameters("it")
+    assert {name for name, parameter in given.items() if parameter.grad is None} == {"back.bias"}
+
+
+def test_nothing_is_pruned_once_a_language_was_added() -> None:
+    model = Speller()
+    pathways = Pathways.attach(model, PathwayConfig(sparsity=0, prune_start=3), ["en"])
+    generator = torch.Generator().manual_seed(0)
+    mask = {n: torch.rand(m.shape, generator=generator) < 0.3 for n, m in pathways.mask("en").items()}
+    pathways.set_mask("en", mask)
+    pathways.add("it", 0.8)
+    teach(model, pathways, "it")
+    assert same(pathways.mask("en"), mask)
 
 
 def test_own_tensors_are_copies_that_stand_in_the_model_while_in_use() -> None:
