@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD
 
 from asr_pathways import PathwayConfig, Pathways
 from asr_pathways.errors import PathwaysError
 from tests.pruning.conftest import tokens
-
-
-class Speller(nn.Module):
-    """Tied and frozen tensors, buffers of all kinds, an LSTM and attention."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(11, 8)
-        self.norm = nn.BatchNorm1d(8)
-        self.recurrent = nn.LSTM(8, 6, batch_first=True, bidirectional=True)
-        self.attention = nn.MultiheadAttention(12, 2, batch_first=True)
-        self.back = nn.Linear(12, 8)
-        self.output = nn.Linear(8, 11)
-        self.output.weight = self.embedding.weight
-        self.back.bias.requires_grad_(False)
-        self.register_buffer("scale", torch.ones(8))
-        self.register_buffer("fleeting", torch.zeros(8), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T) of 0..10 -> (B, T, 11)."""
-        hidden = self.norm(self.embedding(x).transpose(1, 2)).transpose(1, 2) * self.scale
-        if self.training:
-            self.scale = self.scale * 0.99  # another tensor, where BatchNorm changes its own
-            self.fleeting += 1
-        hidden, _ = self.recurrent(hidden + self.fleeting)
-        hidden, _ = self.attention(hidden, hidden, hidden, need_weights=False)
-        return self.output(self.back(hidden))
-
+from tests.pruning.speller import CONFIGS, OPTIMIZERS, MakeOptimizer, Speller, logits, same, teach, trained
 
 OWN = {
     "embedding.weight": (11, 8),
@@ -61,70 +28,6 @@ OWN = {
     "output.bias": (11,),
 }
 BUFFERS = {"norm.running_mean": (8,), "norm.running_var": (8,), "norm.num_batches_tracked": (), "scale": (8,)}
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-OPTIMIZERS: dict[str, MakeOptimizer] = {
-    "adamw": lambda parameters: AdamW(parameters, lr=3e-2, weight_decay=0.5),
-    "sgd": lambda parameters: SGD(parameters, lr=3e-2, momentum=0.9, weight_decay=0.1),
-}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "dense": {"adapt_every": 2},
-    "frozen": {"gradient": "frozen", "adapt_every": 2},
-    "activation": {"score": "activation", "adapt_every": 2, "overlap_pull": 0.2, "granularity": "block:2x1"},
-    "gradient": {"score": "gradient", "adapt_every": 2, "adapt_until": 20, "allocation": "global"},
-    "reset": {"adapt_every": 2, "revived": "reset", "schedule": "iterative", "prune_every": 1},
-}
-
-
-def trained(model: nn.Module | None = None, **options: Any) -> tuple[nn.Module, Pathways]:
-    """A model of two languages that has been trained for some steps, the last of them unfinished."""
-    torch.manual_seed(0)
-    model = model or Speller()
-    pathways = Pathways.attach(model, PathwayConfig(sparsity=0.7, **options), ["en", "fr"])
-    optimizer = AdamW(model.parameters(), lr=1e-2)
-    for seed in range(8):
-        train(model, pathways, optimizer, ["en", "fr"][seed % 2], seed)
-    for seed, language in enumerate(pathways.languages):  # masks that differ, and leave large weights free
-        generator = torch.Generator().manual_seed(seed)
-        mask = {n: torch.rand(m.shape, generator=generator) < 0.3 for n, m in pathways.mask(language).items()}
-        pathways.set_mask(language, mask)
-    with pathways.use("en"):
-        model(tokens(0)).sum().backward()
-    return model, pathways
-
-
-def train(model: nn.Module, pathways: Pathways, optimizer: Optimizer, language: str, seed: int) -> None:
-    model.train()
-    optimizer.zero_grad(set_to_none=False)
-    with pathways.use(language):
-        model(tokens(seed)).square().mean().backward()
-    optimizer.step()
-    pathways.step(optimizer)
-
-
-def teach(model: nn.Module, pathways: Pathways, language: str, make: MakeOptimizer = OPTIMIZERS["adamw"]) -> Optimizer:
-    """Trains an added language, with an optimizer of everything there is."""
-    everything = dict.fromkeys([*model.parameters(), *pathways.parameters(language).values()])
-    optimizer = make(everything)
-    for seed in range(6):
-        train(model, pathways, optimizer, language, seed)
-    return optimizer
-
-
-def logits(model: nn.Module, pathways: Pathways, languages: Iterable[str]) -> dict[str, Tensor]:
-    model.eval()
-    found = {}
-    for language in languages:
-        with torch.no_grad(), pathways.use(language):
-            found[language] = model(tokens(77))
-    return found
-
-
-def same(first: Any, second: Any) -> bool:
-    if isinstance(first, Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    return bool(first == second)
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -358,97 +261,6 @@ def test_extracting_gives_a_model_that_needs_no_pathways() -> None:
             assert torch.equal(alone.eval()(tokens(77)), logits(model, pathways, [language])[language])
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
-@given(
-    sparsities=st.lists(st.sampled_from([0.8, 0.9, 0.95]), min_size=1, max_size=2),
-    steps=st.integers(0, 3),
-    vocabulary=st.sampled_from([11, 14]),
-    score=st.sampled_from(["magnitude", "activation"]),
-    seed=st.integers(0, 99),
-)
-def test_what_is_saved_comes_back(
-    tmp_path_factory: pytest.TempPathFactory,
-    sparsities: list[float],
-    steps: int,
-    vocabulary: int,
-    score: str,
-    seed: int,
-) -> None:
-    model, pathways = trained(score=score, adapt_every=2)
-    for number, sparsity in enumerate(sparsities):
-        language = f"added{number}"
-        pathways.add(language, sparsity)
-        pathways.set_own(
-            language, {"embedding.weight": torch.randn(vocabulary, 8), "output.bias": torch.ones(vocabulary)}
-        )
-        optimizer = AdamW(pathways.parameters(language).values(), lr=1e-2)
-        for step in range(steps):
-            train(model, pathways, optimizer, language, seed + step)
-    folder = tmp_path_factory.mktemp("saved") / "pathways"
-    pathways.save(folder)
-    assert {path.name for path in folder.iterdir()} == {"pathways.json", "masks.safetensors", "own.safetensors"}
-    twin = Speller()
-    twin.load_state_dict(model.state_dict())
-    loaded = Pathways.load(twin, folder)
-    assert loaded.languages == pathways.languages
-    assert loaded.summary() == pathways.summary() and loaded.overlap() == pathways.overlap()
-    for language in pathways.languages:
-        assert same(loaded.extract(language), pathways.extract(language))
-    drop = ("statistics", "start")
-    found, expected = loaded.state_dict(), pathways.state_dict()
-    assert same({k: v for k, v in found.items() if k not in drop}, {k: v for k, v in expected.items() if k not in drop})
-    model.fleeting.zero_()
-    for own in [pathways.own_tensors(language) for language in pathways.languages[2:]]:
-        own["fleeting"].zero_()  # what is not in a model's state is not in ours
-    assert same(logits(twin, loaded, loaded.languages), logits(model, pathways, pathways.languages))
-
-
-@pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
-def test_a_resumed_run_is_the_run_that_never_stopped(options: dict[str, Any]) -> None:
-    class Run:
-        def __init__(self) -> None:
-            self.model, self.pathways = trained(**options)
-            self.old = logits(self.model, self.pathways, ["en", "fr"])
-            self.pathways.add("it", 0.75)
-            self.optimizer = AdamW(self.pathways.parameters("it").values(), lr=1e-2, weight_decay=0.5)
-
-        def steps(self, first: int, last: int) -> None:
-            for seed in range(first, last):
-                train(self.model, self.pathways, self.optimizer, "it", seed)
-
-        def parts(self) -> dict[str, Any]:
-            return {"model": self.model, "optimizer": self.optimizer, "pathways": self.pathways}
-
-    straight, stopped, resumed = Run(), Run(), Run()
-    straight.steps(0, 9)
-    stopped.steps(0, 5)
-    stream = io.BytesIO()
-    torch.save({name: part.state_dict() for name, part in stopped.parts().items()}, stream)
-    stream.seek(0)
-    for name, part in resumed.parts().items():
-        part.load_state_dict(torch.load(stream, weights_only=True)[name])
-        stream.seek(0)
-    resumed.pathways.own_tensors("it")["fleeting"].copy_(stopped.pathways.own_tensors("it")["fleeting"])
-    resumed.steps(5, 9)
-    for name, part in resumed.parts().items():
-        assert same(part.state_dict(), straight.parts()[name].state_dict()), name
-    assert same(logits(resumed.model, resumed.pathways, ["en", "fr"]), resumed.old)
-
-
-def test_going_back_to_what_was_saved_keeps_the_parameters(tmp_path: Path) -> None:
-    model, pathways = trained(adapt_every=2)
-    pathways.add("it")
-    pathways.save(tmp_path / "early")
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    before, parameter = logits(model, pathways, pathways.languages), pathways.own_parameters("it")["norm.bias"]
-    teach(model, pathways, "it")
-    model.load_state_dict(weights)
-    pathways.load_masks(tmp_path / "early")
-    pathways.own_tensors("it")["fleeting"].copy_(model.fleeting)
-    assert same(logits(model, pathways, pathways.languages), before)
-    assert pathways.own_parameters("it")["norm.bias"] is parameter and parameter.grad is None
-
-
 def test_a_model_that_changes_type_takes_own_tensors_with_it() -> None:
     model, pathways = trained()
     pathways.add("it")
@@ -457,18 +269,6 @@ def test_a_model_that_changes_type_takes_own_tensors_with_it() -> None:
     found = logits(model, pathways, ["en", "it"])
     assert found["it"].dtype == torch.float64
     assert parameter.dtype == torch.float64 and pathways.own_parameters("it")["norm.bias"] is parameter
-
-
-def test_without_own_tensors_there_is_no_file_of_them(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Tanh(), nn.Linear(8, 4, bias=False))
-    pathways = Pathways.attach(model, PathwayConfig(sparsity=0.8), ["en"])
-    pathways.save(tmp_path / "pathways")
-    assert not {"added", "own_sha256"} & json.loads((tmp_path / "pathways" / "pathways.json").read_text()).keys()
-    pathways.add("it")
-    pathways.save(tmp_path / "pathways")
-    assert {path.name for path in (tmp_path / "pathways").iterdir()} == {"pathways.json", "masks.safetensors"}
-    assert same(Pathways.load(model, tmp_path / "pathways").mask("it"), pathways.mask("it"))
 
 
 def refusal(pathways: Pathways, *args: Any) -> str:
@@ -509,55 +309,3 @@ def test_a_step_that_is_not_finished_comes_first() -> None:
     assert "call pathways.step() after every optimizer.step()" in refusal(pathways, "it")
     pathways.step()
     pathways.add("it")
-
-
-def edit(folder: Path, **changes: object) -> None:
-    path = folder / "pathways.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda folder: (folder / "own.safetensors").unlink(), r"own\.safetensors: cannot read"),
-        (lambda folder: truncate(folder / "own.safetensors"), r"own\.safetensors: truncated or changed"),
-        (lambda folder: edit(folder, own_sha256=""), "'it' has no own scale there"),
-        (lambda folder: edit(folder, added={"fr": {"sparsity": 0.5}}), "not the last of all languages"),
-        (
-            lambda folder: edit(folder, added={one: {"sparsity": 0.5} for one in ("en", "fr", "it")}),
-            "not the last of all languages",
-        ),
-        (lambda folder: edit(folder, added={"it": {"sparsity": 2}}), r"added\.it"),
-        (lambda folder: edit(folder, added={}), "own tensors of 'it', which was not added"),
-    ],
-)
-def test_a_broken_or_foreign_folder_is_refused_in_one_line(
-    tmp_path: Path, damage: Callable[[Path], None], message: str
-) -> None:
-    _, pathways = trained()
-    pathways.add("it")
-    pathways.save(tmp_path / "pathways")
-    damage(tmp_path / "pathways")
-    with pytest.raises(PathwaysError, match=message) as caught:
-        Pathways.load(Speller(), tmp_path / "pathways")
-    assert "\n" not in str(caught.value)
-
-
-def test_own_tensors_of_another_model_are_refused(tmp_path: Path) -> None:
-    def made(bias: bool) -> nn.Module:
-        return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4, bias=bias))
-
-    pathways = Pathways.attach(made(True), PathwayConfig(sparsity=0.8), ["en"])
-    pathways.add("it")
-    pathways.save(tmp_path / "pathways")
-    with pytest.raises(PathwaysError, match=r"another model: 'it' has an own 1\.bias there"):
-        Pathways.load(made(False), tmp_path / "pathways")
-    other = Pathways.attach(made(True), PathwayConfig(sparsity=0.8), ["en", "it"])
-    with pytest.raises(PathwaysError, match="has other pathways"):
-        other.load_masks(tmp_path / "pathways")
-    with pytest.raises(PathwaysError, match="the languages added to it are it"):
-        other.load_state_dict(pathways.state_dict())

@@ -221,9 +221,9 @@ class Pathways:
         self._switch.require_stepped()
         addition = self._state.check_addition(language, sparsity, reuse)
         others = partial(self._bank.share, self._state.keys)
-        everything = [torch.ones((), dtype=torch.bool).expand(target.shape) for target in self._targets]
         with quiet():
-            everything = [mask.to(t.parameter.device) for mask, t in zip(everything, self._targets, strict=True)]
+            weights = [target.parameter for target in self._targets]
+            everything = [torch.ones((), dtype=torch.bool, device=w.device).expand(w.shape) for w in weights]
             _, new = self._chooser.prune(language, addition.sparsity, everything, others, reuse)
             packed = [masks.pack(mask) for mask in new]
         self._model.zero_grad(set_to_none=True)
