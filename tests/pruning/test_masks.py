@@ -27,6 +27,13 @@ def test_packing_loses_nothing_and_takes_one_bit_a_weight(shape: tuple[int, ...]
     assert masks.popcount(packed) == int(mask.sum())
 
 
+@given(shapes, st.integers(0, 1000))
+def test_a_complement_keeps_what_was_dropped_and_leaves_the_last_bits_zero(shape: tuple[int, ...], seed: int) -> None:
+    mask = random_mask(shape, seed)
+    other = masks.complement(masks.pack(mask), shape)
+    assert torch.equal(other, masks.pack(~mask))
+
+
 def test_weight_number_8j_plus_b_is_bit_b_of_byte_j() -> None:
     mask = torch.zeros(3, 4, dtype=torch.bool)
     mask[0, 1] = mask[2, 2] = True  # weights 1 and 10

@@ -63,6 +63,11 @@ class MaskBank:
         """The packed masks of what at least one of ``pathways`` keeps."""
         return [masks.union(one) for one in zip(*(self.packed(p) for p in pathways), strict=True)]
 
+    def packed_outside(self, pathways: Sequence[str]) -> list[Tensor]:
+        """The packed masks of what none of ``pathways`` keeps."""
+        kept = self.packed_union(pathways)
+        return [masks.complement(bits, target.shape) for bits, target in zip(kept, self._targets, strict=True)]
+
     def share(self, pathways: Sequence[str], index: int) -> Tensor:
         """The share of ``pathways`` that keep each weight of tensor ``index``, float32."""
         target = self._targets[index]
@@ -82,5 +87,9 @@ class MaskBank:
 
     def unpack(self, packed: Sequence[Tensor]) -> list[Tensor]:
         """The bool masks of packed ones, one a tensor."""
+        return [self.unpack_one(packed, index) for index in range(len(self._targets))]
+
+    def unpack_one(self, packed: Sequence[Tensor], index: int) -> Tensor:
+        """The bool mask of tensor ``index`` of packed ones."""
         with quiet():
-            return [masks.unpack(bits, target.shape) for bits, target in zip(packed, self._targets, strict=True)]
+            return masks.unpack(packed[index], self._targets[index].shape)

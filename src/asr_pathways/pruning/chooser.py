@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,15 +39,24 @@ class Chooser:
         self._statistics = statistics
         self._gradients = gradients
 
-    def prune(self, pathway: str, sparsity: float, now: Sequence[Tensor]) -> tuple[str, Iterator[Tensor]]:
+    def prune(
+        self,
+        pathway: str,
+        sparsity: float,
+        now: Sequence[Tensor],
+        others: Callable[[int], Tensor] | None = None,
+        reuse: float = 1.0,
+    ) -> tuple[str, Iterator[Tensor]]:
         """The masks at a new sparsity: (name of the score used, one mask a tensor).
 
         Pathways of which no activation was seen yet are scored by magnitude.
 
         Args:
             now: the present bool masks; where pruning narrows, only what they keep may be kept.
+            others, reuse: as for `adapt`; ``others`` is needed for a ``reuse`` other than 1.
         """
-        return self._by_score(pathway, sparsity, now if self._narrows else None)
+        favour = None if others is None or reuse == 1 else partial(_reused, reuse, others)
+        return self._by_score(pathway, sparsity, now if self._narrows else None, favour)
 
     def adapt(
         self,
@@ -55,6 +65,7 @@ class Chooser:
         now: Sequence[Tensor],
         own_step: int,
         others: Callable[[int], Tensor],
+        reuse: float = 1.0,
     ) -> tuple[str, Iterator[Tensor]]:
         """The masks chosen again at the same sparsity, dropped weights included.
 
@@ -62,6 +73,7 @@ class Chooser:
             now: the present bool masks.
             own_step: steps of the pathway's own language.
             others: from the index of a tensor to the share of the other pathways that keep each of its weights.
+            reuse: what the score of a weight that another pathway keeps is multiplied by.
 
         Raises:
             PathwaysError: if the score needs activations or gradients and none were seen.
@@ -72,10 +84,12 @@ class Chooser:
 
         def favour(index: int) -> Tensor:
             factor = 1 + config.hysteresis * now[index].float()
-            return factor * (1 + config.overlap_pull * others(index)) if config.overlap_pull else factor
+            if config.overlap_pull:
+                factor *= 1 + config.overlap_pull * others(index)
+            return factor if reuse == 1 else factor * _reused(reuse, others, index)
 
-        favoured = favour if config.hysteresis or config.overlap_pull else None
-        score, new = self._by_score(pathway, sparsity, None, favoured)
+        favours = config.hysteresis or config.overlap_pull or reuse != 1
+        score, new = self._by_score(pathway, sparsity, None, favour if favours else None)
         if score != self._config.score:
             raise PathwaysError(
                 f"no activation of {pathway!r} was seen yet: run forward passes inside calibrate({pathway!r})"
@@ -118,3 +132,8 @@ class Chooser:
             local = torch.zeros_like(target.parameter, dtype=torch.float32) if held is None else held
             evidence = Evidence(target.parameter, gradient=distributed.total(local))
             yield swap(magnitude(evidence), gradient(evidence), mask, fraction, self._granularity)
+
+
+def _reused(reuse: float, others: Callable[[int], Tensor], index: int) -> Tensor:
+    """``reuse`` where another pathway keeps a weight, 1 elsewhere."""
+    return torch.where(others(index) > 0, reuse, 1.0)

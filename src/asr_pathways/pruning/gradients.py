@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from asr_pathways.pruning.targets import Target
+from asr_pathways.pruning.weights import as_number
 
 Hook = Callable[[Tensor], "Tensor | None"]
 
@@ -18,12 +19,12 @@ class GradientHooks:
     accumulated over several languages are right, and ranks exchange masked gradients.
 
     Attributes:
-        masks: the masks, one a tensor, that gradients are multiplied by; None: by nothing.
+        mask: from the index of a tensor to the bool mask that its gradient is multiplied by; None: by nothing.
         taking: the pathway whose dense gradients are being summed up; None: of none.
     """
 
     def __init__(self, targets: Sequence[Target], take: bool) -> None:
-        self.masks: list[Tensor] | None = None
+        self.mask: Callable[[int], Tensor] | None = None
         self.taking: str | None = None
         self._count = len(targets)
         self._take = take
@@ -48,6 +49,6 @@ class GradientHooks:
                 held = sums[index]
                 new = gradient.detach().float()
                 sums[index] = new.clone() if held is None else held + new
-            return None if self.masks is None else gradient * self.masks[index]
+            return None if self.mask is None else gradient * as_number(self.mask(index))
 
         return hook

@@ -119,3 +119,12 @@ def union(masks: Sequence[Tensor]) -> Tensor:
     for mask in masks[1:]:
         result = result | mask
     return result
+
+
+def complement(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """The packed mask of ``shape`` that keeps what ``packed`` drops."""
+    result = ~packed
+    used = math.prod(shape) % 8
+    if used:
+        result[-1] &= (1 << used) - 1
+    return result

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,16 @@ from torch.optim import Optimizer
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning import masks, storage
-from asr_pathways.pruning.bank import MaskBank
 from asr_pathways.pruning.chooser import Chooser
-from asr_pathways.pruning.config import SHARED, PathwayConfig
+from asr_pathways.pruning.config import PathwayConfig
 from asr_pathways.pruning.gradients import GradientHooks
 from asr_pathways.pruning.policy import POLICIES
 from asr_pathways.pruning.report import MaskEvent, Summary, mean_iou, overlaps, summarize, union_density
-from asr_pathways.pruning.statistics import EVERY, InputStatistics
-from asr_pathways.pruning.targets import find_targets
+from asr_pathways.pruning.rows import Rows
+from asr_pathways.pruning.state import State
+from asr_pathways.pruning.switch import Switch
 from asr_pathways.pruning.training import copy_weights, reset_revived, rewind
-from asr_pathways.pruning.weights import MaskedWeights, as_numbers
+from asr_pathways.pruning.weights import MaskedWeights, quiet
 
 
 class Pathways:
@@ -43,28 +43,17 @@ class Pathways:
     same language: every rank then chooses the same masks. Parameters sharded over ranks are not supported.
     """
 
-    def __init__(self, model: nn.Module, config: PathwayConfig, languages: Sequence[str]) -> None:
-        """Use `attach` or `load`: this leaves every mask dense."""
+    def __init__(self, model: nn.Module, state: State) -> None:
+        """Use `attach` or `load`."""
         self._model = model
-        self._config = config
-        self._keys = config.pathways(languages)
-        self._languages = tuple(languages)
-        self._policy = POLICIES[config.gradient]
-        self._targets = find_targets(model, config.include, config.exclude)
-        self._bank = MaskBank(self._targets, self._keys)
-        self._weights = MaskedWeights(self._targets)
-        self._statistics = InputStatistics(self._targets if config.score == "activation" else [], self._keys)
-        self._gradients = GradientHooks(self._targets, take=config.score == "gradient")
-        self._chooser = Chooser(config, self._targets, self._statistics, self._gradients)
-        self._removers: list[Callable[[], None]] = []
-        self._step = 0
-        self._own_steps = dict.fromkeys(self._keys, 0)
-        self._sparsity = 0.0
-        self._start: dict[str, Tensor] = {}  # the weights to which `rewind` goes back
-        self._hooked = False
-        self._attached = True
-        self._in_use: str | None = None
-        self._trained: set[str] = set()  # pathways used in training since the last step
+        self._state = state
+        self._config = state.config
+        self._targets = state.targets
+        self._bank = state.bank
+        self._gradients = GradientHooks(state.targets, take=state.config.score == "gradient")
+        self._weights = MaskedWeights(state.targets)
+        self._switch = Switch(model, state, self._weights, self._gradients)
+        self._chooser = Chooser(state.config, state.targets, state.statistics, self._gradients)
 
     @classmethod
     def attach(cls, model: nn.Module, config: PathwayConfig, languages: Sequence[str]) -> Pathways:
@@ -76,9 +65,9 @@ class Pathways:
         Raises:
             PathwaysError: if there is nothing to prune, or the languages or patterns make no sense.
         """
-        pathways = cls(model, config, languages)
+        pathways = cls(model, State(model, config, languages))
         if config.rewind:
-            pathways._start = copy_weights(model)
+            pathways._state.start = copy_weights(model)
         stage = config.stage_at(0)
         if stage is not None:
             pathways._prune(stage, None)
@@ -91,10 +80,7 @@ class Pathways:
         Raises:
             PathwaysError: if the folder is not one that `save` wrote, or is of another model.
         """
-        description, packed = storage.read_folder(Path(folder))
-        pathways = cls(model, description.config, description.languages)
-        pathways._restore(description, packed, str(folder))
-        return pathways
+        return cls(model, State.stored_in(model, storage.read_folder(Path(folder)), str(folder)))
 
     @property
     def config(self) -> PathwayConfig:
@@ -102,66 +88,56 @@ class Pathways:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        return self._languages
+        return self._state.languages
 
     @property
     def names(self) -> tuple[str, ...]:
         """The prunable tensors, by their first names in the model."""
-        return tuple(target.name for target in self._targets)
+        return self._state.names
 
     @property
     def sparsity(self) -> float:
         """What pruning has reached so far; `config.sparsity` once the schedule has run out."""
-        return self._sparsity
+        return self._state.sparsity
 
     @property
     def at_target(self) -> bool:
         """Whether pruning has reached `config.sparsity`; masks may still adapt."""
-        return self._sparsity == self._config.sparsity
+        return self._state.sparsity == self._config.sparsity
 
     @property
     def steps(self) -> int:
         """How often `step` was called."""
-        return self._step
+        return self._state.step
 
     # --- in a training loop ---------------------------------------------------------------------------------
 
-    @contextmanager
-    def use(self, language: str) -> Iterator[None]:
+    @overload
+    def use(self, language: str) -> AbstractContextManager[None]: ...
+
+    @overload
+    def use(self, language: list[str] | tuple[str, ...]) -> AbstractContextManager[Rows]: ...
+
+    def use(self, language: str | list[str] | tuple[str, ...]) -> AbstractContextManager[Rows | None]:
         """The model is the sub-network of ``language`` inside the block; the dense weights are back after.
 
         Run forward and backward inside it. A backward pass outside is an error of autograd's, because the
         weights it needs have changed. Under gradient policy ``parp`` the model stays dense in training mode.
 
-        Raises:
-            PathwaysError: on an unknown language, inside another `use`, or where `step` was forgotten.
-        """
-        key = self._key(language)
-        self._require_dense(f"use({language!r})")
-        if self._policy.freezes and self._trained and self._weights.moved():
-            raise PathwaysError("the weights changed after use: call pathways.step() after every optimizer.step()")
-        training = self._model.training
-        self._in_use = key
-        try:
-            if self._policy.masks_training or not training:
-                self._weights.mask(self._bank.unpacked(key))
-            if training:
-                self._hook()
-                self._trained.add(key)
-                if self._own_steps[key] % EVERY == 0:
-                    self._statistics.recording = key
-                if self._sparsity > 0 and self._config.adapts_at(self._own_steps[key] + 1):
-                    self._gradients.taking = key
-                if self._policy.freezes:
-                    self._gradients.masks = as_numbers(self._bank.unpacked(key))
-            yield
-        finally:
-            self._weights.restore()
-            self._gradients.masks = self._gradients.taking = self._statistics.recording = None
-            self._in_use = None
+        For a batch of several languages give the language of each row; what the block then yields calls functions
+        on such batches, each row with its own pathway (see `Rows`):
 
-    @contextmanager
-    def calibrate(self, language: str) -> Iterator[None]:
+            with pathways.use(["en", "fr", "en"]) as rows:
+                loss = criterion(rows(model, features), targets)
+                loss.backward()
+
+        Raises:
+            PathwaysError: on an unknown language, inside another `use`, where `step` was forgotten, or in training
+                mode on a language after which another was added.
+        """
+        return self._switch.use(language) if isinstance(language, str) else self._switch.use_rows(language)
+
+    def calibrate(self, language: str) -> AbstractContextManager[None]:
         """Collects what the score needs of ``language`` from what is run inside the block, in any mode.
 
         For score ``activation`` run forward passes, for ``gradient`` backward passes as well; then `adapt`.
@@ -170,22 +146,14 @@ class Pathways:
         Raises:
             PathwaysError: on an unknown language, or if the score is ``magnitude``, which needs nothing.
         """
-        key = self._key(language)
-        if self._config.score == "magnitude":
-            raise PathwaysError("score magnitude needs no calibration: adapt() at once")
-        self._hook()
-        before = self._statistics.recording, self._gradients.taking
-        self._statistics.recording = self._gradients.taking = key
-        try:
-            yield
-        finally:
-            self._statistics.recording, self._gradients.taking = before
+        return self._switch.calibrate(language)
 
     def step(self, optimizer: Optimizer | None = None) -> list[MaskEvent]:
         """Call it after every ``optimizer.step()``: advances the clocks, prunes and adapts when due.
 
         Under policy ``frozen`` it also undoes what weight decay and momentum did to frozen weights: those in
-        none of the masks used since the last call.
+        none of the masks used since the last call. Once a language was added, the same goes under every policy
+        for the weights that the languages before it keep.
 
         Args:
             optimizer: needed if ``rewind``, or ``revived="reset"``, so that its state can follow.
@@ -196,24 +164,20 @@ class Pathways:
         Raises:
             PathwaysError: inside `use`, or if the optimizer is needed and missing.
         """
-        self._require_dense("step()")
+        self._switch.require_dense("step()")
         if optimizer is None and (self._config.rewind or self._config.revived == "reset"):
             raise PathwaysError("step(): give it the optimizer, whose state is to follow rewound or revived weights")
-        trained = [key for key in self._keys if key in self._trained]
-        self._trained.clear()
-        if self._policy.freezes and trained:
-            self._weights.restore_outside(self._bank.union(trained))
-        self._step += 1
+        state = self._state
+        trained = self._switch.end_step()
+        state.step += 1
         for key in trained:
-            self._own_steps[key] += 1
-        stage = self._config.stage_at(self._step)
+            state.own_steps[key] += 1
+        stage = None if state.added else self._config.stage_at(state.step)
         if stage is not None:
             events = self._prune(stage, optimizer)
-        elif self._sparsity > 0:
-            due = [key for key in trained if self._config.adapts_at(self._own_steps[key])]
-            events = [self._adapt(key, optimizer) for key in due]
-        else:
-            events = []  # a dense mask has nothing to choose
+        else:  # a dense mask has nothing to choose
+            sparse = [key for key in trained if state.sparsity_of(key) > 0]
+            events = [self._adapt(key, optimizer) for key in sparse if self._config.adapts_at(state.own_steps[key])]
         self._gradients.forget()
         return events
 
@@ -221,33 +185,105 @@ class Pathways:
         """Chooses the mask of ``language`` again at the present sparsity (for all, if they share it).
 
         Raises:
-            PathwaysError: on an unknown language, inside `use`, or if the score has nothing to go by yet.
+            PathwaysError: on an unknown language or one after which another was added, inside `use`, or if the
+                score has nothing to go by yet.
         """
-        self._require_dense("adapt()")
-        if optimizer is None and self._config.revived == "reset" and self._step > 0:
+        self._switch.require_dense("adapt()")
+        self._state.require_open(language, "adapt")
+        if optimizer is None and self._config.revived == "reset" and self._state.step > 0:
             raise PathwaysError("adapt(): give it the optimizer, whose state is to follow revived weights")
-        return self._adapt(self._key(language), optimizer)
+        return self._adapt(self._state.key(language), optimizer)
+
+    # --- one more language ----------------------------------------------------------------------------------
+
+    def add(self, language: str, sparsity: float | None = None, *, reuse: float = 1.0) -> None:
+        """Adds a language without harm to those that are there: their outputs stay the same bit for bit.
+
+        The new pathway may use every weight. Training it moves only weights that no other pathway keeps, and
+        copies of its own of everything outside the masks (norms, biases, embeddings and the like), which stand
+        in the model while it is in use. From here on only this language trains, prunes no more and adapts as
+        the config says. Its first mask is chosen by magnitude; see `calibrate` and `adapt` for better ones.
+
+        Give the optimizer `parameters` of the language. Gradients of an unfinished step are dropped. Own tensors are
+        unknown to DistributedDataParallel: train an added language in one process.
+
+        Args:
+            sparsity: of its mask; by default the config's.
+            reuse: 0 to 1: what the score of a weight that another pathway keeps is multiplied by when its mask is
+                chosen. Such weights, which do not train, are the largest: at 1 they may be all that it keeps. Swaps
+                of score ``gradient`` do not heed it.
+
+        Raises:
+            PathwaysError: if it is there already, if pruning or a step is not finished, if fewer weights are free
+                than its mask keeps, or if the languages share a mask or train densely (``parp``).
+        """
+        self._switch.require_dense("add()")
+        self._switch.require_stepped()
+        addition = self._state.check_addition(language, sparsity, reuse)
+        others = partial(self._bank.share, self._state.keys)
+        with quiet():
+            weights = [target.parameter for target in self._targets]
+            everything = [torch.ones((), dtype=torch.bool, device=w.device).expand(w.shape) for w in weights]
+            _, new = self._chooser.prune(language, addition.sparsity, everything, others, reuse)
+            packed = [masks.pack(mask) for mask in new]
+        self._model.zero_grad(set_to_none=True)
+        self._switch.forget()
+        self._switch.unhook()  # other gradients are to be masked from here on
+        self._state.add(language, addition, packed)
+
+    def parameters(self, language: str) -> dict[str, nn.Parameter]:
+        """{name: parameter}: what training ``language`` moves, for an optimizer.
+
+        For a language that was added these are the prunable weights and its own parameters, else all of the model's.
+
+        Raises:
+            PathwaysError: on an unknown language, or one after which another was added.
+        """
+        self._state.require_open(language, "parameters")
+        if language not in self._state.added:
+            return dict(self._model.named_parameters())
+        return {target.name: target.parameter for target in self._targets} | self.own_parameters(language)
+
+    def own_parameters(self, language: str) -> dict[str, nn.Parameter]:
+        """{name in the model: parameter} that ``language`` has of its own; none if it was not added."""
+        return {n: tensor for n, tensor in self.own_tensors(language).items() if isinstance(tensor, nn.Parameter)}
+
+    def own_tensors(self, language: str) -> dict[str, Tensor]:
+        """{name in the model: parameter or buffer} that ``language`` has of its own; none if it was not added."""
+        return self._state.own.tensors(self._state.key(language))
+
+    def set_own(self, language: str, tensors: Mapping[str, Tensor]) -> None:
+        """Gives a language that was added copies of other own tensors, by their names in the model.
+
+        They may have other sizes, such as more rows of an embedding and of the output layer. A parameter becomes
+        a new parameter: do it before the optimizer is made.
+
+        Raises:
+            PathwaysError: if one is no own tensor of the language or has another number of dimensions, inside
+                `use`, or if another language was added after it.
+        """
+        self._switch.require_dense("set_own()")
+        self._state.require_open(language, "set_own")
+        self._state.own.replace(language, tensors)
 
     # --- masks ----------------------------------------------------------------------------------------------
 
     def mask(self, language: str) -> dict[str, Tensor]:
         """{tensor's name: bool tensor of its shape}; True is kept. The tensors are the caller's own."""
-        return self._bank.named(self._key(language))
+        return self._bank.named(self._state.key(language))
 
     def set_mask(self, language: str, mask: Mapping[str, Tensor]) -> None:
         """Takes a mask from elsewhere: {tensor's name: bool tensor}, every prunable tensor in it.
 
         Raises:
-            PathwaysError: if a tensor is missing, unknown, not bool, or of another shape.
+            PathwaysError: if a tensor is missing, unknown, not bool, or of another shape, or if another language
+                was added after this one.
         """
-        self._require_dense("set_mask()")
-        key = self._key(language)
-        found = {name: tuple(tensor.shape) for name, tensor in mask.items()}
-        storage.check_tensors("mask", found, self._shapes())
-        for name, tensor in mask.items():
-            if tensor.dtype != torch.bool:
-                raise PathwaysError(f"mask: {name} is {tensor.dtype}, not torch.bool")
-        self._bank.put(key, (mask[target.name].to(target.parameter.device) for target in self._targets))
+        self._switch.require_dense("set_mask()")
+        self._state.require_open(language, "set_mask")
+        self._state.check_mask(mask)
+        new = (mask[target.name].to(target.parameter.device) for target in self._targets)
+        self._bank.put(self._state.key(language), new)
         self._after_new_masks()
 
     def masks_from(self, source: Pathways | str | Path) -> list[str]:
@@ -257,44 +293,36 @@ class Pathways:
         of language-specific (LSP) or language-agnostic (LAP) pruning; call it once for each such run.
 
         Returns:
-            The languages that got a mask; the others keep theirs.
+            The languages that got a mask; the others keep theirs, as do those after which one was added.
 
         Raises:
             PathwaysError: if no language is in both, or the tensors differ.
         """
-        self._require_dense("masks_from()")
+        self._switch.require_dense("masks_from()")
         if isinstance(source, Pathways):
-            description, packed, where = source._describe(), source._packed(), "masks_from"
+            taken = self._state.take_masks(source._state.stored(), "masks_from")
         else:
-            (description, packed), where = storage.read_folder(Path(source)), str(source)
-        storage.check_tensors(where, description.tensors, self._shapes())
-        common = [language for language in self._languages if language in description.languages]
-        if not common:
-            raise PathwaysError(
-                f"{where}: has {', '.join(description.languages)}, none of {', '.join(self._languages)}"
-            )
-        if self._config.shared and len(packed) > 1:
-            raise PathwaysError(f"{where}: has {len(packed)} masks, and here all languages share one")
-        for language in common:
-            self._put_packed({self._key(language): packed[SHARED if description.config.shared else language]})
+            taken = self._state.take_masks(storage.read_folder(Path(source)), str(source))
         self._after_new_masks()
-        return common
+        return taken
 
     def overlap(self) -> dict[tuple[str, str], float]:
         """Intersection over union of the masks of every pair of languages; 1.0 means that they are the same."""
-        return overlaps(self._bank, self._own_masks())
+        return overlaps(self._bank, self._state.masks)
 
     def summary(self) -> Summary:
         """Sparsities by language and tensor, union density, mean overlap, bytes of masks."""
-        return summarize(self._bank, self._targets, self._own_masks())
+        return summarize(self._bank, self._targets, self._state.masks)
 
     # --- keeping --------------------------------------------------------------------------------------------
 
     def extract(self, language: str) -> dict[str, Tensor]:
-        """A copy of the model's state_dict with the zeros of ``language`` written in."""
-        self._require_dense("extract()")
-        state = {name: value.clone() for name, value in self._model.state_dict().items()}
-        for target, mask in zip(self._targets, self._bank.unpacked(self._key(language)), strict=True):
+        """A copy of the model's state_dict with the zeros and the own tensors of ``language`` written in."""
+        self._switch.require_dense("extract()")
+        key = self._state.key(language)
+        with self._state.own.in_place(key):
+            state = {name: value.clone() for name, value in self._model.state_dict().items()}
+        for target, mask in zip(self._targets, self._bank.unpacked(key), strict=True):
             for name in target.names:
                 state[name].masked_fill_(~mask.to(state[name].device), 0)
         return state
@@ -302,175 +330,100 @@ class Pathways:
     def save(self, folder: str | Path) -> None:
         """Writes masks, config and clocks to ``folder`` (pathways.json, masks.safetensors), whole or not at all.
 
-        The weights are the model's to save; what training needs beside is in `state_dict`.
+        What languages that were added have of their own goes to own.safetensors beside them. The weights are the
+        model's to save; what training needs beside is in `state_dict`.
 
         Raises:
             PathwaysError: if the folder cannot be written or holds other files.
         """
-        storage.write_folder(Path(folder), self._describe(), self._packed())
+        storage.write_folder(Path(folder), self._state.stored())
 
     def load_masks(self, folder: str | Path) -> None:
-        """Goes back to the masks and clocks that these pathways once saved to ``folder``; weights stay.
+        """Goes back to the masks, clocks and own tensors that these pathways once saved to ``folder``; weights stay.
 
         Raises:
             PathwaysError: if the folder is not one that `save` wrote, or is of other languages or another model.
         """
-        self._require_dense("load_masks()")
-        description, packed = storage.read_folder(Path(folder))
-        if description.languages != self._languages or description.config.shared != self._config.shared:
-            raise PathwaysError(f"{folder}: has other pathways ({', '.join(description.languages)}): use masks_from")
-        self._restore(description, packed, str(folder))
+        self._switch.require_dense("load_masks()")
+        self._state.restore(storage.read_folder(Path(folder)), str(folder))
+        self._switch.forget()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming exactly needs, as of the last finished `step`.
 
         Only tensors, dicts, lists, numbers and strings: `torch.load(..., weights_only=True)` reads it back.
         """
-        return {
-            "config": self._config.model_dump(mode="json"),
-            "languages": list(self._languages),
-            "shapes": {name: list(shape) for name, shape in self._shapes().items()},
-            "step": self._step,
-            "own_steps": dict(self._own_steps),
-            "sparsity": self._sparsity,
-            "masks": self._packed(),
-            "statistics": self._statistics.state_dict(),
-            "start": dict(self._start),
-        }
+        return self._state.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict` of pathways with the same config, languages and tensors.
 
+        Own tensors are taken into the parameters that an optimizer may hold already.
+
         Raises:
             PathwaysError: if it is of others.
         """
-        self._require_dense("load_state_dict()")
-        storage.check_config("state of pathways", state.get("config"), self._config)
-        if state["languages"] != list(self._languages):
-            raise PathwaysError(f"state of pathways: its languages are {', '.join(state['languages'])}")
-        storage.check_tensors("state of pathways", state["shapes"], self._shapes())
-        self._put_packed(state["masks"])
-        self._statistics.load_state_dict(state["statistics"])
-        self._step = int(state["step"])
-        self._own_steps = {key: int(state["own_steps"][key]) for key in self._keys}
-        self._sparsity = float(state["sparsity"])
-        self._start = {name: value.detach().clone() for name, value in state["start"].items()}
-        self._forget()
+        self._switch.require_dense("load_state_dict()")
+        self._state.load_state_dict(state)
+        self._switch.forget()
 
     def detach(self) -> None:
         """Takes every hook off the model and frees what was kept beside it; the weights stay dense."""
-        self._require_dense("detach()")
-        self._attached = False
-        for remove in self._removers:
-            remove()
-        self._removers = []
-        self._weights.release()
+        self._switch.require_dense("detach()")
+        self._switch.detach()
 
     def __repr__(self) -> str:
         return (
-            f"Pathways({', '.join(self._languages)}: {len(self._targets)} tensors at sparsity {self._sparsity:g}, "
-            f"step {self._step})"
+            f"Pathways({', '.join(self.languages)}: {len(self._targets)} tensors at sparsity {self.sparsity:g}, "
+            f"step {self.steps})"
         )
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _key(self, language: str) -> str:
-        if language not in self._languages:
-            raise PathwaysError(f"unknown language {language!r}: the pathways are {', '.join(self._languages)}")
-        return SHARED if self._config.shared else language
-
-    def _own_masks(self) -> dict[str, str]:
-        return {language: self._key(language) for language in self._languages}
-
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {target.name: tuple(target.shape) for target in self._targets}
-
-    def _describe(self) -> storage.Description:
-        return storage.Description(
-            config=self._config,
-            languages=self._languages,
-            tensors=self._shapes(),
-            step=self._step,
-            own_steps=self._own_steps,
-            current_sparsity=self._sparsity,
-        )
-
-    def _packed(self) -> storage.PackedMasks:
-        return {key: dict(zip(self.names, self._bank.packed(key), strict=True)) for key in self._keys}
-
-    def _restore(self, description: storage.Description, packed: storage.PackedMasks, where: str) -> None:
-        storage.check_tensors(where, description.tensors, self._shapes())
-        self._put_packed(packed)
-        self._step = description.step
-        self._own_steps = dict(description.own_steps)
-        self._sparsity = description.current_sparsity
-        self._forget()
-
-    def _forget(self) -> None:
-        """Drops what belongs to an unfinished step."""
-        self._trained.clear()
-        self._gradients.forget()
-
-    def _put_packed(self, packed: storage.PackedMasks) -> None:
-        for key, held in packed.items():
-            self._bank.put_packed(key, [held[name] for name in self.names])
-
-    def _require_dense(self, what: str) -> None:
-        if self._in_use is not None:
-            raise PathwaysError(f"{what} inside use({self._in_use!r}): leave that block first, its weights are masked")
-        if not self._attached:
-            raise PathwaysError(f"{what} after detach: attach or load the pathways again")
-
-    def _hook(self) -> None:
-        """Puts the hooks that score and policy need on the model; one that is only evaluated carries none."""
-        if not self._hooked:
-            self._removers += self._statistics.hook()
-            if self._policy.freezes or self._config.score == "gradient":
-                self._removers += self._weights.hook_gradients(self._gradients.hooks())
-            self._hooked = True
-
     def _prune(self, sparsity: float, optimizer: Optimizer | None) -> list[MaskEvent]:
-        self._sparsity = sparsity
+        self._state.sparsity = sparsity
         events = []
-        for key in self._keys:
+        for key in self._state.keys:
             score, new = self._chooser.prune(key, sparsity, self._bank.unpacked(key))
             events.append(self._take(key, "prune", score, new, optimizer))
-        if self._config.rewind and self._step > 0:
-            if not self._start:
+        if self._config.rewind and self._state.step > 0:
+            if not self._state.start:
                 raise PathwaysError("rewind: saved pathways do not keep the starting weights: resume the training run")
-            rewind(self._model, self._start, optimizer)
+            rewind(self._model, self._state.start, optimizer)
         return events
 
     def _adapt(self, key: str, optimizer: Optimizer | None) -> MaskEvent:
-        others = [other for other in self._keys if other != key]
+        state = self._state
+        others = partial(self._bank.share, [other for other in state.keys if other != key])
         score, new = self._chooser.adapt(
-            key, self._sparsity, self._bank.unpacked(key), self._own_steps[key], partial(self._bank.share, others)
+            key, state.sparsity_of(key), self._bank.unpacked(key), state.own_steps[key], others, state.reuse_of(key)
         )
         return self._take(key, "adapt", score, new, optimizer)
 
     def _take(
         self, key: str, kind: Literal["prune", "adapt"], score: str, new: Iterator[Tensor], optimizer: Optimizer | None
     ) -> MaskEvent:
+        state, config = self._state, self._config
         before = self._bank.packed(key)
-        union_before = self._bank.packed_union(self._keys)
+        union_before = self._bank.packed_union(state.keys)
         self._bank.put(key, new)
         after = self._bank.packed(key)
-        if self._config.revived == "reset" and optimizer is not None:
+        if config.revived == "reset" and optimizer is not None:
             revived = [bits & ~held for bits, held in zip(after, union_before, strict=True)]
             reset_revived(optimizer, self._targets, self._bank.unpack(revived))
         self._after_new_masks()
         return MaskEvent(
             kind=kind,
-            language=None if self._config.shared else key,
-            step=self._step,
+            language=None if config.shared else key,
+            step=state.step,
             sparsity=1 - sum(map(masks.popcount, after)) / self._bank.weights,
             changed=sum(masks.popcount(a ^ b) for a, b in zip(before, after, strict=True)) / self._bank.weights,
             score=score,
-            union_density=union_density(self._bank, self._keys),
-            mean_iou=None if self._config.shared else mean_iou(self._bank, self._own_masks()),
-            rewound=kind == "prune" and self._config.rewind and self._step > 0,
+            union_density=union_density(self._bank, state.keys),
+            mean_iou=None if config.shared else mean_iou(self._bank, state.masks),
+            rewound=kind == "prune" and config.rewind and state.step > 0,
         )
 
     def _after_new_masks(self) -> None:
-        if self._policy.writes_zeros:
-            self._weights.write_zeros(self._bank.unpacked(self._keys[0]))
+        if POLICIES[self._config.gradient].writes_zeros:
+            self._weights.write_zeros(self._bank.unpacked(self._state.keys[0]))

@@ -41,6 +41,10 @@ class InputStatistics:
         self._targets = {target.name: target for target in targets}
         self._sums: dict[str, dict[str, Tensor]] = {pathway: self._zeros() for pathway in pathways}
 
+    def add(self, pathway: str) -> None:
+        """One more pathway, of which nothing has been seen yet."""
+        self._sums[pathway] = self._zeros()
+
     def hook(self) -> Removers:
         """Puts a hook on every module that holds a target; returns what removes them."""
         removers: Removers = []
@@ -55,7 +59,7 @@ class InputStatistics:
     def rms(self, pathway: str) -> dict[str, Tensor]:
         """{tensor's name: (groups, columns)} over all ranks, for the tensors whose inputs were seen."""
         found: dict[str, Tensor] = {}
-        if not self._targets:
+        if not self._targets or pathway not in self._sums:
             return found
         parts = torch.split(self._gather(pathway), [self._length(target) for target in self._targets.values()])
         for (name, target), part in zip(self._targets.items(), parts, strict=True):

@@ -1,12 +1,17 @@
-"""Masks on disk: a folder of pathways.json and masks.safetensors (one bit a weight), written whole or not at all."""
+"""Pathways on disk: a folder of pathways.json and masks.safetensors (one bit a weight), written whole or not at all.
+
+Where languages were added, own.safetensors beside them holds what they have of their own.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -19,8 +24,21 @@ from asr_pathways.pruning.masks import packed_size
 
 DESCRIPTION = "pathways.json"
 MASKS = "masks.safetensors"
+OWN = "own.safetensors"
 FORMAT: Final = "asr-pathways masks"
 VERSION = 1
+
+
+class Addition(Config):
+    """How a language was added.
+
+    Attributes:
+        sparsity: of its mask.
+        reuse: what the score of a weight that an earlier pathway keeps is multiplied by when its mask is chosen.
+    """
+
+    sparsity: float = Field(ge=0, lt=1)
+    reuse: float = Field(default=1.0, ge=0, le=1)
 
 
 class Description(Config):
@@ -32,6 +50,8 @@ class Description(Config):
         step, own_steps: the clocks.
         current_sparsity: what pruning has reached.
         sha256: of the masks file, in hexadecimal.
+        added: the languages that were added to the others, in order; they are the last of ``languages``.
+        own_sha256: of the file of own tensors; empty where there are none.
     """
 
     format: Literal["asr-pathways masks"] = FORMAT
@@ -43,12 +63,35 @@ class Description(Config):
     own_steps: dict[str, int]
     current_sparsity: float
     sha256: str = ""
+    added: dict[str, Addition] = Field(default={})
+    own_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _added_last(self) -> Description:
+        first = len(self.languages) - len(self.added)
+        if self.added and (first < 1 or self.languages[first:] != tuple(self.added)):
+            raise ValueError("the languages that were added are not the last of all languages")
+        return self
 
 
-PackedMasks = dict[str, dict[str, Tensor]]  # by pathway, then by tensor
+ByLanguage = dict[str, dict[str, Tensor]]  # by pathway, then by tensor
 
 
-def write_folder(folder: Path, description: Description, packed: PackedMasks) -> None:
+@dataclass(frozen=True)
+class Stored:
+    """What a folder holds.
+
+    Attributes:
+        masks: packed, by pathway and tensor.
+        own: own tensors of languages that were added, by language and tensor.
+    """
+
+    description: Description
+    masks: ByLanguage
+    own: ByLanguage
+
+
+def write_folder(folder: Path, stored: Stored) -> None:
     """Writes ``folder`` anew.
 
     Raises:
@@ -58,20 +101,21 @@ def write_folder(folder: Path, description: Description, packed: PackedMasks) ->
     if folder.exists() and not folder.is_dir():
         raise PathwaysError(f"{folder}: is a file: choose a folder for the pathways")
     if folder.is_dir():
-        foreign = sorted(path.name for path in folder.iterdir() if path.name not in (DESCRIPTION, MASKS))
+        foreign = sorted(path.name for path in folder.iterdir() if path.name not in (DESCRIPTION, MASKS, OWN))
         if foreign:
             raise PathwaysError(f"{folder}: holds {foreign[0]} beside pathways: choose a folder of their own")
-    flat = {
-        f"{pathway}/{name}": bits.cpu().contiguous() for pathway, held in packed.items() for name, bits in held.items()
-    }
     with atomic_folder(folder) as temporary:
-        content = save(flat)
-        (temporary / MASKS).write_bytes(content)
-        final = description.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
-        write_json(temporary / DESCRIPTION, final.model_dump(mode="json"))
+        sums = {"sha256": _write_tensors(temporary / MASKS, stored.masks)}
+        if any(stored.own.values()):
+            sums["own_sha256"] = _write_tensors(temporary / OWN, stored.own)
+        content = stored.description.model_copy(update=sums).model_dump(mode="json")
+        for optional in ("added", "own_sha256"):  # left out where they say nothing: older releases read on
+            if not content[optional]:
+                del content[optional]
+        write_json(temporary / DESCRIPTION, content)
 
 
-def read_folder(folder: Path) -> tuple[Description, PackedMasks]:
+def read_folder(folder: Path) -> Stored:
     """Reads what `write_folder` wrote.
 
     Raises:
@@ -88,17 +132,8 @@ def read_folder(folder: Path) -> tuple[Description, PackedMasks]:
             f"{folder / DESCRIPTION}: format version {raw.get('version')}, but this release reads version {VERSION}"
         )
     description = parse_config(Description, raw, str(folder / DESCRIPTION))
-    try:
-        content = (folder / MASKS).read_bytes()
-    except OSError as error:
-        raise PathwaysError(f"{folder / MASKS}: cannot read: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != description.sha256:
-        raise PathwaysError(f"{folder / MASKS}: truncated or changed since it was saved: copy the whole folder again")
-    try:
-        flat = load(content)
-    except (SafetensorError, ValueError) as error:
-        raise PathwaysError(f"{folder / MASKS}: not a safetensors file: {error}") from None
-    packed: PackedMasks = {}
+    flat = _read_tensors(folder / MASKS, description.sha256)
+    packed: ByLanguage = {}
     for pathway in description.config.pathways(description.languages):
         if pathway not in description.own_steps:
             raise PathwaysError(f"{folder / DESCRIPTION}: own_steps: none of {pathway!r}")
@@ -108,7 +143,34 @@ def read_folder(folder: Path) -> tuple[Description, PackedMasks]:
             if bits is None or tuple(bits.shape) != (packed_size(shape),):
                 raise PathwaysError(f"{folder / MASKS}: no mask of the right size for {name} of {pathway!r}")
             packed[pathway][name] = bits
-    return description, packed
+    own: ByLanguage = {language: {} for language in description.added}
+    if description.own_sha256:
+        for key, tensor in _read_tensors(folder / OWN, description.own_sha256).items():
+            language, _, name = key.partition("/")
+            if language not in own:
+                raise PathwaysError(f"{folder / OWN}: has own tensors of {language!r}, which was not added")
+            own[language][name] = tensor
+    return Stored(description, packed, own)
+
+
+def _write_tensors(path: Path, tensors: ByLanguage) -> str:
+    """Writes a safetensors file and gives its sha256."""
+    content = save({f"{key}/{n}": t.cpu().contiguous() for key, held in tensors.items() for n, t in held.items()})
+    path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise PathwaysError(f"{path}: cannot read: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise PathwaysError(f"{path}: truncated or changed since it was saved: copy the whole folder again")
+    try:
+        return load(content)
+    except (SafetensorError, ValueError) as error:
+        raise PathwaysError(f"{path}: not a safetensors file: {error}") from None
 
 
 def check_config(source: str, saved: Any, config: PathwayConfig) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Owners = tuple[tuple[nn.Module, str], ...]  # the modules that hold a tensor, each with the attribute that it is there
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Target:
     name: str
     names: tuple[str, ...]
     parameter: nn.Parameter
-    owners: tuple[tuple[nn.Module, str], ...]
+    owners: Owners
     groups: int
 
     @property
@@ -42,6 +43,24 @@ class Target:
         return self.groups, self.shape[1]
 
 
+def tensors_of(model: nn.Module) -> dict[Tensor, tuple[tuple[str, ...], Owners]]:
+    """Every parameter and buffer once, in the model's order, with its names and the modules that hold it."""
+    held: dict[Tensor, list[tuple[str, nn.Module, str]]] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for attribute, tensor in (
+            *module.named_parameters(recurse=False, remove_duplicate=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        ):
+            held.setdefault(tensor, []).append((f"{prefix}.{attribute}" if prefix else attribute, module, attribute))
+    return {
+        tensor: (
+            tuple(name for name, _, _ in places),
+            tuple(dict.fromkeys((module, attribute) for _, module, attribute in places)),
+        )
+        for tensor, places in held.items()
+    }
+
+
 def find_targets(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> list[Target]:
     """The weight matrices of linear, convolution, recurrent and attention layers, in the model's order.
 
@@ -51,23 +70,18 @@ def find_targets(model: nn.Module, include: Sequence[str], exclude: Sequence[str
     Raises:
         PathwaysError: if nothing is left to prune, or if a pattern matches no parameter.
     """
-    owners: dict[nn.Parameter, list[tuple[str, nn.Module, str]]] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            name = f"{prefix}.{attribute}" if prefix else attribute
-            owners.setdefault(parameter, []).append((name, module, attribute))
     found = matching(model, (*include, *exclude))
     for pattern in (*include, *exclude):
         if pattern not in found:
             raise PathwaysError(f"pattern {pattern!r} matches no parameter of the model: see model.named_parameters()")
     targets = []
-    for parameter, held in owners.items():
-        names = tuple(name for name, _, _ in held)
-        prunable = all(attribute in _prunable_attributes(module) for _, module, attribute in held)
+    for parameter, (names, owners) in tensors_of(model).items():
+        if not isinstance(parameter, nn.Parameter) or not (parameter.numel() and parameter.is_floating_point()):
+            continue
+        prunable = all(attribute in _prunable_attributes(module) for module, attribute in owners)
         wanted = _any_matches(names, include) and not _any_matches(names, exclude)
-        if prunable and wanted and parameter.numel() and parameter.is_floating_point():
-            places = tuple(dict.fromkeys((module, attribute) for _, module, attribute in held))
-            targets.append(Target(names[0], names, parameter, places, _groups(*places[0])))
+        if prunable and wanted:
+            targets.append(Target(names[0], names, parameter, owners, _groups(*owners[0])))
     if not targets:
         raise PathwaysError(
             "nothing to prune: the model has no included weight of a linear, convolution, recurrent or attention layer"

@@ -23,9 +23,9 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def as_numbers(masks: Sequence[Tensor]) -> list[Tensor]:
-    """Bool masks seen as uint8, without a copy: multiplying by these is several times faster on a CPU."""
-    return [mask.view(torch.uint8) for mask in masks]
+def as_number(mask: Tensor) -> Tensor:
+    """A bool mask seen as uint8, without a copy: multiplying by it is several times faster on a CPU."""
+    return mask.view(torch.uint8)
 
 
 class MaskedWeights:
@@ -35,18 +35,26 @@ class MaskedWeights:
         self._targets = list(targets)
         self._weights: list[Tensor] = [target.parameter for target in self._targets]
         self._dense: list[Tensor] = []
-        self._masked = False
+        self._masked: list[Tensor] = []  # what the present masks were written through; empty while dense
         self._version = self._current_version()
 
-    def mask(self, masks: Sequence[Tensor]) -> None:
-        """theta becomes m * theta; the dense values are kept aside."""
+    def mask(self, masks: Sequence[Tensor], tracked: bool = True) -> None:
+        """theta becomes m * theta; the dense values are kept aside.
+
+        Args:
+            masks: bool masks, one a tensor.
+            tracked: whether autograd notices, so that a backward pass after `restore` is an error. If not, a
+                backward pass is right only where the same masks are in place again, which is the caller's to see to.
+        """
         self._check_in_place()
         with quiet():
             if not self._fits():
                 self._dense = [torch.empty_like(weight) for weight in self._weights]
             torch._foreach_copy_(self._dense, self._weights)
-            self._masked = True  # before the weights change: an interrupt from here on can be undone
-            torch._foreach_mul_(self._weights, as_numbers(masks))
+            # Before the weights change: an interrupt from here on can be undone. What is written through `.data`
+            # leaves the version counters of autograd as they are.
+            self._masked = self._weights if tracked else [weight.data for weight in self._weights]
+            torch._foreach_mul_(self._masked, [as_number(mask) for mask in masks])
         # Autocast keeps low-precision copies of the weights, which would go on showing the other values.
         torch.clear_autocast_cache()
 
@@ -54,23 +62,27 @@ class MaskedWeights:
         """theta is what it was before `mask`, bit for bit."""
         if self._masked:
             with quiet():
-                torch._foreach_copy_(self._weights, self._dense)
-            self._masked = False
+                torch._foreach_copy_(self._masked, self._dense)
+            self._masked = []
             torch.clear_autocast_cache()
         self._version = self._current_version()
 
-    def restore_outside(self, masks: Sequence[Tensor]) -> None:
-        """Weights outside ``masks`` go back to their values of the last `mask`; the others stay."""
+    def restore_outside(self, mask: Callable[[int], Tensor]) -> None:
+        """Weights outside the masks go back to their values of the last `mask`; the others stay.
+
+        Args:
+            mask: from the index of a tensor to its bool mask.
+        """
         with quiet():
-            for weight, dense, mask in zip(self._weights, self._dense, as_numbers(masks), strict=True):
+            for index, (weight, dense) in enumerate(zip(self._weights, self._dense, strict=True)):
                 # Exact, since the factors are 0 and 1; many times faster on a CPU than torch.where.
-                weight.copy_(dense.lerp_(weight, mask.to(weight.dtype)))
+                weight.copy_(dense.lerp_(weight, mask(index).to(weight.dtype)))
         self._version = self._current_version()
 
     def write_zeros(self, masks: Sequence[Tensor]) -> None:
         """theta becomes m * theta for good."""
         with quiet():
-            torch._foreach_mul_(self._weights, as_numbers(masks))
+            torch._foreach_mul_(self._weights, [as_number(mask) for mask in masks])
 
     def moved(self) -> bool:
         """Whether someone changed the weights since the last `restore`."""
