@@ -84,9 +84,7 @@ def prune(
     from asr_pathways.training.prune import prune as run
     from asr_pathways.training.prune import read_prune_recipe
 
-    recipe = read_prune_recipe(config)
-    if steps is not None:
-        recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"steps": steps})})
+    recipe = read_prune_recipe(config).with_steps(steps)
     run(
         model,
         data,
@@ -98,6 +96,32 @@ def prune(
         init=init,
         resume=resume,
     )
+    _say(f"{out}: model written")
+
+
+@app.command("add-language")
+def add_language(
+    model: Model,
+    language: Annotated[str, typer.Option(help="The code of the new language, such as it.", show_default=False)],
+    data: Data,
+    out: Out,
+    sparsity: Annotated[Optional[float], typer.Option(help="Of the new pathway; else that of the others.")] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], typer.Option(help="A recipe, such as recipes/prune.yaml.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(min=0, help="Training steps, instead of the recipe's.")] = None,  # noqa: UP045
+    resume: Resume = False,
+) -> None:
+    """Adds a language to a pruned model; what it writes in the others stays the same bit for bit.
+
+    The new pathway uses any weight and trains only those that no other keeps. A language whose letters the model
+    lacks gets word pieces of its own.
+
+    Example: asr-pathways add-language runs/dynamic --language it --data data/prompts --out runs/with-it
+    """
+    from asr_pathways.training.add_language import add_language as run
+    from asr_pathways.training.prune import read_prune_recipe
+
+    recipe = read_prune_recipe(config).with_steps(steps)
+    run(model, data, out, language=language, recipe=recipe, sparsity=sparsity, resume=resume)
     _say(f"{out}: model written")
 
 

@@ -11,7 +11,7 @@ from asr_pathways.evaluation.formats import percent, size
 from asr_pathways.model_folder import Recognizer
 from asr_pathways.pruning import Pathways
 
-_PARTS = ("model.safetensors", "tokenizer.model", "pathways/masks.safetensors")
+_PARTS = ("model.safetensors", "tokenizer.model", "pathways/masks.safetensors", "pathways/own.safetensors")
 
 
 def inspection_tables(recognizer: Recognizer, folder: Path) -> Iterator[Table]:

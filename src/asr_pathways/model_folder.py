@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch.nn import Parameter
 
 from asr_pathways.config import Config, parse_config
 from asr_pathways.data.features import FeatureConfig
 from asr_pathways.data.languages import find_language
-from asr_pathways.data.tokenizer import TextCodec, Tokenizer
+from asr_pathways.data.tokenizer import TextCodec, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import read_json, write_json
 from asr_pathways.models.face import SpeechModel
@@ -35,10 +36,12 @@ class Card(Config):
     Attributes:
         languages: those that it was trained on; empty if that is not known.
         attribution: what the sources of its data ask to be said of them.
+        added: languages that were added with word pieces of their own (`tokenizer-LANGUAGE.model`).
     """
 
     languages: tuple[str, ...] = ()
     attribution: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
 
 class ModelCard(Card):
@@ -117,6 +120,13 @@ class Recognizer:
             )
         return found
 
+    def trained(self) -> list[Parameter]:
+        """The parameters that training moves: all, or if a language was added, those that it may move."""
+        if self.pathways is None or not self.pathways.added:
+            return list(self.model.parameters())
+        newest = self.pathways.added[-1]
+        return [*self.pathways.parameters(newest).values(), *self.model.language_parameters(newest)]
+
     def use(self, language: str) -> AbstractContextManager[object]:
         """The pathway of ``language`` while the context lasts; nothing for a dense model."""
         return nullcontext() if self.pathways is None else self.pathways.use(language)
@@ -167,7 +177,7 @@ def load_recognizer(model: Path | str, device: torch.device | str = "cpu") -> Re
 
 def _load_own(folder: Path, raw: object) -> Recognizer:
     card = parse_config(ModelCard, raw, str(folder / CARD))
-    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    tokenizer = TokenizerFamily.load_added(folder / "tokenizer.model", card.added)
     if tokenizer.vocab_size != card.model.vocab_size:
         raise PathwaysError(
             f"{folder}: tokenizer has {tokenizer.vocab_size} pieces and the model {card.model.vocab_size}: "

@@ -61,7 +61,7 @@ class StreamingDecoder:
         if not isinstance(recognizer.model, Transducer) or not isinstance(recognizer.tokenizer, Tokenizer):
             raise PathwaysError("only the transducers of this package stream: leave --stream out")
         self._language = language
-        self._model, self._tokenizer = recognizer.model, recognizer.tokenizer
+        self._model, self._tokenizer = recognizer.model, recognizer.tokenizer.of(language)
         self._fbank = FbankStream(self._model.frontend.config)
         self._state = self._model.encoder.initial_state(1, self._model.feature_mean)
         self._search = GreedySearch(self._model, 1)

@@ -35,7 +35,7 @@ def test_schedules_without_one_of_the_parts(options: dict[str, float], rates: li
 def test_only_matrices_decay() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.LSTM(4, 2))
     model[0].bias.requires_grad_(False)
-    optimizer = make_optimizer(model, OptimizerConfig(steps=1, weight_decay=0.5, betas=(0.8, 0.9)))
+    optimizer = make_optimizer(model.parameters(), OptimizerConfig(steps=1, weight_decay=0.5, betas=(0.8, 0.9)))
     decayed, plain = optimizer.param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)
     assert decayed["betas"] == (0.8, 0.9)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
+
+UNKNOWN = 0
+"""The id of the unknown piece."""
+
+SPACE = "\u2581"
+"""What SentencePiece writes for the space before a word."""
 
 
 class TextCodec(Protocol):
@@ -16,6 +22,7 @@ class TextCodec(Protocol):
 
     def encode(self, text: str, language: str, /) -> list[int]: ...
     def decode(self, ids: Sequence[int], language: str, /) -> str: ...
+    def unknown(self, texts: Iterable[str], language: str, /) -> list[str]: ...
 
 
 class Tokenizer:
@@ -56,7 +63,7 @@ class Tokenizer:
                 vocab_size=vocab_size,
                 character_coverage=1.0,
                 normalization_rule_name="identity",
-                unk_id=0,
+                unk_id=UNKNOWN,
                 bos_id=-1,
                 eos_id=-1,
                 pad_id=-1,
@@ -113,3 +120,81 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], language: str | None = None) -> str:
         """The text of ids; the unknown piece adds nothing."""
         return " ".join(str(self._processor.decode([int(index) for index in ids])).split())
+
+    def of(self, language: str) -> Tokenizer:
+        """The tokenizer of one language; here all share this one."""
+        return self
+
+    def unknown(self, texts: Iterable[str], language: str | None = None) -> list[str]:
+        """The characters in normalised texts that no piece has, sorted."""
+        return [character for character in characters(texts) if UNKNOWN in self.encode(character, language)]
+
+
+class ExtendedTokenizer(Tokenizer):
+    """The V pieces of a model, its blank (index V), and after it pieces for a language that the V cannot write."""
+
+    def __init__(self, base: Tokenizer, new: Tokenizer) -> None:
+        super().__init__(base._model)
+        self.new = new
+
+    def encode(self, text: str, language: str | None = None) -> list[int]:
+        """The ids of a normalised text, all of them new ones."""
+        return [self.vocab_size + 1 + index for index in self.new.encode(text)]
+
+    def decode(self, ids: Sequence[int], language: str | None = None) -> str:
+        """The text of ids, old and new ones."""
+        pieces, silent = self.pieces(), (UNKNOWN, self.vocab_size, self.vocab_size + 1 + UNKNOWN)
+        text = "".join(pieces[index] for index in ids if index not in silent)
+        return " ".join(text.replace(SPACE, " ").split())
+
+    def pieces(self) -> list[str]:
+        """All pieces in order of their ids; that of blank is empty."""
+        return [*super().pieces(), "", *self.new.pieces()]
+
+
+class TokenizerFamily(Tokenizer):
+    """A tokenizer, and others for some languages: what a model has to which languages were added."""
+
+    def __init__(self, base: Tokenizer, added: Mapping[str, ExtendedTokenizer]) -> None:
+        super().__init__(base._model)
+        self.added = dict(added)
+
+    def of(self, language: str) -> Tokenizer:
+        return self.added.get(language, super().of(language))
+
+    def encode(self, text: str, language: str | None = None) -> list[int]:
+        """The ids of a normalised text of ``language``."""
+        added = self.added.get(language or "")
+        return super().encode(text) if added is None else added.encode(text)
+
+    def decode(self, ids: Sequence[int], language: str | None = None) -> str:
+        """The text of ids in ``language``."""
+        added = self.added.get(language or "")
+        return super().decode(ids) if added is None else added.decode(ids)
+
+    def save(self, path: Path) -> None:
+        """Writes the model file, and those of languages beside it."""
+        super().save(path)
+        for language, tokenizer in self.added.items():
+            tokenizer.new.save(added_path(path, language))
+
+    @classmethod
+    def load_added(cls, path: Path, languages: Iterable[str]) -> Tokenizer:
+        """Reads a model file and those of some languages beside it.
+
+        Raises:
+            PathwaysError: if one is missing or not a SentencePiece model.
+        """
+        base = Tokenizer.load(path)
+        added = {code: ExtendedTokenizer(base, Tokenizer.load(added_path(path, code))) for code in languages}
+        return cls(base, added) if added else base
+
+
+def characters(texts: Iterable[str]) -> list[str]:
+    """The characters of some texts, spaces not among them, sorted."""
+    return sorted({character for text in texts for character in text if not character.isspace()})
+
+
+def added_path(path: Path, language: str) -> Path:
+    """Where the pieces of an added language lie: ``tokenizer-it.model`` beside ``tokenizer.model``."""
+    return path.with_name(f"{path.stem}-{language}{path.suffix}")

@@ -83,6 +83,10 @@ class SpeechModel(nn.Module, ABC):
         """
         return
 
+    def language_parameters(self, language: str) -> list[nn.Parameter]:
+        """Parameters beside those of `network` that serve one language only."""
+        return []
+
     def train_on_short_windows(self) -> None:
         """Called before the first training step; a model that pads its input may stop doing so from here on."""
         return

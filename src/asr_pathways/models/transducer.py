@@ -167,6 +167,21 @@ class Transducer(SpeechModel):
         search.accept(encodings, lengths)
         return search.symbols
 
+    def grown(self, count: int) -> dict[str, Tensor]:
+        """Its vocabulary tensors with ``count`` more symbols after blank, by their names in the model.
+
+        Embeddings of new symbols are drawn as those of old ones are spread; their scores begin as low as the mean of
+        the others'.
+        """
+        names = ["predictor.embedding.weight", "joiner.output.weight", "joiner.output.bias"]
+        names += ["ctc_output.weight", "ctc_output.bias"] if self.ctc_output is not None else []
+        tensors = {}
+        for name in names:
+            old = self.get_parameter(name).detach()
+            new = torch.randn(count, *old.shape[1:]) * old.std() if old.dim() > 1 else old.mean().expand(count)
+            tensors[name] = torch.cat((old, new.to(old)))
+        return tensors
+
     def encodings(self, features: Tensor, lengths: Tensor, language: str | None = None) -> tuple[Tensor, Tensor]:
         """Log-mel features (B, T, F), lengths (B,) -> encodings (B, T', D), lengths (B,)."""
         found: tuple[Tensor, Tensor] = self.encoder(self.normalize(features, language), lengths)

@@ -91,6 +91,11 @@ class Pathways:
         return self._state.languages
 
     @property
+    def added(self) -> tuple[str, ...]:
+        """The languages that came by `add`, in order; only the last of them can be trained."""
+        return tuple(self._state.added)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The prunable tensors, by their first names in the model."""
         return self._state.names

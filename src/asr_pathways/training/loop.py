@@ -64,9 +64,11 @@ class TrainingLoop:
         self.fabric.launch()
         if config.threads:
             torch.set_num_threads(config.threads)
-        if config.optimizer.steps:
+        added = recognizer.pathways is not None and recognizer.pathways.added
+        if config.optimizer.steps and not added:  # what other languages hear must stay as it is
             recognizer.model.train_on_short_windows()
-        self.optimizer = make_optimizer(recognizer.model, config.optimizer)
+        self.trained = recognizer.trained()
+        self.optimizer = make_optimizer(self.trained, config.optimizer)
         self.model: Any
         self.model, self._fabric_optimizer = self.fabric.setup(recognizer.model, self.optimizer)
         self.model.mark_forward_method("loss")
@@ -161,7 +163,7 @@ class TrainingLoop:
             self._skip(batch, f"loss is {value}", progress)
             return
         clip = self.config.optimizer.clip_norm
-        norm = float(torch.nn.utils.clip_grad_norm_(self.recognizer.model.parameters(), clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trained, clip))
         if not math.isfinite(norm):
             self._skip(batch, f"the gradient's norm is {norm}", progress)
             return

@@ -46,6 +46,12 @@ class PruneRecipe(LoopConfig):
     )
     init_steps: int = Field(default=1000, ge=0, description="steps of each pruning run that --init lsp or lap needs")
 
+    def with_steps(self, steps: int | None) -> PruneRecipe:
+        """The same recipe for another number of training steps; None: the same."""
+        if steps is None:
+            return self
+        return self.model_copy(update={"optimizer": self.optimizer.model_copy(update={"steps": steps})})
+
 
 def read_prune_recipe(path: Path | None) -> PruneRecipe:
     """The recipe in a YAML file, or the default one.

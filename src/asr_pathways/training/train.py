@@ -103,9 +103,11 @@ def attribution(data: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(source["attribution"]) for source in sources_of(data) if source.get("attribution")))
 
 
-def dev_batches(data: Path, recognizer: Recognizer, utterances: int) -> list[Batch]:
-    """Dev batches of the model's languages: the first ``utterances`` of each by id, or all if 0."""
-    cuts = sorted(load_cuts(data, "dev", recognizer.languages), key=lambda cut: cut.id)
+def dev_batches(
+    data: Path, recognizer: Recognizer, utterances: int, languages: Sequence[str] | None = None
+) -> list[Batch]:
+    """Dev batches of some or all of the model's languages: the first ``utterances`` of each by id, or all if 0."""
+    cuts = sorted(load_cuts(data, "dev", languages or recognizer.languages), key=lambda cut: cut.id)
     count: Counter[str] = Counter()
     kept = []
     for cut in cuts:

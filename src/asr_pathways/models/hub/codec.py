@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from asr_pathways.data.languages import plain_language
+from asr_pathways.data.tokenizer import characters
 
 
 class HubTokenizer:
@@ -36,6 +37,11 @@ class HubTokenizer:
         found = self.tokenizer.decode([int(index) for index in ids], skip_special_tokens=True, **self._options)
         text = " ".join(str(found).split())
         return text.lower() if self._only_upper() else text
+
+    def unknown(self, texts: Iterable[str], language: str) -> list[str]:
+        """The characters in normalised texts that the vocabulary lacks, sorted."""
+        lost = self.tokenizer.unk_token_id
+        return [c for c in characters(texts) if lost is not None and lost in self.encode(c, language)]
 
     def _turn_to(self, language: str) -> None:
         """For tokenizers with a vocabulary a language."""

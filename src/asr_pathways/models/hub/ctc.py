@@ -104,6 +104,9 @@ class Mms(Ctc):
         for language in languages:
             self._head(language)
 
+    def language_parameters(self, language: str) -> list[nn.Parameter]:
+        return list(self._head(language).parameters())
+
     def _run(self, inputs: Mapping[str, Any], language: str) -> Any:
         head = self._head(language)
         return torch.func.functional_call(self.hub, dict(head.items()), kwargs=dict(inputs))
@@ -183,7 +186,7 @@ def load_adapter_file(source: str, code: str) -> dict[str, Tensor]:
         except (OSError, ValueError):
             path = None
     if path is None or not Path(path).is_file():
-        raise PathwaysError(f"{source}: no {name}: the model has no adapter for that language there")
+        raise PathwaysError(f"{source}: no {name}: put the adapter of that language there")
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:

@@ -1,0 +1,148 @@
+"""``add-language``: one more pathway in a pruned model, without harm to those that are there.
+
+The new pathway may use every weight and trains only those that no other pathway keeps, and copies of its own of what
+lies outside the masks. What the other languages write stays the same bit for bit (`Pathways.add`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr_pathways.data.batches import train_batches
+from asr_pathways.data.corpus import load_cuts
+from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
+from asr_pathways.errors import PathwaysError
+from asr_pathways.files import atomic_folder
+from asr_pathways.model_folder import ModelCard, Recognizer, load_recognizer, save_recognizer
+from asr_pathways.models.transducer import Transducer
+from asr_pathways.training.loop import TrainingLoop
+from asr_pathways.training.prune import PruneRecipe
+from asr_pathways.training.state import TrainingState, last_checkpoint
+from asr_pathways.training.train import attribution, dev_batches
+
+NEW_PIECES = (128, 96, 64, 48, 32, 24, 16)
+"""Sizes of a new language's vocabulary: the first that its texts suffice for is taken."""
+
+
+def add_language(
+    model: Path,
+    data: Path,
+    out: Path,
+    *,
+    language: str,
+    recipe: PruneRecipe,
+    sparsity: float | None = None,
+    reuse: float = 1.0,
+    resume: bool = False,
+) -> TrainingState:
+    """Adds a pathway of ``language`` to a pruned MODEL folder and trains it; the result goes to ``out``.
+
+    Args:
+        model: the pruned MODEL folder; it is only read.
+        data: a data folder with the language.
+        out: the run folder; becomes a MODEL folder.
+        language: its code.
+        recipe: steps, data, intervals; the options of the pathways are those of the model.
+        sparsity: of the new pathway; None: that of the others.
+        reuse: 0 to 1: what weights that others keep count when the new mask is chosen; see `Pathways.add`.
+        resume: go on from the last checkpoint in ``out``.
+
+    Raises:
+        PathwaysError: for anything the user can mend, such as a language that is there already, or too few weights
+            that are still free; nothing that was in ``out`` is lost.
+    """
+    start = out / "checkpoints" / "start"
+    if start.exists() and not resume:
+        raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
+    if recipe.pathways or recipe.distillation:
+        raise PathwaysError("recipe: pathways and distillation are for prune: an added language takes the model's")
+    cuts = load_cuts(data, "train", [language]).to_eager()
+    going_on = resume and last_checkpoint(out).exists()
+    if going_on:
+        recognizer = load_recognizer(start)
+        if recognizer.pathways is None or recognizer.pathways.added[-1:] != (language,):
+            raise PathwaysError(f"{out}: the run there adds another language: cannot resume it")
+    else:
+        recognizer = load_recognizer(model)
+        _add(recognizer, model, [str(cut.supervisions[0].text) for cut in cuts], language, sparsity, reuse, recipe)
+        credits = dict.fromkeys((*recognizer.card.attribution, *attribution(data)))
+        update = {"languages": recognizer.languages, "attribution": tuple(credits)}
+        recognizer.card = recognizer.card.model_copy(update=update)
+        _choose_by_activation(recognizer, cuts, language, recipe)
+        with atomic_folder(start) as folder:
+            save_recognizer(folder, recognizer)
+    batches = train_batches(cuts, recognizer.tokenizer, recipe.data, recognizer.model.frontend)
+    dev = dev_batches(data, recognizer, recipe.evaluation.utterances, [language])
+    loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Adding {language}")
+    if going_on:
+        loop.resume()
+    return loop.run()
+
+
+def _add(
+    recognizer: Recognizer,
+    model: Path,
+    texts: Sequence[str],
+    language: str,
+    sparsity: float | None,
+    reuse: float,
+    recipe: PruneRecipe,
+) -> None:
+    pathways = recognizer.pathways
+    if pathways is None:
+        raise PathwaysError(f"{model}: has no pathways: prune it first; a dense model is trained on all languages")
+    known = recognizer.model.languages
+    if known and language not in known:
+        raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(known)}")
+    recognizer.model.open_languages([language])
+    torch.manual_seed(recipe.seed)
+    pathways.add(language, sparsity, reuse=reuse)
+    _grow_vocabulary(recognizer, texts, language)
+
+
+def _grow_vocabulary(recognizer: Recognizer, texts: Sequence[str], language: str) -> None:
+    """New symbols for a language whose characters the model cannot write; only that language has them."""
+    tokenizer, model, card = recognizer.tokenizer, recognizer.model, recognizer.card
+    unknown = tokenizer.unknown(texts, language)
+    if not unknown:
+        return
+    if not isinstance(tokenizer, Tokenizer) or not isinstance(model, Transducer) or not isinstance(card, ModelCard):
+        raise PathwaysError(
+            f"{language}: the vocabulary lacks {len(unknown)} characters of its texts ({' '.join(unknown):.60}): only "
+            "transducers of this package get new ones"
+        )
+    assert recognizer.pathways is not None
+    new = _new_pieces(texts, language)
+    added = dict(tokenizer.added) if isinstance(tokenizer, TokenizerFamily) else {}
+    added[language] = ExtendedTokenizer(tokenizer, new)
+    recognizer.tokenizer = TokenizerFamily(tokenizer, added)
+    recognizer.card = card.model_copy(update={"added": tuple(added)})
+    recognizer.pathways.set_own(language, model.grown(new.vocab_size))
+
+
+def _new_pieces(texts: Sequence[str], language: str) -> Tokenizer:
+    for size in NEW_PIECES:
+        try:
+            return Tokenizer.train(texts, size)
+        except PathwaysError as error:
+            failed = error
+    raise PathwaysError(f"texts of {language}: too few for word pieces of their own: {failed}")
+
+
+def _choose_by_activation(recognizer: Recognizer, cuts: Iterable[Any], language: str, recipe: PruneRecipe) -> None:
+    """The mask by what the language's speech excites in its first one, where the score asks for that."""
+    pathways = recognizer.pathways
+    assert pathways is not None
+    if pathways.config.score != "activation":
+        return
+    plain = recipe.data.model_copy(update={"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0})
+    batches = iter(train_batches(cuts, recognizer.tokenizer, plain, recognizer.model.frontend))
+    recognizer.model.eval()
+    with pathways.use(language), pathways.calibrate(language), torch.no_grad():
+        for _ in range(recipe.calibration_batches):
+            recognizer.model.loss(next(batches))
+    pathways.adapt(language)
