@@ -20,6 +20,7 @@ _MULTIPLICATIONS = 38e9 / 6
 _FRAMES = 25  # encoder frames a second of speech
 _FILLED = 0.85  # how much of a batch is speech, not padding
 _OVERHEAD = 12.0  # seconds a cell spends on reading, first features and tests
+_GUESS = 70_000_000  # weights of a model that cannot be looked at
 
 
 class Costs:
@@ -48,8 +49,12 @@ class Costs:
             return _size(preset(recipe["preset"], recipe["vocab_size"]).model_dump_json())
         if "cell" in model:
             return self._weights(self._plan.cells[model["cell"]])
-        config: dict[str, Any] = read_json(Path(model["path"]) / "config.json")
-        return _size(TransducerConfig.model_validate(config["model"]).model_dump_json())
+        folder = Path(model["path"])
+        config: dict[str, Any] = read_json(folder / "config.json") if folder.is_dir() else {}
+        if "model" in config:
+            return _size(TransducerConfig.model_validate(config["model"]).model_dump_json())
+        # A model from elsewhere: four bytes a weight, or a guess where it is not at hand.
+        return sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 4 or _GUESS
 
 
 @cache

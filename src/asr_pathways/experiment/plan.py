@@ -19,6 +19,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.recipe import (
     DENSE,
     Block,
+    DenseSpec,
     ExperimentRecipe,
     FolderSource,
     SpeechSource,
@@ -119,7 +120,7 @@ def corpus_spec(recipe: ExperimentRecipe, name: str) -> dict[str, Any]:
     source = recipe.data[name]
     spec: dict[str, Any] = source.model_dump(mode="json")
     if isinstance(source, FolderSource):
-        return {"kind": "folder", "contents": _contents(source.path, "*.jsonl.gz")}
+        return {"kind": "folder", "contents": contents(source.path, "*.jsonl.gz")}
     if isinstance(source, SpeechSource) and source.exclude is not None:
         spec["exclude"] = corpus_spec(recipe, source.exclude)
     return spec
@@ -175,7 +176,11 @@ class _Planner:
     ) -> str:
         """The name of the cell, which is in the plan then."""
         block = self._recipe.blocks[block_name]
-        dense = self._dense(block_name, block, seed, languages)
+        if system.start:
+            start = block.rows()[system.start].system
+            dense = self._cell(block_name, system.start, start, languages, seed, languages)
+        else:
+            dense = self._dense(block_name, block, seed, languages)
         if system.method == DENSE and system.steps == 0:
             return dense
         own = block.recipe.model_dump(mode="json", include=set(LoopConfig.model_fields))
@@ -246,7 +251,7 @@ class _Planner:
             parents = (self._model(block.dense.model),)
             start = {"cell": parents[0]}
         else:
-            start = {"contents": _contents(Path(block.dense.model), "*"), "path": block.dense.model}
+            start = {"contents": _pinned(block_name, block.dense), "path": block.dense.model}
         config = block.dense.finetune or TrainRecipe.model_validate(
             {"optimizer": {"steps": 0}, "threads": block.recipe.threads, "evaluation": {"choose": "last"}}
         )
@@ -307,7 +312,17 @@ def _decisive(spec: dict[str, Any]) -> dict[str, Any]:
     return {**spec, "data": data, "model": model, "recipe": own}
 
 
-def _contents(folder: Path, pattern: str) -> str:
+def _pinned(block: str, dense: DenseSpec) -> str:
+    """What a dense model's folder holds, or is to hold where it is not there."""
+    if dense.contents and not Path(dense.model).is_dir():
+        return dense.contents
+    found = contents(Path(dense.model))
+    if dense.contents not in ("", found):
+        raise PathwaysError(f"blocks.{block}.dense: {dense.model} is another model: its contents are {found}")
+    return found
+
+
+def contents(folder: Path, pattern: str = "*") -> str:
     """A digest of the files of a folder."""
     files = sorted(path for path in folder.glob(pattern) if path.is_file())
     if not files:

@@ -58,9 +58,14 @@ class ModelSpec(Config):
 
 
 class DenseSpec(Config):
-    """The dense model of a block: a named one or a MODEL folder, perhaps finetuned on the block's own data."""
+    """The dense model of a block: a named one or a MODEL folder, perhaps finetuned on the block's own data.
+
+    ``contents`` is what `plan.contents` says of the folder: with it, a report can be made where the folder is not, and
+    another model of the same name is refused.
+    """
 
     model: str
+    contents: str = ""
     finetune: TrainRecipe | None = None
 
 
@@ -72,6 +77,7 @@ class SystemSpec(Config):
         table: the table that it stands in.
         languages: ``all``: one model; ``each``: a model for each language by itself (scenario A).
         steps: optimizer steps of each of its runs.
+        start: the dense system of the block that it starts from; empty: the block's dense model.
         init: where masks start: ``omp``, or the name of a system of the block that prunes: of its masks for each
             language (LSP) or of its one mask (LAP).
         sparsity: instead of the block's.
@@ -87,6 +93,7 @@ class SystemSpec(Config):
     table: str
     languages: Literal["all", "each"] = "all"
     steps: int = Field(default=0, ge=0)
+    start: str = ""
     init: str = "omp"
     sparsity: float | None = Field(default=None, ge=0, lt=1)
     pathways: dict[str, Any] = Field(default_factory=dict)
@@ -187,6 +194,11 @@ class Block(Config):
         for name, system in ((name, row.system) for name, row in rows.items()):
             if system.init != "omp" and (system.init not in rows or rows[system.init].system.method == DENSE):
                 raise ValueError(f"systems.{name}: init {system.init!r} is neither omp nor a system that prunes")
+            start = rows[system.start].system if system.start in rows else None
+            if system.start and (start is None or start.method != DENSE or start.start):
+                raise ValueError(
+                    f"systems.{name}: start {system.start!r} is no dense system that starts from the block's model"
+                )
             if system.init == name:
                 raise ValueError(f"systems.{name}: its masks cannot start from its own")
             if extra := set(system.seeds or ()) - set(self.seeds):
