@@ -10,7 +10,8 @@ import yaml
 
 from asr_pathways.config import parse_config
 from asr_pathways.errors import PathwaysError
-from asr_pathways.experiment.plan import Plan, make_plan
+from asr_pathways.experiment.cost import Costs
+from asr_pathways.experiment.plan import Plan, contents, make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe, read_recipe
 from tests.experiment.conftest import as_data
 
@@ -88,3 +89,45 @@ def test_the_papers_plan_needs_no_data() -> None:
         assert len(lsp.runs) >= seeds
         steps = [plan.cells[row.runs[0].cell].total_steps for row in (lsp, lap)]
         assert steps[1] <= 0.6 * steps[0]
+
+
+def test_a_system_may_start_from_a_trained_dense_one(sines: Path, dense_model: Path) -> None:
+    data = as_data(sines, dense_model)
+    block = data["blocks"]["sines"]
+    block["compare"] = []
+    block["systems"] = {
+        "longer": {"method": "dense", "table": "B", "steps": 2},
+        "pruned": {"method": "dynamic", "table": "B", "steps": 2, "start": "longer"},
+        "plain": {"method": "dynamic", "table": "B", "steps": 2},
+    }
+    plan = planned(data)
+    for longer, pruned, plain in zip(*(plan.row("sines", n).runs for n in ("longer", "pruned", "plain")), strict=True):
+        assert plan.cells[pruned.cell].parents == (longer.cell,)
+        assert plan.cells[pruned.cell].spec["model"] == {"cell": longer.cell}
+        assert plan.cells[plain.cell].parents == plan.cells[longer.cell].parents
+    for start in ("plain", "nothing", "longer"):
+        wrong = copy.deepcopy(data)
+        wrong["blocks"]["sines"]["systems"]["longer" if start == "longer" else "pruned"]["start"] = start
+        with pytest.raises(PathwaysError, match=f"start '{start}' is no dense system"):
+            planned(wrong)
+
+
+def test_a_pinned_model_need_not_be_there(sines: Path, dense_model: Path, tmp_path: Path) -> None:
+    data = as_data(sines, dense_model)
+    dense = data["blocks"]["sines"]["dense"]
+    names = list(planned(data).cells)
+    dense["contents"] = contents(dense_model)
+    assert list(planned(data).cells) == names
+    dense["model"] = str(tmp_path / "nowhere")
+    plan = planned(data)
+    assert list(plan.cells) == names and Costs(plan, {}).seconds(plan.cells[names[-1]]) > 0
+    dense |= {"model": str(dense_model), "contents": "0123456789ab"}
+    with pytest.raises(
+        PathwaysError, match=r"blocks\.sines\.dense: .* is another model: its contents are [0-9a-f]{12}"
+    ):
+        planned(data)
+
+
+def test_the_whisper_plan_needs_no_model() -> None:
+    plan = make_plan(read_recipe(Path(__file__).parents[2] / "recipes" / "whisper.yaml"))
+    assert len(plan.cells) == 7
