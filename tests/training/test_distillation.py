@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,13 @@ import torch
 
 from asr_pathways.data.batches import Batch
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.model_folder import load_recognizer
+from asr_pathways.errors import PathwaysError
+from asr_pathways.model_folder import HubCard, load_recognizer
 from asr_pathways.training.distillation import Distillation
+from asr_pathways.training.prune import PruneRecipe, prune
 from asr_pathways.training.train import dev_batches
 from tests.conftest import make_recognizer
+from tests.models.hub.tiny import hubert, whisper
 from tests.training.helpers import same
 from tests.training.test_prune import run
 
@@ -74,3 +78,31 @@ def test_pruning_with_a_teacher_resumes_as_if_it_had_never_stopped(
     (tmp_path / "resumed" / "config.json").unlink()  # as if killed after its last checkpoint
     run(dense_model, speech, tmp_path / "resumed", steps=8, distillation=2.0, resume=True)
     assert same(load_recognizer(tmp_path / "resumed").model.state_dict(), whole)
+
+
+def test_whisper_is_distilled_from_encoder_and_decoder(speech: Path, tmp_path: Path) -> None:
+    teacher, student = (load_recognizer(whisper(tmp_path / name)).model for name in ("teacher", "student"))
+    recognizer = load_recognizer(tmp_path / "student")
+    batch = dev_batches(speech, replace(recognizer, card=HubCard(languages=("en",))), 2)[0]
+    for model in (teacher, student):
+        model.train_on_short_windows()
+    with torch.no_grad():
+        student.network.get_submodule("model.encoder.layer_norm").get_parameter("bias").add_(0.5)
+    distillation = Distillation(teacher, 2.0)
+    distillation.watch(student)
+    student.eval().loss(batch)
+    found = distillation.loss(batch)
+    with torch.no_grad():
+        wanted, own = (model.encodings(batch.features, batch.feature_lengths, "en")[0] for model in (teacher, student))
+        encoder = (own - wanted).square().mean() / wanted.var()
+    assert float(encoder) == pytest.approx(0.25 / float(wanted.var()), rel=1e-3)
+    decoder = float(found.detach()) - float(encoder)  # twice the mean of both
+    assert decoder > 0
+    found.backward()
+    assert student.network.get_submodule("model.decoder.layers.0.fc1").get_parameter("weight").grad is not None
+
+
+def test_models_without_matched_modules_are_told(speech: Path, tmp_path: Path) -> None:
+    recipe = PruneRecipe.model_validate({"optimizer": {"steps": 2}, "distillation": 1.0})
+    with pytest.raises(PathwaysError, match="distillation: only for Whisper and the transducers of this package"):
+        prune(hubert(tmp_path / "h"), speech, tmp_path / "o", method="dynamic", sparsity=0.5, recipe=recipe)

@@ -20,11 +20,13 @@ class SpeechModel(nn.Module, ABC):
     Attributes:
         unprunable: patterns of the modules or parameters of `network` that stay dense: output layers.
         languages: the codes that the model itself knows; empty: it has no notion of languages.
+        matched: the modules of `network` whose outputs distillation compares; empty: it cannot be distilled.
         free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
     """
 
     unprunable: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    matched: tuple[str, ...] = ()
     free_text: bool = False
     window: float = float("inf")
     """Seconds of audio that are decoded at once; longer recordings are cut at pauses."""
@@ -74,6 +76,10 @@ class SpeechModel(nn.Module, ABC):
         Raises:
             PathwaysError: if they are missing, truncated or of another model.
         """
+
+    def match(self, batch: Batch) -> None:
+        """Runs the modules in `matched` on a batch; by default all of the forward pass."""
+        self.loss(batch)
 
     def open_languages(self, languages: Iterable[str]) -> None:
         """Called before these languages are used: a model with weights of their own for each reads them now.

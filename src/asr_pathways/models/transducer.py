@@ -97,6 +97,8 @@ class Transducer(SpeechModel):
     unprunable = ("joiner", "ctc_output", "*.depthwise")
     """Modules that stay dense: output layers, and convolutions of one weight a channel and tap."""
 
+    matched = ("encoder",)
+
     def __init__(self, config: TransducerConfig) -> None:
         super().__init__()
         self.config = config
@@ -186,6 +188,9 @@ class Transducer(SpeechModel):
         """Log-mel features (B, T, F), lengths (B,) -> encodings (B, T', D), lengths (B,)."""
         found: tuple[Tensor, Tensor] = self.encoder(self.normalize(features, language), lengths)
         return found
+
+    def match(self, batch: Batch) -> None:
+        self.encodings(batch.features, batch.feature_lengths, batch.language)
 
     @property
     def frontend(self) -> Fbank:

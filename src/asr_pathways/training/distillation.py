@@ -1,4 +1,4 @@
-"""Distillation while pruning: a pathway's encodings stay near those of the dense model that it came from."""
+"""Distillation while pruning: what a pathway makes of speech inside stays near what the dense model made of it."""
 
 from __future__ import annotations
 
@@ -10,41 +10,59 @@ from torch import Tensor, nn
 
 from asr_pathways.data.batches import Batch
 from asr_pathways.models.face import SpeechModel
-from asr_pathways.models.transducer import Transducer
 
 
 class Distillation:
-    """Adds to a training loss how far the encoder's output is from that of a frozen teacher.
+    """Adds to a training loss how far a student is, inside, from a frozen teacher.
 
-    The distance is the mean square over valid frames and dimensions of the normalised encodings (B, T, D): what
-    FitNets (Romero et al., arXiv 1412.6550) do with hidden layers.
+    Compared are the outputs of the modules that the model names (`SpeechModel.matched`), as FitNets (Romero et al.,
+    arXiv 1412.6550) do with hidden layers: the mean square of their difference, over valid frames where the module
+    tells lengths; where it does not, over all and in units of the teacher's variance. Of several modules the mean is
+    taken.
 
     Args:
         teacher: the dense model; a copy is kept, without dropout and without gradients.
-        weight: what the distance counts beside the training loss, in nats a word piece.
+        weight: what the distance counts beside the training loss, in nats a token.
     """
 
-    def __init__(self, teacher: Transducer, weight: float) -> None:
+    def __init__(self, teacher: SpeechModel, weight: float) -> None:
         self._teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+        self._teacher.train_on_short_windows()  # it is to hear what the student hears
         self._weight = weight
-        self._seen: tuple[Tensor, Tensor] | None = None
+        self._wanted: dict[str, Any] = {}
+        self._seen: dict[str, Any] = {}
+        _watch(self._teacher, self._wanted)
 
     def watch(self, student: SpeechModel) -> None:
-        """Takes the encodings of every forward pass of ``student`` from now on."""
-        assert isinstance(student, Transducer)
-        student.encoder.register_forward_hook(self._take)
-
-    def _take(self, module: nn.Module, arguments: Any, output: tuple[Tensor, Tensor]) -> None:
-        self._seen = output
+        """Takes what the modules of ``student`` give in every forward pass from now on."""
+        _watch(student, self._seen)
 
     def loss(self, batch: Batch) -> Tensor:
         """The weighted distance of the student's last forward pass, which must have been of ``batch``."""
-        assert self._seen is not None, "loss() before the student's forward pass"
-        encodings, lengths = self._seen
-        self._seen = None
-        teacher = self._teacher.to(encodings.device)
+        assert self._seen, "loss() before the student's forward pass"
         with torch.no_grad():
-            wanted, _ = teacher.encoder(teacher.normalize(batch.features, batch.language), batch.feature_lengths)
-        valid = torch.arange(encodings.shape[1], device=lengths.device) < lengths[:, None]
-        distance: Tensor = (encodings - wanted)[valid].square().mean()
-        return self._weight * distance
+            self._teacher.to(batch.features.device).match(batch)
+        distances = [_distance(self._seen[name], wanted) for name, wanted in self._wanted.items()]
+        self._seen.clear()
+        self._wanted.clear()
+        return self._weight * torch.stack(distances).mean()
+
+
+def _watch(model: SpeechModel, outputs: dict[str, Any]) -> None:
+    def hook(name: str) -> Any:
+        def take(module: nn.Module, arguments: Any, output: Any) -> None:
+            outputs[name] = output
+
+        return take
+
+    for name in model.matched:
+        model.network.get_submodule(name).register_forward_hook(hook(name))
+
+
+def _distance(own: Any, wanted: Any) -> Tensor:
+    if isinstance(wanted, Tensor):
+        return torch.nn.functional.mse_loss(own, wanted) / wanted.var()
+    encodings, lengths = own
+    valid = torch.arange(encodings.shape[1], device=lengths.device) < lengths[:, None]
+    distance: Tensor = (encodings - wanted[0])[valid].square().mean()
+    return distance

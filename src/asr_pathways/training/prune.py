@@ -19,7 +19,6 @@ from asr_pathways.data.corpus import languages_of, load_cuts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder
 from asr_pathways.model_folder import Recognizer, load_recognizer, save_recognizer
-from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
 from asr_pathways.training.config import LoopConfig, OptimizerConfig
 from asr_pathways.training.distillation import Distillation
@@ -42,7 +41,7 @@ class PruneRecipe(LoopConfig):
     pathways: dict[str, Any] = Field(default_factory=dict)
     calibration_batches: int = Field(default=4, gt=0, description="batches a language for score activation's start")
     distillation: float = Field(
-        default=0.0, ge=0, description="what the distance from the dense model's encodings counts in the loss"
+        default=0.0, ge=0, description="what the distance from the dense model's inner outputs counts in the loss"
     )
     init_steps: int = Field(default=1000, ge=0, description="steps of each pruning run that --init lsp or lap needs")
 
@@ -157,8 +156,8 @@ def pathway_config(
 def _distillation(dense: Recognizer, recipe: PruneRecipe) -> Distillation | None:
     if not recipe.distillation:
         return None
-    if not isinstance(dense.model, Transducer):
-        raise PathwaysError("recipe: distillation: only for the transducers of this package: leave it out")
+    if not dense.model.matched:
+        raise PathwaysError("recipe: distillation: only for Whisper and the transducers of this package: leave it out")
     return Distillation(dense.model, recipe.distillation)
 
 

@@ -36,6 +36,7 @@ class Whisper(HubModel):
     """
 
     unprunable = ("proj_out",)
+    matched = ("model.encoder.layer_norm", "model.decoder.layer_norm")
     free_text = True
 
     def __init__(self, hub: Any, tokenizer: Any, extractor: Any) -> None:

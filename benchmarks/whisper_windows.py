@@ -1,0 +1,64 @@
+"""What Whisper's training gains from windows of the batch's length instead of its own 30 seconds.
+
+python -m benchmarks.whisper_windows whisper-base data/prompts --steps 5
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from asr_pathways.data.batches import DataConfig, train_batches
+from asr_pathways.data.corpus import load_cuts
+from asr_pathways.model_folder import load_recognizer
+
+
+def measure(model: Path, data: Path, steps: int, seconds: float) -> dict[str, object]:
+    """Medians over the same batches: each is trained on with long and with short windows in turn."""
+    recognizer = load_recognizer(model)
+    whisper = recognizer.model.train()
+    cuts = load_cuts(data, "train").to_eager()
+    batches = train_batches(cuts, recognizer.tokenizer, DataConfig(max_seconds=seconds), whisper.frontend)
+    optimizer = torch.optim.AdamW(whisper.parameters(), lr=0.0)
+    taken: dict[str, list[float]] = {"window": [], "longest": []}
+    audio = []
+    for batch in islice(batches, steps + 1):
+        audio.append(batch.seconds)
+        for padding, times in taken.items():
+            recognizer.model.network.config.padding = padding  # type: ignore[union-attr]
+            started = time.perf_counter()
+            whisper.loss(batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            times.append(time.perf_counter() - started)
+    ratios = [long / short for long, short in zip(taken["window"], taken["longest"], strict=True)]
+    return {
+        "model": str(model),
+        "batches": steps,
+        "seconds_of_audio": round(statistics.mean(audio[1:]), 1),
+        "threads": torch.get_num_threads(),
+        "window_step_seconds": round(statistics.median(taken["window"][1:]), 2),
+        "longest_step_seconds": round(statistics.median(taken["longest"][1:]), 2),
+        "ratio": round(statistics.median(ratios[1:]), 2),
+    }
+
+
+def run(
+    model: Annotated[Path, typer.Argument()],
+    data: Annotated[Path, typer.Argument()],
+    steps: int = 5,
+    seconds: float = 24,
+) -> None:
+    """Prints medians and their ratio as JSON."""
+    typer.echo(json.dumps(measure(model, data, steps, seconds), indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(run)
