@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -119,7 +120,7 @@ def embeddings_of(recognizer: Recognizer, batches: Sequence[Batch], description:
     first = recognizer.languages[0]
     found, labels = [], []
     with recognizer.use(first):
-        for batch in track(batches, description, transient=True):
+        for batch in track(batches, description, transient=True, console=Console(stderr=True)):
             found.append(embed(recognizer.model, batch.features, batch.feature_lengths, first))
             labels += [batch.language] * len(batch)
     return torch.cat(found), labels

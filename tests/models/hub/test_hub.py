@@ -17,7 +17,9 @@ from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import Recognizer, load_recognizer, save_recognizer
+from asr_pathways.training.config import TrainRecipe
 from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.train import train
 from tests.models.hub.tiny import MAKERS
 from tests.training.helpers import same
 
@@ -189,3 +191,19 @@ def test_a_missing_model_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         load_recognizer("nowhere")
     with pytest.raises(PathwaysError, match="nobody/nothing: cannot load this Hugging Face model"):
         load_recognizer("nobody/nothing")
+
+
+@pytest.mark.parametrize("kind", ["whisper", "mms", "parakeet_tdt"])
+def test_is_finetuned(kind: str, hub_folder: Maker, speech: Path, tmp_path: Path) -> None:
+    config = TrainRecipe.model_validate({**RECIPE, "optimizer": {"steps": 20, "peak_lr": 5e-3}})
+    state = train(config, speech, tmp_path / "run", init=hub_folder(kind))
+    assert state.step == 20
+    before, after = load_recognizer(hub_folder(kind)), load_recognizer(tmp_path / "run")
+    assert after.languages == ("en", "fr") and after.card.attribution == ("Sines by nobody",)
+    losses = []
+    for recognizer in (before, after):
+        recognizer.model.open_languages(["fr"])
+        losses.append(recognizer.model.loss(batches_of(recognizer, speech, "fr")[0]).item())
+    assert losses[1] < losses[0]
+    with pytest.raises(PathwaysError, match="no 'de' in split"):
+        train(config, speech, tmp_path / "other", init=hub_folder(kind), languages=["de"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -88,3 +90,29 @@ def test_what_does_not_fit_is_named(hub_folder: Maker, speech: Path) -> None:
 
 def test_its_own_random_masks_are_off(hub_folder: Maker) -> None:
     assert not whisper(hub_folder("whisper"))[1].hub.config.apply_spec_augment
+
+
+def test_a_folder_as_the_hub_holds_it(hub_folder: Maker, speech: Path, tmp_path: Path) -> None:
+    """Published checkpoints have older keys in both configs; suppressed tokens are heeded, the rest does no harm."""
+    folder = tmp_path / "hub"
+    shutil.copytree(hub_folder("whisper"), folder)
+    recognizer, plain = whisper(folder)
+    batch = batches_of(recognizer, speech, "fr")[-1]
+    before = plain.decode(batch.features, batch.feature_lengths, "fr")
+    silent = before[0][0]
+    start, translate = plain.prompt("fr")[0], plain.prompt("fr")[2] - 1
+    old = {
+        "begin_suppress_tokens": [1, 2],
+        "forced_decoder_ids": [[1, None], [2, start + 5]],
+        "suppress_tokens": [silent],
+    }
+    new = {"is_multilingual": True, "return_timestamps": False, "alignment_heads": [[1, 0]], "task_to_id": {"t": 1}}
+    new |= {"lang_to_id": {"<|fr|>": start + 2}, "no_timestamps_token_id": start + 6, "prev_sot_token_id": translate}
+    for name, extra in (("config.json", old), ("generation_config.json", {**old, **new})):
+        values = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**values, **extra}))
+    recognizer, model = whisper(folder)
+    found = model.decode(batch.features, batch.feature_lengths, "fr")
+    assert not any(silent in row for row in found)
+    save_recognizer(tmp_path / "again", recognizer)
+    assert whisper(tmp_path / "again")[1].decode(batch.features, batch.feature_lengths, "fr") == found
