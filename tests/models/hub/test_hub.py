@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from asr_pathways.cli import app
@@ -183,6 +184,19 @@ def test_a_broken_part_is_one_line(part: str, kind: str, hub_folder: Maker, tmp_
     with pytest.raises(PathwaysError) as caught:
         load_recognizer(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", list(MAKERS))
+def test_a_missing_tensor_is_not_made_up(kind: str, hub_folder: Maker, tmp_path: Path) -> None:
+    folder = tmp_path / kind
+    shutil.copytree(hub_folder(kind), folder)
+    state = load_file(folder / "model.safetensors")
+    lost = next(name for name in state if name.endswith("layer_norm.weight") or "norm_" in name)
+    save_file(
+        {name: value for name, value in state.items() if name != lost}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(PathwaysError, match=f"lack 1 tensors of the model, such as {lost}"):
+        load_recognizer(folder)
 
 
 def test_a_missing_model_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +43,26 @@ def load_hub_model(name: str) -> Loaded:
         return loader(name, config, architecture)
 
 
-class _told:
-    """What transformers raises for a broken or missing part becomes one line that names the model."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        from safetensors import SafetensorError
-
-        if isinstance(error, (OSError, ValueError, KeyError, RuntimeError, SafetensorError)) and not isinstance(
-            error, PathwaysError
-        ):
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise PathwaysError(f"{self.name}: cannot load this Hugging Face model: {reason:.300}") from None
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Whatever transformers and its tokenizers raise for a broken or missing part becomes one line with the name."""
+    try:
+        yield
+    except PathwaysError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PathwaysError(f"{name}: cannot load this Hugging Face model: {reason:.300}") from error
 
 
 def _network(name: str, architecture: str) -> Any:
     import transformers
 
     kind = getattr(transformers, architecture)
-    return kind.from_pretrained(name, use_safetensors=True, dtype=torch.float32)
+    network, told = kind.from_pretrained(name, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
+    if missing := sorted(told["missing_keys"]):  # transformers would go on with random ones
+        raise PathwaysError(f"{name}: its files lack {len(missing)} tensors of the model, such as {missing[0]}")
+    return network
 
 
 def _tokenizer(name: str) -> Any:
