@@ -308,3 +308,11 @@ def test_a_compiled_model_follows_the_pathways() -> None:
 def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, asr_pathways; assert 'torch' not in sys.modules; asr_pathways.Pathways"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_extract_of_a_model_whose_parameters_were_renamed() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    pathways = Pathways.attach(model, PathwayConfig(sparsity=0.5), ["en"])
+    model[0] = nn.Sequential(model[0])
+    with pytest.raises(PathwaysError, match=r"the model has no 0\.weight any more: extract before it is wrapped"):
+        pathways.extract("en")

@@ -127,7 +127,8 @@ class Pathways:
         """The model is the sub-network of ``language`` inside the block; the dense weights are back after.
 
         Run forward and backward inside it. A backward pass outside is an error of autograd's, because the
-        weights it needs have changed. Under gradient policy ``parp`` the model stays dense in training mode.
+        weights it needs have changed; only with activation checkpointing nobody notices, and gradients are wrong,
+        because it computes them anew from the weights that it finds. Under gradient policy ``parp`` the model stays dense in training mode.
 
         For a batch of several languages give the language of each row; what the block then yields calls functions
         on such batches, each row with its own pathway (see `Rows`):
@@ -322,13 +323,19 @@ class Pathways:
     # --- keeping --------------------------------------------------------------------------------------------
 
     def extract(self, language: str) -> dict[str, Tensor]:
-        """A copy of the model's state_dict with the zeros and the own tensors of ``language`` written in."""
+        """A copy of the model's state_dict with the zeros and the own tensors of ``language`` written in.
+
+        Raises:
+            PathwaysError: if parameters were renamed since the pathways were attached, as PEFT does.
+        """
         self._switch.require_dense("extract()")
         key = self._state.key(language)
         with self._state.own.in_place(key):
             state = {name: value.clone() for name, value in self._model.state_dict().items()}
         for target, mask in zip(self._targets, self._bank.unpacked(key), strict=True):
             for name in target.names:
+                if name not in state:
+                    raise PathwaysError(f"extract(): the model has no {name} any more: extract before it is wrapped")
                 state[name].masked_fill_(~mask.to(state[name].device), 0)
         return state
 
