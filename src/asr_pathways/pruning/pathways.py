@@ -83,6 +83,11 @@ class Pathways:
         return cls(model, State.stored_in(model, storage.read_folder(Path(folder)), str(folder)))
 
     @property
+    def model(self) -> nn.Module:
+        """The model that the pathways are attached to."""
+        return self._model
+
+    @property
     def config(self) -> PathwayConfig:
         return self._config
 
@@ -128,7 +133,8 @@ class Pathways:
 
         Run forward and backward inside it. A backward pass outside is an error of autograd's, because the
         weights it needs have changed; only with activation checkpointing nobody notices, and gradients are wrong,
-        because it computes them anew from the weights that it finds. Under gradient policy ``parp`` the model stays dense in training mode.
+        because it computes them anew from the weights that it finds. Under gradient policy ``parp`` the model
+        stays dense in training mode.
 
         For a batch of several languages give the language of each row; what the block then yields calls functions
         on such batches, each row with its own pathway (see `Rows`):
