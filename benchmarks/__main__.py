@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from benchmarks import adaptation, training_step
+from benchmarks import adaptation, attach, training_step
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
         result = training_step.measure(size, "dynamic", batch, seconds, runs=15)
         print(json.dumps({"benchmark": "training step, with pathways over dense", **result}), flush=True)
     print(json.dumps({"benchmark": "adaptation", **adaptation.measure(layers=25, sparsity=0.7, runs=5)}), flush=True)
+    print(json.dumps({"benchmark": "attaching", **attach.in_a_fresh_process()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,3 +23,12 @@ def test_a_training_step_is_measured_with_and_without_pathways(capsys: pytest.Ca
     result = json.loads(capsys.readouterr().out)
     assert result["step_ratio"] > 0
     assert 0 < result["prunable"] < result["weights"]
+
+
+def test_attaching_holds_what_is_promised() -> None:
+    found = attach.measure(layers=1, dim=64)
+    assert found["within_bound"] is True
+    assert found["weights"] == 12 * 64 * 64
+    assert (
+        0 < float(str(found["held_mib"])) <= float(str(found["bound_mib"])) + float(str(found["score_state_mib"])) + 0.1
+    )

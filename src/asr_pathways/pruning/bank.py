@@ -20,8 +20,9 @@ class MaskBank:
         self._targets = list(targets)
         self._packed: dict[str, list[Tensor]] = {}
         self._cached: tuple[str, list[Tensor]] | None = None
+        everything = [masks.pack(torch.ones(target.shape, dtype=torch.bool)) for target in self._targets]
         for pathway in pathways:
-            self.put(pathway, [torch.ones(target.shape, dtype=torch.bool) for target in self._targets])
+            self.put_packed(pathway, everything)
 
     @property
     def weights(self) -> int:

@@ -70,7 +70,7 @@ class Pathways:
             pathways._state.start = copy_weights(model)
         stage = config.stage_at(0)
         if stage is not None:
-            pathways._prune(stage, None)
+            pathways._choose_first(stage)
         return pathways
 
     @classmethod
@@ -397,6 +397,16 @@ class Pathways:
         )
 
     # --- inside ---------------------------------------------------------------------------------------------
+
+    def _choose_first(self, sparsity: float) -> None:
+        """Masks by magnitude, which knows no languages: one is chosen, and all get it."""
+        first, *others = self._state.keys
+        self._state.sparsity = sparsity
+        _, new = self._chooser.prune(first, sparsity, self._bank.unpacked(first))
+        self._bank.put(first, new)
+        for key in others:
+            self._bank.put_packed(key, self._bank.packed(first))
+        self._after_new_masks()
 
     def _prune(self, sparsity: float, optimizer: Optimizer | None) -> list[MaskEvent]:
         self._state.sparsity = sparsity
