@@ -1,1 +1,1 @@
-"""Pathways in other people's training loops: each module needs the library that it is named after. See docs/loops.md."""
+"""Pathways in training loops of others; each module needs the library that it is named after: see docs/loops.md."""

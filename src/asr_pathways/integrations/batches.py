@@ -103,5 +103,5 @@ def require_part(pathways: Pathways, model: nn.Module) -> None:
     """Raises PathwaysError if the model of ``pathways`` is no part of ``model``."""
     if not any(module is pathways._model for module in model.modules()):
         raise PathwaysError(
-            "the pathways are of another model than the one that trains: attach them to the object that the trainer gets"
+            "the pathways are of another model than the one that trains: attach to the object that the trainer gets"
         )

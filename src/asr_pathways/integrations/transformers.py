@@ -64,7 +64,7 @@ class PathwaysCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.mixed_in:
             raise PathwaysError(
-                "a plain Trainer would train the dense model: use PathwaysTrainer, or class Mine(PathwaysMixin, Trainer)"
+                "a plain Trainer trains the dense model: use PathwaysTrainer, or class Mine(PathwaysMixin, Trainer)"
             )
         require_part(self.pathways, kwargs["model"])
 
