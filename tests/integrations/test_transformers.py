@@ -39,10 +39,12 @@ def trainer(
     kind: type[Trainer] = PathwaysTrainer,
     data: Any = None,
     masks: dict[str, Any] | None = None,
+    model: nn.Module | None = None,
+    pathways: Pathways | None = None,
     **options: Any,
 ) -> tuple[Trainer, Pathways]:
-    model = recogniser(seed)
-    pathways = attach(model, **(masks or {}))
+    model = recogniser(seed) if model is None else model
+    pathways = attach(model, **(masks or {})) if pathways is None else pathways
     made = kind(
         model=model,
         args=arguments(out, **options),
