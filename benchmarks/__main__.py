@@ -1,10 +1,10 @@
-"""``make bench``: every ratio that the README quotes, as JSON, one object a line."""
+"""``make bench``: every ratio that the README quotes, and what attaching costs, as JSON, one object a line."""
 
 from __future__ import annotations
 
 import json
 
-from benchmarks import adaptation, training_step
+from benchmarks import adaptation, attach, training_step
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
         result = training_step.measure(size, "dynamic", batch, seconds, runs=15)
         print(json.dumps({"benchmark": "training step, with pathways over dense", **result}), flush=True)
     print(json.dumps({"benchmark": "adaptation", **adaptation.measure(layers=25, sparsity=0.7, runs=5)}), flush=True)
+    print(json.dumps({"benchmark": "attaching", **attach.measure(24, 912, "magnitude")}), flush=True)
 
 
 if __name__ == "__main__":

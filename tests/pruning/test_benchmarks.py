@@ -23,3 +23,15 @@ def test_a_training_step_is_measured_with_and_without_pathways(capsys: pytest.Ca
     result = json.loads(capsys.readouterr().out)
     assert result["step_ratio"] > 0
     assert 0 < result["prunable"] < result["weights"]
+
+
+def test_attaching_is_measured_against_its_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(BENCHMARKS / "attach.py"))["main"]
+    main(["--layers", "2", "--width", "64"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["weights"] == 2 * 12 * 64**2
+    assert result["bound_bytes"] == result["weights"] * (4 + 1) + 5 * result["weights"] // 8
+    assert result["tensor_bytes"] == result["bound_bytes"]
+    assert (
+        result["passes"]["tensor_bytes"] and result["passes"]["attach_seconds"] and result["passes"]["detach_seconds"]
+    )
