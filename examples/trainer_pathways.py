@@ -18,7 +18,7 @@ from asr_pathways.integrations.transformers import PathwaysTrainer
 def speech(size: int) -> list[dict[str, object]]:
     """Noise for speech: items of {input_values, labels, language}."""
     return [
-        {"input_values": torch.randn(1600), "labels": torch.randint(1, 12, (3,)), "language": language}
+        {"input_values": torch.randn(6400), "labels": torch.randint(1, 12, (3,)), "language": language}
         for language in ("en", "fr")
         for _ in range(size)
     ]
