@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from asr_pathways import Pathways
+from asr_pathways.errors import PathwaysError
+from asr_pathways.integrations.lightning import PathwaysCallback
+from tests.integrations.tiny import alternating, attach, batches, loss_of, recogniser, same
+
+Batch = dict[str, Any]
+
+
+class Module(LightningModule):
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.model = recogniser(seed)
+        self.losses: list[float] = []
+
+    def training_step(self, batch: Batch, index: int) -> Tensor | None:
+        return loss_of(self.model, batch)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self.losses.append(float(loss_of(self.model, batch)))
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Batch, index: int) -> Tensor:
+        return self.model(input_values=batch["input_values"]).logits
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+def fit(
+    out: Path,
+    epochs: int,
+    seed: int = 0,
+    resume: Path | None = None,
+    data: Any = None,
+    module: Module | None = None,
+    masks: dict[str, Any] | None = None,
+    **options: Any,
+) -> tuple[Module, Pathways]:
+    module = module or Module(seed)
+    pathways = attach(module.model, **(masks or {}))
+    callbacks = [PathwaysCallback(pathways), ModelCheckpoint(out, "{epoch}", save_top_k=-1)]
+    trainer = quiet_trainer(out, max_epochs=epochs, callbacks=callbacks, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about few workers and batches
+        trainer.fit(module, loader(alternating() if data is None else data), ckpt_path=resume, weights_only=True)
+    return module, pathways
+
+
+def quiet_trainer(out: Path, **options: Any) -> Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    return Trainer(default_root_dir=out, **quiet, **options)
+
+
+def loader(data: Any) -> DataLoader[Batch]:
+    return DataLoader(data, batch_size=None)
+
+
+def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path) -> None:
+    options = {"accumulate_grad_batches": 2}
+    module, masks = fit(tmp_path / "straight", 3, **options)
+    again, masks_again = fit(tmp_path / "again", 3, seed=1, resume=tmp_path / "straight" / "epoch=0.ckpt", **options)
+    assert masks.steps == masks_again.steps == 12
+    assert same(masks.state_dict(), masks_again.state_dict())
+    assert same(dict(module.state_dict()), dict(again.state_dict()))
+
+
+@pytest.mark.parametrize("gradient", ["dense", "frozen"])
+def test_micro_batches_of_different_languages(tmp_path: Path, gradient: str) -> None:
+    module, masks = fit(tmp_path, 1, masks={"gradient": gradient}, accumulate_grad_batches=2)
+
+    model = recogniser()
+    own = attach(model, gradient=gradient)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    data = alternating()
+    for pair in [data[index : index + 2] for index in range(0, 8, 2)]:
+        optimizer.zero_grad()
+        for batch in pair:
+            with own.use(batch["language"]):
+                (loss_of(model, batch) / 2).backward()
+        optimizer.step()
+        own.step(optimizer)
+    assert same(own.state_dict(), masks.state_dict())
+    assert same(dict(model.state_dict()), dict(module.model.state_dict()))
+
+
+def test_evaluation_is_under_masks(tmp_path: Path) -> None:
+    module = Module()
+    pathways = attach(module.model)
+    expected, logits = [], []
+    module.eval()
+    with torch.no_grad():
+        for batch in batches(4):
+            with pathways.use(batch["language"]):
+                expected.append(float(loss_of(module.model, batch)))
+                logits.append(module.predict_step(batch, 0))
+            assert float(loss_of(module.model, batch)) != pytest.approx(expected[-1], rel=1e-3)
+    trainer = quiet_trainer(tmp_path, callbacks=[PathwaysCallback(pathways)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.validate(module, loader(batches(4)), verbose=False)
+        trainer.test(module, loader(batches(4)), verbose=False)
+        predicted = trainer.predict(module, loader(batches(4)))
+    assert module.losses == pytest.approx(expected * 2)
+    torch.testing.assert_close(predicted, logits)
+
+
+def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(PathwaysError, match="the batch has no 'language'"):
+        fit(tmp_path, 1, data=[{k: v for k, v in batches()[0].items() if k != "language"}])
+    manual = Module()
+    manual.automatic_optimization = False
+    with pytest.raises(PathwaysError, match="manual optimization"):
+        fit(tmp_path, 1, module=manual)
+    asleep = Module()
+    asleep.model.eval()
+    with pytest.raises(PathwaysError, match=r"call its train\(\) before fit"):
+        fit(tmp_path, 1, module=asleep)
+    callback = PathwaysCallback(attach(recogniser()))
+    with pytest.raises(PathwaysError, match="of another model than the one that trains"):
+        callback.on_fit_start(None, Module())
+    module = Module()
+    sharded = SimpleNamespace(strategy=type("FSDPStrategy", (), {})())
+    with pytest.raises(PathwaysError, match="whole parameters on every rank"):
+        PathwaysCallback(attach(module.model)).on_fit_start(sharded, module)
+    with pytest.raises(PathwaysError, match="the checkpoint was saved without pathways"):
+        callback.on_load_checkpoint(None, None, {"state_dict": {}})
+
+
+class Failing(Module):
+    """Gives no loss for the second batch, and fails in the backward pass of the fourth."""
+
+    def training_step(self, batch: Batch, index: int) -> Tensor | None:
+        loss = super().training_step(batch, index)
+        if index == 3:
+            loss.register_hook(self._fail)
+        return None if index == 1 else loss
+
+    def _fail(self, _: Tensor) -> None:
+        raise ArithmeticError("on purpose")
+
+
+def test_the_model_is_dense_again_after_a_step_without_loss_and_after_an_exception(tmp_path: Path) -> None:
+    module = Failing()
+    pathways = attach(module.model)
+    with pytest.raises(ArithmeticError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quiet_trainer(tmp_path, max_epochs=1, callbacks=[PathwaysCallback(pathways)], enable_checkpointing=False).fit(
+            module, loader(alternating())
+        )
+    assert pathways.steps == 3
+    assert all((module.model.get_parameter(name) != 0).all() for name in pathways.names)
+
+
+def test_the_language_may_be_anywhere_in_a_batch(tmp_path: Path) -> None:
+    class Pairs(Module):
+        def training_step(self, batch: Any, index: int) -> Tensor | None:
+            return super().training_step(batch[0], index)
+
+    module = Pairs()
+    pathways = attach(module.model)
+    pairs = [({k: v for k, v in batch.items() if k != "language"}, batch["language"]) for batch in alternating()]
+    callback = PathwaysCallback(pathways, language=lambda batch: batch[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quiet_trainer(tmp_path, max_epochs=1, callbacks=[callback], enable_checkpointing=False).fit(
+            module, loader(pairs)
+        )
+    assert pathways.steps == 8
+    assert {event.language for event in callback.events} == {"en", "fr"}
