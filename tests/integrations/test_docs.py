@@ -26,7 +26,7 @@ def test_every_snippet_of_the_page_runs(tmp_path: Path) -> None:
         "checkpoint": tmp_path / "checkpoint.pt",
     }
     snippets = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(snippets) == 6
+    assert len(snippets) == 7
     for snippet in snippets:
         exec(compile(snippet, str(PAGE), "exec"), names)
     assert names["pathways"].steps == 6 + 4 + 2  # three epochs of two batches, two of two, and one
