@@ -80,7 +80,7 @@ def test_pruning_with_a_teacher_resumes_as_if_it_had_never_stopped(
     assert same(load_recognizer(tmp_path / "resumed").model.state_dict(), whole)
 
 
-def test_whisper_is_distilled_from_encoder_and_decoder(speech: Path, tmp_path: Path) -> None:
+def test_whisper_is_distilled_from_every_layer_of_encoder_and_decoder(speech: Path, tmp_path: Path) -> None:
     teacher, student = (load_recognizer(whisper(tmp_path / name)).model for name in ("teacher", "student"))
     recognizer = load_recognizer(tmp_path / "student")
     batch = dev_batches(speech, replace(recognizer, card=HubCard(languages=("en",))), 2)[0]
@@ -96,7 +96,13 @@ def test_whisper_is_distilled_from_encoder_and_decoder(speech: Path, tmp_path: P
         wanted, own = (model.encodings(batch.features, batch.feature_lengths, "en")[0] for model in (teacher, student))
         encoder = (own - wanted).square().mean() / wanted.var()
     assert float(encoder) == pytest.approx(0.25 / float(wanted.var()), rel=1e-3)
-    decoder = float(found.detach()) - float(encoder)  # twice the mean of both
+    assert student.matched == (
+        "model.encoder.layers.1.self_attn_layer_norm",
+        "model.encoder.layer_norm",
+        "model.decoder.layers.1.self_attn_layer_norm",
+        "model.decoder.layer_norm",
+    )
+    decoder = 4 / 2 * float(found.detach()) - float(encoder)  # the encoder's first layer is the teacher's
     assert decoder > 0
     found.backward()
     assert student.network.get_submodule("model.decoder.layers.0.fc1").get_parameter("weight").grad is not None

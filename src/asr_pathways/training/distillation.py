@@ -17,8 +17,8 @@ class Distillation:
 
     Compared are the outputs of the modules that the model names (`SpeechModel.matched`), as FitNets (Romero et al.,
     arXiv 1412.6550) do with hidden layers: the mean square of their difference, over valid frames where the module
-    tells lengths; where it does not, over all and in units of the teacher's variance. Of several modules the mean is
-    taken.
+    tells lengths; where it does not, over all and in units of the teacher's variance. Of several modules (every
+    layer's output, as in TinyBERT, Jiao et al., arXiv 1909.10351) the mean is taken.
 
     Args:
         teacher: the dense model; a copy is kept, without dropout and without gradients.

@@ -36,7 +36,6 @@ class Whisper(HubModel):
     """
 
     unprunable = ("proj_out",)
-    matched = ("model.encoder.layer_norm", "model.decoder.layer_norm")
     free_text = True
 
     def __init__(self, hub: Any, tokenizer: Any, extractor: Any) -> None:
@@ -51,6 +50,10 @@ class Whisper(HubModel):
         self.window = float(hub.config.max_source_positions) * STRIDE / FRAME_RATE
         self.frames = int(hub.config.max_source_positions) * STRIDE
         self.longest_text = int(hub.config.max_target_positions)
+        self.matched = (
+            *_between_layers("encoder", hub.config.encoder_layers),
+            *_between_layers("decoder", hub.config.decoder_layers),
+        )
 
     @property
     def padding(self) -> str:
@@ -150,6 +153,13 @@ def language_tokens(tokenizer: Any) -> dict[str, int]:
 
     vocabulary = tokenizer.get_vocab()
     return {code: vocabulary[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in vocabulary}
+
+
+def _between_layers(side: str, layers: int) -> list[str]:
+    """The norms that read each layer's output: what they give has no few huge channels, as the residual stream has."""
+    return [f"model.{side}.layers.{index}.self_attn_layer_norm" for index in range(1, layers)] + [
+        f"model.{side}.layer_norm"
+    ]
 
 
 def _token(tokenizer: Any, name: str) -> int:
