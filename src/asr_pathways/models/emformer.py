@@ -16,6 +16,7 @@ after each attention (Conformer, arXiv 2005.08100), off with ``conv_kernel`` 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -155,8 +156,9 @@ class SegmentAttention(nn.Module):
         blocks = torch.cat((utterance.view(batch, segments, size, dim), right), dim=2)
         query = self.query(blocks).view(batch, segments, size + ahead, self.heads, width).transpose(2, 3)
 
-        keys, values = self.key_value(utterance).chunk(2, dim=-1)
-        right_keys, right_values = self.key_value(right).chunk(2, dim=-1)
+        blocks = self.key_value(blocks)
+        keys, values = blocks[:, :, :size].reshape(batch, segments * size, 2 * dim).chunk(2, dim=-1)
+        right_keys, right_values = blocks[:, :, size:].chunk(2, dim=-1)
         keys, values = torch.cat((state.keys, keys), dim=1), torch.cat((state.values, values), dim=1)
         state.keys = keys[:, keys.shape[1] - left :]
         state.values = values[:, values.shape[1] - left :]
@@ -195,14 +197,15 @@ class CausalConv(nn.Module):
     def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: _Windows) -> tuple[Tensor, Tensor]:
         """(B, N * S, D) and (B, N, R, D) -> the same shapes; ``state`` moves on by N segments."""
         batch, segments, ahead, dim = right.shape
-        utterance = torch.cat((state.conv, F.glu(self.inwards(self.norm(utterance)))), dim=1)
+        utterance, right = _together(lambda x: F.glu(self.inwards(self.norm(x))), utterance, right)
+        utterance = torch.cat((state.conv, utterance), dim=1)
         state.conv = utterance[:, utterance.shape[1] - self.kept :]
         out = self._convolve(utterance)
         if ahead == 0:
             return out, right
         # A copy of right context goes on from the end of its own segment.
         before = utterance[:, windows.segment :].unfold(1, self.kept, windows.segment).transpose(2, 3)
-        copies = torch.cat((before, F.glu(self.inwards(self.norm(right)))), dim=2)
+        copies = torch.cat((before, right), dim=2)
         return out, self._convolve(copies.flatten(0, 1)).view(batch, segments, ahead, dim)
 
 
@@ -226,9 +229,15 @@ class EmformerLayer(nn.Module):
             if module is not None:
                 deltas = module(utterance, right, state, windows)
                 utterance, right = utterance + self.dropout(deltas[0]), right + self.dropout(deltas[1])
-        utterance = utterance + self.dropout(self.feed_forward(utterance))
-        right = right + self.dropout(self.feed_forward(right))
-        return utterance, right
+        deltas = _together(self.feed_forward, utterance, right)
+        return utterance + self.dropout(deltas[0]), right + self.dropout(deltas[1])
+
+
+def _together(module: Callable[[Tensor], Tensor], utterance: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``module`` makes of each frame of (B, N * S, D) and of (B, N, R, D), its weights read once, not twice."""
+    out = module(torch.cat((utterance, right.flatten(1, 2)), dim=1))
+    frames = utterance.shape[1]
+    return out[:, :frames], out[:, frames:].view(*right.shape[:3], out.shape[2])
 
 
 class Emformer(nn.Module):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MAX_SYMBOLS_PER_FRAME = 10
 """Greedy search gives up on a frame after this many symbols, as sherpa-onnx does."""
 
+LOOKAHEAD = 8
+"""Frames that the joiner scores at a time in greedy search."""
+
 
 class TransducerConfig(Config):
     """Sizes of the recogniser.
@@ -234,31 +237,52 @@ class GreedySearch:
         self._prediction = model.joiner.prediction(out[:, 0])
 
     def accept(self, encodings: Tensor, lengths: Tensor | Sequence[int] | None = None) -> None:
-        """Goes on with encodings (B, T, D), of which ``lengths`` (B,) frames count (all of them if None)."""
+        """Goes on with encodings (B, T, D), of which ``lengths`` (B,) frames count (all of them if None).
+
+        Most frames are blank, so the joiner scores `LOOKAHEAD` frames at a time as if no symbol came; each stream
+        goes on from its first one that is not blank.
+        """
         model = self.model
         batch, frames, _ = encodings.shape
-        if lengths is None:
-            lengths = [frames] * batch
-        ends = torch.as_tensor(lengths, device=encodings.device)
-        projected = model.joiner.encoding(encodings)
-        for t in range(frames):
-            active = ends > t
-            for _ in range(MAX_SYMBOLS_PER_FRAME):
-                best = model.joiner.output(torch.relu(projected[:, t] + self._prediction)).argmax(dim=-1)
-                active = active & (best != model.blank)
-                rows = active.nonzero().flatten()
-                if rows.numel() == 0:
-                    break
-                self._emit(rows, best[rows], self._past + t)
+        ends = [frames] * batch if lengths is None else torch.as_tensor(lengths).tolist()
+        projected = F.pad(model.joiner.encoding(encodings), (0, 0, 0, LOOKAHEAD))
+        width = projected.shape[1]
+        projected = projected.flatten(0, 1)
+        at = [0] * batch  # the frame that each stream is at, and how many symbols it has there
+        found = [0] * batch
+        while rows := [row for row in range(batch) if at[row] < ends[row]]:
+            places = torch.tensor([[row * width + at[row] + ahead for ahead in range(LOOKAHEAD)] for row in rows])
+            prediction = self._prediction if len(rows) == batch else self._prediction[rows]
+            best = model.joiner.output(torch.relu(projected[places] + prediction[:, None])).argmax(dim=-1).tolist()
+            spoken = []
+            for row, symbols in zip(rows, best, strict=True):
+                symbols = symbols[: ends[row] - at[row]]
+                blanks = next((i for i, symbol in enumerate(symbols) if symbol != model.blank), len(symbols))
+                if blanks:
+                    at[row] += blanks
+                    found[row] = 0
+                if blanks < len(symbols):
+                    self.symbols[row].append(symbols[blanks])
+                    self.frames[row].append(self._past + at[row])
+                    spoken.append(row)
+                    found[row] += 1
+                    if found[row] == MAX_SYMBOLS_PER_FRAME:
+                        at[row] += 1
+                        found[row] = 0
+            if spoken:
+                self._predict(spoken)
         self._past += frames
 
-    def _emit(self, rows: Tensor, symbols: Tensor, frame: int) -> None:
-        for row, symbol in zip(rows.tolist(), symbols.tolist(), strict=True):
-            self.symbols[row].append(symbol)
-            self.frames[row].append(frame)
+    def _predict(self, rows: list[int]) -> None:
+        """Takes the predictor past the last symbols of ``rows``."""
+        symbols = torch.tensor([[self.symbols[row][-1]] for row in rows], device=self._prediction.device)
+        if len(rows) == len(self.symbols):
+            out, self._state = self.model.predictor(symbols, self._state)
+            self._prediction = self.model.joiner.prediction(out[:, 0])
+            return
         hidden, cell = self._state
         out, (new_hidden, new_cell) = self.model.predictor(
-            symbols[:, None], (hidden[:, rows].contiguous(), cell[:, rows].contiguous())
+            symbols, (hidden[:, rows].contiguous(), cell[:, rows].contiguous())
         )
         hidden[:, rows], cell[:, rows] = new_hidden, new_cell
         self._prediction[rows] = self.model.joiner.prediction(out[:, 0])
