@@ -1,6 +1,6 @@
 """What Whisper's training gains from windows of the batch's length instead of its own 30 seconds.
 
-python -m benchmarks.whisper_windows whisper-base data/prompts --steps 5
+python -m benchmarks.whisper_windows whisper-base data/prompts --steps 5 --train 40
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ import typer
 
 from asr_pathways.data.batches import DataConfig, train_batches
 from asr_pathways.data.corpus import load_cuts
+from asr_pathways.evaluation.wer import Scores, score
 from asr_pathways.model_folder import load_recognizer
+from asr_pathways.transcription import decode_split
+
+PEAK_LR = 2e-5
 
 
 def measure(model: Path, data: Path, steps: int, seconds: float) -> dict[str, object]:
@@ -50,14 +54,38 @@ def measure(model: Path, data: Path, steps: int, seconds: float) -> dict[str, ob
     }
 
 
+def trained(model: Path, data: Path, padding: str, steps: int, seconds: float) -> Scores:
+    """WER on test after ``steps`` of training with windows of one kind, decoded with the same."""
+    recognizer = load_recognizer(model)
+    whisper = recognizer.model.train()
+    recognizer.model.network.config.padding = padding  # type: ignore[union-attr]
+    cuts = load_cuts(data, "train").to_eager()
+    batches = train_batches(cuts, recognizer.tokenizer, DataConfig(max_seconds=seconds), whisper.frontend)
+    optimizer = torch.optim.AdamW(whisper.parameters(), lr=PEAK_LR)
+    torch.manual_seed(0)
+    for step, batch in enumerate(islice(batches, steps)):
+        optimizer.param_groups[0]["lr"] = PEAK_LR * min(1.0, (step + 1) / 10, (steps - step) / (steps / 2))
+        whisper.loss(batch).backward()
+        torch.nn.utils.clip_grad_norm_(whisper.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    whisper.eval()
+    return score(decode_split(recognizer, data, "test"))
+
+
 def run(
     model: Annotated[Path, typer.Argument()],
     data: Annotated[Path, typer.Argument()],
     steps: int = 5,
     seconds: float = 24,
+    train: Annotated[int, typer.Option(help="Also train so many steps with either, and compare WER.")] = 0,
 ) -> None:
-    """Prints medians and their ratio as JSON."""
-    typer.echo(json.dumps(measure(model, data, steps, seconds), indent=1))
+    """Prints medians and their ratio, and WER after as much training with either kind of windows, as JSON."""
+    result = measure(model, data, steps, seconds)
+    if train:
+        for padding in ("longest", "window"):
+            result[f"{padding}_scores"] = trained(model, data, padding, train, seconds).to_dict()
+    typer.echo(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import subprocess
 import sys
@@ -98,6 +99,26 @@ def test_streaming_gives_the_same_words_as_the_whole_file(
     whole = capsys.readouterr().out
     assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--json", "--stream") == 0
     assert capsys.readouterr().out == whole
+
+
+def test_standard_input_is_recognised_as_it_comes(
+    run: Callable[..., int],
+    sparse_model: Path,
+    spoken_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples, _ = soundfile.read(spoken_file, dtype="int16")
+    whole = tuple(samples) * 20
+    soundfile.write(spoken_file.with_name("long.wav"), np.array(whole, dtype=np.int16), 16_000)
+    assert run("transcribe", sparse_model, spoken_file.with_name("long.wav"), "--language", "fr", "--stream") == 0
+    wanted = capsys.readouterr().out
+    sound = io.BytesIO(np.array(whole, dtype="<i2").tobytes())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(sound))
+    assert run("transcribe", sparse_model, "-", "--language", "fr", "--stream") == 0
+    assert capsys.readouterr().out.split() == wanted.split()
+    assert run("transcribe", sparse_model, "-", "--language", "fr") == 1
+    assert "standard input is recognised as it comes: add --stream" in capsys.readouterr().err
 
 
 def test_a_wav_of_another_rate_and_two_channels_is_transcribed(

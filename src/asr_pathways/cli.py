@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from asr_pathways.cli_data import app as data_app
 from asr_pathways.cli_data import split_languages
 from asr_pathways.errors import PathwaysError
+
+if TYPE_CHECKING:
+    from asr_pathways.transcription import Transcript
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -160,7 +164,14 @@ def evaluate(
 @app.command()
 def transcribe(
     model: Model,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Audio files.", show_default=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="Audio files; - is what arecord -r 16000 -f S16_LE gives (with --stream).",
+            show_default=False,
+        ),
+    ],
     language: Annotated[
         str, typer.Option(help="The language that is spoken; auto: the model finds out.", show_default=False)
     ],
@@ -170,6 +181,8 @@ def transcribe(
     """Transcribes audio files of any rate and format that libsndfile reads.
 
     Example: asr-pathways transcribe runs/dynamic --language fr call.wav --stream
+
+    Microphone: arecord -r 16000 -f S16_LE | asr-pathways transcribe runs/dynamic --language fr --stream -
     """
     import dataclasses
     from json import dumps
@@ -177,31 +190,47 @@ def transcribe(
     from asr_pathways.language_id import LanguageIdentifier
     from asr_pathways.model_folder import load_recognizer
     from asr_pathways.transcription import transcribe as whole
-    from asr_pathways.transcription import transcribe_any, transcribe_stream
+    from asr_pathways.transcription import transcribe_any
 
-    recognizer = load_recognizer(model)
-    identifier = None
-    if language == "auto":
-        if stream:
-            raise PathwaysError("--language auto hears a whole recording before it decides: leave --stream out")
-        identifier = LanguageIdentifier.load(model)
+    if stream and language == "auto":
+        raise PathwaysError("--language auto hears a whole recording before it decides: leave --stream out")
+    if Path("-") in files and not stream:
+        raise PathwaysError("-: standard input is recognised as it comes: add --stream")
+    if stream:
+        results = _streamed(model, files, language)
     else:
-        recognizer.check_languages([language])
-    for file in files:
-        if stream:
-            shown = ""
-            for result in transcribe_stream(recognizer, file, language):
-                if result.text != shown:
-                    shown = result.text
-                    typer.echo(f"... {shown}", err=True)
-        elif identifier is not None:
-            result = transcribe_any(recognizer, identifier, file)
+        recognizer = load_recognizer(model)
+        if language == "auto":
+            identifier = LanguageIdentifier.load(model)
+            results = (transcribe_any(recognizer, identifier, file) for file in files)
         else:
-            result = whole(recognizer, file, language)
+            recognizer.check_languages([language])
+            results = (whole(recognizer, file, language) for file in files)
+    for result in results:
         if json:
             typer.echo(dumps(dataclasses.asdict(result), ensure_ascii=False))
         else:
-            typer.echo(result.text if len(files) == 1 else f"{file}: {result.text}")
+            typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
+
+
+def _streamed(model: Path, files: list[Path], language: str) -> Iterator[Transcript]:
+    """The final transcripts; what is known on the way goes to stderr."""
+    from asr_pathways.runtime.streaming import Recognizer
+    from asr_pathways.transcription import transcribe_live, transcribe_stream
+
+    recognizer = Recognizer(model, language)
+    shown = ""
+    for file in files:
+        if file == Path("-"):
+            found = transcribe_live(recognizer, sys.stdin.buffer, language)
+        else:
+            found = transcribe_stream(recognizer, file, language)
+        for result, final in found:
+            if final:
+                yield result
+            elif result.text != shown:
+                typer.echo(f"... {result.text}", err=True)
+            shown = result.text
 
 
 @app.command()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import torch
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
 from asr_pathways.data.batches import eval_batches
 from asr_pathways.data.corpus import languages_of, load_cuts
-from asr_pathways.data.features import FbankStream
 from asr_pathways.data.segments import cut_at_pauses
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
@@ -21,6 +22,8 @@ from asr_pathways.language_id import LanguageIdentifier, rank
 from asr_pathways.model_folder import Recognizer
 from asr_pathways.models.emformer import STRIDE
 from asr_pathways.models.transducer import GreedySearch, Transducer
+from asr_pathways.runtime.streaming import Recognizer as StreamingRecognizer
+from asr_pathways.runtime.streaming import Result
 
 CHUNK = 0.32
 """Seconds of audio handed over at a time when streaming."""
@@ -51,64 +54,38 @@ class Transcript:
     languages: list[tuple[str, float]] = field(default_factory=list)
 
 
-class StreamingDecoder:
-    """Recognises one stream; use it under the pathway of its language.
-
-    The result is the same as for the whole recording at once.
-    """
-
-    def __init__(self, recognizer: Recognizer, language: str) -> None:
-        if not isinstance(recognizer.model, Transducer) or not isinstance(recognizer.tokenizer, Tokenizer):
-            raise PathwaysError("only the transducers of this package stream: leave --stream out")
-        self._language = language
-        self._model, self._tokenizer = recognizer.model, recognizer.tokenizer.of(language)
-        self._fbank = FbankStream(self._model.frontend.config)
-        self._state = self._model.encoder.initial_state(1, self._model.feature_mean)
-        self._search = GreedySearch(self._model, 1)
-
-    def accept(self, samples: Samples) -> str:
-        """Takes samples (n,) at 16 kHz, gives the text so far."""
-        return self._decode(self._fbank.accept(samples), final=False)
-
-    def finish(self) -> str:
-        """No more samples will come: gives the whole text."""
-        return self._decode(self._fbank.flush(), final=True)
-
-    @property
-    def tokens(self) -> list[tuple[str, float]]:
-        """Word pieces so far and their times in seconds."""
-        pieces = self._tokenizer.pieces()
-        found = zip(self._search.symbols[0], self._search.frames[0], strict=True)
-        return [(pieces[symbol], round(frame * STRIDE * 0.01, 2)) for symbol, frame in found]
-
-    @torch.inference_mode()
-    def _decode(self, features: torch.Tensor, final: bool) -> str:
-        normalized = self._model.normalize(features[None], self._language)
-        encodings = self._model.encoder.stream(normalized, self._state, final)
-        if encodings.shape[1]:
-            self._search.accept(encodings)
-        return self._tokenizer.decode(self._search.symbols[0])
-
-
 def transcribe(recognizer: Recognizer, path: Path, language: str) -> Transcript:
     """Recognises a whole recording of any rate and format that libsndfile reads.
 
     Raises:
         PathwaysError: if the file cannot be read as audio or is too short, or the language is unknown.
     """
-    if isinstance(recognizer.model, Transducer):
-        *_, last = transcribe_stream(recognizer, path, language, chunk=None)
-        return last
     (language,) = recognizer.check_languages([language])
     samples = _read(path)
     model = recognizer.model.eval()
     texts = []
-    with recognizer.use(language), torch.no_grad():
+    tokens: list[tuple[str, float]] = []
+    with recognizer.use(language), torch.inference_mode():
         for part in cut_at_pauses(samples, model.window):
-            features = model.frontend(part)
-            (ids,) = model.decode(features[None], torch.tensor([len(features)]), language)
+            features = model.frontend(part)[None]
+            lengths = torch.tensor([features.shape[1]])
+            if isinstance(model, Transducer):
+                search = GreedySearch(model, 1)
+                search.accept(model.encodings(features, lengths, language)[0])
+                (ids,) = search.symbols
+                tokens = _timed(recognizer, language, search)
+            else:
+                (ids,) = model.decode(features, lengths, language)
             texts.append(recognizer.tokenizer.decode(ids, language))
-    return Transcript(str(path), language, " ".join(filter(None, texts)), [], len(samples) / SAMPLE_RATE)
+    return Transcript(str(path), language, " ".join(filter(None, texts)), tokens, len(samples) / SAMPLE_RATE)
+
+
+def _timed(recognizer: Recognizer, language: str, search: GreedySearch) -> list[tuple[str, float]]:
+    """Word pieces and their times in seconds."""
+    assert isinstance(recognizer.tokenizer, Tokenizer)
+    pieces = recognizer.tokenizer.of(language).pieces()
+    found = zip(search.symbols[0], search.frames[0], strict=True)
+    return [(pieces[symbol], round(frame * STRIDE * 0.01, 2)) for symbol, frame in found]
 
 
 def transcribe_any(recognizer: Recognizer, identifier: LanguageIdentifier, path: Path) -> Transcript:
@@ -124,24 +101,44 @@ def transcribe_any(recognizer: Recognizer, identifier: LanguageIdentifier, path:
 
 
 def transcribe_stream(
-    recognizer: Recognizer, path: Path, language: str, chunk: float | None = CHUNK
-) -> Iterator[Transcript]:
-    """Recognises a recording ``chunk`` seconds at a time (None: at once); yields what is known after each.
+    recognizer: StreamingRecognizer, path: Path, language: str, chunk: float = CHUNK
+) -> Iterator[tuple[Transcript, bool]]:
+    """Recognises a recording ``chunk`` seconds at a time; yields what is known after each, and whether it is final.
 
     Raises:
         PathwaysError: as :func:`transcribe`.
     """
-    (language,) = recognizer.check_languages([language])
+    stream = recognizer.stream(language)
     samples = _read(path)
     seconds = len(samples) / SAMPLE_RATE
-    recognizer.model.eval()
-    decoder = StreamingDecoder(recognizer, language)
-    step = len(samples) if chunk is None else max(1, round(chunk * SAMPLE_RATE))
-    with recognizer.use(language):
-        for start in range(0, len(samples), step):
-            text = decoder.accept(samples[start : start + step])
-            yield Transcript(str(path), language, text, decoder.tokens, seconds)
-        yield Transcript(str(path), language, decoder.finish(), decoder.tokens, seconds)
+    step = max(1, round(chunk * SAMPLE_RATE))
+    for start in range(0, len(samples), step):
+        stream.accept(samples[start : start + step])
+        yield _transcript(path, stream.partial(), seconds)
+    yield _transcript(path, stream.final(), seconds)
+
+
+def transcribe_live(
+    recognizer: StreamingRecognizer, sound: BinaryIO, language: str
+) -> Iterator[tuple[Transcript, bool]]:
+    """Recognises 16-bit mono samples at 16 kHz as they come, until ``sound`` ends.
+
+    Yields what is known of a segment after each `CHUNK` seconds, and its final words once silence has ended it.
+
+    Raises:
+        PathwaysError: for an unknown language.
+    """
+    stream = recognizer.stream(language)
+    while data := sound.read(2 * round(CHUNK * SAMPLE_RATE)):
+        stream.accept(np.frombuffer(data[: len(data) // 2 * 2], dtype="<i2").astype(np.float32) / np.float32(32768))
+        found = stream.final() if stream.partial().text and stream.endpoint() else stream.partial()
+        yield _transcript(Path("-"), found, found.end - found.start)
+    if (last := stream.final()).text:
+        yield _transcript(Path("-"), last, last.end - last.start)
+
+
+def _transcript(path: Path, found: Result, seconds: float) -> tuple[Transcript, bool]:
+    return Transcript(str(path), found.language, found.text, found.tokens, seconds), found.final
 
 
 def _read(path: Path) -> Samples:

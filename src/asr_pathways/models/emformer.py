@@ -16,7 +16,7 @@ after each attention (Conformer, arXiv 2005.08100), off with ``conv_kernel`` 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +80,27 @@ class EmformerState:
     layers: list[LayerState]
     past: int = 0
 
+    def tensors(self) -> list[Tensor]:
+        """Its tensors (B, ...), in an order of their own."""
+        of_layers = [tensor for layer in self.layers for tensor in (layer.keys, layer.values, layer.conv)]
+        return [self.features, self.frames, *self.front_end, *of_layers]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> EmformerState:
+        """The same place in the stream, with other tensors in the order of :meth:`tensors`."""
+        features, frames, *rest = tensors
+        first = len(self.front_end)
+        layers = [LayerState(*rest[i : i + 3]) for i in range(first, len(rest), 3)]
+        return EmformerState(features, rest[:first], frames, layers, self.past)
+
+    @classmethod
+    def stack(cls, states: Sequence[EmformerState]) -> EmformerState:
+        """Streams side by side; each must have as many frames waiting and as much past as the others."""
+        return states[0].with_tensors([torch.cat(parts) for parts in zip(*(s.tensors() for s in states), strict=True)])
+
+    def split(self) -> list[EmformerState]:
+        """One state a stream."""
+        return [self.with_tensors(parts) for parts in zip(*(torch.split(t, 1) for t in self.tensors()), strict=True)]
+
 
 @dataclass
 class _Windows:
@@ -142,7 +163,7 @@ class SegmentAttention(nn.Module):
         self.key_value = nn.Linear(config.dim, 2 * config.dim)
         self.out = nn.Linear(config.dim, config.dim)
         self.distance_bias = nn.Parameter(torch.zeros(config.heads, 2 * self.window - 1))
-        positions = torch.arange(self.window)
+        positions = torch.arange(self.window, device="cpu")  # also where weights are made on the meta device
         queries = positions[config.left_context :]
         distances = positions[None, :] - queries[:, None] + self.window - 1
         self.register_buffer("distances", distances, persistent=False)

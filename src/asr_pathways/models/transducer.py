@@ -224,17 +224,44 @@ class GreedySearch:
     Attributes:
         symbols: word pieces found so far, a list a stream.
         frames: the encoder frame at which each of them was emitted.
+        past: how many encoder frames each stream has heard.
     """
 
     def __init__(self, model: Transducer, batch: int) -> None:
         self.model = model
         self.symbols: list[list[int]] = [[] for _ in range(batch)]
         self.frames: list[list[int]] = [[] for _ in range(batch)]
-        self._past = 0
+        self.past = [0] * batch
         device = model.feature_mean.device
         start = torch.full((batch, 1), model.blank, device=device)
         out, self._state = model.predictor(start)
         self._prediction = model.joiner.prediction(out[:, 0])
+
+    @classmethod
+    def stack(cls, searches: Sequence[GreedySearch]) -> GreedySearch:
+        """Searches of one model side by side."""
+        states = zip(*(search._state for search in searches), strict=True)
+        hidden, cell = (torch.cat(parts, dim=1) for parts in states)
+        stacked = cls.__new__(cls)
+        stacked.model = searches[0].model
+        stacked.symbols = [row for search in searches for row in search.symbols]
+        stacked.frames = [row for search in searches for row in search.frames]
+        stacked.past = [row for search in searches for row in search.past]
+        stacked._state = hidden, cell
+        stacked._prediction = torch.cat([search._prediction for search in searches])
+        return stacked
+
+    def split(self) -> list[GreedySearch]:
+        """One search a stream."""
+        single = []
+        for row in range(len(self.symbols)):
+            search = type(self).__new__(type(self))
+            search.model = self.model
+            search.symbols, search.frames, search.past = [self.symbols[row]], [self.frames[row]], [self.past[row]]
+            search._state = self._state[0][:, row : row + 1], self._state[1][:, row : row + 1]
+            search._prediction = self._prediction[row : row + 1]
+            single.append(search)
+        return single
 
     def accept(self, encodings: Tensor, lengths: Tensor | Sequence[int] | None = None) -> None:
         """Goes on with encodings (B, T, D), of which ``lengths`` (B,) frames count (all of them if None).
@@ -263,7 +290,7 @@ class GreedySearch:
                     found[row] = 0
                 if blanks < len(symbols):
                     self.symbols[row].append(symbols[blanks])
-                    self.frames[row].append(self._past + at[row])
+                    self.frames[row].append(self.past[row] + at[row])
                     spoken.append(row)
                     found[row] += 1
                     if found[row] == MAX_SYMBOLS_PER_FRAME:
@@ -271,7 +298,7 @@ class GreedySearch:
                         found[row] = 0
             if spoken:
                 self._predict(spoken)
-        self._past += frames
+        self.past = [past + frames for past in self.past]
 
     def _predict(self, rows: list[int]) -> None:
         """Takes the predictor past the last symbols of ``rows``."""

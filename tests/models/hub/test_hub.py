@@ -158,12 +158,11 @@ def test_data_without_a_language_that_the_model_knows(hub_folder: Maker) -> None
         load_recognizer(hub_folder("whisper")).languages_for(None, ["ru"])
 
 
-def test_only_transducers_of_this_package_stream(hub_folder: Maker, speech: Path) -> None:
-    from asr_pathways.transcription import transcribe_stream
+def test_only_transducers_of_this_package_stream(hub_folder: Maker) -> None:
+    from asr_pathways.runtime.streaming import Recognizer
 
-    sound = next((speech / "audio" / "fr").glob("*.flac"))
     with pytest.raises(PathwaysError, match="only the transducers of this package stream"):
-        list(transcribe_stream(load_recognizer(hub_folder("hubert")), sound, "fr"))
+        Recognizer(hub_folder("hubert"))
 
 
 def test_a_kind_that_is_not_supported_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What ships: the bundle, the sparse kernels, the streaming recogniser and the exports."""

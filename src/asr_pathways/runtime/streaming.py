@@ -1,0 +1,249 @@
+"""The streaming recogniser: audio in pieces of any size and rate, words as they come, the language by stream.
+
+recognizer = Recognizer("model.asrp", language="fr")
+stream = recognizer.stream()
+stream.accept(samples, sample_rate)
+stream.partial().text
+stream.final().text
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from asr_pathways.data.audio import SAMPLE_RATE, Samples
+from asr_pathways.data.languages import find_language
+from asr_pathways.data.text import normalize
+from asr_pathways.errors import PathwaysError
+from asr_pathways.models.emformer import STRIDE
+from asr_pathways.models.transducer import GreedySearch
+from asr_pathways.runtime.beam import BeamSearch
+from asr_pathways.runtime.bias import PhraseBias
+from asr_pathways.runtime.pathway_models import PathwayModels, PathwaySource, WeightType, open_source
+from asr_pathways.runtime.segment import Segment, advance
+
+FRAME = 0.01 * STRIDE
+"""Seconds of an encoder frame."""
+
+
+@dataclass(frozen=True)
+class Endpointing:
+    """When a segment of speech has come to its end; all in seconds.
+
+    Attributes:
+        after_speech: silence after words.
+        before_speech: silence where no word came.
+        longest: a segment is cut here whatever is said.
+    """
+
+    after_speech: float = 0.8
+    before_speech: float = 2.4
+    longest: float = 20.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was heard in one segment of a stream.
+
+    Attributes:
+        language: of the pathway.
+        text: normalised words.
+        tokens: word pieces, each with its time in seconds from the start of the stream.
+        start, end: of the segment, in seconds from the start of the stream; ``end`` is how far it is recognised.
+        final: whether the segment is over.
+    """
+
+    language: str
+    text: str
+    tokens: list[tuple[str, float]] = field(repr=False)
+    start: float
+    end: float
+    final: bool
+
+
+class Recognizer:
+    """Recognises many streams at once, each in its own language. May be shared by threads; a stream may not.
+
+    Args:
+        source: a bundle or a MODEL folder of a transducer of this package; or what gives pathways otherwise.
+        language: of streams that name none; None: each stream must.
+        threads: of each matrix product with sparse weights; torch's own products take `torch.get_num_threads`.
+        dtype: of the packed weights: ``float32``, or ``int8`` with a scale a row; ``dense``: not packed.
+        memory: bytes that packed pathways may take before those used longest ago go.
+        endpointing: when `Stream.endpoint` says that a segment is over.
+        beam: hypotheses of modified beam search; 1 is greedy search.
+        phrases: words to prefer, in any language; beam search only.
+        bonus: of each word piece of a phrase, in nats.
+
+    Raises:
+        PathwaysError: if there is no such bundle, it is of a model that does not stream, or the language is unknown.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | PathwaySource,
+        language: str | None = None,
+        *,
+        threads: int = 1,
+        dtype: WeightType = "float32",
+        memory: float = float("inf"),
+        endpointing: Endpointing | None = None,
+        beam: int = 1,
+        phrases: Sequence[str] = (),
+        bonus: float = 2.0,
+    ) -> None:
+        if isinstance(source, (str, Path)):
+            source = open_source(source)
+        if threads < 1:
+            raise PathwaysError(f"threads: {threads}: at least 1 is needed")
+        if beam < 1:
+            raise PathwaysError(f"beam: {beam}: at least 1 is needed")
+        if phrases and beam == 1:
+            raise PathwaysError("phrases: greedy search knows no phrases: choose a beam of 4 or so")
+        self._beam, self._phrases, self._bonus = beam, tuple(phrases), bonus
+        self.endpointing = endpointing or Endpointing()
+        self.models = PathwayModels(source, threads, dtype, memory)
+        self._source = source
+        self._language = None if language is None else self._check(language)
+        if self._language is not None:
+            self.models.get(self._language)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Those that it has pathways for."""
+        return self._source.languages
+
+    def load(self, language: str) -> None:
+        """Packs a pathway now, so that the first switch to it does not wait.
+
+        Raises:
+            PathwaysError: for an unknown language.
+        """
+        self.models.get(self._check(language))
+
+    def stream(self, language: str | None = None) -> Stream:
+        """A new stream.
+
+        Raises:
+            PathwaysError: for an unknown language, or if none is given here nor to the recogniser.
+        """
+        chosen = self._language if language is None else self._check(language)
+        if chosen is None:
+            raise PathwaysError(f"language: choose one of {' '.join(self.languages)}")
+        return Stream(self, chosen)
+
+    def decode(self, streams: Sequence[Stream]) -> None:
+        """Recognises what streams have accepted, those that are at the same point side by side in one batch.
+
+        A stream's result does not depend on the others but for rounding.
+        """
+        while True:
+            groups: dict[tuple[int, int, int], list[Segment]] = defaultdict(list)
+            for stream in streams:
+                if stream._segment.ready():
+                    groups[stream._segment.point()].append(stream._segment)
+            if not groups:
+                return
+            for group in groups.values():
+                advance(group)
+
+    def _segment(self, language: str) -> Segment:
+        packed = self.models.get(language)
+        with torch.inference_mode():
+            if self._beam == 1:
+                return Segment(packed, GreedySearch(packed.model, 1))
+            texts = [normalize(phrase, language) for phrase in self._phrases]
+            bias = PhraseBias([packed.tokenizer.encode(text) for text in texts], self._bonus) if texts else None
+            return Segment(packed, BeamSearch(packed.model, self._beam, bias))
+
+    def _check(self, language: str) -> str:
+        code = find_language(language, self.languages)
+        if code is None:
+            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
+        return code
+
+
+class Stream:
+    """One stream of audio, cut into segments; made by `Recognizer.stream`.
+
+    A segment ends with :meth:`final`; the next begins with the next sample.
+    """
+
+    def __init__(self, recognizer: Recognizer, language: str) -> None:
+        self._recognizer = recognizer
+        self._start = 0.0
+        self._segment = recognizer._segment(language)
+
+    @property
+    def language(self) -> str:
+        """That of the pathway in use."""
+        return self._segment.packed.language
+
+    def accept(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> None:
+        """Takes samples (n,), float32 in [-1, 1], at ``sample_rate`` Hz, which stays the same in a segment.
+
+        Nothing is recognised yet: :meth:`partial`, :meth:`final` and `Recognizer.decode` do that.
+
+        Raises:
+            PathwaysError: if ``samples`` is not a float32 vector of finite values, or the rate changes.
+        """
+        samples = np.asarray(samples)
+        if samples.ndim != 1 or samples.dtype != np.float32:
+            raise PathwaysError(
+                f"samples must be a float32 vector in [-1, 1], not {samples.dtype} of shape {samples.shape}"
+            )
+        if not np.isfinite(samples).all():
+            raise PathwaysError("samples hold values that are not finite")
+        self._segment.accept(samples, sample_rate)
+
+    def partial(self) -> Result:
+        """What is known of the segment so far: words up to the last whole chunk."""
+        self._recognizer.decode([self])
+        return self._result(final=False)
+
+    def final(self) -> Result:
+        """Ends the segment: recognises all that was accepted."""
+        self._segment.end()
+        self._recognizer.decode([self])
+        self._segment.finish()
+        result = self._result(final=True)
+        self._start = result.end
+        self._segment = self._recognizer._segment(self.language)
+        return result
+
+    def switch(self, language: str) -> None:
+        """Goes on in another language. A segment that has begun must be ended by :meth:`final` before.
+
+        Takes well below a millisecond where the pathway is packed; where it is not, it is packed now.
+
+        Raises:
+            PathwaysError: for an unknown language, or if the segment has begun.
+        """
+        code = self._recognizer._check(language)
+        if self._segment.rate is not None:
+            raise PathwaysError("a segment has begun: end it by final() before the language is switched")
+        self._segment = self._recognizer._segment(code)
+
+    def endpoint(self) -> bool:
+        """Whether the segment is over, by the silence since its last word or its length (see `Endpointing`)."""
+        rules, search = self._recognizer.endpointing, self._segment.search
+        heard = FRAME * search.past[0]
+        if not search.symbols[0]:
+            return heard >= rules.before_speech
+        silence = heard - FRAME * (search.frames[0][-1] + 1)
+        return silence >= rules.after_speech or heard >= rules.longest
+
+    def _result(self, final: bool) -> Result:
+        segment = self._segment
+        tokenizer, search = segment.packed.tokenizer, segment.search
+        pieces, symbols = tokenizer.pieces(), search.symbols[0]
+        times = [round(self._start + FRAME * frame, 2) for frame in search.frames[0]]
+        tokens = [(pieces[symbol], time) for symbol, time in zip(symbols, times, strict=True)]
+        heard = segment.samples / SAMPLE_RATE if final else FRAME * search.past[0]
+        return Result(self.language, tokenizer.decode(symbols), tokens, self._start, self._start + heard, final)

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_pathways.data.features import Fbank
+from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.errors import PathwaysError
+from asr_pathways.model_folder import Recognizer as Trained
+from asr_pathways.models.emformer import EmformerConfig
+from asr_pathways.pruning import PathwayConfig, Pathways, matching
+from asr_pathways.runtime.pathway_models import RecognizerSource
+from asr_pathways.runtime.streaming import Endpointing, Recognizer, Stream
+from tests.conftest import LANGUAGES, WORDS, make_recognizer, spoken
+
+LAYOUTS = {
+    "conv": {},
+    "stack": {"encoder": EmformerConfig(dim=16, ffn_dim=32, heads=2, layers=2, segment=3, left_context=6)},
+    "blocks": {"predictor_layers": 2},
+}
+
+
+def pruned(tokenizer: Tokenizer, layout: str = "conv") -> Trained:
+    """A recogniser of two pathways that give different texts, drawn at random."""
+    recognizer = make_recognizer(tokenizer, **LAYOUTS[layout])
+    model = recognizer.model
+    structure = "block:4x1" if layout == "blocks" else "unstructured"
+    config = PathwayConfig(sparsity=0.7, granularity=structure, exclude=matching(model, model.unprunable))
+    recognizer.pathways = Pathways.attach(model, config, LANGUAGES)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    recognizer.pathways.adapt("fr")  # another mask than that of English
+    _speak(recognizer)
+    return recognizer
+
+
+def _speak(recognizer: Trained) -> None:
+    """Makes blank win in about two frames of three, so that there is something to compare."""
+    model = recognizer.model
+    margins = []
+    with torch.no_grad():
+        model.joiner.encoding.weight.mul_(8)
+        for language in LANGUAGES:
+            features = Fbank()(utterance(language, 1))[None]
+            with recognizer.use(language):
+                encodings, _ = model.encodings(features, torch.tensor([features.shape[1]]), language)
+                logits = model.joiner(encodings, model.predictor(torch.tensor([[model.blank]]))[0])[0, :, 0]
+            margins.append(logits[:, :-1].amax(dim=1) - logits[:, -1])
+        model.joiner.output.bias[-1] += torch.cat(margins).quantile(0.66)
+
+
+@pytest.fixture(scope="module", params=list(LAYOUTS))
+def trained(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Trained:
+    return pruned(tokenizer, request.param)
+
+
+def utterance(language: str, seed: int, words: int = 9) -> np.ndarray:
+    names = WORDS[language]
+    return spoken([names[(seed + place * place) % 5] for place in range(words)], language, seed)
+
+
+def expected(trained: Trained, samples: np.ndarray, language: str) -> list[int]:
+    """What the training side finds in a whole utterance."""
+    features = Fbank()(samples)
+    with trained.use(language):
+        return trained.model.decode(features[None], torch.tensor([len(features)]), language)[0]
+
+
+def symbols(stream: Stream, samples: np.ndarray, cuts: list[int], rate: int = 16_000) -> list[str]:
+    for piece in np.split(samples, sorted(cuts)):
+        stream.accept(piece, rate)
+        stream.partial()
+    return [token for token, _ in stream.final().tokens]
+
+
+@settings(max_examples=20, deadline=None)
+@given(cuts=st.lists(st.integers(0, 21_000), max_size=8), seed=st.integers(0, 5), language=st.sampled_from(LANGUAGES))
+def test_pieces_of_any_size_give_what_the_training_side_finds(
+    trained: Trained, cuts: list[int], seed: int, language: str
+) -> None:
+    recognizer = Recognizer(RecognizerSource(trained), language)
+    samples = utterance(language, seed)
+    wanted = expected(trained, samples, language)
+    pieces = trained.tokenizer.pieces()
+    assert symbols(recognizer.stream(), samples, cuts) == [pieces[symbol] for symbol in wanted]
+
+
+def test_encodings_are_those_of_the_training_side(trained: Trained) -> None:
+    recognizer = Recognizer(RecognizerSource(trained))
+    features = Fbank()(utterance("fr", 1))[None]
+    lengths = torch.tensor([features.shape[1]])
+    with trained.use("fr"), torch.no_grad():
+        wanted, _ = trained.model.encodings(features, lengths, "fr")
+        logits = trained.model.joiner(wanted, trained.model.predictor(torch.tensor([[24, 3, 5]]))[0])
+    model = recognizer.models.get("fr").model
+    with torch.inference_mode():
+        found = model.encoder.stream(model.normalize(features), model.encoder.initial_state(1, features), final=True)
+        own = model.joiner(found, model.predictor(torch.tensor([[24, 3, 5]]))[0])
+    torch.testing.assert_close(own, logits, atol=1e-4, rtol=0)
+    assert recognizer.models.nbytes > 0
+
+
+def test_streams_side_by_side_do_not_disturb_each_other(trained: Trained) -> None:
+    recognizer = Recognizer(RecognizerSource(trained))
+    jobs = [(language, utterance(language, seed, words=4 + seed)) for seed in range(4) for language in LANGUAGES]
+    streams = [recognizer.stream(language) for language, _ in jobs]
+    for start in range(0, 24_000, 2_000):
+        some = streams[: 2 + start // 4_000]  # later ones start later
+        for stream, (_, samples) in zip(some, jobs, strict=False):
+            stream.accept(samples[start : start + 2_000])
+        recognizer.decode(streams)
+    for index, (stream, (language, samples)) in enumerate(zip(streams, jobs, strict=True)):
+        late = sum(2 + start // 4_000 <= index for start in range(0, 24_000, 2_000))
+        heard = samples[2_000 * late : 24_000]
+        pieces = trained.tokenizer.pieces()
+        wanted = [pieces[symbol] for symbol in expected(trained, heard, language)] if len(heard) else []
+        assert [token for token, _ in stream.final().tokens] == wanted
+
+
+def test_a_switch_between_segments_is_like_a_new_stream(trained: Trained) -> None:
+    recognizer = Recognizer(RecognizerSource(trained), "en")
+    one, two = utterance("en", 0), utterance("fr", 1)
+    stream = recognizer.stream()
+    stream.accept(one)
+    first = stream.final()
+    stream.switch("fr-FR")
+    assert stream.language == "fr"
+    stream.accept(two)
+    second = stream.final()
+    fresh = recognizer.stream("fr")
+    fresh.accept(two)
+    alone = fresh.final()
+    assert second.text == alone.text
+    assert second.start == first.end == pytest.approx(len(one) / 16_000)
+    assert [time for _, time in second.tokens] == pytest.approx(
+        [time + second.start for _, time in alone.tokens], abs=0.011
+    )
+    assert first.final and second.language == "fr"
+
+
+def test_a_segment_must_end_before_the_language_is_switched(trained: Trained) -> None:
+    stream = Recognizer(RecognizerSource(trained), "en").stream()
+    stream.accept(utterance("en", 0))
+    with pytest.raises(PathwaysError, match=r"a segment has begun: end it by final\(\)"):
+        stream.switch("fr")
+    stream.final()
+    with pytest.raises(PathwaysError, match="unknown language 'xx': this model knows en fr"):
+        stream.switch("xx")
+
+
+def test_other_rates_are_resampled_piece_by_piece(trained: Trained) -> None:
+    recognizer = Recognizer(RecognizerSource(trained), "en")
+    samples = np.repeat(utterance("en", 2), 3)
+    whole = symbols(recognizer.stream(), samples, [], 48_000)
+    assert symbols(recognizer.stream(), samples, [100, 5_000, 5_001, 40_000], 48_000) == whole
+    stream = recognizer.stream()
+    stream.accept(samples, 48_000)
+    with pytest.raises(PathwaysError, match="sample rate 16000 Hz after 48000 Hz"):
+        stream.accept(samples)
+    assert stream.final().end == pytest.approx(len(samples) / 48_000, abs=0.001)
+
+
+def test_what_was_used_longest_ago_leaves_memory(trained: Trained) -> None:
+    source = RecognizerSource(trained)
+    both = Recognizer(source)
+    for language in LANGUAGES:
+        both.load(language)
+    assert both.models.loaded == LANGUAGES
+    one = Recognizer(source, "en", memory=both.models.nbytes - 1)
+    stream = one.stream()
+    one.load("fr")
+    assert one.models.loaded == ("fr",)
+    stream.accept(utterance("en", 0))  # an evicted pathway lives as long as its streams
+    wanted = both.stream("en")
+    wanted.accept(utterance("en", 0))
+    assert stream.final() == wanted.final()
+
+
+def test_threads_may_share_a_recogniser(trained: Trained) -> None:
+    recognizer = Recognizer(RecognizerSource(trained))
+    pieces = trained.tokenizer.pieces()
+    jobs = [(language, utterance(language, seed)) for seed in range(6) for language in LANGUAGES]
+
+    def run(job: tuple[str, np.ndarray]) -> list[str]:
+        return symbols(recognizer.stream(job[0]), job[1], [3_000, 9_000])
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(run, jobs))
+    assert found == [[pieces[s] for s in expected(trained, samples, language)] for language, samples in jobs]
+
+
+def test_silence_ends_a_segment(trained: Trained) -> None:
+    rules = Endpointing(after_speech=0.4, before_speech=1.0, longest=5.0)
+    recognizer = Recognizer(RecognizerSource(trained), "en", endpointing=rules)
+    stream = recognizer.stream()
+    assert not stream.endpoint()
+    stream._segment.search.past = [24]
+    assert not stream.endpoint()
+    stream._segment.search.past = [25]
+    assert stream.endpoint()
+    stream._segment.search.symbols, stream._segment.search.frames = [[1]], [[15]]
+    assert not stream.endpoint()
+    stream._segment.search.past = [26]
+    assert stream.endpoint()
+    stream._segment.search.frames, stream._segment.search.past = [[124]], [125]
+    assert stream.endpoint()
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.zeros(10), 16_000, "samples must be a float32 vector in .-1, 1., not float64"),
+        (np.zeros((2, 10), np.float32), 16_000, r"of shape \(2, 10\)"),
+        (np.full(10, np.nan, np.float32), 16_000, "not finite"),
+        (np.zeros(10, np.float32), 0, "sample rate 0 Hz"),
+    ],
+)
+def test_bad_samples_are_refused(trained: Trained, samples: np.ndarray, rate: int, message: str) -> None:
+    stream = Recognizer(RecognizerSource(trained), "en").stream()
+    with pytest.raises(PathwaysError, match=message):
+        stream.accept(samples, rate)
+
+
+def test_beam_search_streams_and_knows_phrases(trained: Trained) -> None:
+    source = RecognizerSource(trained)
+    plain, biased = (
+        Recognizer(source, "en", beam=12, phrases=phrases, bonus=50.0) for phrases in ((), ("Five!", "two three"))
+    )
+    jobs = [utterance("en", seed) for seed in range(3)]
+    alone = [symbols(plain.stream(), samples, [700, 9_000]) for samples in jobs]
+    streams = [plain.stream() for _ in jobs]
+    for stream, samples in zip(streams, jobs, strict=True):
+        stream.accept(samples)
+    plain.decode(streams)
+    assert [[token for token, _ in stream.final().tokens] for stream in streams] == alone
+    stream = biased.stream()
+    stream.accept(jobs[1])
+    text = stream.final().text
+    assert "five" in text or "twothree" in text.replace(" ", "")
+
+
+def test_a_stream_needs_a_language(trained: Trained) -> None:
+    with pytest.raises(PathwaysError, match="language: choose one of en fr"):
+        Recognizer(RecognizerSource(trained)).stream()
+    with pytest.raises(PathwaysError, match="unknown language 'xx'"):
+        Recognizer(RecognizerSource(trained), "xx")
+    with pytest.raises(PathwaysError, match="threads: 0"):
+        Recognizer(RecognizerSource(trained), threads=0)
+    with pytest.raises(PathwaysError, match="beam: 0"):
+        Recognizer(RecognizerSource(trained), beam=0)
+    with pytest.raises(PathwaysError, match="phrases: greedy search knows no phrases"):
+        Recognizer(RecognizerSource(trained), phrases=["one"])
+
+
+def test_no_audio_gives_no_words(trained: Trained) -> None:
+    stream = Recognizer(RecognizerSource(trained), "en").stream()
+    assert stream.partial().text == "" and stream.final().tokens == []
