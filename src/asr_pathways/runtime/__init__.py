@@ -1,0 +1,1 @@
+"""Running sparse recognisers on a CPU."""

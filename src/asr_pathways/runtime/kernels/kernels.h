@@ -1,0 +1,37 @@
+// The kernels of one instruction set, as a table of functions.
+#pragma once
+
+#include "matrix.h"
+
+namespace sparse {
+
+// What happens to a product before it is stored.
+struct Epilogue {
+    const float* bias;  // (rows,) or null
+    bool relu;
+};
+
+struct Kernels {
+    const char* name;
+    // Columns of activations (the n of X) that one pass over the weights takes; for a smaller n, the smallest
+    // of 4, 8, 16 and 32 that holds it.
+    int (*widest_tile)(int block);
+    // Copies rows [0, n) and columns [first, last) of x (n, columns) to tile (columns, width), zeros from n to width.
+    void (*transpose)(const float* x, int64_t columns, int n, int width, int64_t first, int64_t last, float* tile);
+    // y[j, row] = epilogue(sum over i of W[row, i] * tile[i, j]) for the rows of groups [first, last) and j < n.
+    // `scratch` holds longest_group() * block floats for a quantized matrix.
+    void (*multiply)(const Matrix& w, const float* tile, int width, int n, float* y, Epilogue epilogue, int64_t first,
+                     int64_t last, float* scratch);
+    // The same for one row of activations, x (columns,), as they come.
+    void (*multiply_vector)(const Matrix& w, const float* x, float* y, Epilogue epilogue, int64_t first, int64_t last,
+                            float* scratch);
+    // The pointwise part of an LSTM: gates (n, 4 * hidden) in the order i, f, g, o; h and c are written.
+    void (*lstm)(const float* input_gates, const float* hidden_gates, const float* c, int64_t n, int64_t hidden,
+                 float* h_next, float* c_next);
+};
+
+const Kernels* portable_kernels();
+const Kernels* avx2_kernels();    // null where not compiled in or not supported by this CPU
+const Kernels* avx512_kernels();  // likewise
+
+}  // namespace sparse

@@ -1,0 +1,46 @@
+// Vectors of floats by the compiler's extension (GCC, Clang), which needs no instruction set of its own.
+#pragma once
+
+#include <cstdint>
+
+#define INLINE inline __attribute__((always_inline))
+
+namespace sparse {
+namespace {
+
+template <int Lanes>
+struct VectorOf {
+    typedef float type __attribute__((vector_size(4 * Lanes)));
+    typedef int32_t integers __attribute__((vector_size(4 * Lanes)));
+};
+template <int Lanes>
+using Vec = typename VectorOf<Lanes>::type;
+template <int Lanes>
+using IntVec = typename VectorOf<Lanes>::integers;
+
+template <int Lanes>
+INLINE Vec<Lanes> load(const float* from) {
+    Vec<Lanes> vector;
+    __builtin_memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+template <int Lanes>
+INLINE void store(float* to, const Vec<Lanes>& vector) {
+    __builtin_memcpy(to, &vector, sizeof vector);
+}
+
+// to[j][i] = from[i][j] for i, j < 4, with the given numbers of floats from row to row.
+INLINE void transpose4(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+    const Vec<4> a = load<4>(from), b = load<4>(from + from_stride);
+    const Vec<4> c = load<4>(from + 2 * from_stride), d = load<4>(from + 3 * from_stride);
+    const Vec<4> ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const Vec<4> cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    store<4>(to, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
+    store<4>(to + to_stride, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
+    store<4>(to + 2 * to_stride, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
+    store<4>(to + 3 * to_stride, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+}
+
+}  // namespace
+}  // namespace sparse
