@@ -19,7 +19,7 @@ def extensions() -> list[Extension]:
             sources=sorted(path.as_posix() for path in KERNELS.glob("*.cpp")),
             depends=sorted(path.as_posix() for path in KERNELS.glob("*.h")),
             include_dirs=[pybind11.get_include()],
-            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread"],
+            extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-pthread"],
             extra_link_args=["-pthread"],
             language="c++",
             optional=True,

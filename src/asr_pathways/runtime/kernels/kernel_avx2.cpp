@@ -2,7 +2,9 @@
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 
-// The standard library is included above, before the instruction set is turned on: its inline functions are shared
+#include <immintrin.h>
+
+// Headers are included above, before the instruction set is turned on: their inline functions are shared
 // with code that must run anywhere.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
@@ -21,7 +23,8 @@
 #endif
 
 const sparse::Kernels* sparse::avx2_kernels() {
-    static const Kernels kernels = {"avx2", widest_tile, transpose, multiply, multiply_vector, lstm};
+    static const Kernels kernels = {"avx2", widest_tile, transpose, multiply, multiply_vector, lstm,
+                                    multiply_adds, read_floats};
     static const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     return supported ? &kernels : nullptr;
 }

@@ -2,7 +2,9 @@
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 
-// The standard library is included above, before the instruction set is turned on: its inline functions are shared
+#include <immintrin.h>
+
+// Headers are included above, before the instruction set is turned on: their inline functions are shared
 // with code that must run anywhere.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
@@ -21,7 +23,8 @@
 #endif
 
 const sparse::Kernels* sparse::avx512_kernels() {
-    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply, multiply_vector, lstm};
+    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply, multiply_vector, lstm,
+                                    multiply_adds, read_floats};
     static const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                                   __builtin_cpu_supports("fma");

@@ -28,6 +28,9 @@ struct Kernels {
     // The pointwise part of an LSTM: gates (n, 4 * hidden) in the order i, f, g, o; h and c are written.
     void (*lstm)(const float* input_gates, const float* hidden_gates, const float* c, int64_t n, int64_t hidden,
                  float* h_next, float* c_next);
+    // For benchmarks: 24 vector multiply-adds, `repeats` times (returns the floats of a vector), and a read in order.
+    int (*multiply_adds)(int64_t repeats, float* sink);
+    float (*read_floats)(const float* from, int64_t count);
 };
 
 const Kernels* portable_kernels();

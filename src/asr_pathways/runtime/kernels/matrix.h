@@ -40,7 +40,10 @@ using Aligned = std::vector<T, AlignedAllocator<T>>;
 
 // W (rows, columns) in groups of `block` consecutive rows that share their column indices. Block k of group g,
 // starts[g] <= k < starts[g + 1], has column indices[k] and the `block` values at block * k, top row first.
-// Rows past the matrix, in the last group, are zeros.
+// Rows past the matrix, in the last group, are zeros. Groups of one row are filled up to a multiple of kPadding blocks
+// with zeros, at the column of their last block.
+constexpr int kPadding = 4;
+
 struct Matrix {
     int64_t rows = 0;
     int64_t columns = 0;

@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <chrono>
 #include <memory>
 
 #include "multiply.h"
@@ -64,6 +66,37 @@ void lstm_step(const Matrix& w_ih, const Matrix& w_hh, Address x, Address h, Add
     kernels.lstm(from_input, from_hidden, floats(c), n, w_hh.columns, writable(h_next), writable(c_next));
 }
 
+// Multiply-adds of floats a second, on one thread, in registers.
+double multiply_add_rate(const std::string& variant) {
+    const sparse::Kernels& kernels = kernels_named(variant);
+    py::gil_scoped_release release;
+    constexpr int64_t repeats = 20000;
+    double best = 0.0;
+    for (int round = 0; round < 50; ++round) {
+        float sink = 1e-3f;
+        const auto started = std::chrono::steady_clock::now();
+        const int lanes = kernels.multiply_adds(repeats, &sink);
+        const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - started;
+        best = std::max(best, 24.0 * repeats * lanes / taken.count());
+    }
+    return best;
+}
+
+// Bytes a second that one thread reads in order from `count` floats, the best of `rounds` passes.
+double read_rate(Address from, int64_t count, int rounds, const std::string& variant) {
+    const sparse::Kernels& kernels = kernels_named(variant);
+    py::gil_scoped_release release;
+    double best = 0.0;
+    volatile float sink = 0.0f;
+    for (int round = 0; round < rounds; ++round) {
+        const auto started = std::chrono::steady_clock::now();
+        sink = sink + kernels.read_floats(floats(from), count);
+        const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - started;
+        best = std::max(best, sizeof(float) * static_cast<double>(count) / taken.count());
+    }
+    return best;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_sparse, module) {
@@ -81,4 +114,6 @@ PYBIND11_MODULE(_sparse, module) {
     module.def("unpack", &unpack);
     module.def("multiply", &multiply);
     module.def("lstm_step", &lstm_step);
+    module.def("multiply_add_rate", &multiply_add_rate);
+    module.def("read_rate", &read_rate);
 }

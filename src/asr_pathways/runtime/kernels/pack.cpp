@@ -96,11 +96,16 @@ int64_t list_columns(const uint64_t* words, int64_t count, uint16_t* indices) {
     return found;
 }
 
+// A column that is listed again is padding.
 template <typename Source>
 void take_values(const Source& source, int64_t row, int block, const uint16_t* indices, int64_t count, float* values) {
     int64_t word = -1;
     uint64_t kept = 0;
     for (int64_t k = 0; k < count; ++k) {
+        if (k > 0 && indices[k] == indices[k - 1]) {
+            values[k * block] = 0.0f;
+            continue;
+        }
         if (indices[k] / 64 != word) {
             word = indices[k] / 64;
             kept = source.kept(row, 64 * word);
@@ -133,7 +138,8 @@ Matrix pack_from(const Source& source, int block, bool quantize) {
         group_words(source, group, block, kept.data() + group * words);
         int64_t count = 0;
         for (int64_t word = 0; word < words; ++word) count += __builtin_popcountll(kept[group * words + word]);
-        matrix.starts.push_back(matrix.starts.back() + count);
+        const int multiple = block == 1 ? kPadding : 1;
+        matrix.starts.push_back(matrix.starts.back() + (count + multiple - 1) / multiple * multiple);
     }
     const int64_t blocks = matrix.starts.back();
     matrix.indices.resize(blocks);
@@ -147,7 +153,8 @@ Matrix pack_from(const Source& source, int block, bool quantize) {
     for (int64_t group = 0; group < groups; ++group) {
         const int64_t start = matrix.starts[group];
         uint16_t* indices = matrix.indices.data() + start;
-        const int64_t count = list_columns(kept.data() + group * words, words, indices);
+        int64_t count = list_columns(kept.data() + group * words, words, indices);
+        for (; count < matrix.starts[group + 1] - start; ++count) indices[count] = indices[count - 1];
         float* values = quantize ? buffer.data() : matrix.values.data() + start * block;
         for (int lane = 0; lane < block; ++lane) {
             const int64_t row = group * block + lane;
@@ -187,7 +194,7 @@ void unpack(const Matrix& matrix, float* dense) {
             for (int lane = 0; lane < matrix.block; ++lane) {
                 const int64_t row = group * matrix.block + lane, place = k * matrix.block + lane;
                 if (row >= matrix.rows) break;
-                dense[row * matrix.columns + matrix.indices[k]] =
+                dense[row * matrix.columns + matrix.indices[k]] +=  // padding adds zero
                     matrix.quantized ? matrix.codes[place] * matrix.scales[row] : matrix.values[place];
             }
 }

@@ -30,6 +30,42 @@ INLINE void store(float* to, const Vec<Lanes>& vector) {
     __builtin_memcpy(to, &vector, sizeof vector);
 }
 
+// Four consecutive floats, of which each can be had in all lanes: one load and a shuffle each, where four loads would
+// keep the activations waiting.
+template <int Lanes>
+struct Quad {
+    Vec<4> four;
+    INLINE explicit Quad(const float* from) : four(load<4>(from)) {}
+    template <int Which>
+    INLINE Vec<Lanes> all() const {
+        return __builtin_shufflevector(four, four, Which, Which, Which, Which);
+    }
+};
+
+#if LANES >= 8
+template <>
+struct Quad<8> {
+    __m256 wide;  // the four, twice
+    INLINE explicit Quad(const float* from) : wide(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(from))) {}
+    template <int Which>
+    INLINE Vec<8> all() const {
+        return _mm256_permute_ps(wide, Which * 0x55);
+    }
+};
+#endif
+
+#if LANES >= 16
+template <>
+struct Quad<16> {
+    __m512 wide;  // the four, four times
+    INLINE explicit Quad(const float* from) : wide(_mm512_broadcast_f32x4(_mm_loadu_ps(from))) {}
+    template <int Which>
+    INLINE Vec<16> all() const {
+        return _mm512_permute_ps(wide, Which * 0x55);
+    }
+};
+#endif
+
 // to[j][i] = from[i][j] for i, j < 4, with the given numbers of floats from row to row.
 INLINE void transpose4(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
     const Vec<4> a = load<4>(from), b = load<4>(from + from_stride);
