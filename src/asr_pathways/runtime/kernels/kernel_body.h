@@ -12,29 +12,12 @@
 namespace sparse {
 namespace {
 
-// Groups of rows are collected in a buffer (kRowsAtOnce, width), then transposed to y.
-constexpr int kRowsAtOnce = 32;
-
 constexpr int vector_lanes(int width) { return width < LANES ? width : LANES; }
 
 // Accumulators that are in flight at once: a multiply-add takes four cycles, and two start in each.
 constexpr int kAccumulators = 8;
 // How far ahead of their use weights are asked for, in floats: the next group's lie right behind this one's.
 constexpr int kPrefetch = 512;
-
-// What is done to the sums of a group before they are stored; rows are those of the group.
-struct Finish {
-    const float* scale;  // or null
-    const float* bias;   // or null
-    bool relu;
-
-    template <int Lanes>
-    INLINE Vec<Lanes> operator()(Vec<Lanes> sum, int row) const {
-        if (scale) sum *= scale[row];
-        if (bias) sum += bias[row];
-        return relu ? (sum < 0.0f ? Vec<Lanes>{} : sum) : sum;
-    }
-};
 
 // Unstructured: four non-zeros at a time, their indices and their values each from one load.
 template <int Width, int Sets>
@@ -58,17 +41,15 @@ INLINE void add_four(const float* values, const uint16_t* indices, const float* 
 template <int Parts, int Lanes>
 INLINE void add_block(const float* values, const Vec<Lanes> (&x)[Parts], Vec<Lanes> (*sums)[Parts]) {
     const Quad<Lanes> weights(values);
-    const Vec<Lanes> last = Vec<Lanes>{} + values[3];  // by a load: shuffles are as scarce as loads
     for (int p = 0; p < Parts; ++p) sums[0][p] += x[p] * weights.template all<0>();
     for (int p = 0; p < Parts; ++p) sums[1][p] += x[p] * weights.template all<1>();
     for (int p = 0; p < Parts; ++p) sums[2][p] += x[p] * weights.template all<2>();
-    for (int p = 0; p < Parts; ++p) sums[3][p] += x[p] * last;
+    for (int p = 0; p < Parts; ++p) sums[3][p] += x[p] * values[3];  // loaded: shuffles are scarce too
 }
 
-// out[r][j] = finish(sum over k of values[k][r] * tile[indices[k]][j]), for r < Block and j < Width.
+// out[r][j] += sum over k of values[k][r] * tile[indices[k]][j], for r < Block and j < Width.
 template <int Block, int Width>
-INLINE void multiply_group(const float* values, const uint16_t* indices, int64_t count, const float* tile,
-                           const Finish& finish, float* out) {
+INLINE void add_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile, float* out) {
     constexpr int lanes = vector_lanes(Width), parts = Width / lanes;
     constexpr int sets = Block * parts < kAccumulators ? 2 : 1;
     Vec<lanes> sums[sets][Block][parts] = {};
@@ -94,13 +75,14 @@ INLINE void multiply_group(const float* values, const uint16_t* indices, int64_t
     for (int r = 0; r < Block; ++r)
         for (int p = 0; p < parts; ++p) {
             if (sets > 1) sums[0][r][p] += sums[sets - 1][r][p];
-            store<lanes>(out + r * Width + p * lanes, finish.template operator()<lanes>(sums[0][r][p], r));
+            float* place = out + r * Width + p * lanes;
+            store<lanes>(place, load<lanes>(place) + sums[0][r][p]);
         }
 }
 
 template <int Width>
-INLINE void multiply_row(const float* values, const uint16_t* indices, int64_t count, const float* tile,
-                         const Finish& finish, float* out) {
+INLINE void add_row_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile,
+                            float* out) {
     constexpr int lanes = vector_lanes(Width), parts = Width / lanes;
     constexpr int sets = kAccumulators / parts > 1 ? kAccumulators / parts : 1;
     Vec<lanes> sums[sets][parts] = {};
@@ -113,21 +95,62 @@ INLINE void multiply_row(const float* values, const uint16_t* indices, int64_t c
     if (k < count) add_four<Width, sets>(values + k, indices + k, tile, 0, sums);
     for (int p = 0; p < parts; ++p) {
         for (int s = 1; s < sets; ++s) sums[0][p] += sums[s][p];
-        store<lanes>(out + p * lanes, finish.template operator()<lanes>(sums[0][p], 0));
+        store<lanes>(out + p * lanes, load<lanes>(out + p * lanes) + sums[0][p]);
     }
 }
 
-// Values of a group as floats: where they are, or decoded into scratch.
-INLINE const float* group_values(const Matrix& w, int64_t group, float* scratch) {
-    const int64_t start = w.starts[group] * w.block, count = w.starts[group + 1] * w.block - start;
+// out[r] += sum over k of values[k][r] * x[indices[k]]: the lanes of a vector are the rows of a block.
+template <int Block>
+INLINE void add_vector_segment(const float* values, const uint16_t* indices, int64_t count, const float* x,
+                               float* out) {
+    if constexpr (Block == 1) {
+        float sums[8] = {};
+        int64_t k = 0;
+        for (; k + 8 <= count; k += 8) {
+            __builtin_prefetch(values + k + kPrefetch);
+#pragma GCC unroll 8
+            for (int s = 0; s < 8; ++s) sums[s] += values[k + s] * x[indices[k + s]];
+        }
+        for (; k < count; ++k) sums[k % 4] += values[k] * x[indices[k]];
+        *out += ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    } else {
+        constexpr int lanes = vector_lanes(Block), parts = Block / lanes, sets = 4;
+        Vec<lanes> sums[sets][parts] = {};
+        int64_t k = 0;
+        for (; k + sets <= count; k += sets) {
+            __builtin_prefetch(values + k * Block + kPrefetch);
+#pragma GCC unroll 4
+            for (int s = 0; s < sets; ++s)
+                for (int p = 0; p < parts; ++p)
+                    sums[s][p] += load<lanes>(values + (k + s) * Block + p * lanes) * x[indices[k + s]];
+        }
+        for (; k < count; ++k)
+            for (int p = 0; p < parts; ++p) sums[0][p] += load<lanes>(values + k * Block + p * lanes) * x[indices[k]];
+        for (int p = 0; p < parts; ++p) {
+            for (int s = 1; s < sets; ++s) sums[0][p] += sums[s][p];
+            store<lanes>(out + p * lanes, load<lanes>(out + p * lanes) + sums[0][p]);
+        }
+    }
+}
+
+// Values of a segment as floats: where they are, or decoded into scratch.
+INLINE const float* segment_values(const Matrix& w, int64_t segment, float* scratch) {
+    const int64_t start = w.starts[segment] * w.block, count = w.starts[segment + 1] * w.block - start;
     if (!w.quantized) return w.values.data() + start;
     const int8_t* codes = w.codes.data() + start;
     for (int64_t i = 0; i < count; ++i) scratch[i] = static_cast<float>(codes[i]);
     return scratch;
 }
 
-INLINE Finish finish_of(const Matrix& w, Epilogue epilogue, int64_t row) {
-    return {w.quantized ? w.scales.data() + row : nullptr, epilogue.bias ? epilogue.bias + row : nullptr, epilogue.relu};
+// The epilogue on the sums (rows, width) of a chunk.
+INLINE void finish_chunk(const Matrix& w, Epilogue epilogue, int64_t first_row, int64_t rows, int width, float* sums) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const float scale = w.quantized ? w.scales[first_row + r] : 1.0f;
+        const float bias = epilogue.bias ? epilogue.bias[first_row + r] : 0.0f;
+        for (int j = 0; j < width; ++j) sums[r * width + j] = sums[r * width + j] * scale + bias;
+    }
+    if (epilogue.relu)
+        for (int64_t i = 0; i < rows * width; ++i) sums[i] = sums[i] < 0.0f ? 0.0f : sums[i];
 }
 
 // y[j, r] = buffer[r][j] for r < rows, j < n; y has `stride` floats a row.
@@ -143,103 +166,46 @@ INLINE void store_transposed(const float* buffer, int64_t rows, int n, float* y,
 }
 
 template <int Block, int Width>
-void multiply_tile(const Matrix& w, const float* tile, int n, float* y, Epilogue epilogue, int64_t first, int64_t last,
-                   float* scratch) {
-    alignas(64) float buffer[kRowsAtOnce * Width];
-    constexpr int groups_at_once = kRowsAtOnce / Block;
-    for (int64_t group = first; group < last; group += groups_at_once) {
-        const int64_t row = group * Block;
-        const int64_t end = last < group + groups_at_once ? last : group + groups_at_once;
-        for (int64_t g = group; g < end; ++g) {
-            const int64_t start = w.starts[g], count = w.starts[g + 1] - start;
-            const float* values = group_values(w, g, scratch);
+void multiply_tile(const Matrix& w, int64_t chunk, const float* tile, int n, float* y, Epilogue epilogue) {
+    alignas(64) float sums[kChunkRows * Width] = {};
+    alignas(64) float scratch[kPanelColumns * Block];
+    for (int64_t panel = 0; panel < w.panels(); ++panel) {
+        const float* activations = tile + panel * w.panel * Width;
+        for (int64_t group = 0; group < kChunkRows / Block; ++group) {
+            const int64_t segment = w.segment(chunk, panel, group);
+            const int64_t start = w.starts[segment], count = w.starts[segment + 1] - start;
+            const float* values = segment_values(w, segment, scratch);
             const uint16_t* indices = w.indices.data() + start;
-            float* out = buffer + (g - group) * Block * Width;
-            const Finish finish = finish_of(w, epilogue, g * Block);
-            if constexpr (Block == 1)
-                multiply_row<Width>(values, indices, count, tile, finish, out);
+            float* out = sums + group * Block * Width;
+            if constexpr (Width == 1)
+                add_vector_segment<Block>(values, indices, count, activations, out);
+            else if constexpr (Block == 1)
+                add_row_segment<Width>(values, indices, count, activations, out);
             else
-                multiply_group<Block, Width>(values, indices, count, tile, finish, out);
+                add_segment<Block, Width>(values, indices, count, activations, out);
         }
-        const int64_t rows = (end * Block < w.rows ? end * Block : w.rows) - row;
-        store_transposed<Width>(buffer, rows, n, y + row, w.rows);
     }
+    const int64_t first = chunk * kChunkRows, rows = w.rows - first < kChunkRows ? w.rows - first : kChunkRows;
+    finish_chunk(w, epilogue, first, rows, Width, sums);
+    store_transposed<Width>(sums, rows, n, y + first, w.rows);
 }
 
 template <int Block>
-void multiply_block(const Matrix& w, const float* tile, int width, int n, float* y, Epilogue epilogue, int64_t first,
-                    int64_t last, float* scratch) {
+void multiply_block(const Matrix& w, int64_t chunk, const float* tile, int width, int n, float* y, Epilogue epilogue) {
     switch (width) {
-        case 4: return multiply_tile<Block, 4>(w, tile, n, y, epilogue, first, last, scratch);
-        case 8: return multiply_tile<Block, 8>(w, tile, n, y, epilogue, first, last, scratch);
-        case 16: return multiply_tile<Block, 16>(w, tile, n, y, epilogue, first, last, scratch);
-        default: return multiply_tile<Block, 32>(w, tile, n, y, epilogue, first, last, scratch);
+        case 1: return multiply_tile<Block, 1>(w, chunk, tile, n, y, epilogue);
+        case 4: return multiply_tile<Block, 4>(w, chunk, tile, n, y, epilogue);
+        case 8: return multiply_tile<Block, 8>(w, chunk, tile, n, y, epilogue);
+        case 16: return multiply_tile<Block, 16>(w, chunk, tile, n, y, epilogue);
+        default: return multiply_tile<Block, 32>(w, chunk, tile, n, y, epilogue);
     }
 }
 
-void multiply(const Matrix& w, const float* tile, int width, int n, float* y, Epilogue epilogue, int64_t first,
-              int64_t last, float* scratch) {
+void multiply(const Matrix& w, int64_t chunk, const float* tile, int width, int n, float* y, Epilogue epilogue) {
     switch (w.block) {
-        case 1: return multiply_block<1>(w, tile, width, n, y, epilogue, first, last, scratch);
-        case 4: return multiply_block<4>(w, tile, width, n, y, epilogue, first, last, scratch);
-        default: return multiply_block<8>(w, tile, width, n, y, epilogue, first, last, scratch);
-    }
-}
-
-// out[r] = sum over k of values[k][r] * x[indices[k]]: the lanes of a vector are the rows of a block.
-template <int Block>
-INLINE void multiply_group_vector(const float* values, const uint16_t* indices, int64_t count, const float* x,
-                                  float* out) {
-    constexpr int lanes = vector_lanes(Block), parts = Block / lanes, sets = 8;
-    Vec<lanes> sums[sets][parts];
-    for (int s = 0; s < sets; ++s)
-        for (int p = 0; p < parts; ++p) sums[s][p] = Vec<lanes>{};
-    int64_t k = 0;
-    for (; k + sets <= count; k += sets)
-#pragma GCC unroll 8
-        for (int s = 0; s < sets; ++s)
-            for (int p = 0; p < parts; ++p)
-                sums[s][p] += load<lanes>(values + (k + s) * Block + p * lanes) * x[indices[k + s]];
-    for (; k < count; ++k)
-        for (int p = 0; p < parts; ++p) sums[0][p] += load<lanes>(values + k * Block + p * lanes) * x[indices[k]];
-    for (int p = 0; p < parts; ++p) {
-        for (int s = 1; s < sets; ++s) sums[0][p] += sums[s][p];
-        store<lanes>(out + p * lanes, sums[0][p]);
-    }
-}
-
-template <>
-INLINE void multiply_group_vector<1>(const float* values, const uint16_t* indices, int64_t count, const float* x,
-                                     float* out) {
-    float sums[8] = {};
-    int64_t k = 0;
-    for (; k + 8 <= count; k += 8)
-#pragma GCC unroll 8
-        for (int s = 0; s < 8; ++s) sums[s] += values[k + s] * x[indices[k + s]];
-    for (; k < count; ++k) sums[0] += values[k] * x[indices[k]];
-    *out = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-}
-
-template <int Block>
-void multiply_vector_block(const Matrix& w, const float* x, float* y, Epilogue epilogue, int64_t first, int64_t last,
-                           float* scratch) {
-    for (int64_t g = first; g < last; ++g) {
-        alignas(64) float sums[Block];
-        const int64_t start = w.starts[g];
-        multiply_group_vector<Block>(group_values(w, g, scratch), w.indices.data() + start, w.starts[g + 1] - start, x,
-                                     sums);
-        const Finish finish = finish_of(w, epilogue, g * Block);
-        for (int r = 0; r < Block && g * Block + r < w.rows; ++r)
-            y[g * Block + r] = finish.operator()<1>(Vec<1>{sums[r]}, r)[0];
-    }
-}
-
-void multiply_vector(const Matrix& w, const float* x, float* y, Epilogue epilogue, int64_t first, int64_t last,
-                     float* scratch) {
-    switch (w.block) {
-        case 1: return multiply_vector_block<1>(w, x, y, epilogue, first, last, scratch);
-        case 4: return multiply_vector_block<4>(w, x, y, epilogue, first, last, scratch);
-        default: return multiply_vector_block<8>(w, x, y, epilogue, first, last, scratch);
+        case 1: return multiply_block<1>(w, chunk, tile, width, n, y, epilogue);
+        case 4: return multiply_block<4>(w, chunk, tile, width, n, y, epilogue);
+        default: return multiply_block<8>(w, chunk, tile, width, n, y, epilogue);
     }
 }
 
@@ -258,10 +224,10 @@ void transpose(const float* x, int64_t columns, int n, int width, int64_t first,
         for (int j = whole; j < width; ++j) tile[i * width + j] = j < n ? x[j * columns + i] : 0.0f;
 }
 
-// Accumulators and operands fit the registers: 16 of 4 or 8 lanes, 32 of 16 lanes.
+// Accumulators and operands fit the registers: 16 of 4 or 8 lanes, 32 of 16 lanes; and the tile of a panel the cache.
 int widest_tile(int block) {
-    if (LANES == 16) return 32;
-    if (LANES == 8) return block == 8 ? 8 : block == 4 ? 16 : 32;
+    if (LANES == 16) return block == 1 ? 16 : 32;
+    if (LANES == 8) return block == 8 ? 8 : 16;
     return block == 8 ? 4 : block == 4 ? 8 : 16;
 }
 

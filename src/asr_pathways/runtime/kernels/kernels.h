@@ -18,13 +18,9 @@ struct Kernels {
     int (*widest_tile)(int block);
     // Copies rows [0, n) and columns [first, last) of x (n, columns) to tile (columns, width), zeros from n to width.
     void (*transpose)(const float* x, int64_t columns, int n, int width, int64_t first, int64_t last, float* tile);
-    // y[j, row] = epilogue(sum over i of W[row, i] * tile[i, j]) for the rows of groups [first, last) and j < n.
-    // `scratch` holds longest_group() * block floats for a quantized matrix.
-    void (*multiply)(const Matrix& w, const float* tile, int width, int n, float* y, Epilogue epilogue, int64_t first,
-                     int64_t last, float* scratch);
-    // The same for one row of activations, x (columns,), as they come.
-    void (*multiply_vector)(const Matrix& w, const float* x, float* y, Epilogue epilogue, int64_t first, int64_t last,
-                            float* scratch);
+    // y[j, row] = epilogue(sum over i of W[row, i] * tile[i, j]) for the rows of a chunk and j < n; a tile of width 1
+    // is a row of activations as it comes.
+    void (*multiply)(const Matrix& w, int64_t chunk, const float* tile, int width, int n, float* y, Epilogue epilogue);
     // The pointwise part of an LSTM: gates (n, 4 * hidden) in the order i, f, g, o; h and c are written.
     void (*lstm)(const float* input_gates, const float* hidden_gates, const float* c, int64_t n, int64_t hidden,
                  float* h_next, float* c_next);

@@ -38,32 +38,37 @@ struct AlignedAllocator {
 template <typename T>
 using Aligned = std::vector<T, AlignedAllocator<T>>;
 
-// W (rows, columns) in groups of `block` consecutive rows that share their column indices. Block k of group g,
-// starts[g] <= k < starts[g + 1], has column indices[k] and the `block` values at block * k, top row first.
-// Rows past the matrix, in the last group, are zeros. Groups of one row are filled up to a multiple of kPadding blocks
-// with zeros, at the column of their last block.
+// Rows of one chunk: their sums stay in the first-level cache while the chunk's panels go by.
+constexpr int kChunkRows = 32;
+// Most columns of a panel: its activations, 16 floats a column, stay in the first-level cache.
+constexpr int64_t kPanelColumns = 512;
+// Segments of one row have a multiple of so many blocks.
 constexpr int kPadding = 4;
 
+// W (rows, columns) as a list of segments: for each chunk of kChunkRows rows, for each panel of columns, for each
+// group of `block` rows of that chunk (groups past the matrix are empty).
+//
+// The rows of a group share their column indices. Block k of segment s, starts[s] <= k < starts[s + 1], is at column
+// indices[k] of its panel and has `block` values at block * k, top row first. Rows past the matrix are zeros. Segments
+// of one row are filled up to a multiple of kPadding blocks with zeros, at the column of their last block.
 struct Matrix {
     int64_t rows = 0;
     int64_t columns = 0;
     int block = 1;
     bool quantized = false;
+    int64_t panel = 0;  // columns of every panel but the last, a multiple of 64
     int64_t nonzeros = 0;
     std::vector<int64_t> starts;
     Aligned<uint16_t> indices;
     Aligned<float> values;   // empty if quantized
     Aligned<int8_t> codes;   // empty unless quantized: weight = code * scale of its row
-    Aligned<float> scales;   // (groups * block,), likewise
+    Aligned<float> scales;   // (chunks * kChunkRows,), likewise
 
-    int64_t groups() const { return static_cast<int64_t>(starts.size()) - 1; }
-    int64_t longest_group() const {
-        int64_t longest = 0;
-        for (int64_t g = 0; g < groups(); ++g) {
-            const int64_t length = starts[g + 1] - starts[g];
-            longest = length > longest ? length : longest;
-        }
-        return longest;
+    int64_t chunks() const { return (rows + kChunkRows - 1) / kChunkRows; }
+    int64_t panels() const { return (columns + panel - 1) / panel; }
+    int64_t chunk_groups() const { return kChunkRows / block; }
+    int64_t segment(int64_t chunk, int64_t panel_index, int64_t group) const {
+        return (chunk * panels() + panel_index) * chunk_groups() + group;
     }
     std::size_t bytes() const {
         return starts.size() * sizeof(int64_t) + indices.size() * sizeof(uint16_t) + values.size() * sizeof(float) +

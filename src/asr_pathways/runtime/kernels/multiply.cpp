@@ -7,8 +7,6 @@
 namespace sparse {
 namespace {
 
-// Weights that stay in the second-level cache while several tiles pass over them.
-constexpr int64_t kChunkBytes = 256 * 1024;
 // Rows of activations that are transposed at once: bounds the scratch memory.
 constexpr int64_t kRowsAtOnce = 64;
 
@@ -22,7 +20,7 @@ std::vector<Tile> make_tiles(int64_t n, int64_t columns, int widest) {
     int64_t offset = 0;
     for (int first = 0; first < n; first += widest) {
         const int here = static_cast<int>(std::min<int64_t>(n - first, widest));
-        int width = 4;
+        int width = here == 1 ? 1 : 4;
         while (width < here) width *= 2;
         tiles.push_back({first, here, width, offset});
         offset += columns * width;
@@ -30,61 +28,47 @@ std::vector<Tile> make_tiles(int64_t n, int64_t columns, int widest) {
     return tiles;
 }
 
-// The first group of part `index` of `count`, all of about as many stored blocks.
+// The first chunk of part `index` of `count`, all with about as many stored blocks.
 int64_t split(const Matrix& w, int index, int count) {
-    if (index == count) return w.groups();
-    const int64_t target = w.starts.back() * index / count;
-    return std::lower_bound(w.starts.begin(), w.starts.end() - 1, target) - w.starts.begin();
-}
-
-// Calls work(first, last) for stretches of groups [first, last) whose weights fit the cache.
-template <typename Work>
-void in_chunks(const Matrix& w, int64_t first, int64_t last, const Work& work) {
-    const int64_t blocks = kChunkBytes / (2 + w.block * (w.quantized ? 1 : 4));
-    while (first < last) {
-        const auto end = std::upper_bound(w.starts.begin() + first + 1, w.starts.begin() + last, w.starts[first] + blocks);
-        const int64_t stop = end - w.starts.begin();
-        work(first, stop);
-        first = stop;
+    const int64_t segments = w.segment(1, 0, 0), target = w.starts.back() * index / count;
+    int64_t low = 0, high = w.chunks();
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (w.starts[middle * segments] < target) low = middle + 1;
+        else high = middle;
     }
+    return index == count ? w.chunks() : low;
 }
 
-float* scratch_for(const Matrix& w) {
-    thread_local Aligned<float> scratch;
-    const std::size_t needed = w.quantized ? w.longest_group() * w.block : 0;
-    if (scratch.size() < needed) scratch.resize(needed);
-    return scratch.data();
-}
-
-void multiply_one(const Matrix& w, const float* x, float* y, Epilogue epilogue, int threads, const Kernels& kernels) {
-    run_parallel(threads, [&](int part) {
-        const int64_t first = split(w, part, threads), last = split(w, part + 1, threads);
-        kernels.multiply_vector(w, x, y, epilogue, first, last, scratch_for(w));
-    });
-}
-
-void multiply_some(const Matrix& w, const float* x, int64_t n, float* y, Epilogue epilogue, int threads,
-                   const Kernels& kernels) {
+// Activations that are ready for the kernels: transposed, or where they are if each tile is one row.
+const float* arrange(const Matrix& w, const float* x, const std::vector<Tile>& tiles, int threads,
+                     const Kernels& kernels) {
+    if (tiles.size() == 1 && tiles[0].width == 1) return x;
     thread_local Aligned<float> transposed;
-    const auto tiles = make_tiles(n, w.columns, kernels.widest_tile(w.block));
     const std::size_t needed = tiles.back().offset + tiles.back().width * w.columns;
     if (transposed.size() < needed) transposed.resize(needed);
     float* const activations = transposed.data();
     run_parallel(threads, [&](int part) {
-        const int64_t quads = (w.columns + 3) / 4;
-        const int64_t first = 4 * (quads * part / threads);
-        const int64_t last = std::min(w.columns, 4 * (quads * (part + 1) / threads));
+        const int64_t lines = (w.columns + 15) / 16;
+        const int64_t first = 16 * (lines * part / threads);
+        const int64_t last = std::min(w.columns, 16 * (lines * (part + 1) / threads));
         for (const Tile& tile : tiles)
             kernels.transpose(x + tile.first * w.columns, w.columns, tile.n, tile.width, first, last,
                               activations + tile.offset);
     });
+    return activations;
+}
+
+void multiply_some(const Matrix& w, const float* x, int64_t n, float* y, Epilogue epilogue, int threads,
+                   const Kernels& kernels) {
+    const auto tiles = make_tiles(n, w.columns, kernels.widest_tile(w.block));
+    const float* const activations = arrange(w, x, tiles, threads, kernels);
     run_parallel(threads, [&](int part) {
-        float* const scratch = scratch_for(w);
-        in_chunks(w, split(w, part, threads), split(w, part + 1, threads), [&](int64_t first, int64_t last) {
-            for (const Tile& tile : tiles)
-                kernels.multiply(w, activations + tile.offset, tile.width, tile.n, y + tile.first * w.rows, epilogue,
-                                 first, last, scratch);
-        });
+        const int64_t last = split(w, part + 1, threads);
+        for (int64_t chunk = split(w, part, threads); chunk < last; ++chunk)
+            for (const Tile& tile : tiles)  // within a chunk: its weights are in a cache after the first
+                kernels.multiply(w, chunk, activations + tile.offset, tile.width, tile.n, y + tile.first * w.rows,
+                                 epilogue);
     });
 }
 
@@ -112,14 +96,10 @@ const Kernels* find_kernels(const std::string& name) {
 
 void multiply(const Matrix& w, const float* x, int64_t n, float* y, Epilogue epilogue, int threads,
               const Kernels& kernels) {
-    threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, w.groups())));
-    for (int64_t first = 0; first < n; first += kRowsAtOnce) {
-        const int64_t here = std::min(n - first, kRowsAtOnce);
-        const float* const from = x + first * w.columns;
-        float* const to = y + first * w.rows;
-        here == 1 ? multiply_one(w, from, to, epilogue, threads, kernels)
-                  : multiply_some(w, from, here, to, epilogue, threads, kernels);
-    }
+    threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, w.chunks())));
+    for (int64_t first = 0; first < n; first += kRowsAtOnce)
+        multiply_some(w, x + first * w.columns, std::min(n - first, kRowsAtOnce), y + first * w.rows, epilogue, threads,
+                      kernels);
 }
 
 }  // namespace sparse

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace sparse {
 namespace {
@@ -78,98 +79,136 @@ struct Dense {
     float value(int64_t row, int64_t column) const { return dense[row * columns + column]; }
 };
 
-// The columns that at least one row of a group keeps: one word for 64 columns.
 template <typename Source>
-void group_words(const Source& source, int64_t group, int block, uint64_t* words) {
-    const int64_t count = (source.columns + 63) / 64;
-    std::fill(words, words + count, 0);
-    const int64_t end = std::min<int64_t>(source.rows, (group + 1) * block);
-    for (int64_t row = group * block; row < end; ++row)
-        for (int64_t word = 0; word < count; ++word) words[word] |= source.kept(row, 64 * word);
-}
-
-int64_t list_columns(const uint64_t* words, int64_t count, uint16_t* indices) {
-    int64_t found = 0;
-    for (int64_t word = 0; word < count; ++word)
-        for (uint64_t bits = words[word]; bits; bits &= bits - 1)
-            indices[found++] = static_cast<uint16_t>(64 * word + __builtin_ctzll(bits));
-    return found;
-}
-
-// A column that is listed again is padding.
-template <typename Source>
-void take_values(const Source& source, int64_t row, int block, const uint16_t* indices, int64_t count, float* values) {
-    int64_t word = -1;
-    uint64_t kept = 0;
-    for (int64_t k = 0; k < count; ++k) {
-        if (k > 0 && indices[k] == indices[k - 1]) {
-            values[k * block] = 0.0f;
-            continue;
-        }
-        if (indices[k] / 64 != word) {
-            word = indices[k] / 64;
-            kept = source.kept(row, 64 * word);
-        }
-        values[k * block] = kept >> (indices[k] % 64) & 1 ? source.value(row, indices[k]) : 0.0f;
+class Packer {
+public:
+    Packer(const Source& source, int block, bool quantize)
+        : source_(source), words_((source.columns + 63) / 64), inverse_scales_(kChunkRows) {
+        matrix_.rows = source.rows;
+        matrix_.columns = source.columns;
+        matrix_.block = block;
+        matrix_.quantized = quantize;
+        const int64_t panels = (source.columns + kPanelColumns - 1) / kPanelColumns;
+        matrix_.panel = 64 * ((words_ + panels - 1) / panels);
+        kept_.resize(matrix_.chunks() * kChunkRows * words_);
     }
-}
 
-// One row of a group: code = round(weight / scale), scale = largest |weight| / 127.
-void quantize_row(const float* values, int64_t count, int block, int8_t* codes, float* scale) {
-    float largest = 0.0f;
-    for (int64_t k = 0; k < count; ++k) largest = std::max(largest, std::fabs(values[k * block]));
-    *scale = largest / 127.0f;
-    const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-    for (int64_t k = 0; k < count; ++k)
-        codes[k * block] = static_cast<int8_t>(std::nearbyintf(values[k * block] * inverse));
-}
+    Matrix run() {
+        find_kept();
+        lay_out();
+        for (int64_t chunk = 0; chunk < matrix_.chunks(); ++chunk) {
+            if (matrix_.quantized) find_scales(chunk);
+            for (int64_t panel = 0; panel < matrix_.panels(); ++panel)
+                for (int64_t group = 0; group < matrix_.chunk_groups(); ++group) fill(chunk, panel, group);
+        }
+        return std::move(matrix_);
+    }
+
+private:
+    const uint64_t* kept(int64_t row) const { return kept_.data() + row * words_; }
+
+    void find_kept() {
+        for (int64_t row = 0; row < source_.rows; ++row)
+            for (int64_t word = 0; word < words_; ++word) {
+                const uint64_t bits = source_.kept(row, 64 * word);
+                kept_[row * words_ + word] = bits;
+                matrix_.nonzeros += __builtin_popcountll(bits);
+            }
+    }
+
+    // The columns, of 64, that at least one row of a group keeps.
+    uint64_t group_word(int64_t first_row, int64_t word) const {
+        uint64_t bits = 0;
+        for (int lane = 0; lane < matrix_.block; ++lane) bits |= kept(first_row + lane)[word];
+        return bits;
+    }
+
+    // Calls work(word) for the words of a panel.
+    template <typename Work>
+    void for_words(int64_t panel, const Work& work) const {
+        const int64_t first = panel * matrix_.panel / 64, last = std::min(words_, first + matrix_.panel / 64);
+        for (int64_t word = first; word < last; ++word) work(word);
+    }
+
+    int64_t first_row(int64_t chunk, int64_t group) const { return chunk * kChunkRows + group * matrix_.block; }
+
+    void lay_out() {
+        const int64_t multiple = matrix_.block == 1 ? kPadding : 1;
+        int64_t blocks = 0;
+        matrix_.starts.reserve(matrix_.segment(matrix_.chunks(), 0, 0) + 1);
+        for (int64_t chunk = 0; chunk < matrix_.chunks(); ++chunk)
+            for (int64_t panel = 0; panel < matrix_.panels(); ++panel)
+                for (int64_t group = 0; group < matrix_.chunk_groups(); ++group) {
+                    matrix_.starts.push_back(blocks);
+                    int64_t count = 0;
+                    for_words(panel, [&](int64_t word) {
+                        count += __builtin_popcountll(group_word(first_row(chunk, group), word));
+                    });
+                    blocks += (count + multiple - 1) / multiple * multiple;
+                }
+        matrix_.starts.push_back(blocks);
+        matrix_.indices.resize(blocks);
+        if (matrix_.quantized) {
+            matrix_.codes.resize(blocks * matrix_.block);
+            matrix_.scales.assign(matrix_.chunks() * kChunkRows, 0.0f);
+        } else {
+            matrix_.values.resize(blocks * matrix_.block);
+        }
+    }
+
+    // scale = largest |weight| of the row / 127.
+    void find_scales(int64_t chunk) {
+        const int64_t end = std::min(source_.rows, (chunk + 1) * kChunkRows);
+        for (int64_t row = chunk * kChunkRows; row < end; ++row) {
+            float largest = 0.0f;
+            for (int64_t word = 0; word < words_; ++word)
+                for (uint64_t bits = kept(row)[word]; bits; bits &= bits - 1)
+                    largest = std::max(largest, std::fabs(source_.value(row, 64 * word + __builtin_ctzll(bits))));
+            matrix_.scales[row] = largest / 127.0f;
+            inverse_scales_[row % kChunkRows] = largest > 0.0f ? 127.0f / largest : 0.0f;
+        }
+    }
+
+    void fill(int64_t chunk, int64_t panel, int64_t group) {
+        const int64_t start = matrix_.starts[matrix_.segment(chunk, panel, group)];
+        const int64_t end = matrix_.starts[matrix_.segment(chunk, panel, group) + 1];
+        const int64_t row = first_row(chunk, group), first_column = panel * matrix_.panel;
+        int64_t place = start;
+        for_words(panel, [&](int64_t word) {
+            for (uint64_t bits = group_word(row, word); bits; bits &= bits - 1) {
+                const int bit = __builtin_ctzll(bits);
+                matrix_.indices[place] = static_cast<uint16_t>(64 * word + bit - first_column);
+                for (int lane = 0; lane < matrix_.block; ++lane) {
+                    const bool stays = kept(row + lane)[word] >> bit & 1;
+                    put(place, row, lane, stays ? source_.value(row + lane, 64 * word + bit) : 0.0f);
+                }
+                ++place;
+            }
+        });
+        for (; place < end; ++place) {
+            matrix_.indices[place] = matrix_.indices[place - 1];
+            for (int lane = 0; lane < matrix_.block; ++lane) put(place, row, lane, 0.0f);
+        }
+    }
+
+    void put(int64_t place, int64_t row, int lane, float value) {
+        const int64_t at = place * matrix_.block + lane;
+        if (matrix_.quantized)
+            matrix_.codes[at] = static_cast<int8_t>(std::nearbyintf(value * inverse_scales_[(row + lane) % kChunkRows]));
+        else
+            matrix_.values[at] = value;
+    }
+
+    const Source& source_;
+    const int64_t words_;
+    Matrix matrix_;
+    std::vector<uint64_t> kept_;         // (rows up to a whole chunk, words): bit c % 64 of word c / 64
+    std::vector<float> inverse_scales_;  // of this chunk's rows
+};
 
 template <typename Source>
 Matrix pack_from(const Source& source, int block, bool quantize) {
-    Matrix matrix;
-    matrix.rows = source.rows;
-    matrix.columns = source.columns;
-    matrix.block = block;
-    matrix.quantized = quantize;
-    const int64_t groups = (source.rows + block - 1) / block, words = (source.columns + 63) / 64;
-    std::vector<uint64_t> kept(static_cast<std::size_t>(groups * words));
-    matrix.starts.assign(1, 0);
-    for (int64_t group = 0; group < groups; ++group) {
-        group_words(source, group, block, kept.data() + group * words);
-        int64_t count = 0;
-        for (int64_t word = 0; word < words; ++word) count += __builtin_popcountll(kept[group * words + word]);
-        const int multiple = block == 1 ? kPadding : 1;
-        matrix.starts.push_back(matrix.starts.back() + (count + multiple - 1) / multiple * multiple);
-    }
-    const int64_t blocks = matrix.starts.back();
-    matrix.indices.resize(blocks);
-    if (quantize) {
-        matrix.codes.resize(blocks * block);
-        matrix.scales.assign(groups * block, 0.0f);
-    } else {
-        matrix.values.resize(blocks * block);
-    }
-    std::vector<float> buffer(quantize ? matrix.longest_group() * block : 0);
-    for (int64_t group = 0; group < groups; ++group) {
-        const int64_t start = matrix.starts[group];
-        uint16_t* indices = matrix.indices.data() + start;
-        int64_t count = list_columns(kept.data() + group * words, words, indices);
-        for (; count < matrix.starts[group + 1] - start; ++count) indices[count] = indices[count - 1];
-        float* values = quantize ? buffer.data() : matrix.values.data() + start * block;
-        for (int lane = 0; lane < block; ++lane) {
-            const int64_t row = group * block + lane;
-            if (row < source.rows) {
-                take_values(source, row, block, indices, count, values + lane);
-            } else {
-                for (int64_t k = 0; k < count; ++k) values[k * block + lane] = 0.0f;
-            }
-            if (quantize)
-                quantize_row(values + lane, count, block, matrix.codes.data() + start * block + lane,
-                             &matrix.scales[row]);
-        }
-        for (int64_t k = 0; k < count * block; ++k) matrix.nonzeros += values[k] != 0.0f;
-    }
-    return matrix;
+    return Packer<Source>(source, block, quantize).run();
 }
 
 }  // namespace
@@ -189,13 +228,18 @@ Matrix pack_masked_half(const uint16_t* dense, const uint8_t* mask, int64_t rows
 
 void unpack(const Matrix& matrix, float* dense) {
     std::fill(dense, dense + matrix.rows * matrix.columns, 0.0f);
-    for (int64_t group = 0; group < matrix.groups(); ++group)
-        for (int64_t k = matrix.starts[group]; k < matrix.starts[group + 1]; ++k)
-            for (int lane = 0; lane < matrix.block; ++lane) {
-                const int64_t row = group * matrix.block + lane, place = k * matrix.block + lane;
-                if (row >= matrix.rows) break;
-                dense[row * matrix.columns + matrix.indices[k]] +=  // padding adds zero
-                    matrix.quantized ? matrix.codes[place] * matrix.scales[row] : matrix.values[place];
+    for (int64_t chunk = 0; chunk < matrix.chunks(); ++chunk)
+        for (int64_t panel = 0; panel < matrix.panels(); ++panel)
+            for (int64_t group = 0; group < matrix.chunk_groups(); ++group) {
+                const int64_t segment = matrix.segment(chunk, panel, group);
+                const int64_t first = chunk * kChunkRows + group * matrix.block;
+                const int64_t lanes = std::min<int64_t>(matrix.block, matrix.rows - first);
+                for (int64_t k = matrix.starts[segment]; k < matrix.starts[segment + 1]; ++k)
+                    for (int64_t lane = 0; lane < lanes; ++lane) {
+                        const int64_t row = first + lane, place = k * matrix.block + lane;
+                        dense[row * matrix.columns + panel * matrix.panel + matrix.indices[k]] +=  // padding adds zero
+                            matrix.quantized ? matrix.codes[place] * matrix.scales[row] : matrix.values[place];
+                    }
             }
 }
 
