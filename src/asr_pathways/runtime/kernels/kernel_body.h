@@ -80,6 +80,37 @@ INLINE void add_segment(const float* values, const uint16_t* indices, int64_t co
         }
 }
 
+// Few activations: several rows of a block share a vector, each with all the activations.
+template <int Block, int Width>
+INLINE void add_folded_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile,
+                               float* out) {
+    using Folded = Fold<LANES, Width>;
+    constexpr int rows = LANES / Width, parts = Block / rows, sets = parts > 2 ? 2 : 4;
+    Vec<LANES> sums[sets][parts] = {};
+    const auto add = [&](int64_t k, Vec<LANES>(&set)[parts]) {
+        const Vec<LANES> x = Folded::repeat(tile + static_cast<int64_t>(indices[k]) * Width);
+        const Quad<LANES> weights(values + k * Block);
+        set[0] += x * Folded::template spread<0>(weights);
+        if constexpr (rows == 2) set[1] += x * Folded::template spread<2>(weights);
+        if constexpr (Block == 8) {
+            const Quad<LANES> more(values + k * Block + 4);
+            set[parts / 2] += x * Folded::template spread<0>(more);
+            if constexpr (rows == 2) set[parts / 2 + 1] += x * Folded::template spread<2>(more);
+        }
+    };
+    int64_t k = 0;
+    for (; k + sets <= count; k += sets) {
+        __builtin_prefetch(values + k * Block + kPrefetch);
+#pragma GCC unroll 4
+        for (int s = 0; s < sets; ++s) add(k + s, sums[s]);
+    }
+    for (; k < count; ++k) add(k, sums[0]);
+    for (int p = 0; p < parts; ++p) {
+        for (int s = 1; s < sets; ++s) sums[0][p] += sums[s][p];
+        store<LANES>(out + p * LANES, load<LANES>(out + p * LANES) + sums[0][p]);
+    }
+}
+
 template <int Width>
 INLINE void add_row_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile,
                             float* out) {
@@ -138,7 +169,7 @@ INLINE const float* segment_values(const Matrix& w, int64_t segment, float* scra
     const int64_t start = w.starts[segment] * w.block, count = w.starts[segment + 1] * w.block - start;
     if (!w.quantized) return w.values.data() + start;
     const int8_t* codes = w.codes.data() + start;
-    for (int64_t i = 0; i < count; ++i) scratch[i] = static_cast<float>(codes[i]);
+    for (int64_t i = 0; i < count; i += kDecodedAtOnce) decode16(codes + i, scratch + i);
     return scratch;
 }
 
@@ -168,7 +199,7 @@ INLINE void store_transposed(const float* buffer, int64_t rows, int n, float* y,
 template <int Block, int Width>
 void multiply_tile(const Matrix& w, int64_t chunk, const float* tile, int n, float* y, Epilogue epilogue) {
     alignas(64) float sums[kChunkRows * Width] = {};
-    alignas(64) float scratch[kPanelColumns * Block];
+    alignas(64) float scratch[kPanelColumns * Block + kDecodedAtOnce];
     for (int64_t panel = 0; panel < w.panels(); ++panel) {
         const float* activations = tile + panel * w.panel * Width;
         for (int64_t group = 0; group < kChunkRows / Block; ++group) {
@@ -179,6 +210,8 @@ void multiply_tile(const Matrix& w, int64_t chunk, const float* tile, int n, flo
             float* out = sums + group * Block * Width;
             if constexpr (Width == 1)
                 add_vector_segment<Block>(values, indices, count, activations, out);
+            else if constexpr (Block > 1 && LANES > Width)
+                add_folded_segment<Block, Width>(values, indices, count, activations, out);
             else if constexpr (Block == 1)
                 add_row_segment<Width>(values, indices, count, activations, out);
             else

@@ -45,6 +45,9 @@ constexpr int64_t kPanelColumns = 512;
 // Segments of one row have a multiple of so many blocks.
 constexpr int kPadding = 4;
 
+// Codes are decoded so many at a time: as many more can be read behind the last.
+constexpr int kDecodedAtOnce = 16;
+
 // W (rows, columns) as a list of segments: for each chunk of kChunkRows rows, for each panel of columns, for each
 // group of `block` rows of that chunk (groups past the matrix are empty).
 //
@@ -61,7 +64,7 @@ struct Matrix {
     std::vector<int64_t> starts;
     Aligned<uint16_t> indices;
     Aligned<float> values;   // empty if quantized
-    Aligned<int8_t> codes;   // empty unless quantized: weight = code * scale of its row
+    Aligned<int8_t> codes;   // empty unless quantized: weight = code * scale of its row; kDecodedAtOnce zeros at the end
     Aligned<float> scales;   // (chunks * kChunkRows,), likewise
 
     int64_t chunks() const { return (rows + kChunkRows - 1) / kChunkRows; }

@@ -149,7 +149,8 @@ private:
         matrix_.starts.push_back(blocks);
         matrix_.indices.resize(blocks);
         if (matrix_.quantized) {
-            matrix_.codes.resize(blocks * matrix_.block);
+            matrix_.codes.resize(blocks * matrix_.block + kDecodedAtOnce);
+            std::fill(matrix_.codes.end() - kDecodedAtOnce, matrix_.codes.end(), int8_t{0});
             matrix_.scales.assign(matrix_.chunks() * kChunkRows, 0.0f);
         } else {
             matrix_.values.resize(blocks * matrix_.block);

@@ -66,6 +66,56 @@ struct Quad<16> {
 };
 #endif
 
+// `Width` consecutive floats, over and over; and the weights of `Lanes / Width` rows from `First` on, each `Width` times.
+template <int Lanes, int Width>
+struct Fold;
+
+#if LANES == 8
+template <>
+struct Fold<8, 4> {
+    INLINE static Vec<8> repeat(const float* from) { return Quad<8>(from).wide; }
+    template <int First>
+    INLINE static Vec<8> spread(const Quad<8>& weights) {
+        constexpr int f = First;
+        return _mm256_permutevar_ps(weights.wide, _mm256_setr_epi32(f, f, f, f, f + 1, f + 1, f + 1, f + 1));
+    }
+};
+#endif
+
+#if LANES == 16
+template <>
+struct Fold<16, 4> {
+    INLINE static Vec<16> repeat(const float* from) { return Quad<16>(from).wide; }
+    template <int First>
+    INLINE static Vec<16> spread(const Quad<16>& weights) {
+        return _mm512_permutevar_ps(weights.wide, _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3));
+    }
+};
+template <>
+struct Fold<16, 8> {
+    INLINE static Vec<16> repeat(const float* from) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(from)); }
+    template <int First>
+    INLINE static Vec<16> spread(const Quad<16>& weights) {
+        constexpr int f = First, g = First + 1;
+        return _mm512_permutevar_ps(weights.wide, _mm512_setr_epi32(f, f, f, f, f, f, f, f, g, g, g, g, g, g, g, g));
+    }
+};
+#endif
+
+// 16 bytes to 16 floats.
+INLINE void decode16(const int8_t* codes, float* values) {
+#if LANES == 16
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+    _mm512_storeu_ps(values, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+#elif LANES == 8
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+    _mm256_storeu_ps(values, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
+    _mm256_storeu_ps(values + 8, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes))));
+#else
+    for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(codes[i]);
+#endif
+}
+
 // to[j][i] = from[i][j] for i, j < 4, with the given numbers of floats from row to row.
 INLINE void transpose4(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
     const Vec<4> a = load<4>(from), b = load<4>(from + from_stride);
