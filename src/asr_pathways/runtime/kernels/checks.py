@@ -1,0 +1,37 @@
+"""What the kernels take: contiguous float32 tensors on the CPU, of the right shape."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from asr_pathways.errors import PathwaysError
+
+
+def check_floats(tensor: Tensor, name: str, *shape: int | None) -> None:
+    """Refuses what is not a contiguous float32 CPU tensor of ``shape``, where None stands for any size.
+
+    Raises:
+        PathwaysError: saying which it is not.
+    """
+    check_layout(tensor, name, torch.float32)
+    if tensor.dim() != len(shape) or any(want not in (None, size) for size, want in zip(tensor.shape, shape)):  # noqa: B905
+        wanted = ", ".join("n" if size is None else str(size) for size in shape)
+        raise PathwaysError(f"{name} must have shape ({wanted}), not {tuple(tensor.shape)}")
+
+
+def check_layout(tensor: Tensor, name: str, *dtypes: torch.dtype) -> None:
+    """Refuses a tensor of another type or device, or one that is not contiguous."""
+    if tensor.dtype not in dtypes:
+        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise PathwaysError(f"{name} must be {wanted}, not {str(tensor.dtype).removeprefix('torch.')}: convert it")
+    if tensor.device.type != "cpu":
+        raise PathwaysError(f"{name} must be on the CPU, not on {tensor.device}: the sparse kernels run there only")
+    if not tensor.is_contiguous():
+        raise PathwaysError(f"{name} must be contiguous: call .contiguous()")
+
+
+def check_threads(threads: int) -> None:
+    """Refuses fewer than one thread."""
+    if threads < 1:
+        raise PathwaysError(f"threads must be 1 or more, not {threads}")

@@ -1,0 +1,10 @@
+// Vectors of four floats: SSE2, NEON, or whatever the compiler makes of them.
+#include "kernels.h"
+
+#define LANES 4
+#include "kernel_body.h"
+
+const sparse::Kernels* sparse::portable_kernels() {
+    static const Kernels kernels = {"portable", widest_tile, transpose, multiply, lstm, multiply_adds, read_floats};
+    return &kernels;
+}

@@ -1,0 +1,77 @@
+"""One step of an LSTM with sparse weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.runtime.kernels import extension
+from asr_pathways.runtime.kernels.checks import check_floats, check_threads
+from asr_pathways.runtime.kernels.matrix import SparseMatrix
+
+
+def lstm_step(
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    w_ih: SparseMatrix,
+    w_hh: SparseMatrix,
+    bias: Tensor | None = None,
+    threads: int = 1,
+    *,
+    variant: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of ``torch.nn.LSTMCell`` with sparse weights, for n sequences side by side.
+
+    Args:
+        x: (n, input), contiguous float32 on the CPU, as all tensors here.
+        h: (n, hidden).
+        c: (n, hidden).
+        w_ih: (4 * hidden, input); rows of the input, forget, cell and output gate in this order (torch's).
+        w_hh: (4 * hidden, hidden).
+        bias: (4 * hidden,), the sum of torch's two.
+        threads: how many threads share the rows of the weights.
+        variant: one of `variants()`; the fastest if not given.
+
+    Returns:
+        The next h and c, each (n, hidden).
+
+    Raises:
+        PathwaysError: if shapes, types or devices do not fit.
+    """
+    rows, hidden = w_hh.shape
+    if rows != 4 * hidden or w_ih.shape[0] != rows:
+        raise PathwaysError(f"weights of an LSTM have 4 * hidden rows, not {w_ih.shape} and {w_hh.shape}")
+    n = x.shape[0]
+    check_floats(x, "x", None, w_ih.shape[1])
+    check_floats(h, "h", n, hidden)
+    check_floats(c, "c", n, hidden)
+    if bias is not None:
+        check_floats(bias, "bias", rows)
+    check_threads(threads)
+    name = extension.check_variant(variant) if variant else ""
+    if w_ih._packed is None or w_hh._packed is None:
+        return _pointwise(w_ih.matmul(x, bias, threads) + w_hh.matmul(h, None, threads), c)
+    h_next, c_next = torch.empty(n, hidden), torch.empty(n, hidden)
+    extension.compiled.lstm_step(
+        w_ih._packed,
+        w_hh._packed,
+        x.data_ptr(),
+        h.data_ptr(),
+        c.data_ptr(),
+        n,
+        0 if bias is None else bias.data_ptr(),
+        h_next.data_ptr(),
+        c_next.data_ptr(),
+        threads,
+        name,
+    )
+    return h_next, c_next
+
+
+def _pointwise(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        i, f, g, o = gates.chunk(4, dim=1)
+        c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c_next.tanh(), c_next

@@ -1,0 +1,191 @@
+"""A packed sparse weight and its product with rows of activations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning.granularity import Blocks, parse_granularity
+from asr_pathways.pruning.masks import packed_size, unpack
+from asr_pathways.runtime.kernels import extension
+from asr_pathways.runtime.kernels.checks import check_floats, check_layout, check_threads
+
+if TYPE_CHECKING:
+    from asr_pathways.runtime.kernels import _sparse
+
+ValueType = Literal["float32", "int8"]
+MAX_COLUMNS = 65536  # indices have 16 bits
+BLOCK_ROWS = (4, 8)  # blocks of so many rows and one column have kernels of their own
+
+
+class SparseMatrix:
+    """A weight (out, in) of which only what is not zero is stored, for ``y = x @ weight.T + bias``.
+
+    Stored are, by rows (granularity ``block:4x1`` or ``block:8x1``: by groups of rows that share their columns), 16-bit
+    column indices and values: float32, or int8 with one scale per row, ``round(w * 127 / max|w|)``. Other
+    granularities are stored as unstructured ones are. Products carry no gradient.
+    """
+
+    def __init__(self, packed: _sparse.Matrix | None, dense: Tensor | None, shape: tuple[int, int]) -> None:
+        """Use `pack` or `from_mask`. Without compiled kernels ``dense`` is what is kept."""
+        self._packed = packed
+        self._dense = dense
+        self.shape = shape
+
+    @classmethod
+    def pack(cls, weight: Tensor, granularity: str = "unstructured", dtype: ValueType = "float32") -> SparseMatrix:
+        """Packs a weight (out, in), float32, by its zeros.
+
+        Raises:
+            PathwaysError: if the weight, granularity or dtype is not one that can be packed.
+        """
+        weight = weight.detach()
+        check_floats(weight, "a weight", None, None)
+        rows, columns = _check_columns(weight)
+        block, quantize = _block_rows(granularity), _is_int8(dtype)
+        if not extension.available():
+            return cls(None, _quantized(weight) if quantize else weight.clone(), (rows, columns))
+        packed = extension.compiled.pack(weight.data_ptr(), rows, columns, block, quantize)
+        return cls(packed, None, (rows, columns))
+
+    @classmethod
+    def from_mask(
+        cls, values: Tensor, mask: Tensor, granularity: str = "unstructured", dtype: ValueType = "float32"
+    ) -> SparseMatrix:
+        """Packs what a packed mask keeps of dense values, without making the dense product of the two.
+
+        Args:
+            values: (out, in), float32 or float16.
+            mask: uint8 (ceil(out * in / 8),), as `asr_pathways.pruning.masks.pack` makes them.
+            granularity: of the mask.
+            dtype: what the values are stored as.
+
+        Raises:
+            PathwaysError: if an argument is not one that can be packed.
+        """
+        values = values.detach()
+        check_layout(values, "values", torch.float32, torch.float16)
+        rows, columns = _check_columns(values)
+        check_layout(mask, "a packed mask", torch.uint8)
+        if tuple(mask.shape) != (packed_size(values.shape),):
+            raise PathwaysError(
+                f"a packed mask of {rows}x{columns} has {packed_size(values.shape)} bytes, not {tuple(mask.shape)}"
+            )
+        block, quantize = _block_rows(granularity), _is_int8(dtype)
+        if not extension.available():
+            dense = values.float() * unpack(mask, values.shape)
+            return cls(None, _quantized(dense) if quantize else dense, (rows, columns))
+        packed = extension.compiled.pack_masked(
+            values.data_ptr(), mask.data_ptr(), rows, columns, block, quantize, values.dtype == torch.float16
+        )
+        return cls(packed, None, (rows, columns))
+
+    def matmul(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        threads: int = 1,
+        out: Tensor | None = None,
+        *,
+        relu: bool = False,
+        variant: str | None = None,
+    ) -> Tensor:
+        """``x @ self.dense().T + bias``, then a ReLU if wanted.
+
+        Args:
+            x: (n, in), as are all of these contiguous float32 tensors on the CPU.
+            bias: (out,).
+            threads: how many threads share the rows of the weight.
+            out: (n, out), written and returned if given; must not overlap ``x``.
+            relu: whether negative results become zero.
+            variant: one of `variants()`; the fastest if not given.
+
+        Returns:
+            (n, out).
+
+        Raises:
+            PathwaysError: if a tensor is of the wrong shape, type, layout or device.
+        """
+        rows, columns = self.shape
+        check_floats(x, "x", None, columns)
+        if bias is not None:
+            check_floats(bias, "bias", rows)
+        if out is None:
+            out = torch.empty(x.shape[0], rows)
+        else:
+            check_floats(out, "out", x.shape[0], rows)
+        check_threads(threads)
+        name = extension.check_variant(variant) if variant else ""
+        if self._packed is None:
+            return self._dense_product(x, bias, out, relu)
+        address = 0 if bias is None else bias.data_ptr()
+        extension.compiled.multiply(
+            self._packed, x.data_ptr(), x.shape[0], out.data_ptr(), address, relu, threads, name
+        )
+        return out
+
+    def dense(self) -> Tensor:
+        """What this multiplies by: (out, in), float32; for int8 that is the weight as it was rounded."""
+        if self._packed is None:
+            assert self._dense is not None
+            return self._dense.clone()
+        dense = torch.empty(self.shape)
+        extension.compiled.unpack(self._packed, dense.data_ptr())
+        return dense
+
+    @property
+    def nonzeros(self) -> int:
+        """How many weights were not zero when they were packed."""
+        return int(self._stored.count_nonzero()) if self._packed is None else self._packed.nonzeros
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a product reads of this."""
+        return self._stored.nbytes if self._packed is None else self._packed.nbytes
+
+    @property
+    def _stored(self) -> Tensor:
+        assert self._dense is not None
+        return self._dense
+
+    def _dense_product(self, x: Tensor, bias: Tensor | None, out: Tensor, relu: bool) -> Tensor:
+        extension.warn_of_dense_products()
+        with torch.no_grad():
+            product = linear(x, self._stored, bias)
+            return out.copy_(product.relu_() if relu else product)
+
+
+def _check_columns(weight: Tensor) -> tuple[int, int]:
+    if weight.dim() != 2:
+        raise PathwaysError(f"a sparse matrix is made of a weight (out, in), not of shape {tuple(weight.shape)}")
+    rows, columns = weight.shape
+    if not 0 < columns <= MAX_COLUMNS or rows == 0:
+        raise PathwaysError(f"a sparse matrix has 1 to {MAX_COLUMNS} columns and at least a row, not {rows}x{columns}")
+    return rows, columns
+
+
+def _block_rows(granularity: str) -> int:
+    try:
+        parsed = parse_granularity(granularity)
+    except ValueError as error:
+        raise PathwaysError(str(error)) from None
+    if isinstance(parsed, Blocks) and parsed.columns == 1 and parsed.rows in BLOCK_ROWS:
+        return parsed.rows
+    return 1
+
+
+def _is_int8(dtype: str) -> bool:
+    if dtype not in ("float32", "int8"):
+        raise PathwaysError(f"values are stored as float32 or int8, not as {dtype!r}")
+    return dtype == "int8"
+
+
+def _quantized(weight: Tensor) -> Tensor:
+    """The weight as int8 with a scale per row stores it, in float32."""
+    largest = weight.abs().amax(dim=1, keepdim=True)
+    inverse = torch.where(largest > 0, 127 / largest, 0.0)
+    return (weight * inverse).round() * (largest / 127)

@@ -1,0 +1,119 @@
+// The Python face: addresses of contiguous memory in, nothing copied. Checks of types and shapes are the caller's
+// (asr_pathways.runtime.kernels.matrix).
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+
+#include "multiply.h"
+#include "pack.h"
+
+namespace py = pybind11;
+using Address = std::uintptr_t;
+using sparse::Matrix;
+
+namespace {
+
+const float* floats(Address address) { return reinterpret_cast<const float*>(address); }
+float* writable(Address address) { return reinterpret_cast<float*>(address); }
+
+const sparse::Kernels& kernels_named(const std::string& variant) {
+    const sparse::Kernels* kernels = sparse::find_kernels(variant);
+    if (!kernels) throw py::value_error("this CPU has no kernels " + variant);
+    return *kernels;
+}
+
+std::unique_ptr<Matrix> pack(Address dense, int64_t rows, int64_t columns, int block, bool quantize) {
+    py::gil_scoped_release release;
+    return std::make_unique<Matrix>(sparse::pack(floats(dense), rows, columns, block, quantize));
+}
+
+std::unique_ptr<Matrix> pack_masked(Address dense, Address mask, int64_t rows, int64_t columns, int block,
+                                    bool quantize, bool half) {
+    py::gil_scoped_release release;
+    const auto* bits = reinterpret_cast<const uint8_t*>(mask);
+    if (half) {
+        const auto* values = reinterpret_cast<const uint16_t*>(dense);
+        return std::make_unique<Matrix>(sparse::pack_masked_half(values, bits, rows, columns, block, quantize));
+    }
+    return std::make_unique<Matrix>(sparse::pack_masked(floats(dense), bits, rows, columns, block, quantize));
+}
+
+void unpack(const Matrix& matrix, Address dense) {
+    py::gil_scoped_release release;
+    sparse::unpack(matrix, writable(dense));
+}
+
+void multiply(const Matrix& w, Address x, int64_t n, Address y, Address bias, bool relu, int threads,
+              const std::string& variant) {
+    const sparse::Kernels& kernels = kernels_named(variant);
+    py::gil_scoped_release release;
+    sparse::multiply(w, floats(x), n, writable(y), {bias ? floats(bias) : nullptr, relu}, threads, kernels);
+}
+
+void lstm_step(const Matrix& w_ih, const Matrix& w_hh, Address x, Address h, Address c, int64_t n, Address bias,
+               Address h_next, Address c_next, int threads, const std::string& variant) {
+    const sparse::Kernels& kernels = kernels_named(variant);
+    py::gil_scoped_release release;
+    thread_local sparse::Aligned<float> gates;
+    const std::size_t count = static_cast<std::size_t>(n * w_ih.rows);
+    if (gates.size() < 2 * count) gates.resize(2 * count);
+    float *const from_input = gates.data(), *const from_hidden = gates.data() + count;
+    sparse::multiply(w_ih, floats(x), n, from_input, {bias ? floats(bias) : nullptr, false}, threads, kernels);
+    sparse::multiply(w_hh, floats(h), n, from_hidden, {nullptr, false}, threads, kernels);
+    kernels.lstm(from_input, from_hidden, floats(c), n, w_hh.columns, writable(h_next), writable(c_next));
+}
+
+// Multiply-adds of floats a second, on one thread, in registers.
+double multiply_add_rate(const std::string& variant) {
+    const sparse::Kernels& kernels = kernels_named(variant);
+    py::gil_scoped_release release;
+    constexpr int64_t repeats = 20000;
+    double best = 0.0;
+    for (int round = 0; round < 50; ++round) {
+        float sink = 1e-3f;
+        const auto started = std::chrono::steady_clock::now();
+        const int lanes = kernels.multiply_adds(repeats, &sink);
+        const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - started;
+        best = std::max(best, 24.0 * repeats * lanes / taken.count());
+    }
+    return best;
+}
+
+// Bytes a second that one thread reads in order from `count` floats, the best of `rounds` passes.
+double read_rate(Address from, int64_t count, int rounds, const std::string& variant) {
+    const sparse::Kernels& kernels = kernels_named(variant);
+    py::gil_scoped_release release;
+    double best = 0.0;
+    volatile float sink = 0.0f;
+    for (int round = 0; round < rounds; ++round) {
+        const auto started = std::chrono::steady_clock::now();
+        sink = sink + kernels.read_floats(floats(from), count);
+        const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - started;
+        best = std::max(best, sizeof(float) * static_cast<double>(count) / taken.count());
+    }
+    return best;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_sparse, module) {
+    module.doc() = "Products with packed sparse matrices on a CPU.";
+    module.def("variants", &sparse::variants, "Names of the instruction sets that this CPU can run, fastest first.");
+    py::class_<Matrix>(module, "Matrix")
+        .def_readonly("rows", &Matrix::rows)
+        .def_readonly("columns", &Matrix::columns)
+        .def_readonly("block", &Matrix::block)
+        .def_readonly("quantized", &Matrix::quantized)
+        .def_readonly("nonzeros", &Matrix::nonzeros)
+        .def_property_readonly("nbytes", &Matrix::bytes);
+    module.def("pack", &pack);
+    module.def("pack_masked", &pack_masked);
+    module.def("unpack", &unpack);
+    module.def("multiply", &multiply);
+    module.def("lstm_step", &lstm_step);
+    module.def("multiply_add_rate", &multiply_add_rate);
+    module.def("read_rate", &read_rate);
+}

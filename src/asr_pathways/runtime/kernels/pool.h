@@ -1,0 +1,12 @@
+// Threads that stay: a product of a few microseconds cannot wait for threads to be made.
+#pragma once
+
+#include <functional>
+
+namespace sparse {
+
+// Runs task(0) ... task(count - 1), one a thread, the last on this one, and waits for all. Runs them here, one after
+// another, if the pool is at work for another caller.
+void run_parallel(int count, const std::function<void(int)>& task);
+
+}  // namespace sparse

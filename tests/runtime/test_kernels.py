@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import linear
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning.granularity import parse_granularity
+from asr_pathways.pruning.masks import pack, top_k
+from asr_pathways.runtime.kernels import SparseMatrix, available, extension, lstm_step, variants
+from asr_pathways.runtime.kernels.matrix import ValueType
+
+GRANULARITIES = ("unstructured", "block:4x1", "block:8x1", "block:2x2", "2:4")
+built = pytest.mark.skipif(not available(), reason="the kernels were not built")
+
+
+def random_mask(rows: int, columns: int, granularity: str, density: float, seed: int) -> Tensor:
+    grain = parse_granularity(granularity)
+    units = grain.units((rows, columns))
+    scores = torch.rand(units, generator=torch.Generator().manual_seed(seed))
+    if granularity == "2:4":
+        return torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) < density
+    return grain.expand(top_k(scores, round(density * units)), (rows, columns))
+
+
+def random_weight(rows: int, columns: int, granularity: str = "unstructured", density: float = 0.3) -> Tensor:
+    values = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows * columns))
+    return values * random_mask(rows, columns, granularity, density, columns)
+
+
+def activations(n: int, columns: int) -> Tensor:
+    return torch.randn(n, columns, generator=torch.Generator().manual_seed(n))
+
+
+def assert_product(matrix: SparseMatrix, x: Tensor, bias: Tensor | None = None, **options: object) -> None:
+    found = matrix.matmul(x, bias, **options)  # type: ignore[arg-type]
+    expected = linear(x.double(), matrix.dense().double(), None if bias is None else bias.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_product_is_the_dense_one_for_any_number_of_rows(granularity: str, dtype: ValueType) -> None:
+    matrix = SparseMatrix.pack(random_weight(50, 77, granularity), granularity, dtype)
+    bias = torch.randn(50)
+    for n in (*range(1, 36), 47, 48, 63, 64, 65, 130):
+        for variant in variants() or [None]:
+            assert_product(matrix, activations(n, 77), bias, variant=variant)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 64), (5, 128), (16, 63), (129, 300), (256, 512)])
+def test_packing_keeps_exactly_the_weights(granularity: str, shape: tuple[int, int]) -> None:
+    weight = random_weight(*shape, granularity)
+    matrix = SparseMatrix.pack(weight, granularity)
+    assert torch.equal(matrix.dense(), weight)
+    assert matrix.shape == shape
+    assert matrix.nonzeros == int(weight.count_nonzero())
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("values", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("shape", [(1, 3), (7, 9), (33, 65), (64, 200)])
+def test_values_and_a_mask_pack_as_their_product(
+    granularity: str, values: torch.dtype, dtype: ValueType, shape: tuple[int, int]
+) -> None:
+    mask = random_mask(*shape, granularity, 0.4, seed=3)
+    dense = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(values)
+    matrix = SparseMatrix.from_mask(dense, pack(mask), granularity, dtype)
+    assert torch.equal(matrix.dense(), SparseMatrix.pack(dense.float() * mask, granularity, dtype).dense())
+
+
+def test_half_precision_values_are_read_exactly() -> None:
+    halves = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(torch.float16)
+    halves = halves[halves.isfinite()].view(16, -1).contiguous()
+    everything = pack(torch.ones(halves.shape, dtype=torch.bool))
+    assert torch.equal(SparseMatrix.from_mask(halves, everything).dense(), halves.float())
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_products_of_any_shape_and_pattern(data: st.DataObject) -> None:
+    rows, columns = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 150))
+    n = data.draw(st.integers(1, 70))
+    weight = random_weight(rows, columns, density=1.0)
+    granularity = data.draw(st.sampled_from(GRANULARITIES))
+    weight *= random_mask(rows, columns, granularity, data.draw(st.sampled_from([0.0, 0.02, 0.3, 0.9, 1.0])), seed=n)
+    for row in data.draw(st.lists(st.integers(0, rows - 1), max_size=6)):
+        weight[row] = 0
+    matrix = SparseMatrix.pack(weight, granularity, data.draw(st.sampled_from(["float32", "int8"])))
+    bias = activations(1, rows)[0] if data.draw(st.booleans()) else None
+    options = {"threads": data.draw(st.integers(1, 4)), "variant": data.draw(st.sampled_from([None, *variants()]))}
+    assert_product(matrix, activations(n, columns), bias, **options)
+
+
+@pytest.mark.parametrize("granularity", ["unstructured", "block:4x1", "block:8x1"])
+def test_int8_rounds_each_row_to_its_own_scale(granularity: str) -> None:
+    weight = random_weight(37, 90, granularity) * torch.logspace(-3, 3, 37)[:, None]
+    weight[5] = 0
+    found = SparseMatrix.pack(weight, granularity, "int8").dense()
+    scale = weight.abs().amax(dim=1, keepdim=True) / 127
+    assert ((found - weight).abs() <= 0.501 * scale).all()
+    codes = found / scale.clamp(min=1e-30)
+    torch.testing.assert_close(codes, codes.round(), rtol=0, atol=1e-3)
+
+
+def test_a_row_of_zeros_gives_its_bias() -> None:
+    matrix = SparseMatrix.pack(torch.zeros(6, 9), "block:4x1")
+    bias = torch.arange(6.0)
+    assert torch.equal(matrix.matmul(torch.randn(3, 9), bias), bias.expand(3, 6))
+    assert matrix.nonzeros == 0
+
+
+def test_relu_after_the_bias() -> None:
+    matrix, x, bias = SparseMatrix.pack(random_weight(21, 40)), activations(5, 40), torch.randn(21)
+    for variant in variants() or [None]:
+        found = matrix.matmul(x, bias, relu=True, variant=variant)
+        torch.testing.assert_close(found, linear(x, matrix.dense(), bias).relu(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_output_that_is_given_is_written() -> None:
+    matrix, x, out = SparseMatrix.pack(random_weight(10, 12)), activations(2, 12), torch.empty(2, 10)
+    assert matrix.matmul(x, out=out) is out
+    torch.testing.assert_close(out, x @ matrix.dense().T)
+
+
+def test_no_rows_give_no_rows() -> None:
+    assert SparseMatrix.pack(random_weight(10, 12)).matmul(torch.empty(0, 12)).shape == (0, 10)
+
+
+@pytest.mark.parametrize("granularity", ["unstructured", "block:4x1"])
+@pytest.mark.parametrize("n", [1, 20])
+def test_threads_change_no_bit(granularity: str, n: int) -> None:
+    weight = random_weight(70, 130, granularity)
+    weight[:50] *= random_mask(50, 130, granularity, 0.1, seed=1)  # rows of very different lengths
+    matrix, x = SparseMatrix.pack(weight, granularity), activations(n, 130)
+    alone = matrix.matmul(x)
+    for threads in (2, 3, 8, 100):
+        assert torch.equal(matrix.matmul(x, threads=threads), alone)
+
+
+def test_products_from_several_threads_at_once() -> None:
+    matrix, x = SparseMatrix.pack(random_weight(64, 200)), activations(9, 200)
+    expected, found = matrix.matmul(x), []
+    work = lambda: found.extend(matrix.matmul(x, threads=2) for _ in range(50))  # noqa: E731
+    callers = [threading.Thread(target=work) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(found) == 100
+    assert all(torch.equal(result, expected) for result in found)
+
+
+def _product_in_a_fork(queue: multiprocessing.Queue[float]) -> None:
+    matrix = SparseMatrix.pack(torch.ones(8, 4))
+    queue.put(float(matrix.matmul(torch.ones(1, 4), threads=2).sum()))
+
+
+@built
+def test_threads_work_after_a_fork() -> None:
+    SparseMatrix.pack(torch.ones(8, 4)).matmul(torch.ones(1, 4), threads=2)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=_product_in_a_fork, args=(queue,))
+    process.start()
+    assert queue.get(timeout=20) == 32
+    process.join()
+
+
+@pytest.mark.parametrize("n", [1, 3, 16])
+@pytest.mark.parametrize("hidden", [5, 64])
+@pytest.mark.parametrize("granularity", ["unstructured", "block:4x1"])
+def test_a_step_of_an_lstm_is_torchs(n: int, hidden: int, granularity: str) -> None:
+    cell = torch.nn.LSTMCell(30, hidden)
+    with torch.no_grad():
+        for weight in (cell.weight_ih, cell.weight_hh):
+            weight *= random_mask(*weight.shape, granularity, 0.3, seed=5)
+        x, h, c = 3 * activations(n, 30), activations(n, hidden), 3 * activations(n, hidden)
+        expected = cell(x, (h, c))
+        w_ih, w_hh = (SparseMatrix.pack(weight, granularity) for weight in (cell.weight_ih, cell.weight_hh))
+        bias = cell.bias_ih + cell.bias_hh
+        for variant in variants() or [None]:
+            for threads in (1, 2):
+                found = lstm_step(x, h, c, w_ih, w_hh, bias, threads, variant=variant)
+                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gates_of_any_size_give_what_torch_gives() -> None:
+    nothing = SparseMatrix.pack(torch.zeros(4, 1))
+    zero, ones = torch.zeros(1, 1), torch.ones(1, 1)
+    for size in (0.0, 1e-3, 5.0, 50.0, 1e4):
+        bias = torch.tensor([size, -size, size, size])
+        h, c = lstm_step(zero, zero, ones, nothing, nothing, bias)
+        i, f, g, o = bias.sigmoid()[0], bias.sigmoid()[1], bias.tanh()[2], bias.sigmoid()[3]
+        torch.testing.assert_close(c.view(()), f + i * g, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(h.view(()), o * (f + i * g).tanh(), rtol=1e-5, atol=1e-6)
+
+
+class TestWithoutTheExtension:
+    @pytest.fixture(autouse=True)
+    def without(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(extension, "compiled", None)
+        monkeypatch.setattr(extension, "_warned", False)
+
+    def test_products_are_the_same_and_a_warning_says_so_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        assert not available()
+        assert variants() == []
+        weight, x, bias = random_weight(9, 20), activations(3, 20), torch.randn(9)
+        matrix = SparseMatrix.pack(weight)
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                found = matrix.matmul(x, bias, relu=True)
+        torch.testing.assert_close(found, linear(x, weight, bias).relu())
+        assert [record.message for record in caplog.records] == [
+            "sparse kernels were not built: products run dense; install a C++ compiler, then this again"
+        ]
+        assert matrix.nonzeros == int(weight.count_nonzero())
+        assert torch.equal(matrix.dense(), weight)
+        assert matrix.nbytes == weight.nbytes
+
+    def test_int8_rounds_as_the_extension_does(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        weight = random_weight(40, 90)
+        mask = pack(weight != 0)
+        dense = SparseMatrix.pack(weight, dtype="int8").dense()
+        masked = SparseMatrix.from_mask(weight, mask, dtype="int8").dense()
+        monkeypatch.undo()
+        assert torch.equal(dense, SparseMatrix.pack(weight, dtype="int8").dense())
+        assert torch.equal(dense, masked)
+
+    def test_an_lstm_step(self) -> None:
+        cell = torch.nn.LSTMCell(6, 5)
+        x, h, c = activations(2, 6), activations(2, 5), activations(2, 5)
+        weights = [SparseMatrix.pack(weight) for weight in (cell.weight_ih, cell.weight_hh)]
+        found = lstm_step(x, h, c, *weights, (cell.bias_ih + cell.bias_hh).detach())
+        torch.testing.assert_close(found, cell(x, (h, c)))
+
+    def test_no_variant_can_be_asked_for(self) -> None:
+        with pytest.raises(PathwaysError, match="no kernels 'portable' here, only dense products"):
+            SparseMatrix.pack(torch.ones(2, 2)).matmul(torch.ones(1, 2), variant="portable")
+
+
+@built
+def test_portable_kernels_are_always_there() -> None:
+    assert variants()[-1] == "portable"
+    with pytest.raises(PathwaysError, match=r"no kernels 'abacus' here, only .*portable"):
+        SparseMatrix.pack(torch.ones(2, 2)).matmul(torch.ones(1, 2), variant="abacus")
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.ones(2, 3), r"x must have shape \(n, 4\), not \(2, 3\)"),
+        (torch.ones(4), r"x must have shape \(n, 4\), not \(4,\)"),
+        (torch.ones(2, 4, dtype=torch.float64), "x must be float32, not float64"),
+        (torch.ones(4, 2).T, "x must be contiguous"),
+        (torch.ones(2, 4, device="meta"), "x must be on the CPU, not on meta"),
+    ],
+)
+def test_activations_that_do_not_fit_are_refused(x: Tensor, message: str) -> None:
+    with pytest.raises(PathwaysError, match=message):
+        SparseMatrix.pack(torch.ones(3, 4)).matmul(x)
+
+
+def test_other_arguments_that_do_not_fit_are_refused() -> None:
+    matrix, x = SparseMatrix.pack(torch.ones(3, 4)), torch.ones(2, 4)
+    with pytest.raises(PathwaysError, match=r"bias must have shape \(3\), not \(4,\)"):
+        matrix.matmul(x, torch.ones(4))
+    with pytest.raises(PathwaysError, match=r"out must have shape \(2, 3\), not \(3, 3\)"):
+        matrix.matmul(x, out=torch.ones(3, 3))
+    with pytest.raises(PathwaysError, match="threads must be 1 or more, not 0"):
+        matrix.matmul(x, threads=0)
+    with pytest.raises(PathwaysError, match="4 \\* hidden rows"):
+        lstm_step(x, x, x, matrix, matrix)
+
+
+def test_weights_that_cannot_be_packed_are_refused() -> None:
+    with pytest.raises(PathwaysError, match="1 to 65536 columns"):
+        SparseMatrix.pack(torch.ones(1, 65537))
+    with pytest.raises(PathwaysError, match="a weight must have shape"):
+        SparseMatrix.pack(torch.ones(2, 3, 4))
+    with pytest.raises(PathwaysError, match="a weight must be float32, not float16"):
+        SparseMatrix.pack(torch.ones(2, 3).half())
+    with pytest.raises(PathwaysError, match="granularity 'rows' is none of"):
+        SparseMatrix.pack(torch.ones(2, 3), "rows")
+    with pytest.raises(PathwaysError, match="float32 or int8, not as 'int4'"):
+        SparseMatrix.pack(torch.ones(2, 3), dtype="int4")  # type: ignore[arg-type]
+    with pytest.raises(PathwaysError, match="a packed mask of 2x3 has 1 bytes, not"):
+        SparseMatrix.from_mask(torch.ones(2, 3), torch.zeros(2, dtype=torch.uint8))
+    with pytest.raises(PathwaysError, match="a packed mask must be uint8, not bool"):
+        SparseMatrix.from_mask(torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(PathwaysError, match="values must be float32 or float16, not float64"):
+        SparseMatrix.from_mask(torch.ones(2, 3).double(), torch.zeros(1, dtype=torch.uint8))
+
+
+def test_the_widest_matrix_that_indices_can_address() -> None:
+    weight = torch.zeros(2, 65536)
+    weight[0, 0], weight[1, 65535] = 2.0, 3.0
+    found = SparseMatrix.pack(weight).matmul(torch.ones(2, 65536))
+    assert found.tolist() == [[2.0, 3.0], [2.0, 3.0]]
