@@ -1,0 +1,1 @@
+"""What runs pruned models: the bundle format (`bundle`), one file for all languages."""
