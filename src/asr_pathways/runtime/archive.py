@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Protocol
 
 from asr_pathways.files import atomic_folder, atomic_path
+from asr_pathways.model_folder import BUNDLE_SUFFIX as SUFFIX
 from asr_pathways.runtime.layout import CONFIG, DIGEST, HUB, MAX_CONFIG, BundleError, Part
 from asr_pathways.runtime.tensors import ALIGNMENT
 
-SUFFIX = ".asrp"
 Pieces = Sequence[bytes | memoryview]
 
 _LOCAL = struct.Struct("<4s5H3I2H")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from asr_pathways.model_folder import HubCard, Recognizer
 from asr_pathways.runtime import coding, layout, tensors
-from asr_pathways.runtime.archive import SUFFIX, Archive, open_archive
+from asr_pathways.runtime.archive import Archive, open_archive
 from asr_pathways.runtime.coding import Bits
 from asr_pathways.runtime.contents import TOKENIZER, Contents, contents_of, with_languages
 from asr_pathways.runtime.layout import BundleError, Header, Part, Quantity, Score, own_name
@@ -32,7 +32,7 @@ from asr_pathways.runtime.rans import CodingError
 from asr_pathways.runtime.values import StoredTensor
 from asr_pathways.runtime.writing import mask_arrays, mask_slots, weight_slots, write_contents
 
-__all__ = ["Bundle", "BundleError", "BundleSizes", "MaskSize", "is_bundle", "write_bundle"]
+__all__ = ["Bundle", "BundleError", "BundleSizes", "MaskSize", "write_bundle"]
 
 UNION = ""
 """What stands for the union among the names of masks."""
@@ -86,11 +86,6 @@ class BundleSizes:
     def mask_bound(self) -> float:
         """The sum of their bounds."""
         return self.union.bound + sum(mask.bound for mask in self.masks.values())
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether a bundle lies there, whole or broken: a file, or a folder with a bundle's digest."""
-    return path.is_file() or (path / layout.DIGEST).is_file() or (path.suffix == SUFFIX and not path.exists())
 
 
 def write_bundle(

@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field
 
 from asr_pathways.config import Config, parse_config
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import HubCard, ModelCard
+from asr_pathways.model_folder import BUNDLE_DIGEST, HubCard, ModelCard
 from asr_pathways.pruning.storage import Description
 
 FORMAT: Final = "asr-pathways bundle"
 VERSION: Final = 1
 CONFIG = "config.json"
-DIGEST = "config.json.sha256"
+DIGEST = BUNDLE_DIGEST
 DIGEST_SIZE = 64 + 2 + len(CONFIG) + 1
 WEIGHTS = "weights.safetensors"
 PATHWAYS = "pathways.safetensors"
@@ -43,6 +43,7 @@ SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".jinja", ".md")
 
 Dtype = Literal["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"]
 Quantity = Literal["float32", "float16", "int8"]
+QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 ITEM_SIZES: dict[str, int] = {
     "float32": 4,
     "float16": 2,
