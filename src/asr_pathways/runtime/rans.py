@@ -23,7 +23,7 @@ NEVER, ALWAYS = 0, 255
 _BITS = 16
 _LOW = 1 << 24
 _LANES = 4096
-_SYMBOLS_PER_LANE = 512  # the start of a lane costs 3 bytes
+_SYMBOLS_PER_LANE = 1024  # a lane costs 3 bytes
 _STATE_BYTES = 5
 
 
