@@ -39,7 +39,7 @@ def overlapping(recognizer: Recognizer, sparsity: float, seed: int = 0) -> None:
     for language in pathways.languages:
         mask = {}
         for name, weight in weights.items():
-            score = weight.abs() * torch.exp(0.5 * torch.randn(weight.shape, generator=draw))
+            score = weight.abs() * torch.exp(0.2 * torch.randn(weight.shape, generator=draw))
             keep = max(1, round((1 - sparsity) * weight.numel()))
             mask[name] = score >= score.flatten().topk(keep).values[-1]
         pathways.set_mask(language, mask)
