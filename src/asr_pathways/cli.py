@@ -219,8 +219,10 @@ def identify(model: Model, data: Data) -> None:
     """
     from asr_pathways.evaluation.tables import identification_table
     from asr_pathways.language_id import teach
-    from asr_pathways.model_folder import load_recognizer
+    from asr_pathways.model_folder import is_bundle, load_recognizer
 
+    if is_bundle(model):
+        raise PathwaysError(f"{model}: a bundle is not changed: teach the model folder, then export it again")
     if not model.is_dir():
         raise PathwaysError(f"{model}: no such model folder: the identifier is kept in it")
     identifier, right = teach(load_recognizer(model), data)

@@ -268,7 +268,7 @@ class Bundle:
         for name in self._header.tensors:
             kept = union[name].view(np.bool_) if name in union else None
             source = own_name(own_of, name) if own_of and name in self._header.own[own_of] else name
-            found[name] = torch.from_numpy(np.ascontiguousarray(self.values(source).dense(kept)))
+            found[name] = torch.from_numpy(self.values(source).dense(kept))
         return found
 
     def _own(self) -> dict[str, dict[str, Tensor]]:
