@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -121,3 +122,24 @@ def test_nothing_is_taught_to_a_bundle(
     assert run("identify", tmp_path / "b", "--data", speech) == 1
     assert "b: a bundle is not changed: teach the model folder, then export it again" in capsys.readouterr().err
     Bundle.open(tmp_path / "b").verify()
+
+
+def test_what_tells_languages_apart_goes_with_them(
+    run: Callable[..., int], model: Path, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taught, bundle = tmp_path / "taught", tmp_path / "b.asrp"
+    shutil.copytree(model, taught)
+    spoken = next((speech / "audio" / "fr").glob("*test-0*.flac"))
+    assert run("export", taught, bundle) == 0
+    assert run("transcribe", bundle, "--language", "auto", spoken) == 1
+    assert "cannot tell languages apart: teach the model folder" in capsys.readouterr().err
+    assert run("identify", taught, "--data", speech) == 0
+    assert run("export", taught, bundle, "--dtype", "float32") == 0
+    texts = []
+    for one in (taught, bundle):
+        capsys.readouterr()
+        assert run("transcribe", one, "--language", "auto", "--json", spoken) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert run("export", bundle, tmp_path / "fr.asrp", "--languages", "fr") == 0
+    assert not Bundle.open(tmp_path / "fr.asrp").has("language_id.safetensors")

@@ -55,19 +55,22 @@ def _bundle(model: Path, out: Path, dtype: str | None, languages: Sequence[str] 
     from asr_pathways.model_folder import is_bundle, load_recognizer
     from asr_pathways.runtime.bundle import Bundle, write_bundle
     from asr_pathways.runtime.card import read_scores
-    from asr_pathways.runtime.layout import QUANTITIES
+    from asr_pathways.runtime.layout import IDENTIFIER, QUANTITIES
 
     quantity = next((known for known in QUANTITIES if known == (dtype or "float16")), None)
     if quantity is None:
         raise PathwaysError(f"--dtype {dtype}: one of {', '.join(QUANTITIES)}")
-    beside = model / "scores.json"
     if is_bundle(model):
-        known = dict(Bundle.open(model).config.scores)
+        bundle = Bundle.open(model)
+        known = dict(bundle.config.scores)
+        identifier = bundle.file(IDENTIFIER) if bundle.has(IDENTIFIER) else None
     else:
+        beside, taught = model / "scores.json", model / IDENTIFIER
         known = read_scores(beside) if beside.is_file() else {}
+        identifier = taught.read_bytes() if taught.is_file() else None
     if scores is not None:
         known = read_scores(scores)
-    sizes = write_bundle(load_recognizer(model), out, quantity, languages, scores=known)
+    sizes = write_bundle(load_recognizer(model), out, quantity, languages, scores=known, identifier=identifier)
     typer.echo(
         f"{out}: {len(sizes.masks)} masks, {size(sizes.total)}; "
         f"{sizes.mask_bits:.2f} bits of masks a prunable weight, {100 * sizes.union_density:.1f}% of them kept",

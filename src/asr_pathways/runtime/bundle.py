@@ -30,7 +30,7 @@ from asr_pathways.runtime.contents import TOKENIZER, Contents, contents_of, with
 from asr_pathways.runtime.layout import BundleError, Header, Part, Quantity, Score, own_name
 from asr_pathways.runtime.rans import CodingError
 from asr_pathways.runtime.values import StoredTensor
-from asr_pathways.runtime.writing import mask_arrays, mask_slots, weight_slots, write_contents
+from asr_pathways.runtime.writing import WRITTEN, mask_arrays, mask_slots, weight_slots, write_contents
 
 __all__ = ["Bundle", "BundleError", "BundleSizes", "MaskSize", "write_bundle"]
 
@@ -95,6 +95,7 @@ def write_bundle(
     languages: Sequence[str] | None = None,
     *,
     scores: Mapping[str, Score] | None = None,
+    identifier: bytes | None = None,
 ) -> BundleSizes:
     """Writes a bundle, whole or not at all.
 
@@ -106,11 +107,13 @@ def write_bundle(
         dtype: of weights; float32 keeps them bit for bit. Vectors (norms, biases) are float32 in any case.
         languages: which ones; None: all.
         scores: by language, for the card.
+        identifier: the file that tells all of the model's languages apart, if there is one.
 
     Raises:
         BundleError: if there are no pathways, a language is unknown, or it cannot be written.
     """
-    write_contents(contents_of(recognizer, dtype, languages, scores or {}), Path(out))
+    files = {} if identifier is None else {layout.IDENTIFIER: identifier}
+    write_contents(contents_of(recognizer, dtype, languages, scores or {}, files), Path(out))
     return Bundle.open(Path(out)).sizes()
 
 
@@ -309,7 +312,7 @@ class Bundle:
         """All of it, to be written anew."""
         header = self._header
         union = [np.packbits(bits, bitorder="little") for bits in self._union()]
-        names = [part.name for part in header.parts if part.name.startswith((layout.HUB, "tokenizer"))]
+        names = [part.name for part in header.parts if part.name not in WRITTEN]
         return Contents(
             dtype=header.dtype,
             card=header.card,
@@ -324,6 +327,10 @@ class Bundle:
             files={name: self.file(name) for name in names},
             scores=dict(header.scores),
         )
+
+    def has(self, name: str) -> bool:
+        """Whether there is a part of that name."""
+        return any(part.name == name for part in self._header.parts)
 
     def file(self, name: str) -> bytes:
         """The bytes of a part, their hash compared.

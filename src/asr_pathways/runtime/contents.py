@@ -18,7 +18,7 @@ from asr_pathways.model_folder import HubCard, ModelCard, Recognizer
 from asr_pathways.models.hub.base import HubModel
 from asr_pathways.models.weights import untied_state
 from asr_pathways.pruning.storage import Description
-from asr_pathways.runtime.layout import HUB, SUFFIXES, BundleError, Quantity, Score
+from asr_pathways.runtime.layout import HUB, IDENTIFIER, SUFFIXES, BundleError, Quantity, Score
 from asr_pathways.runtime.values import StoredTensor, store
 
 Packed = NDArray[np.uint8]
@@ -64,9 +64,13 @@ def unpacked(packed: Packed, count: int) -> Flags:
 
 
 def contents_of(
-    recognizer: Recognizer, dtype: Quantity, languages: Sequence[str] | None, scores: Mapping[str, Score]
+    recognizer: Recognizer,
+    dtype: Quantity,
+    languages: Sequence[str] | None,
+    scores: Mapping[str, Score],
+    files: Mapping[str, bytes],
 ) -> Contents:
-    """What a bundle of a pruned recogniser holds.
+    """What a bundle of a pruned recogniser holds, ``files`` beside its own.
 
     Raises:
         BundleError: if it has no pathways, knows no such language, or has something that fits in no bundle.
@@ -96,9 +100,8 @@ def contents_of(
         language: {name: store(name, tensor, dtype) for name, tensor in stored.own[language].items()}
         for language in description.added
     }
-    contents = Contents(
-        dtype, recognizer.card, description, tensors, own, union, masks, _files(recognizer), dict(scores)
-    )
+    every = {**_files(recognizer), **files}
+    contents = Contents(dtype, recognizer.card, description, tensors, own, union, masks, every, dict(scores))
     return with_languages(contents, chosen)
 
 
@@ -129,6 +132,7 @@ def with_languages(contents: Contents, languages: Sequence[str]) -> Contents:
         update={"languages": chosen, "added": tuple(code for code in contents.card.added if code in chosen)}
     )
     gone = {f"tokenizer-{code}.model" for code in contents.card.added if code not in chosen}
+    gone |= {IDENTIFIER} if chosen != contents.pathways.languages else set()
     return replace(
         contents,
         card=card,

@@ -26,6 +26,8 @@ DIGEST_SIZE = 64 + 2 + len(CONFIG) + 1
 WEIGHTS = "weights.safetensors"
 PATHWAYS = "pathways.safetensors"
 README = "README.md"
+IDENTIFIER = "language_id.safetensors"
+"""What tells the languages apart, where the model was taught to."""
 HUB = "hub/"
 """Before the names of a Hugging Face model's own files."""
 
@@ -261,7 +263,7 @@ def _contradictions(header: Header) -> Iterator[str]:
         yield "parts: two have the same name"
     hub = isinstance(header.card, HubCard)
     for name in names:
-        known = name in (WEIGHTS, PATHWAYS, README) or (
+        known = name in (WEIGHTS, PATHWAYS, README, IDENTIFIER) or (
             name.startswith(HUB) if hub else name.startswith("tokenizer") and name.endswith(".model")
         )
         if not known or not name.endswith(SUFFIXES):

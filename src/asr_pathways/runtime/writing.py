@@ -18,6 +18,9 @@ from asr_pathways.runtime.coding import Bits, CodedMask
 from asr_pathways.runtime.contents import Contents, unpacked
 from asr_pathways.runtime.layout import BundleError, Header, MaskEntry, own_name
 
+WRITTEN = (layout.WEIGHTS, layout.PATHWAYS, layout.README)
+"""Parts that are made from the contents; all others are files of the contents as they are."""
+
 
 def write_contents(contents: Contents, out: Path) -> None:
     """Writes a bundle, whole or not at all.
