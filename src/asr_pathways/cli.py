@@ -11,6 +11,7 @@ import typer
 
 from asr_pathways.cli_data import app as data_app
 from asr_pathways.cli_data import split_languages
+from asr_pathways.cli_export import export
 from asr_pathways.errors import PathwaysError
 
 if TYPE_CHECKING:
@@ -24,10 +25,13 @@ app = typer.Typer(
     help="Prunes a multilingual speech recogniser into one sparse sub-network (pathway) per language.",
 )
 app.add_typer(data_app, name="data")
+app.command()(export)
 
 _debug = False
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder or run folder.", show_default=False)]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model folder, run folder or bundle.", show_default=False)
+]
 Data = Annotated[Path, typer.Option(help="A data folder (see [b]asr-pathways data[/b]).", show_default=False)]
 Out = Annotated[Path, typer.Option(help="The run folder; becomes a MODEL.", show_default=False)]
 Languages = Annotated[Optional[str], typer.Option(help="Language codes with commas between, such as en,fr.")]  # noqa: UP045 - typer reads it
@@ -244,8 +248,10 @@ def identify(model: Model, data: Data) -> None:
     """
     from asr_pathways.evaluation.tables import identification_table
     from asr_pathways.language_id import teach
-    from asr_pathways.model_folder import load_recognizer
+    from asr_pathways.model_folder import is_bundle, load_recognizer
 
+    if is_bundle(model):
+        raise PathwaysError(f"{model}: a bundle is not changed: teach the model folder, then export it again")
     if not model.is_dir():
         raise PathwaysError(f"{model}: no such model folder: the identifier is kept in it")
     identifier, right = teach(load_recognizer(model), data)

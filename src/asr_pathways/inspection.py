@@ -8,15 +8,19 @@ from pathlib import Path
 from rich.table import Table
 
 from asr_pathways.evaluation.formats import percent, size
-from asr_pathways.model_folder import Recognizer
+from asr_pathways.model_folder import Recognizer, is_bundle
 from asr_pathways.pruning import Pathways
 
 _PARTS = ("model.safetensors", "tokenizer.model", "pathways/masks.safetensors", "pathways/own.safetensors")
 
 
 def inspection_tables(recognizer: Recognizer, folder: Path) -> Iterator[Table]:
-    """Tables of sizes and, for a pruned model, of sparsity and overlap."""
+    """Tables of sizes and, for a pruned model, of sparsity and overlap; for a bundle, of its parts too."""
     yield _sizes(recognizer, folder)
+    if is_bundle(folder):
+        from asr_pathways.runtime.inspection import bundle_tables
+
+        yield from bundle_tables(folder)
     if recognizer.pathways is not None:
         yield _sparsity(recognizer.pathways)
         if len(recognizer.pathways.languages) > 1:

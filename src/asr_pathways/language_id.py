@@ -7,6 +7,7 @@ weights it is right one time in four among five languages, and costs a whole dec
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import SPLITS, languages_of, load_cuts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
-from asr_pathways.model_folder import Recognizer
+from asr_pathways.model_folder import Recognizer, is_bundle
 from asr_pathways.models.face import SpeechModel
 
 FILE = "language_id.safetensors"
@@ -85,16 +86,24 @@ class LanguageIdentifier:
 
     @classmethod
     def load(cls, folder: Path, width: int | None = None) -> LanguageIdentifier:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, or what a bundle has of it.
 
         Raises:
             PathwaysError: if there is none, or it is broken.
         """
         path = folder / FILE
+        if is_bundle(folder):
+            with tempfile.TemporaryDirectory(prefix="asr-pathways-") as temporary:
+                (Path(temporary) / FILE).write_bytes(_in_bundle(folder))
+                return cls._read(Path(temporary) / FILE, path)
         if not path.is_file():
             raise PathwaysError(
                 f"{folder}: cannot tell languages apart yet: teach it with `asr-pathways identify {folder} --data DIR`"
             )
+        return cls._read(path, path)
+
+    @classmethod
+    def _read(cls, path: Path, where: Path) -> LanguageIdentifier:
         try:
             with safe_open(path, framework="pt") as stream:
                 languages = json.loads((stream.metadata() or {})["languages"])
@@ -102,8 +111,20 @@ class LanguageIdentifier:
                 if tensors["weight"].shape != (len(tensors["mean"]), len(languages)):
                     raise ValueError("its tensors do not fit each other")
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise PathwaysError(f"{path}: not a language identifier: {error}") from None
+            raise PathwaysError(f"{where}: not a language identifier: {error}") from None
         return cls(languages, **tensors)
+
+
+def _in_bundle(path: Path) -> bytes:
+    from asr_pathways.runtime.bundle import Bundle
+
+    bundle = Bundle.open(path)
+    if not bundle.has(FILE):
+        raise PathwaysError(
+            f"{path}: cannot tell languages apart: teach the model folder with `asr-pathways identify`, and export all "
+            "of its languages again"
+        )
+    return bundle.file(FILE)
 
 
 @torch.no_grad()

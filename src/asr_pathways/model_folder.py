@@ -1,5 +1,7 @@
 """A MODEL: a folder of ours, or a Hugging Face model (a folder, or a name on the hub); pruned, with ``pathways/``.
 
+Bundles are MODELs too: see `runtime.bundle`.
+
 A folder of ours holds ``config.json``, ``model.safetensors`` and ``tokenizer.model``. A Hugging Face folder keeps its
 own files and names, so that transformers still loads it; beside them lies ``asr_pathways.json``, our card.
 """
@@ -28,6 +30,9 @@ from asr_pathways.pruning import Pathways
 
 CARD = "config.json"
 HUB_CARD = "asr_pathways.json"
+BUNDLE_SUFFIX = ".asrp"
+BUNDLE_DIGEST = "config.json.sha256"
+"""A file in every bundle that is a folder."""
 
 
 class Card(Config):
@@ -152,12 +157,16 @@ def save_recognizer(folder: Path, recognizer: Recognizer) -> None:
 
 
 def load_recognizer(model: Path | str, device: torch.device | str = "cpu") -> Recognizer:
-    """Reads a MODEL: a folder of ours, a Hugging Face folder, or the name of a model on the hub.
+    """Reads a MODEL: a folder of ours, a Hugging Face folder, the name of a model on the hub, or a bundle.
 
     Raises:
         PathwaysError: if a part is missing, truncated, foreign or does not fit the others.
     """
     folder = Path(model)
+    if is_bundle(folder):
+        recognizer = _load_bundle(folder)
+        recognizer.model.to(device)
+        return recognizer
     if not folder.is_dir():
         if folder.exists() or not _hub_name(str(model)):
             raise PathwaysError(f"{model}: no such model folder")
@@ -175,6 +184,11 @@ def load_recognizer(model: Path | str, device: torch.device | str = "cpu") -> Re
     return recognizer
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a bundle lies there, whole or broken (or should, by its name): see `runtime.bundle`."""
+    return (path.suffix == BUNDLE_SUFFIX and not path.is_dir()) or (path / BUNDLE_DIGEST).is_file()
+
+
 def _load_own(folder: Path, raw: object) -> Recognizer:
     card = parse_config(ModelCard, raw, str(folder / CARD))
     tokenizer = TokenizerFamily.load_added(folder / "tokenizer.model", card.added)
@@ -186,6 +200,12 @@ def _load_own(folder: Path, raw: object) -> Recognizer:
     model = Transducer(card.model)
     model.load_weights(folder)
     return Recognizer(model, tokenizer, card)
+
+
+def _load_bundle(path: Path) -> Recognizer:
+    from asr_pathways.runtime.bundle import Bundle
+
+    return Bundle.open(path).recognizer()
 
 
 def _load_hub(name: str) -> Recognizer:

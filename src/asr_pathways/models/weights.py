@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
@@ -18,9 +19,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Raises:
         PathwaysError: if the file cannot be written.
     """
-    state = model.state_dict()
-    tied = _tied(model)
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in tied}
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model).items()}
     with atomic_path(path) as temporary:
         try:
             save_file(kept, temporary, metadata={"format": "pt"})
@@ -40,13 +39,28 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise PathwaysError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise PathwaysError(f"{path}: cannot read weights (truncated or not safetensors): {error}") from None
+    take_state(model, state, str(path))
+
+
+def untied_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state_dict of ``model``, tensors that share memory (tied weights) only by their first names."""
+    tied = _tied(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def take_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Fills ``model`` from what `untied_state` gave for the same model.
+
+    Raises:
+        PathwaysError: if it is of another model; it names ``source`` and the first odd tensor.
+    """
     own = model.state_dict()
     tied = _tied(model)
     for name in sorted((own.keys() - tied) | state.keys()):
         if name not in state or name not in own or state[name].shape != own[name].shape:
             there = tuple(state[name].shape) if name in state else "missing"
             asked = tuple(own[name].shape) if name in own else "unknown"
-            raise PathwaysError(f"{path}: weights of another model: {name} is {there}, the config asks for {asked}")
+            raise PathwaysError(f"{source}: weights of another model: {name} is {there}, the config asks for {asked}")
     model.load_state_dict(state, strict=not tied)
 
 

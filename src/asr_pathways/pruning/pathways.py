@@ -80,7 +80,16 @@ class Pathways:
         Raises:
             PathwaysError: if the folder is not one that `save` wrote, or is of another model.
         """
-        return cls(model, State.stored_in(model, storage.read_folder(Path(folder)), str(folder)))
+        return cls.from_stored(model, storage.read_folder(Path(folder)), str(folder))
+
+    @classmethod
+    def from_stored(cls, model: nn.Module, stored: storage.Stored, where: str) -> Pathways:
+        """Attaches what `stored` gave, wherever it was kept since, to a model of the same tensors.
+
+        Raises:
+            PathwaysError: if it is of another model; it names ``where``.
+        """
+        return cls(model, State.stored_in(model, stored, where))
 
     @property
     def model(self) -> nn.Module:
@@ -355,6 +364,10 @@ class Pathways:
             PathwaysError: if the folder cannot be written or holds other files.
         """
         storage.write_folder(Path(folder), self._state.stored())
+
+    def stored(self) -> storage.Stored:
+        """What `save` writes, for other formats; masks are not copied."""
+        return self._state.stored()
 
     def load_masks(self, folder: str | Path) -> None:
         """Goes back to the masks, clocks and own tensors that these pathways once saved to ``folder``; weights stay.

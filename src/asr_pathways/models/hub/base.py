@@ -94,8 +94,18 @@ class HubModel(SpeechModel):
         """Reads ``model.safetensors``."""
         load_weights(self.hub, folder / "model.safetensors")
 
+    def save_files(self, folder: str) -> None:
+        """Writes all that `save_weights` does but the pruned model's weights: config, tokenizer, feature extractor."""
+        self.hub.config.save_pretrained(folder)
+        if self.hub.can_generate() and self.hub.generation_config is not None:
+            self.hub.generation_config.save_pretrained(folder)
+        self._save_parts(folder)
+
     def _save(self, folder: str) -> None:
         self.hub.save_pretrained(folder, max_shard_size="1000GB")
+        self._save_parts(folder)
+
+    def _save_parts(self, folder: str) -> None:
         for part in self._parts:
             part.save_pretrained(folder)
 

@@ -131,8 +131,8 @@ class Mms(Ctc):
         super().save_weights(folder)
         self._source = str(folder)
 
-    def _save(self, folder: str) -> None:
-        super()._save(folder)
+    def _save_parts(self, folder: str) -> None:
+        super()._save_parts(folder)
         for code, head in self.heads.items():
             assert isinstance(head, _Head)
             state = {name: value.detach().cpu().contiguous() for name, value in head.items()}

@@ -19,10 +19,15 @@ from asr_pathways.models.hub.transducer import HubTransducer
 from asr_pathways.models.hub.whisper import Whisper
 
 Loaded = tuple[SpeechModel, TextCodec]
+Take = Callable[[Any, Any], Any]
 
 
-def load_hub_model(name: str) -> Loaded:
+def load_hub_model(name: str, take: Take | None = None) -> Loaded:
     """Reads a model's folder, or fetches it by its name on the hub; safetensors only, nothing is unpickled.
+
+    Args:
+        name: of the folder, or on the hub.
+        take: makes the network from its class and config, for a folder without weights.
 
     Raises:
         PathwaysError: if transformers is not installed, the model is not to be had, or is of a kind that is not
@@ -40,7 +45,8 @@ def load_hub_model(name: str) -> Loaded:
     if loader is None:
         raise PathwaysError(f"{name}: {architecture} is not supported; these are: {', '.join(sorted(LOADERS))}")
     with _told(name):
-        return loader(name, config, architecture)
+        kind = getattr(transformers, architecture)
+        return loader(name, config, _network(name, kind) if take is None else take(kind, config))
 
 
 @contextmanager
@@ -55,10 +61,7 @@ def _told(name: str) -> Iterator[None]:
         raise PathwaysError(f"{name}: cannot load this Hugging Face model: {reason:.300}") from error
 
 
-def _network(name: str, architecture: str) -> Any:
-    import transformers
-
-    kind = getattr(transformers, architecture)
+def _network(name: str, kind: Any) -> Any:
     network, told = kind.from_pretrained(name, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
     if missing := sorted(told["missing_keys"]):  # transformers would go on with random ones
         raise PathwaysError(f"{name}: its files lack {len(missing)} tensors of the model, such as {missing[0]}")
@@ -71,7 +74,7 @@ def _tokenizer(name: str) -> Any:
     return AutoTokenizer.from_pretrained(name)
 
 
-def _whisper(name: str, config: Any, architecture: str) -> Loaded:
+def _whisper(name: str, config: Any, network: Any) -> Loaded:
     from transformers import WhisperFeatureExtractor
 
     if (Path(name) / "preprocessor_config.json").is_file() or not Path(name).is_dir():
@@ -79,22 +82,21 @@ def _whisper(name: str, config: Any, architecture: str) -> Loaded:
     else:  # a converted checkpoint often lacks it; only the number of bins differs between Whisper models
         extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
     tokenizer = _tokenizer(name)
-    return Whisper(_network(name, architecture), tokenizer, extractor), HubTokenizer(tokenizer, space=" ")
+    return Whisper(network, tokenizer, extractor), HubTokenizer(tokenizer, space=" ")
 
 
-def _ctc(name: str, config: Any, architecture: str) -> Loaded:
+def _ctc(name: str, config: Any, network: Any) -> Loaded:
     tokenizer, frontend = _tokenizer(name), _frontend(name)
     parts = [tokenizer, frontend.extractor]
-    hub = _network(name, architecture)
     if getattr(config, "adapter_attn_dim", None) is not None and isinstance(next(iter(tokenizer.vocab.values())), dict):
-        return Mms(hub, frontend, parts, tokenizer, name), MmsTokenizer(tokenizer, mms_codes(tokenizer))
-    return Ctc(hub, frontend, parts), HubTokenizer(tokenizer, group_tokens=False)
+        return Mms(network, frontend, parts, tokenizer, name), MmsTokenizer(tokenizer, mms_codes(tokenizer))
+    return Ctc(network, frontend, parts), HubTokenizer(tokenizer, group_tokens=False)
 
 
-def _transducer(name: str, config: Any, architecture: str) -> Loaded:
+def _transducer(name: str, config: Any, network: Any) -> Loaded:
     tokenizer, frontend = _tokenizer(name), _frontend(name)
     codec = HubTokenizer(tokenizer, group_tokens=False)
-    return HubTransducer(_network(name, architecture), frontend, [tokenizer, frontend.extractor]), codec
+    return HubTransducer(network, frontend, [tokenizer, frontend.extractor]), codec
 
 
 def _frontend(name: str) -> ExtractorFrontend:
@@ -108,7 +110,7 @@ def _frontend(name: str) -> ExtractorFrontend:
     return ExtractorFrontend(extractor, key, frame_rate=extractor.sampling_rate / shift)
 
 
-LOADERS: dict[str, Callable[[str, Any, str], Loaded]] = {
+LOADERS: dict[str, Callable[[str, Any, Any], Loaded]] = {
     "WhisperForConditionalGeneration": _whisper,
     **dict.fromkeys(
         (
