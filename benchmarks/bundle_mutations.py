@@ -167,6 +167,12 @@ def change_part(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -
     parts[name] = bytes(content)
 
 
+def change_json_part(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -> None:
+    """One value in a Hugging Face model's own files."""
+    name = draw.choice([name for name in parts if name.endswith(".json")] or [""])
+    parts[name] = json.dumps(change_json(json.loads(parts[name]), draw)).encode()
+
+
 def swap_parts(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -> None:
     a, b = draw.sample(list(parts), 2)
     parts[a], parts[b] = parts[b], parts[a]
@@ -188,6 +194,7 @@ CONTENTS: tuple[Callable[[dict[str, Any], dict[str, bytes], Random], None], ...]
     inflate_shapes,
     grow_with_file,
     change_part,
+    change_json_part,
     swap_parts,
     drop_or_add_part,
 )
