@@ -194,7 +194,6 @@ CONTENTS: tuple[Callable[[dict[str, Any], dict[str, bytes], Random], None], ...]
     inflate_shapes,
     grow_with_file,
     change_part,
-    change_json_part,
     swap_parts,
     drop_or_add_part,
 )
@@ -210,9 +209,11 @@ def change_bytes(sample: Sample, draw: Random) -> bytes:
 def change_contents(sample: Sample, draw: Random) -> bytes:
     """A copy with other contents, and all that depends on them made to fit."""
     header, parts = json.loads(json.dumps(sample.header)), dict(sample.parts)
+    own = any(name.endswith(".json") for name in parts)
+    changes = (*CONTENTS, *([change_json_part] * 3 if own else ()))
     for _ in range(draw.choice((1, 1, 2))):
         with suppress(KeyError, TypeError, IndexError, ValueError, AttributeError):  # what is to change is gone already
-            draw.choice(CONTENTS)(header, parts, draw)
+            draw.choice(changes)(header, parts, draw)
     described = [_described(name, content) for name, content in parts.items()]
     header["parts"] = [part.model_dump() for part in described]
     if draw.random() < 0.1:
