@@ -167,6 +167,12 @@ def change_part(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -
     parts[name] = bytes(content)
 
 
+def change_json_part(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -> None:
+    """One value in a Hugging Face model's own files."""
+    name = draw.choice([name for name in parts if name.endswith(".json")] or [""])
+    parts[name] = json.dumps(change_json(json.loads(parts[name]), draw)).encode()
+
+
 def swap_parts(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -> None:
     a, b = draw.sample(list(parts), 2)
     parts[a], parts[b] = parts[b], parts[a]
@@ -203,9 +209,11 @@ def change_bytes(sample: Sample, draw: Random) -> bytes:
 def change_contents(sample: Sample, draw: Random) -> bytes:
     """A copy with other contents, and all that depends on them made to fit."""
     header, parts = json.loads(json.dumps(sample.header)), dict(sample.parts)
+    own = any(name.endswith(".json") for name in parts)
+    changes = (*CONTENTS, *([change_json_part] * 3 if own else ()))
     for _ in range(draw.choice((1, 1, 2))):
         with suppress(KeyError, TypeError, IndexError, ValueError, AttributeError):  # what is to change is gone already
-            draw.choice(CONTENTS)(header, parts, draw)
+            draw.choice(changes)(header, parts, draw)
     described = [_described(name, content) for name, content in parts.items()]
     header["parts"] = [part.model_dump() for part in described]
     if draw.random() < 0.1:

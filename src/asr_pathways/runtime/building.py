@@ -108,11 +108,9 @@ def _hub_model(
     names = [part.name for part in header.parts if part.name.startswith(HUB)]
     with tempfile.TemporaryDirectory(prefix="asr-pathways-") as temporary:
         for name in names:
-            (Path(temporary) / name.removeprefix(HUB)).write_bytes(file(name))
-        config = json.loads(file(f"{HUB}config.json"))
-        if not isinstance(config, dict) or "auto_map" in config:
-            raise BundleError(f"{where}: {HUB}config.json: asks for code of its own, which is not run")
-        _check_layers(header, config, where)
+            content = file(name)
+            _check_file(header, name, content, where)
+            (Path(temporary) / name.removeprefix(HUB)).write_bytes(content)
         try:
             model, tokenizer = load_hub_model(temporary, take)
             model.open_languages(card.languages)  # reads adapters while their files are here
@@ -129,6 +127,36 @@ def _tokenizer(content: bytes, where: str) -> Tokenizer:
     except (RuntimeError, OSError):
         pass
     raise BundleError(f"{where}: not a SentencePiece model")
+
+
+def _check_file(header: Header, name: str, content: bytes, where: str) -> None:
+    """Refuses a Hugging Face model's file by which transformers would run code or take much memory."""
+    if not name.endswith("config.json"):
+        return
+    config = json.loads(content)
+    if not isinstance(config, dict) or "auto_map" in config:
+        raise BundleError(f"{where}: {name}: asks for code of its own, which is not run")
+    if name == f"{HUB}config.json":
+        largest = max((size for entry in header.tensors.values() for size in entry.shape), default=0)
+        _check_numbers(config, max(largest, 1 << 16), f"{where}: {name}")
+        _check_layers(header, config, where)
+    elif name.endswith("processor_config.json"):  # sizes of filter banks, which are made at once
+        _check_numbers(config, 1 << 12, f"{where}: {name}")
+
+
+_IN_SAMPLES = ("n_samples", "sampling_rate", "nb_max_frames", "max_length")
+
+
+def _check_numbers(config: object, largest: int, where: str, key: str = "") -> None:
+    """Refuses whole numbers larger than ``largest`` at any depth; 2^24 for lengths of recordings."""
+    if isinstance(config, dict):
+        for name, value in config.items():
+            _check_numbers(value, largest, where, name)
+    elif isinstance(config, list):
+        for value in config:
+            _check_numbers(value, largest, where, key)
+    elif isinstance(config, int) and abs(config) > (1 << 24 if key in _IN_SAMPLES else largest):
+        raise BundleError(f"{where}: {key}: {config:,} is more than the model can have")
 
 
 def _check_layers(header: Header, config: object, where: str) -> None:

@@ -29,7 +29,8 @@ def write_contents(contents: Contents, out: Path) -> None:
         BundleError: if it cannot be written.
     """
     coded = code_masks(contents)
-    if layout.asked(_header(contents, coded)) > layout.MAX_ELEMENTS_PER_BYTE * sum(m.nbytes for m in coded.values()):
+    held = sum(mask.nbytes for mask in coded.values()) + sum(array.nbytes for _, array in _weights(contents))
+    if layout.asked(_header(contents, coded)) > layout.MAX_ELEMENTS_PER_BYTE * held:
         coded = code_masks(contents, plain=True)  # so sparse that a reader would take it for an attack on its memory
     header = _header(contents, coded)
     pieces: dict[str, Pieces] = {

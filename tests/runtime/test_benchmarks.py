@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks import bundle, bundle_mutations
+
+
+def test_a_bundle_is_smaller_than_what_it_stands_for() -> None:
+    found = bundle.measure("micro", bundle.random_model("micro"), runs=1)
+    assert 0.4 < found["union_density"] < 0.55  # type: ignore[operator]
+    assert found["ratio_to_dense"] <= 0.75  # type: ignore[operator]
+    assert found["ratio_to_separate"] <= 0.5  # type: ignore[operator]
+    assert found["int8_bytes"] < found["float16_bytes"] < found["float32_bytes"]  # type: ignore[operator]
+    assert found["entropy_bound_bits"] <= found["all_bits"] < 1.02 * found["entropy_bound_bits"]  # type: ignore[operator]
+
+
+def test_mutations_are_counted(five_file: Path) -> None:
+    found = bundle_mutations.measure(five_file, 20)
+    assert sum(count for kind, count in found.items() if kind.startswith(("bytes", "contents"))) == 20  # type: ignore[misc]
