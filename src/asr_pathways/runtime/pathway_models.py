@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import ModelCard, Recognizer, load_recognizer
+from asr_pathways.models.emformer import SegmentAttention
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.runtime.kernels import SparseMatrix
 from asr_pathways.runtime.layers import make_sparse
@@ -126,6 +127,9 @@ def assemble(card: ModelCard, weights: dict[str, Tensor]) -> Transducer:
     """A transducer of these very tensors: none is copied, and none is drawn at random before."""
     with torch.device("meta"):
         model = Transducer(card.model)
+    for module in model.modules():
+        if isinstance(module, SegmentAttention):
+            module.distances = module.make_distances(card.model.encoder)
     for name, tensor in weights.items():
         owner, _, attribute = name.rpartition(".")
         module = model.get_submodule(owner)
