@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import HubCard, Recognizer
 from asr_pathways.runtime import coding, layout, tensors
 from asr_pathways.runtime.archive import Archive, open_archive
@@ -113,7 +114,13 @@ def write_bundle(
         BundleError: if there are no pathways, a language is unknown, or it cannot be written.
     """
     files = {} if identifier is None else {layout.IDENTIFIER: identifier}
-    write_contents(contents_of(recognizer, dtype, languages, scores or {}, files), Path(out))
+    try:
+        contents = contents_of(recognizer, dtype, languages, scores or {}, files)
+    except BundleError:
+        raise
+    except PathwaysError as error:
+        raise BundleError(str(error)) from None
+    write_contents(contents, Path(out))
     return Bundle.open(Path(out)).sizes()
 
 
