@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import ModelCard, Recognizer, load_recognizer
+from asr_pathways.model_folder import ModelCard, Recognizer, is_bundle, load_recognizer
 from asr_pathways.models.emformer import SegmentAttention
 from asr_pathways.models.transducer import Transducer
+from asr_pathways.runtime.building import tokenizer_of
+from asr_pathways.runtime.bundle import Bundle
 from asr_pathways.runtime.kernels import SparseMatrix
 from asr_pathways.runtime.layers import make_sparse
 
@@ -61,6 +63,33 @@ class RecognizerSource:
         if pathways is None:
             return self._recognizer.model.state_dict()
         return pathways.extract(language)
+
+
+class BundleSource:
+    """The pathways of a bundle of a transducer.
+
+    Raises:
+        PathwaysError: if it is of another model, or its tokenizer is broken.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        card = bundle.config.card
+        if not isinstance(card, ModelCard):
+            raise PathwaysError(f"{bundle.path}: only the transducers of this package stream: leave --stream out")
+        self.card = card
+        self.tokenizer = tokenizer_of(card, str(bundle.path), bundle.file)
+        self._bundle = bundle
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return self._bundle.languages
+
+    @property
+    def granularity(self) -> str:
+        return self._bundle.config.pathways.config.granularity
+
+    def weights(self, language: str) -> dict[str, Tensor]:
+        return self._bundle.weights(language)
 
 
 @dataclass(frozen=True)
@@ -141,11 +170,13 @@ def assemble(card: ModelCard, weights: dict[str, Tensor]) -> Transducer:
 
 
 def open_source(path: str | Path) -> PathwaySource:
-    """The pathways of a MODEL folder.
+    """The pathways of a bundle or a MODEL folder.
 
     Raises:
         PathwaysError: if there is none, it is broken, or it is not a transducer of this package.
     """
+    if is_bundle(Path(path)):
+        return BundleSource(Bundle.open(path))
     recognizer = load_recognizer(path)
     if not isinstance(recognizer.model, Transducer):
         raise PathwaysError(f"{path}: only the transducers of this package stream: leave --stream out")
