@@ -5,6 +5,8 @@
 #include <cstring>
 #include <utility>
 
+#include "multiply.h"
+
 namespace sparse {
 namespace {
 
@@ -82,8 +84,8 @@ struct Dense {
 template <typename Source>
 class Packer {
 public:
-    Packer(const Source& source, int block, bool quantize)
-        : source_(source), words_((source.columns + 63) / 64), inverse_scales_(kChunkRows) {
+    Packer(const Source& source, int block, bool quantize, bool bits)
+        : source_(source), bits_(bits), words_((source.columns + 63) / 64), inverse_scales_(kChunkRows) {
         matrix_.rows = source.rows;
         matrix_.columns = source.columns;
         matrix_.block = block;
@@ -148,12 +150,14 @@ private:
                 }
         matrix_.starts.push_back(blocks);
         matrix_.indices.resize(blocks);
+        if (matrix_.block == 1 && bits_) matrix_.bits.assign((matrix_.starts.size() - 1) * matrix_.panel / 64, 0);
         if (matrix_.quantized) {
             matrix_.codes.resize(blocks * matrix_.block + kDecodedAtOnce);
             std::fill(matrix_.codes.end() - kDecodedAtOnce, matrix_.codes.end(), int8_t{0});
             matrix_.scales.assign(matrix_.chunks() * kChunkRows, 0.0f);
         } else {
-            matrix_.values.resize(blocks * matrix_.block);
+            matrix_.values.resize(blocks * matrix_.block + kDecodedAtOnce);
+            std::fill(matrix_.values.end() - kDecodedAtOnce, matrix_.values.end(), 0.0f);
         }
     }
 
@@ -175,6 +179,11 @@ private:
         const int64_t end = matrix_.starts[matrix_.segment(chunk, panel, group) + 1];
         const int64_t row = first_row(chunk, group), first_column = panel * matrix_.panel;
         int64_t place = start;
+        if (!matrix_.bits.empty()) {
+            const int64_t words = matrix_.panel / 64;
+            uint64_t* const bits = matrix_.bits.data() + matrix_.segment(chunk, panel, group) * words;
+            for_words(panel, [&](int64_t word) { bits[word - panel * words] = kept(row)[word]; });
+        }
         for_words(panel, [&](int64_t word) {
             for (uint64_t bits = group_word(row, word); bits; bits &= bits - 1) {
                 const int bit = __builtin_ctzll(bits);
@@ -201,6 +210,7 @@ private:
     }
 
     const Source& source_;
+    const bool bits_;
     const int64_t words_;
     Matrix matrix_;
     std::vector<uint64_t> kept_;         // (rows up to a whole chunk, words): bit c % 64 of word c / 64
@@ -209,7 +219,7 @@ private:
 
 template <typename Source>
 Matrix pack_from(const Source& source, int block, bool quantize) {
-    return Packer<Source>(source, block, quantize).run();
+    return Packer<Source>(source, block, quantize, find_kernels("")->multiply_few != nullptr).run();
 }
 
 }  // namespace
