@@ -144,7 +144,7 @@ class SparseMatrix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a product reads of this."""
+        """Bytes of memory that this takes; a product reads a little less."""
         return self._stored.nbytes if self._packed is None else self._packed.nbytes
 
     @property
