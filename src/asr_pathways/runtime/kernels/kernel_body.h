@@ -5,6 +5,7 @@
 // multiplies them by each of the block's weights, into accumulators that stay in registers.
 #pragma once
 
+#include "fold_body.h"
 #include "math_body.h"
 #include "peak_body.h"
 #include "vectors.h"
@@ -16,8 +17,6 @@ constexpr int vector_lanes(int width) { return width < LANES ? width : LANES; }
 
 // Accumulators that are in flight at once: a multiply-add takes four cycles, and two start in each.
 constexpr int kAccumulators = 8;
-// How far ahead of their use weights are asked for, in floats: the next segments' lie right behind this one's.
-constexpr int kPrefetch = 2048;
 
 // Unstructured: four non-zeros at a time, their indices and their values each from one load.
 template <int Width, int Sets>
@@ -79,37 +78,6 @@ INLINE void add_segment(const float* values, const uint16_t* indices, int64_t co
             float* place = out + r * Width + p * lanes;
             store<lanes>(place, load<lanes>(place) + sums[0][r][p]);
         }
-}
-
-// Few activations: several rows of a block share a vector, each with all the activations.
-template <int Block, int Width>
-INLINE void add_folded_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile,
-                               int64_t ahead, float* out) {
-    using Folded = Fold<LANES, Width>;
-    constexpr int rows = LANES / Width, parts = Block / rows, sets = parts > 2 ? 2 : 4;
-    Vec<LANES> sums[sets][parts] = {};
-    const auto add = [&](int64_t k, Vec<LANES>(&set)[parts]) {
-        const Vec<LANES> x = Folded::repeat(tile + static_cast<int64_t>(indices[k]) * Width);
-        const Quad<LANES> weights(values + k * Block);
-        set[0] += x * Folded::template spread<0>(weights);
-        if constexpr (rows == 2) set[1] += x * Folded::template spread<2>(weights);
-        if constexpr (Block == 8) {
-            const Quad<LANES> more(values + k * Block + 4);
-            set[parts / 2] += x * Folded::template spread<0>(more);
-            if constexpr (rows == 2) set[parts / 2 + 1] += x * Folded::template spread<2>(more);
-        }
-    };
-    int64_t k = 0;
-    for (; k + sets <= count; k += sets) {
-        __builtin_prefetch(values + k * Block + ahead);
-#pragma GCC unroll 4
-        for (int s = 0; s < sets; ++s) add(k + s, sums[s]);
-    }
-    for (; k < count; ++k) add(k, sums[0]);
-    for (int p = 0; p < parts; ++p) {
-        for (int s = 1; s < sets; ++s) sums[0][p] += sums[s][p];
-        store<LANES>(out + p * LANES, load<LANES>(out + p * LANES) + sums[0][p]);
-    }
 }
 
 template <int Width>
@@ -217,7 +185,7 @@ void multiply_tile(const Matrix& w, int64_t chunk, const float* tile, int n, flo
             float* out = sums + group * Block * Width;
             if constexpr (Width == 1)
                 add_vector_segment<Block>(values, indices, count, activations, ahead, out);
-            else if constexpr (Block > 1 && LANES > Width)
+            else if constexpr (Block > 1 && LANES > Width && LANES >= 8)
                 add_folded_segment<Block, Width>(values, indices, count, activations, ahead, out);
             else if constexpr (Block == 1)
                 add_row_segment<Width>(values, indices, count, activations, ahead, out);
