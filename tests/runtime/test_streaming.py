@@ -16,7 +16,7 @@ from asr_pathways.model_folder import Recognizer as Trained
 from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
 from asr_pathways.runtime.bundle import write_bundle
-from asr_pathways.runtime.pathway_models import RecognizerSource
+from asr_pathways.runtime.sources import RecognizerSource
 from asr_pathways.runtime.streaming import Endpointing, Recognizer, Stream
 from tests.conftest import LANGUAGES, WORDS, make_recognizer, spoken
 

@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import Blocks, parse_granularity
-from asr_pathways.pruning.masks import packed_size, unpack
+from asr_pathways.pruning.masks import packed_size, popcount, unpack
 from asr_pathways.runtime.kernels import extension
 from asr_pathways.runtime.kernels.checks import check_floats, check_layout, check_threads
 
@@ -82,6 +82,51 @@ class SparseMatrix:
             values.data_ptr(), mask.data_ptr(), rows, columns, block, quantize, values.dtype == torch.float16
         )
         return cls(packed, None, (rows, columns))
+
+    @classmethod
+    def from_union(
+        cls,
+        values: Tensor,
+        union: Tensor,
+        mask: Tensor,
+        shape: tuple[int, int],
+        granularity: str = "unstructured",
+        dtype: ValueType = "float32",
+    ) -> SparseMatrix:
+        """Packs what a mask keeps of a weight of which only the union of several masks is stored, as bundles do.
+
+        Args:
+            values: (k,), float32 or float16: what the union keeps, row-major.
+            union: uint8 (ceil(out * in / 8),), as `asr_pathways.pruning.masks.pack` makes them; k bits are set.
+            mask: likewise; keeps nothing that the union does not.
+            shape: (out, in).
+            granularity: of the mask.
+            dtype: what the values are stored as.
+
+        Raises:
+            PathwaysError: if an argument is not one that can be packed, or the parts do not fit.
+        """
+        rows, columns = shape
+        values = values.detach()
+        if values.dim() != 1 or values.dtype not in (torch.float32, torch.float16) or not values.is_contiguous():
+            raise PathwaysError(f"values of a union are (k,) float32 or float16, not {tuple(values.shape)}")
+        for packed in (union, mask):
+            check_layout(packed, "a packed mask", torch.uint8)
+            if tuple(packed.shape) != (packed_size(shape),):
+                raise PathwaysError(
+                    f"a packed mask of {rows}x{columns} has {packed_size(shape)} bytes, not {tuple(packed.shape)}"
+                )
+        if popcount(union) != len(values) or (mask & ~union).any():
+            raise PathwaysError(f"a union of {popcount(union)} weights does not fit {len(values)} values and its mask")
+        block, quantize = _block_rows(granularity), _is_int8(dtype)
+        if not extension.available():
+            dense = torch.zeros(rows * columns)
+            dense[unpack(union, (rows * columns,))] = values.float()
+            dense = (dense * unpack(mask, (rows * columns,))).view(rows, columns)
+            return cls(None, _quantized(dense) if quantize else dense, (rows, columns))
+        half = values.dtype == torch.float16
+        addresses = values.data_ptr(), union.data_ptr(), mask.data_ptr()
+        return cls(extension.compiled.pack_union(*addresses, rows, columns, block, quantize, half), None, shape)
 
     def matmul(
         self,

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "multiply.h"
 
@@ -54,6 +55,40 @@ struct Masked {
         return left < 64 ? bits & ((uint64_t{1} << left) - 1) : bits;
     }
     float value(int64_t row, int64_t column) const { return as_float(dense[row * columns + column]); }
+};
+
+// What a mask keeps of the values of a union of masks: a value's place is the number of bits before its own.
+template <typename Value>
+struct Union {
+    Union(const Value* values, const uint8_t* held, const uint8_t* mask, int64_t rows, int64_t columns)
+        : rows(rows), columns(columns), values_(values), masked_{values, mask, rows, columns} {
+        const int64_t total = rows * columns;
+        int64_t before = 0;
+        for (int64_t first = 0; first < total; first += 64) {
+            const uint64_t bits = bits_at(held, first, total);
+            words_.push_back({bits, before});
+            before += __builtin_popcountll(bits);
+        }
+    }
+
+    uint64_t kept(int64_t row, int64_t column) const { return masked_.kept(row, column); }
+    float value(int64_t row, int64_t column) const {
+        const int64_t index = row * columns + column;
+        const Word& word = words_[static_cast<std::size_t>(index / 64)];
+        const uint64_t below = (uint64_t{1} << (index % 64)) - 1;
+        return as_float(values_[word.before + __builtin_popcountll(word.bits & below)]);
+    }
+
+    int64_t rows, columns;
+
+private:
+    struct Word {
+        uint64_t bits;
+        int64_t before;
+    };
+    const Value* values_;
+    Masked<Value> masked_;
+    std::vector<Word> words_;
 };
 
 // What is not zero among dense values.
@@ -235,6 +270,16 @@ Matrix pack_masked(const float* dense, const uint8_t* mask, int64_t rows, int64_
 Matrix pack_masked_half(const uint16_t* dense, const uint8_t* mask, int64_t rows, int64_t columns, int block,
                         bool quantize) {
     return pack_from(Masked<uint16_t>{dense, mask, rows, columns}, block, quantize);
+}
+
+Matrix pack_union(const float* values, const uint8_t* held, const uint8_t* mask, int64_t rows, int64_t columns,
+                  int block, bool quantize) {
+    return pack_from(Union<float>(values, held, mask, rows, columns), block, quantize);
+}
+
+Matrix pack_union_half(const uint16_t* values, const uint8_t* held, const uint8_t* mask, int64_t rows,
+                       int64_t columns, int block, bool quantize) {
+    return pack_from(Union<uint16_t>(values, held, mask, rows, columns), block, quantize);
 }
 
 void unpack(const Matrix& matrix, float* dense) {
