@@ -186,6 +186,25 @@ def test_masks_of_the_joiner_cannot_be_chosen(tokenizer: Tokenizer, tmp_path: Pa
         export_onnx(recognizer, tmp_path / "out")
 
 
+def test_a_model_in_training_is_exported_as_it_is(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    recognizer = make_recognizer(tokenizer)
+    model = recognizer.model
+    config = PathwayConfig(sparsity=0.5, score="activation", adapt_every=1, exclude=model.unprunable)
+    recognizer.pathways = Pathways.attach(model, config, recognizer.languages)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-4)
+    model.train()
+    for language in recognizer.languages:
+        with recognizer.use(language):
+            model.encodings(torch.randn(2, 90, 80), torch.tensor([90, 80]))[0].sum().backward()
+        optimizer.step()
+        recognizer.pathways.step(optimizer)
+    assert any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert export_onnx(recognizer, tmp_path / "out").difference < 1e-4
+    assert model.training
+    assert any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    recognizer.pathways.step(optimizer)
+
+
 def test_a_folder_with_files_in_it_is_left_alone(five: Recognizer, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(PathwaysError, match="has files in it"):

@@ -63,6 +63,9 @@ def build_graphs(recognizer: Recognizer, languages: Sequence[str] | None) -> Gra
     else:
         model = copy.deepcopy(model)
     model = model.cpu().float().eval().requires_grad_(False)
+    for module in model.modules():  # what training has pathways watch is no part of a graph
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
     pieces = tokenizer.of(chosen[0]).pieces()
     order = [index for index in range(len(model.joiner.output.weight)) if index != model.blank] + [model.blank]
     _reorder(model, order)

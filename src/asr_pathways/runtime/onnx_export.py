@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,8 +94,8 @@ def export_folder(
     _require_packages()
     if out.is_dir() and any(out.iterdir()):
         raise PathwaysError(f"{out}: has files in it: choose another folder")
-    graphs = build_graphs(recognizer, languages)
-    with atomic_folder(out) as folder:
+    with _evaluating(recognizer.model), atomic_folder(out) as folder:
+        graphs = build_graphs(recognizer, languages)
         write_graphs(graphs, folder)
         difference = largest_difference(recognizer, graphs, folder)
         if not difference <= TOLERANCE:
@@ -293,6 +294,17 @@ def _write(
     program.model.ir_version = _IR_VERSION
     program.model.metadata_props.update(about)
     program.save(str(path), external_data=False)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model is in evaluation mode while the context lasts."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _require_packages() -> None:

@@ -75,12 +75,14 @@ def _script(graphs: Graphs) -> Iterator[str]:
     if graphs.encoder.selects:
         yield f'stream.set_option("language", "{graphs.languages[-1]}")'
     yield 'stream.accept_waveform(rate, numpy.pad(samples, (0, 200), mode="symmetric"))'
-    yield f"stream.accept_waveform(rate, numpy.full({padding(graphs)} * rate, numpy.nan, numpy.float32))  # the end"
+    seconds = padding(graphs)
+    length = "rate" if seconds == 1 else f"{seconds} * rate"
+    yield f"stream.accept_waveform(rate, numpy.full({length}, numpy.nan, numpy.float32))  # the end"
     yield "while recognizer.is_ready(stream):"
     yield "    recognizer.decode_stream(stream)"
     yield "print(recognizer.get_result(stream))"
 
 
 def padding(graphs: Graphs) -> int:
-    """Seconds after the end of a stream that sherpa-onnx wants before it decodes the last chunk."""
+    """Seconds after the end of a stream that sherpa-onnx wants before it decodes the last chunk: more than a window."""
     return math.ceil((graphs.encoder.window + STRIDE) / 100)
