@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import bundle, bundle_mutations
+import pytest
+
+from asr_pathways.model_folder import Recognizer
+from benchmarks import bundle, bundle_mutations, exports
 
 
 def test_a_bundle_is_smaller_than_what_it_stands_for() -> None:
@@ -17,3 +20,13 @@ def test_a_bundle_is_smaller_than_what_it_stands_for() -> None:
 def test_mutations_are_counted(five_file: Path) -> None:
     found = bundle_mutations.measure(five_file, 20)
     assert sum(count for kind, count in found.items() if kind.startswith(("bytes", "contents"))) == 20  # type: ignore[misc]
+
+
+def test_exports_are_compared(five: Recognizer, speech: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sherpa_onnx", reason="sherpa_onnx is not installed: pip install '.[export]'")
+    found = exports.sizes_and_times(five, tmp_path, runs=1)
+    one, several = found["one"], found["all"]
+    assert one["bytes"] < several["bytes"]  # type: ignore[index]
+    assert several["largest_difference"] < 1e-4  # type: ignore[index]
+    tokens = exports.compare(five, tmp_path / "all", speech)
+    assert tokens["same"] == tokens["utterances"] == 4

@@ -103,7 +103,7 @@ class EmformerState:
 
 
 @dataclass
-class _Windows:
+class Windows:
     """What all layers of one pass share: which keys a segment may see, and how the blocks are cut."""
 
     segment: int
@@ -172,7 +172,7 @@ class SegmentAttention(nn.Module):
         queries = positions[config.left_context :]
         return positions[None, :] - queries[:, None] + len(positions) - 1
 
-    def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: _Windows) -> tuple[Tensor, Tensor]:
+    def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: Windows) -> tuple[Tensor, Tensor]:
         """(B, N * S, D) and (B, N, R, D) -> the same shapes; ``state`` moves on by N segments."""
         batch, segments, ahead, dim = right.shape
         size, left = windows.segment, windows.left
@@ -219,7 +219,7 @@ class CausalConv(nn.Module):
         out: Tensor = self.out(F.silu(self.depthwise_norm(x)))
         return out
 
-    def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: _Windows) -> tuple[Tensor, Tensor]:
+    def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: Windows) -> tuple[Tensor, Tensor]:
         """(B, N * S, D) and (B, N, R, D) -> the same shapes; ``state`` moves on by N segments."""
         batch, segments, ahead, dim = right.shape
         utterance, right = _together(lambda x: F.glu(self.inwards(self.norm(x))), utterance, right)
@@ -249,7 +249,7 @@ class EmformerLayer(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: _Windows) -> tuple[Tensor, Tensor]:
+    def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: Windows) -> tuple[Tensor, Tensor]:
         for module in (self.attention, self.conv):
             if module is not None:
                 deltas = module(utterance, right, state, windows)
@@ -370,7 +370,7 @@ class Emformer(nn.Module):
         starts = state.past + size * torch.arange(segments, device=frames.device)
         positions = starts[:, None] + torch.arange(-left, size + ahead, device=frames.device)
         allowed = (positions >= 0)[None] & (positions[None] < ends[:, None, None])
-        windows = _Windows(size, left, allowed[:, :, None, None, :])
+        windows = Windows(size, left, allowed[:, :, None, None, :])
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             utterance, right = layer(utterance, right, layer_state, windows)
         out: Tensor = self.norm(utterance)

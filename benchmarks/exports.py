@@ -1,0 +1,117 @@
+"""How exports to ONNX compare with our own recogniser: tokens by sherpa-onnx, sizes, and what choosing masks costs.
+
+python -m benchmarks.exports MODEL --data DIR --json results/exports.json
+
+MODEL is a pruned transducer. Times also of ``base`` (71M random weights, five random masks that overlap).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from asr_pathways.data.audio import SAMPLE_RATE, Samples
+from asr_pathways.data.corpus import load_cuts
+from asr_pathways.files import write_json
+from asr_pathways.model_folder import Recognizer, load_recognizer
+from asr_pathways.runtime.onnx_export import open_graphs
+from asr_pathways.runtime.pathway_models import RecognizerSource
+from asr_pathways.runtime.sherpa_export import export_sherpa
+from asr_pathways.runtime.streaming import Recognizer as StreamingRecognizer
+from benchmarks.bundle import random_model
+
+
+def sizes_and_times(recognizer: Recognizer, folder: Path, runs: int = 20) -> dict[str, object]:
+    """Exports the first language and all of them to ``folder``; milliseconds of the encoder's chunks, one thread."""
+    found: dict[str, object] = {}
+    for name, languages in (("one", recognizer.languages[:1]), ("all", None)):
+        exported = export_sherpa(recognizer, folder / name, languages)
+        encoder, _, _ = open_graphs(folder / name)
+        feed = {
+            one.name: np.zeros([1, *one.shape[1:]], np.int64 if "int64" in one.type else np.float32)
+            for one in encoder.get_inputs()
+        }
+        about = encoder.get_modelmeta().custom_metadata_map
+        feed["length"][:] = int(about["window_size"])
+        times = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            encoder.run(None, feed)
+            times.append(1000 * (time.perf_counter() - start))
+        found[name] = {
+            "bytes": sum(path.stat().st_size for path in (folder / name).iterdir()),
+            "largest_difference": exported.difference,
+            "chunk_ms": round(statistics.median(times), 2),
+            "chunk_audio_ms": 10 * int(about["chunk_shift"]),
+        }
+    return found
+
+
+def compare(recognizer: Recognizer, folder: Path, data: Path, split: str = "test") -> dict[str, int]:
+    """Utterances of a data folder whose tokens and times by sherpa-onnx are those of our own recogniser."""
+    ours = StreamingRecognizer(RecognizerSource(recognizer), dtype="dense")
+    theirs = _open(folder)
+    found = dict.fromkeys(("utterances", "tokens", "same", "same_with_silence", "changed_by_language"), 0)
+    for cut in load_cuts(data, split):
+        samples = cut.load_audio()[0].astype(np.float32)
+        language = cut.supervisions[0].language
+        stream = ours.stream(language)
+        stream.accept(samples)
+        expected = [(piece.replace("\u2581", " "), time) for piece, time in stream.final().tokens]
+        end = np.full(2 * SAMPLE_RATE, np.nan, np.float32)
+        marked = np.concatenate([np.pad(samples, (0, 200), mode="symmetric"), end])
+        other = next(code for code in recognizer.languages if code != language)
+        found["utterances"] += 1
+        found["tokens"] += len(expected)
+        found["same"] += _run(theirs, marked, language) == expected
+        found["same_with_silence"] += _run(theirs, np.concatenate([samples, np.zeros_like(end)]), language) == expected
+        found["changed_by_language"] += _run(theirs, marked, other) != expected
+    return found
+
+
+def _open(folder: Path) -> Any:
+    import sherpa_onnx
+
+    files = {name: str(folder / f"{name}.onnx") for name in ("encoder", "decoder", "joiner")}
+    return sherpa_onnx.OnlineRecognizer.from_transducer(tokens=str(folder / "tokens.txt"), num_threads=1, **files)
+
+
+def _run(theirs: Any, samples: Samples, language: str) -> list[tuple[str, float]]:
+    stream = theirs.create_stream()
+    stream.set_option("language", language)
+    stream.accept_waveform(SAMPLE_RATE, samples)
+    while theirs.is_ready(stream):
+        theirs.decode_stream(stream)
+    times = [round(time, 2) for time in theirs.timestamps(stream)]
+    return list(zip(theirs.tokens(stream), times, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    command = f"python -m benchmarks.exports {options.model} --data {options.data}"
+    found: dict[str, object] = {"command": command}
+    with tempfile.TemporaryDirectory() as folder:
+        recognizer = load_recognizer(options.model)
+        found["sizes_and_times"] = sizes_and_times(recognizer, Path(folder))
+        found["tokens"] = compare(recognizer, Path(folder) / "all", options.data)
+        found["base"] = sizes_and_times(random_model("base"), Path(folder) / "base", runs=7)
+    print(json.dumps(found, indent=2))
+    if options.json is not None:
+        write_json(options.json, found)
+
+
+if __name__ == "__main__":
+    main()
