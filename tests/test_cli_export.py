@@ -78,7 +78,7 @@ def test_parts_and_other_forms(run: Callable[..., int], model: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--format", "onnx"), "--format onnx: the formats are bundle, hf"),
+        (("--format", "tflite"), "--format tflite: the formats are bundle, hf, onnx, sherpa"),
         (("--format", "hf"), "choose with --languages one of en fr"),
         (("--format", "hf", "--dtype", "int8"), "--dtype and --scores are of bundles"),
         (("--dtype", "int4"), "--dtype int4: one of float32, float16, int8"),

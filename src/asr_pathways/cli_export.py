@@ -11,7 +11,7 @@ import typer
 from asr_pathways.cli_data import split_languages
 from asr_pathways.errors import PathwaysError
 
-FORMATS = ("bundle", "hf")
+FORMATS = ("bundle", "hf", "onnx", "sherpa")
 
 
 def export(
@@ -32,6 +32,7 @@ def export(
 
     bundle: weights that some language keeps, and a coded mask a language; every MODEL argument takes it.
     hf: a model folder (of a Hugging Face model: one that transformers loads) with the zeros of one language written in.
+    onnx, sherpa: streaming graphs of one language or of several to choose from; sherpa-onnx runs the latter.
 
     Example: asr-pathways export runs/dynamic dynamic.asrp
     """
@@ -44,10 +45,22 @@ def export(
         _bundle(model, out, dtype, chosen, scores)
         return
     from asr_pathways.model_folder import load_recognizer
-    from asr_pathways.runtime.plain import write_plain
 
-    write_plain(load_recognizer(model), out, chosen)
-    typer.echo(f"{out}: model written", err=True)
+    recognizer = load_recognizer(model)
+    if format == "hf":
+        from asr_pathways.runtime.plain import write_plain
+
+        write_plain(recognizer, out, chosen)
+        typer.echo(f"{out}: model written", err=True)
+        return
+    from asr_pathways.runtime.onnx_export import export_onnx
+    from asr_pathways.runtime.sherpa_export import export_sherpa
+
+    exported = (export_onnx if format == "onnx" else export_sherpa)(recognizer, out, chosen)
+    typer.echo(
+        f"{out}: {', '.join(exported.languages)}; scores differ from the model's by {exported.difference:.1e} at most",
+        err=True,
+    )
 
 
 def _bundle(model: Path, out: Path, dtype: str | None, languages: Sequence[str] | None, scores: Path | None) -> None:

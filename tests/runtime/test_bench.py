@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 
 from asr_pathways.cli import main
+from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.pruning import PathwayConfig, Pathways
 from asr_pathways.runtime.bench import run
+from asr_pathways.runtime.bench.footprint import Footprint, footprint
+from asr_pathways.runtime.bench.models import sound
+from asr_pathways.runtime.bench.systems import DENSE, SPARSE
 from asr_pathways.runtime.bench.timing import time_streams
+from asr_pathways.runtime.bundle import write_bundle
+from asr_pathways.runtime.sources import RecognizerSource
+from asr_pathways.runtime.streaming import Recognizer
+from tests.conftest import make_recognizer
 
 
 class Counted:
@@ -36,6 +45,9 @@ def test_bench_prints_a_row_for_each_system(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run, "SECONDS", 1.0)
+    monkeypatch.setattr(run, "find_spec", lambda name: None)  # exports take their time, and have tests of their own
+    loaded: list[str] = []
+    monkeypatch.setattr(run, "footprint", lambda kind, place: loaded.append(kind) or Footprint(0.1, 10.0))
     monkeypatch.setattr("sys.argv", ["asr-pathways", "bench", "--preset", "micro", "--json", str(tmp_path / "b.json")])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -43,8 +55,36 @@ def test_bench_prints_a_row_for_each_system(
     printed = capsys.readouterr().out
     assert "sparse float32, block:4x1" in printed and "torch int8" in printed
     (result,) = json.loads((tmp_path / "b.json").read_text())["results"]
-    assert {row["system"] for row in result["rows"]} == {*run.DENSE, *run.SPARSE}
+    assert {row["system"] for row in result["rows"]} == set(loaded) == {*DENSE, *SPARSE}
+    assert all(row["rtf"] > 0 for row in result["rows"])
     assert result["switch"]["loaded_ms"] < result["switch"]["packed_on_demand_ms"]
+
+
+def test_a_footprint_is_of_a_process_of_its_own(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    recognizer = make_recognizer(tokenizer)
+    recognizer.pathways = Pathways.attach(recognizer.model, PathwayConfig(sparsity=0.5), ["en", "fr"])
+    write_bundle(recognizer, tmp_path / "b.asrp")
+    found = footprint("sparse float32", tmp_path / "b.asrp")
+    assert found.load > 0 and found.peak > 50
+
+
+def test_onnxruntime_finds_what_our_recogniser_finds(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from asr_pathways.runtime.bench.onnx_systems import OnnxRuntime
+    from asr_pathways.runtime.onnx_export import export_onnx
+
+    recognizer = make_recognizer(tokenizer)
+    recognizer.model.joiner.output.bias.data[-1] -= 2  # words, too
+    recognizer.pathways = Pathways.attach(recognizer.model, PathwayConfig(sparsity=0.5), ["en", "fr"])
+    export_onnx(recognizer, tmp_path / "onnx", ["en"])
+    accept, samples = OnnxRuntime(tmp_path / "onnx", 1).stream(), sound(2.0)
+    stream = Recognizer(RecognizerSource(recognizer), "en").stream()
+    for start in range(0, len(samples), 3_000):
+        symbols = accept(samples[start : start + 3_000])
+        stream.accept(samples[start : start + 3_000])
+    pieces = tokenizer.pieces()
+    assert len(symbols) > 1
+    assert [pieces[symbol] for symbol in symbols] == [piece for piece, _ in stream.partial().tokens]
 
 
 @pytest.mark.parametrize(

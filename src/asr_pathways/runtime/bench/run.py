@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from asr_pathways.model_folder import Recognizer
 from asr_pathways.models.presets import Preset
 from asr_pathways.runtime.bench.footprint import footprint
 from asr_pathways.runtime.bench.models import random_recognizer, some_tokenizer, sound
-from asr_pathways.runtime.bench.systems import Kind, Streaming, open_system
+from asr_pathways.runtime.bench.systems import DENSE, EXPORTED, SPARSE, Kind, open_system
 from asr_pathways.runtime.bench.timing import time_streams
 from asr_pathways.runtime.bundle import write_bundle
-from asr_pathways.runtime.streaming import Recognizer
+from asr_pathways.runtime.streaming import Recognizer as Streaming
 
 GRANULARITIES = ("unstructured", "block:4x1")
-SPARSE: tuple[Kind, ...] = ("sparse float32", "sparse int8")
-DENSE: tuple[Kind, ...] = ("torch float32", "torch int8")
 SECONDS = 20.0
 """Of audio in each round."""
 
@@ -48,34 +49,39 @@ def measure(
     torch.set_num_threads(threads)
     try:
         with tempfile.TemporaryDirectory(prefix="asr-pathways-bench-") as folder:
-            systems: dict[tuple[Kind, str, float], Streaming] = {}
-            paths: dict[tuple[str, float], Path] = {}
-            for sparsity in sparsities:
-                for granularity in GRANULARITIES:
-                    tell(f"making {name}, {100 * sparsity:.0f}%, {granularity}")
-                    path = Path(folder) / f"{granularity.replace(':', '-')}-{sparsity}.asrp"
-                    write_bundle(random_recognizer(name, chunk, tokenizer, sparsity, granularity), path)
-                    paths[granularity, sparsity] = path
-                    kinds = SPARSE if systems else (*DENSE, *SPARSE)  # zeros make dense layers no faster
-                    systems |= {(kind, granularity, sparsity): open_system(kind, path, threads) for kind in kinds}
+            places: dict[tuple[Kind, str, float], Path] = {}
+            for sparsity, granularity in itertools.product(sparsities, GRANULARITIES):
+                tell(f"making {name}, {100 * sparsity:.0f}%, {granularity}")
+                recognizer = random_recognizer(name, chunk, tokenizer, sparsity, granularity)
+                path = Path(folder) / f"{granularity.replace(':', '-')}-{sparsity}.asrp"
+                write_bundle(recognizer, path)
+                if not places:  # zeros make dense products no faster
+                    places |= {(kind, granularity, sparsity): path for kind in DENSE}
+                    if find_spec("onnxruntime") and find_spec("sherpa_onnx"):
+                        tell("exporting it")
+                        exported = _exported(recognizer, Path(folder) / "exported")
+                        places |= {(kind, granularity, sparsity): exported for kind in EXPORTED}
+                places |= {(kind, granularity, sparsity): path for kind in SPARSE}
+            systems = {str(key): open_system(key[0], place, threads) for key, place in places.items()}
             tell(f"timing {len(systems)} systems")
-            timed = time_streams({str(key): system for key, system in systems.items()}, sound(SECONDS), chunk)
+            timed = time_streams(systems, sound(SECONDS), chunk)
             rows = []
-            for (kind, granularity, sparsity), system in systems.items():
+            for (kind, granularity, sparsity), place in places.items():
                 tell(f"loading {kind}, {granularity}, {100 * sparsity:.0f}%")
-                timing, held = timed[str((kind, granularity, sparsity))], footprint(kind, paths[granularity, sparsity])
-                dense = kind in DENSE
+                key = str((kind, granularity, sparsity))
+                timing, held = timed[key], footprint(kind, place)
+                sparse = kind in SPARSE
                 rows.append(
                     {
                         "system": kind,
-                        "granularity": None if dense else granularity,
-                        "sparsity": None if dense else sparsity,
+                        "granularity": granularity if sparse else None,
+                        "sparsity": sparsity if sparse else None,
                         "rtf": timing.rtf,
                         "chunk_p50_ms": timing.p50,
                         "chunk_p95_ms": timing.p95,
                         "load_s": held.load,
                         "peak_mib": held.peak,
-                        "bytes": None if dense else system.disk,
+                        "bytes": None if kind in DENSE else systems[key].disk,
                     }
                 )
             five = Path(folder) / "five.asrp"
@@ -92,9 +98,15 @@ def measure(
         torch.set_num_threads(before)
 
 
+def _exported(recognizer: Recognizer, folder: Path) -> Path:
+    from asr_pathways.runtime.sherpa_export import export_sherpa
+
+    return export_sherpa(recognizer, folder).folder
+
+
 def switching(bundle: Path, threads: int, runs: int = 5) -> dict[str, float]:
     """Milliseconds of `Stream.switch`, with both pathways packed, and with the new one to be packed from the bundle."""
-    loaded, tight = Recognizer(bundle, threads=threads), Recognizer(bundle, threads=threads, memory=0)
+    loaded, tight = Streaming(bundle, threads=threads), Streaming(bundle, threads=threads, memory=0)
     languages = loaded.languages
     found: dict[str, list[float]] = {"loaded_ms": [], "first_ms": [], "packed_on_demand_ms": []}
     for language in languages:

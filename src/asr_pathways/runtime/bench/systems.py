@@ -1,4 +1,4 @@
-"""What is timed: this package's recogniser with sparse and with torch's dense layers."""
+"""What is timed: this package's recogniser with sparse and with torch's dense layers, and other runtimes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from asr_pathways.data.audio import Samples
+from asr_pathways.runtime.bench.timing import System
 from asr_pathways.runtime.pathway_models import WeightType
 from asr_pathways.runtime.streaming import Recognizer
 
@@ -46,12 +47,30 @@ class TorchInt8(Streaming):
             quantize(model, {nn.Linear, nn.LSTM}, dtype=torch.qint8, inplace=True)
 
 
-Kind = Literal["sparse float32", "sparse int8", "torch float32", "torch int8"]
+Kind = Literal[
+    "sparse float32",
+    "sparse int8",
+    "torch float32",
+    "torch int8",
+    "onnxruntime float32",
+    "onnxruntime int8",
+    "sherpa-onnx float32",
+]
+SPARSE: tuple[Kind, ...] = ("sparse float32", "sparse int8")
+DENSE: tuple[Kind, ...] = ("torch float32", "torch int8")
+EXPORTED: tuple[Kind, ...] = ("onnxruntime float32", "onnxruntime int8", "sherpa-onnx float32")
+"""Those that run an exported folder instead of a bundle."""
 
 
-def open_system(kind: Kind, bundle: Path, threads: int) -> Streaming:
-    """A system by its name."""
+def open_system(kind: Kind, place: Path, threads: int) -> System:
+    """A system by its name, on a bundle or an exported folder."""
+    if kind in EXPORTED:
+        from asr_pathways.runtime.bench.onnx_systems import OnnxRuntime, SherpaOnnx
+
+        if kind == "sherpa-onnx float32":
+            return SherpaOnnx(place, threads)
+        return OnnxRuntime(place, threads, kind == "onnxruntime int8")
     if kind == "torch int8":
-        return TorchInt8(bundle, threads)
+        return TorchInt8(place, threads)
     dtypes: dict[str, WeightType] = {"sparse float32": "float32", "sparse int8": "int8", "torch float32": "dense"}
-    return Streaming(bundle, threads, dtypes[kind])
+    return Streaming(place, threads, dtypes[kind])
