@@ -31,7 +31,7 @@ results: $(READY)
 	$(BIN)/asr-pathways experiment recipes/paper.yaml --out results/paper --report
 
 # torch first and alone, by its exact version: pip must not pick another one, with gigabytes of CUDA, for a dependency.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt setup.py $(wildcard src/asr_pathways/runtime/kernels/*.cpp src/asr_pathways/runtime/kernels/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \

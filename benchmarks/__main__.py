@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from benchmarks import adaptation, attach, training_step
+from benchmarks import adaptation, attach, kernels, training_step
 
 
 def main() -> None:
@@ -13,6 +13,9 @@ def main() -> None:
         print(json.dumps({"benchmark": "training step, with pathways over dense", **result}), flush=True)
     print(json.dumps({"benchmark": "adaptation", **adaptation.measure(layers=25, sparsity=0.7, runs=5)}), flush=True)
     print(json.dumps({"benchmark": "attaching", **attach.in_a_fresh_process()}), flush=True)
+    few = kernels.measure(("512x2048", "2048x512"), (1, 16), (0.7,))
+    for result in few if kernels.available() else ():
+        print(json.dumps({"benchmark": "sparse kernels", **result}), flush=True)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,9 @@ def test_nothing_is_taught_to_a_bundle(
     assert run("export", model, tmp_path / "b") == 0
     assert run("identify", tmp_path / "b", "--data", speech) == 1
     assert "b: a bundle is not changed: teach the model folder, then export it again" in capsys.readouterr().err
+    words = ("--language", "it", "--data", speech, "--out", tmp_path / "it")
+    assert run("add-language", tmp_path / "b", *words) == 1
+    assert "b: a bundle has lost the weights that no pathway keeps" in capsys.readouterr().err
     Bundle.open(tmp_path / "b").verify()
 
 

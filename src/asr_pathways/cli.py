@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from asr_pathways.cli_bench import bench
 from asr_pathways.cli_data import app as data_app
 from asr_pathways.cli_data import split_languages
 from asr_pathways.cli_export import export
+from asr_pathways.cli_tables import print_table
 from asr_pathways.errors import PathwaysError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command()(export)
+app.command()(bench)
 
 _debug = False
 
@@ -158,7 +161,7 @@ def evaluate(
     recognizer = load_recognizer(model)
     utterances = decode_split(recognizer, data, split, split_languages(languages))
     scores = score(utterances)
-    _print(score_table(scores, f"{model} on {data}, {split}"))
+    print_table(score_table(scores, f"{model} on {data}, {split}"))
     if json is not None:
         write_evaluation(json, scores, utterances)
     if errors is not None:
@@ -256,7 +259,7 @@ def identify(model: Model, data: Data) -> None:
         raise PathwaysError(f"{model}: no such model folder: the identifier is kept in it")
     identifier, right = teach(load_recognizer(model), data)
     identifier.save(model)
-    _print(identification_table(right))
+    print_table(identification_table(right))
 
 
 @app.command()
@@ -269,7 +272,7 @@ def inspect(model: Model) -> None:
     from asr_pathways.model_folder import load_recognizer
 
     for table in inspection_tables(load_recognizer(model), model):
-        _print(table)
+        print_table(table)
 
 
 @app.command()
@@ -316,14 +319,6 @@ def demo(
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def _print(table: object) -> None:
-    from rich.console import Console
-
-    console = Console()
-    # A table that goes into a file or a pipe is not folded to the width of some terminal.
-    console.print(table) if console.is_terminal else Console(width=160).print(table)
 
 
 def main() -> None:

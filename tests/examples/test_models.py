@@ -6,7 +6,12 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from asr_pathways import PathwayConfig, Pathways
+from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.model_folder import load_recognizer
+from asr_pathways.runtime.bundle import write_bundle
+from asr_pathways.transcription import transcribe
+from tests.conftest import make_recognizer
 from tests.models.hub.tiny import hubert, parakeet_tdt, whisper
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -38,3 +43,15 @@ def test_transducer(speech: Path, tmp_path: Path) -> None:
     )
     assert wer > 0
     assert load_recognizer(tmp_path / "out").languages == ("en", "fr")
+
+
+def test_streaming(speech: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    recognizer = make_recognizer(tokenizer)
+    recognizer.pathways = Pathways.attach(recognizer.model, PathwayConfig(sparsity=0.5), ["en", "fr"])
+    write_bundle(recognizer, tmp_path / "b.asrp")
+    files = [next((speech / "audio" / language).glob("*.flac")) for language in ("en", "fr")]
+    heard = example("streaming").main(tmp_path / "b.asrp", list(zip(("en", "fr"), files, strict=True)))
+    shipped = load_recognizer(tmp_path / "b.asrp")
+    assert heard == [
+        transcribe(shipped, file, language).text for language, file in zip(("en", "fr"), files, strict=True)
+    ]

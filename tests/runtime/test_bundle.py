@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import zipfile
@@ -336,3 +337,19 @@ def test_sizes_of_overlapping_masks(tokenizer: Tokenizer, tmp_path: Path) -> Non
     assert sizes.mask_bits < 5
     assert sizes.mask_bits >= sizes.mask_bound
     assert all(mask.bits <= 1 for mask in sizes.masks.values())
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_there(
+    five: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bundle(five, tmp_path / "b.asrp", languages=["en"])
+    before = (tmp_path / "b.asrp").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(BundleError, match=r"cannot write: No space left on device"):
+        write_bundle(five, tmp_path / "b.asrp")
+    assert (tmp_path / "b.asrp").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["b.asrp"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import Recognizer as Trained
 from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
-from asr_pathways.runtime.pathway_models import RecognizerSource
+from asr_pathways.runtime.bundle import write_bundle
+from asr_pathways.runtime.sources import RecognizerSource
 from asr_pathways.runtime.streaming import Endpointing, Recognizer, Stream
 from tests.conftest import LANGUAGES, WORDS, make_recognizer, spoken
 
@@ -105,6 +107,29 @@ def test_encodings_are_those_of_the_training_side(trained: Trained) -> None:
         own = model.joiner(found, model.predictor(torch.tensor([[24, 3, 5]]))[0])
     torch.testing.assert_close(own, logits, atol=1e-4, rtol=0)
     assert recognizer.models.nbytes > 0
+
+
+@pytest.mark.parametrize("name", ["five.asrp", "folder"])
+def test_bundles_stream(trained: Trained, tmp_path: Path, name: str) -> None:
+    write_bundle(trained, tmp_path / name, "float32")
+    shipped, own = Recognizer(tmp_path / name), Recognizer(RecognizerSource(trained))
+    for language in LANGUAGES:
+        samples = utterance(language, 2)
+        assert symbols(shipped.stream(language), samples, []) == symbols(own.stream(language), samples, [])
+
+
+def test_int8_is_near_and_smaller(trained: Trained) -> None:
+    source = RecognizerSource(trained)
+    exact, rounded = Recognizer(source, "fr"), Recognizer(source, "fr", dtype="int8")
+    assert rounded.models.nbytes < 0.8 * exact.models.nbytes
+    features = Fbank()(utterance("fr", 1))[None]
+    found = []
+    for recognizer in (exact, rounded):
+        model = recognizer.models.get("fr").model
+        with torch.inference_mode():
+            state = model.encoder.initial_state(1, features)
+            found.append(model.encoder.stream(model.normalize(features), state, final=True))
+    assert 0 < (found[0] - found[1]).abs().mean() < 0.05 * found[0].abs().mean()
 
 
 def test_streams_side_by_side_do_not_disturb_each_other(trained: Trained) -> None:

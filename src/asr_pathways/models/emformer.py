@@ -163,10 +163,14 @@ class SegmentAttention(nn.Module):
         self.key_value = nn.Linear(config.dim, 2 * config.dim)
         self.out = nn.Linear(config.dim, config.dim)
         self.distance_bias = nn.Parameter(torch.zeros(config.heads, 2 * self.window - 1))
-        positions = torch.arange(self.window, device="cpu")  # also where weights are made on the meta device
+        self.register_buffer("distances", self.make_distances(config), persistent=False)
+
+    @staticmethod
+    def make_distances(config: EmformerConfig) -> Tensor:
+        """(segment + right, left + segment + right): which distance bias each query and key has."""
+        positions = torch.arange(config.left_context + config.segment + config.right_context)
         queries = positions[config.left_context :]
-        distances = positions[None, :] - queries[:, None] + self.window - 1
-        self.register_buffer("distances", distances, persistent=False)
+        return positions[None, :] - queries[:, None] + len(positions) - 1
 
     def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: Windows) -> tuple[Tensor, Tensor]:
         """(B, N * S, D) and (B, N, R, D) -> the same shapes; ``state`` moves on by N segments."""

@@ -75,6 +75,20 @@ def build(
 def _own_model(
     header: Header, card: ModelCard, where: str, dense: Callable[[], State], file: Callable[[str], bytes]
 ) -> Recognizer:
+    tokenizer = tokenizer_of(card, where, file)
+    _check_layers(header, card.model.model_dump(), where)
+    _check_model(header, partial(Transducer, card.model), where)
+    model = Transducer(card.model)
+    take_state(model, dense(), where)
+    return Recognizer(model, tokenizer, card)
+
+
+def tokenizer_of(card: ModelCard, where: str, file: Callable[[str], bytes]) -> Tokenizer:
+    """The tokenizer of a transducer of this package, and those of languages that were added.
+
+    Raises:
+        BundleError: if one is broken, or of another model.
+    """
     base = _tokenizer(file(TOKENIZER), f"{where}: {TOKENIZER}")
     names = {language: f"tokenizer-{language}.model" for language in card.added}
     added = {
@@ -83,11 +97,7 @@ def _own_model(
     }
     if base.vocab_size != card.model.vocab_size:
         raise BundleError(f"{where}: {TOKENIZER}: has {base.vocab_size} pieces, the model {card.model.vocab_size}")
-    _check_layers(header, card.model.model_dump(), where)
-    _check_model(header, partial(Transducer, card.model), where)
-    model = Transducer(card.model)
-    take_state(model, dense(), where)
-    return Recognizer(model, TokenizerFamily(base, added) if added else base, card)
+    return TokenizerFamily(base, added) if added else base
 
 
 def _hub_model(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import HubCard, Recognizer
 from asr_pathways.runtime import coding, layout, tensors
 from asr_pathways.runtime.archive import Archive, open_archive
@@ -113,7 +115,13 @@ def write_bundle(
         BundleError: if there are no pathways, a language is unknown, or it cannot be written.
     """
     files = {} if identifier is None else {layout.IDENTIFIER: identifier}
-    write_contents(contents_of(recognizer, dtype, languages, scores or {}, files), Path(out))
+    try:
+        contents = contents_of(recognizer, dtype, languages, scores or {}, files)
+    except BundleError:
+        raise
+    except PathwaysError as error:
+        raise BundleError(str(error)) from None
+    write_contents(contents, Path(out))
     return Bundle.open(Path(out)).sizes()
 
 
@@ -273,6 +281,32 @@ class Bundle:
             source = own_name(own_of, name) if own_of and name in self._header.own[own_of] else name
             found[name] = torch.from_numpy(self.values(source).dense(kept))
         return found
+
+    def unmasked(self) -> dict[str, Tensor]:
+        """The tensors that no mask covers, as the languages have them that were there from the start."""
+        prunable = set(self._header.prunable)
+        return {
+            name: torch.from_numpy(self.values(name).dense()) for name in self._header.tensors if name not in prunable
+        }
+
+    def own(self, language: str) -> dict[str, Tensor]:
+        """The tensors of its own of a language that was added; none for another."""
+        own = self._header.own.get(language, {})
+        return {name: torch.from_numpy(self.values(own_name(language, name)).dense()) for name in own}
+
+    def compact(self, name: str, union: Tensor) -> Tensor:
+        """What the union (packed bits) keeps of a prunable tensor: (k,), float32, or float16 mapped from the file."""
+        stored = self.values(name)
+        if stored.scales is not None:
+            flags = np.unpackbits(union.numpy(), count=stored.entry.elements, bitorder="little")
+            return torch.from_numpy(stored.floats(flags.view(np.bool_)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of memory that must not be written, and nobody will
+            return torch.from_numpy(stored.values)
+
+    def forget_masks(self) -> None:
+        """Frees what decoding masks has left in memory; who asks again decodes again."""
+        self._decoded.clear()
 
     def _own(self) -> dict[str, dict[str, Tensor]]:
         return {

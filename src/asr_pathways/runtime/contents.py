@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import HubCard, ModelCard, Recognizer
 from asr_pathways.models.hub.base import HubModel
 from asr_pathways.models.weights import untied_state
@@ -73,16 +72,14 @@ def contents_of(
     """What a bundle of a pruned recogniser holds, ``files`` beside its own.
 
     Raises:
-        BundleError: if it has no pathways, knows no such language, or has something that fits in no bundle.
+        BundleError: if it has no pathways, or has something that fits in no bundle.
+        PathwaysError: if it knows no such language, or its files cannot be made.
     """
     if recognizer.pathways is None:
         raise BundleError("the model has no pathways, and a bundle is of pathways: prune it first")
     stored = recognizer.pathways.stored()
     description = stored.description
-    try:
-        chosen = recognizer.check_languages(languages)
-    except PathwaysError as error:
-        raise BundleError(str(error)) from None
+    chosen = recognizer.check_languages(languages)
     keys = description.config.pathways(description.languages)
     masks = {
         key: [_numpy(stored.masks[key][name]) for name in description.tensors]

@@ -4,62 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import ModelCard, Recognizer, load_recognizer
+from asr_pathways.model_folder import ModelCard
+from asr_pathways.models.emformer import SegmentAttention
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.runtime.kernels import SparseMatrix
-from asr_pathways.runtime.layers import make_sparse
+from asr_pathways.runtime.layers import SparseLinear, SparseLstm
+from asr_pathways.runtime.sources import PathwaySource, Pruned
 
 WeightType = Literal["float32", "int8", "dense"]
 """Sparse weights of a type, or ``dense``: torch's own layers with zeros among their weights, for comparison."""
 
-
-class PathwaySource(Protocol):
-    """Where pathways come from: a bundle, or a pruned model in memory."""
-
-    card: ModelCard
-    tokenizer: Tokenizer
-
-    @property
-    def languages(self) -> tuple[str, ...]: ...
-
-    @property
-    def granularity(self) -> str: ...
-
-    def weights(self, language: str) -> dict[str, Tensor]:
-        """All tensors of the model with the zeros of a pathway written in; what languages share is shared."""
-
-
-class RecognizerSource:
-    """The pathways of a transducer in memory; a dense model is its own only pathway."""
-
-    def __init__(self, recognizer: Recognizer) -> None:
-        assert isinstance(recognizer.card, ModelCard) and isinstance(recognizer.tokenizer, Tokenizer)
-        self.card, self.tokenizer = recognizer.card, recognizer.tokenizer
-        self._recognizer = recognizer
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        return self._recognizer.languages
-
-    @property
-    def granularity(self) -> str:
-        pathways = self._recognizer.pathways
-        return "unstructured" if pathways is None else pathways.config.granularity
-
-    def weights(self, language: str) -> dict[str, Tensor]:
-        pathways = self._recognizer.pathways
-        if pathways is None:
-            return self._recognizer.model.state_dict()
-        return pathways.extract(language)
+DENSEST = 0.6
+"""A weight of which more is kept runs dense: that is as fast."""
 
 
 @dataclass(frozen=True)
@@ -113,36 +77,67 @@ class PathwayModels:
 
     def _pack(self, language: str) -> Packed:
         source = self._source
-        model = assemble(source.card, source.weights(language))
-        granularity = source.granularity
-
-        nbytes = 0
+        model = assemble(source.card, source.dense(language))
+        pruned = source.pruned(language)
+        matrices: dict[str, SparseMatrix] = {}
         if (dtype := self._dtype) != "dense":
-            nbytes = make_sparse(model, lambda weight: SparseMatrix.pack(weight, granularity, dtype), self._threads)
+            for name in sparse_weights(model, pruned):
+                matrices[name] = pruned[name].pack(source.granularity, dtype)
+        _place(model, {name: weight.dense() for name, weight in pruned.items() if name not in matrices})
+        _put_layers(model, matrices, self._threads)
+        nbytes = sum(matrix.nbytes for matrix in matrices.values())
         return Packed(language, model, source.tokenizer.of(language), nbytes)
 
 
-def assemble(card: ModelCard, weights: dict[str, Tensor]) -> Transducer:
-    """A transducer of these very tensors: none is copied, and none is drawn at random before."""
+def assemble(card: ModelCard, tensors: Mapping[str, Tensor]) -> Transducer:
+    """A transducer of these very tensors: none is copied. The others have no values yet."""
     with torch.device("meta"):
         model = Transducer(card.model)
-    for name, tensor in weights.items():
+    for module in model.modules():
+        if isinstance(module, SegmentAttention):
+            module.distances = module.make_distances(card.model.encoder)
+    _place(model, tensors)
+    return model.eval()
+
+
+def sparse_weights(model: nn.Module, pruned: Mapping[str, Pruned]) -> list[str]:
+    """The weights that are sparse enough and in layers that have a sparse form; of an LSTM, all or none."""
+    found = []
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            own = [f"{prefix}.weight"]
+        elif isinstance(module, nn.LSTM):
+            own = [f"{prefix}.{name}" for name, _ in module.named_parameters() if name.startswith("weight")]
+        else:
+            continue
+        if all(name in pruned and pruned[name].density <= DENSEST for name in own):
+            found += own
+    return found
+
+
+def _place(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
         owner, _, attribute = name.rpartition(".")
         module = model.get_submodule(owner)
         if attribute in module._parameters:
             module._parameters[attribute] = nn.Parameter(tensor.detach(), requires_grad=False)
+            if isinstance(module, nn.LSTM):
+                setattr(module, attribute, module._parameters[attribute])
         else:
             module._buffers[attribute] = tensor
-    return model.eval()
 
 
-def open_source(path: str | Path) -> PathwaySource:
-    """The pathways of a MODEL folder.
-
-    Raises:
-        PathwaysError: if there is none, it is broken, or it is not a transducer of this package.
-    """
-    recognizer = load_recognizer(path)
-    if not isinstance(recognizer.model, Transducer):
-        raise PathwaysError(f"{path}: only the transducers of this package stream: leave --stream out")
-    return RecognizerSource(recognizer)
+def _put_layers(model: nn.Module, matrices: Mapping[str, SparseMatrix], threads: int) -> None:
+    """Sparse layers in the places of those whose weights are among ``matrices``."""
+    for prefix, module in list(model.named_modules()):
+        if f"{prefix}.weight" in matrices and isinstance(module, nn.Linear):
+            model.set_submodule(prefix, SparseLinear(matrices[f"{prefix}.weight"], module.bias, threads))
+        elif f"{prefix}.weight_ih_l0" in matrices and isinstance(module, nn.LSTM):
+            cells = []
+            for layer in range(module.num_layers):
+                w_ih, w_hh = (matrices[f"{prefix}.weight_{kind}_l{layer}"] for kind in ("ih", "hh"))
+                bias = None
+                if module.bias:
+                    bias = (getattr(module, f"bias_ih_l{layer}") + getattr(module, f"bias_hh_l{layer}")).detach()
+                cells.append((w_ih, w_hh, bias))
+            model.set_submodule(prefix, SparseLstm(cells, threads))

@@ -25,8 +25,9 @@ from asr_pathways.models.emformer import STRIDE
 from asr_pathways.models.transducer import GreedySearch
 from asr_pathways.runtime.beam import BeamSearch
 from asr_pathways.runtime.bias import PhraseBias
-from asr_pathways.runtime.pathway_models import PathwayModels, PathwaySource, WeightType, open_source
+from asr_pathways.runtime.pathway_models import PathwayModels, WeightType
 from asr_pathways.runtime.segment import Segment, advance
+from asr_pathways.runtime.sources import PathwaySource, open_source
 
 FRAME = 0.01 * STRIDE
 """Seconds of an encoder frame."""

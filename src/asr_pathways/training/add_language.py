@@ -17,7 +17,7 @@ from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder
-from asr_pathways.model_folder import ModelCard, Recognizer, load_recognizer, save_recognizer
+from asr_pathways.model_folder import ModelCard, Recognizer, is_bundle, load_recognizer, save_recognizer
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.prune import PruneRecipe
@@ -58,6 +58,11 @@ def add_language(
     start = out / "checkpoints" / "start"
     if start.exists() and not resume:
         raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
+    if is_bundle(model):
+        raise PathwaysError(
+            f"{model}: a bundle has lost the weights that no pathway keeps, which a new language would train: "
+            "add it to the model folder"
+        )
     if recipe.pathways or recipe.distillation:
         raise PathwaysError("recipe: pathways and distillation are for prune: an added language takes the model's")
     cuts = load_cuts(data, "train", [language]).to_eager()

@@ -18,6 +18,8 @@ LANGUAGES = ("en", "es", "fr", "it", "ru")
 PIECES_A_SECOND = 4.0
 """About what speech has; a word piece costs a step of the predictor and one of the joiner."""
 
+PIECES = 1024
+
 NOISE = 0.2
 """Of the logarithm of weights: at 70%, the masks of two languages then overlap as trained ones do (IoU about 0.7)."""
 
@@ -57,6 +59,12 @@ def _prune(recognizer: Recognizer, sparsity: float, granularity: str) -> None:
         for weight, before in zip(weights, kept, strict=True):
             weight.copy_(before)
     recognizer.pathways = pathways
+
+
+def some_tokenizer() -> Tokenizer:
+    """`PIECES` word pieces of words that nobody says."""
+    letters = np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz"), (4000, 6))
+    return Tokenizer.train([" ".join("".join(word) for word in line) for line in letters.reshape(-1, 8, 6)], PIECES)
 
 
 def sound(seconds: float) -> Samples:

@@ -14,6 +14,7 @@
 #endif
 
 #define LANES 16
+#include "expand_body.h"
 #include "kernel_body.h"
 
 #if defined(__clang__)
@@ -23,7 +24,8 @@
 #endif
 
 const sparse::Kernels* sparse::avx512_kernels() {
-    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply, lstm, multiply_adds, read_floats};
+    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply, multiply_few, kFewRows, lstm, multiply_adds,
+                                    read_floats};
     static const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                                   __builtin_cpu_supports("fma");

@@ -5,6 +5,7 @@
 // multiplies them by each of the block's weights, into accumulators that stay in registers.
 #pragma once
 
+#include "fold_body.h"
 #include "math_body.h"
 #include "peak_body.h"
 #include "vectors.h"
@@ -16,8 +17,6 @@ constexpr int vector_lanes(int width) { return width < LANES ? width : LANES; }
 
 // Accumulators that are in flight at once: a multiply-add takes four cycles, and two start in each.
 constexpr int kAccumulators = 8;
-// How far ahead of their use weights are asked for, in floats: the next group's lie right behind this one's.
-constexpr int kPrefetch = 512;
 
 // Unstructured: four non-zeros at a time, their indices and their values each from one load.
 template <int Width, int Sets>
@@ -49,13 +48,14 @@ INLINE void add_block(const float* values, const Vec<Lanes> (&x)[Parts], Vec<Lan
 
 // out[r][j] += sum over k of values[k][r] * tile[indices[k]][j], for r < Block and j < Width.
 template <int Block, int Width>
-INLINE void add_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile, float* out) {
+INLINE void add_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile, int64_t ahead,
+                        float* out) {
     constexpr int lanes = vector_lanes(Width), parts = Width / lanes;
     constexpr int sets = Block * parts < kAccumulators ? 2 : 1;
     Vec<lanes> sums[sets][Block][parts] = {};
     int64_t k = 0;
     for (; k + sets <= count; k += sets) {
-        __builtin_prefetch(values + k * Block + kPrefetch);
+        __builtin_prefetch(values + k * Block + ahead);
 #pragma GCC unroll 2
         for (int s = 0; s < sets; ++s) {
             const float* activations = tile + static_cast<int64_t>(indices[k + s]) * Width;
@@ -80,46 +80,16 @@ INLINE void add_segment(const float* values, const uint16_t* indices, int64_t co
         }
 }
 
-// Few activations: several rows of a block share a vector, each with all the activations.
-template <int Block, int Width>
-INLINE void add_folded_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile,
-                               float* out) {
-    using Folded = Fold<LANES, Width>;
-    constexpr int rows = LANES / Width, parts = Block / rows, sets = parts > 2 ? 2 : 4;
-    Vec<LANES> sums[sets][parts] = {};
-    const auto add = [&](int64_t k, Vec<LANES>(&set)[parts]) {
-        const Vec<LANES> x = Folded::repeat(tile + static_cast<int64_t>(indices[k]) * Width);
-        const Quad<LANES> weights(values + k * Block);
-        set[0] += x * Folded::template spread<0>(weights);
-        if constexpr (rows == 2) set[1] += x * Folded::template spread<2>(weights);
-        if constexpr (Block == 8) {
-            const Quad<LANES> more(values + k * Block + 4);
-            set[parts / 2] += x * Folded::template spread<0>(more);
-            if constexpr (rows == 2) set[parts / 2 + 1] += x * Folded::template spread<2>(more);
-        }
-    };
-    int64_t k = 0;
-    for (; k + sets <= count; k += sets) {
-        __builtin_prefetch(values + k * Block + kPrefetch);
-#pragma GCC unroll 4
-        for (int s = 0; s < sets; ++s) add(k + s, sums[s]);
-    }
-    for (; k < count; ++k) add(k, sums[0]);
-    for (int p = 0; p < parts; ++p) {
-        for (int s = 1; s < sets; ++s) sums[0][p] += sums[s][p];
-        store<LANES>(out + p * LANES, load<LANES>(out + p * LANES) + sums[0][p]);
-    }
-}
-
 template <int Width>
 INLINE void add_row_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile,
-                            float* out) {
+                            int64_t ahead, float* out) {
     constexpr int lanes = vector_lanes(Width), parts = Width / lanes;
     constexpr int sets = kAccumulators / parts > 1 ? kAccumulators / parts : 1;
     Vec<lanes> sums[sets][parts] = {};
     int64_t k = 0;
     for (; k + 8 <= count; k += 8) {
-        __builtin_prefetch(values + k + kPrefetch);
+        __builtin_prefetch(values + k + ahead);
+        __builtin_prefetch(indices + k + kPrefetch);
         add_four<Width, sets>(values + k, indices + k, tile, 0, sums);
         add_four<Width, sets>(values + k + 4, indices + k + 4, tile, 4, sums);
     }
@@ -133,12 +103,13 @@ INLINE void add_row_segment(const float* values, const uint16_t* indices, int64_
 // out[r] += sum over k of values[k][r] * x[indices[k]]: the lanes of a vector are the rows of a block.
 template <int Block>
 INLINE void add_vector_segment(const float* values, const uint16_t* indices, int64_t count, const float* x,
-                               float* out) {
+                               int64_t ahead, float* out) {
     if constexpr (Block == 1) {
         float sums[8] = {};
         int64_t k = 0;
         for (; k + 8 <= count; k += 8) {
-            __builtin_prefetch(values + k + kPrefetch);
+            __builtin_prefetch(values + k + ahead);
+        __builtin_prefetch(indices + k + kPrefetch);
 #pragma GCC unroll 8
             for (int s = 0; s < 8; ++s) sums[s] += values[k + s] * x[indices[k + s]];
         }
@@ -149,7 +120,7 @@ INLINE void add_vector_segment(const float* values, const uint16_t* indices, int
         Vec<lanes> sums[sets][parts] = {};
         int64_t k = 0;
         for (; k + sets <= count; k += sets) {
-            __builtin_prefetch(values + k * Block + kPrefetch);
+            __builtin_prefetch(values + k * Block + ahead);
 #pragma GCC unroll 4
             for (int s = 0; s < sets; ++s)
                 for (int p = 0; p < parts; ++p)
@@ -169,7 +140,10 @@ INLINE const float* segment_values(const Matrix& w, int64_t segment, float* scra
     const int64_t start = w.starts[segment] * w.block, count = w.starts[segment + 1] * w.block - start;
     if (!w.quantized) return w.values.data() + start;
     const int8_t* codes = w.codes.data() + start;
-    for (int64_t i = 0; i < count; i += kDecodedAtOnce) decode16(codes + i, scratch + i);
+    for (int64_t i = 0; i < count; i += kDecodedAtOnce) {
+        __builtin_prefetch(codes + i + kPrefetch);
+        decode16(codes + i, scratch + i);
+    }
     return scratch;
 }
 
@@ -200,6 +174,7 @@ template <int Block, int Width>
 void multiply_tile(const Matrix& w, int64_t chunk, const float* tile, int n, float* y, Epilogue epilogue) {
     alignas(64) float sums[kChunkRows * Width] = {};
     alignas(64) float scratch[kPanelColumns * Block + kDecodedAtOnce];
+    const int64_t ahead = w.quantized ? 0 : kPrefetch;  // codes are asked for where they are decoded
     for (int64_t panel = 0; panel < w.panels(); ++panel) {
         const float* activations = tile + panel * w.panel * Width;
         for (int64_t group = 0; group < kChunkRows / Block; ++group) {
@@ -209,13 +184,13 @@ void multiply_tile(const Matrix& w, int64_t chunk, const float* tile, int n, flo
             const uint16_t* indices = w.indices.data() + start;
             float* out = sums + group * Block * Width;
             if constexpr (Width == 1)
-                add_vector_segment<Block>(values, indices, count, activations, out);
-            else if constexpr (Block > 1 && LANES > Width)
-                add_folded_segment<Block, Width>(values, indices, count, activations, out);
+                add_vector_segment<Block>(values, indices, count, activations, ahead, out);
+            else if constexpr (Block > 1 && LANES > Width && LANES >= 8)
+                add_folded_segment<Block, Width>(values, indices, count, activations, ahead, out);
             else if constexpr (Block == 1)
-                add_row_segment<Width>(values, indices, count, activations, out);
+                add_row_segment<Width>(values, indices, count, activations, ahead, out);
             else
-                add_segment<Block, Width>(values, indices, count, activations, out);
+                add_segment<Block, Width>(values, indices, count, activations, ahead, out);
         }
     }
     const int64_t first = chunk * kChunkRows, rows = w.rows - first < kChunkRows ? w.rows - first : kChunkRows;

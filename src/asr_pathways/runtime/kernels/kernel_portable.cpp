@@ -5,6 +5,6 @@
 #include "kernel_body.h"
 
 const sparse::Kernels* sparse::portable_kernels() {
-    static const Kernels kernels = {"portable", widest_tile, transpose, multiply, lstm, multiply_adds, read_floats};
+    static const Kernels kernels = {"portable", widest_tile, transpose, multiply, nullptr, 0, lstm, multiply_adds, read_floats};
     return &kernels;
 }

@@ -21,6 +21,9 @@ struct Kernels {
     // y[j, row] = epilogue(sum over i of W[row, i] * tile[i, j]) for the rows of a chunk and j < n; a tile of width 1
     // is a row of activations as it comes.
     void (*multiply)(const Matrix& w, int64_t chunk, const float* tile, int width, int n, float* y, Epilogue epilogue);
+    // The same for unstructured weights with bits and few rows of activations, x (n, columns) as they come; may be null.
+    void (*multiply_few)(const Matrix& w, int64_t chunk, const float* x, int n, float* y, Epilogue epilogue);
+    int few;  // the largest such n
     // The pointwise part of an LSTM: gates (n, 4 * hidden) in the order i, f, g, o; h and c are written.
     void (*lstm)(const float* input_gates, const float* hidden_gates, const float* c, int64_t n, int64_t hidden,
                  float* h_next, float* c_next);

@@ -63,9 +63,13 @@ struct Matrix {
     int64_t nonzeros = 0;
     std::vector<int64_t> starts;
     Aligned<uint16_t> indices;
-    Aligned<float> values;   // empty if quantized
+    Aligned<float> values;   // empty if quantized; kDecodedAtOnce zeros at the end
     Aligned<int8_t> codes;   // empty unless quantized: weight = code * scale of its row; kDecodedAtOnce zeros at the end
     Aligned<float> scales;   // (chunks * kChunkRows,), likewise
+
+    // Of each segment of one row, panel / 64 words: which columns it stores, bit c % 64 of word c / 64. Empty for larger
+    // blocks, and where no kernel reads it.
+    Aligned<uint64_t> bits;
 
     int64_t chunks() const { return (rows + kChunkRows - 1) / kChunkRows; }
     int64_t panels() const { return (columns + panel - 1) / panel; }
@@ -75,7 +79,7 @@ struct Matrix {
     }
     std::size_t bytes() const {
         return starts.size() * sizeof(int64_t) + indices.size() * sizeof(uint16_t) + values.size() * sizeof(float) +
-               codes.size() + scales.size() * sizeof(float);
+               codes.size() + scales.size() * sizeof(float) + bits.size() * sizeof(uint64_t);
     }
 };
 

@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import Blocks, parse_granularity
-from asr_pathways.pruning.masks import packed_size, unpack
+from asr_pathways.pruning.masks import packed_size, popcount, unpack
 from asr_pathways.runtime.kernels import extension
 from asr_pathways.runtime.kernels.checks import check_floats, check_layout, check_threads
 
@@ -18,16 +18,15 @@ if TYPE_CHECKING:
     from asr_pathways.runtime.kernels import _sparse
 
 ValueType = Literal["float32", "int8"]
-MAX_COLUMNS = 65536  # indices have 16 bits
 BLOCK_ROWS = (4, 8)  # blocks of so many rows and one column have kernels of their own
 
 
 class SparseMatrix:
     """A weight (out, in) of which only what is not zero is stored, for ``y = x @ weight.T + bias``.
 
-    Stored are, by rows (granularity ``block:4x1`` or ``block:8x1``: by groups of rows that share their columns), 16-bit
-    column indices and values: float32, or int8 with one scale per row, ``round(w * 127 / max|w|)``. Other
-    granularities are stored as unstructured ones are. Products carry no gradient.
+    Stored are, by rows (granularity ``block:4x1`` or ``block:8x1``: by groups of rows that share their columns), column
+    indices of 16 bits, which count within panels of 512 columns, and values: float32, or int8 with one scale per row,
+    ``round(w * 127 / max|w|)``. Other granularities are stored as unstructured ones are. Products carry no gradient.
     """
 
     def __init__(self, packed: _sparse.Matrix | None, dense: Tensor | None, shape: tuple[int, int]) -> None:
@@ -45,7 +44,7 @@ class SparseMatrix:
         """
         weight = weight.detach()
         check_floats(weight, "a weight", None, None)
-        rows, columns = _check_columns(weight)
+        rows, columns = _matrix_shape(weight)
         block, quantize = _block_rows(granularity), _is_int8(dtype)
         if not extension.available():
             return cls(None, _quantized(weight) if quantize else weight.clone(), (rows, columns))
@@ -69,7 +68,7 @@ class SparseMatrix:
         """
         values = values.detach()
         check_layout(values, "values", torch.float32, torch.float16)
-        rows, columns = _check_columns(values)
+        rows, columns = _matrix_shape(values)
         check_layout(mask, "a packed mask", torch.uint8)
         if tuple(mask.shape) != (packed_size(values.shape),):
             raise PathwaysError(
@@ -83,6 +82,51 @@ class SparseMatrix:
             values.data_ptr(), mask.data_ptr(), rows, columns, block, quantize, values.dtype == torch.float16
         )
         return cls(packed, None, (rows, columns))
+
+    @classmethod
+    def from_union(
+        cls,
+        values: Tensor,
+        union: Tensor,
+        mask: Tensor,
+        shape: tuple[int, int],
+        granularity: str = "unstructured",
+        dtype: ValueType = "float32",
+    ) -> SparseMatrix:
+        """Packs what a mask keeps of a weight of which only the union of several masks is stored, as bundles do.
+
+        Args:
+            values: (k,), float32 or float16: what the union keeps, row-major.
+            union: uint8 (ceil(out * in / 8),), as `asr_pathways.pruning.masks.pack` makes them; k bits are set.
+            mask: likewise; keeps nothing that the union does not.
+            shape: (out, in).
+            granularity: of the mask.
+            dtype: what the values are stored as.
+
+        Raises:
+            PathwaysError: if an argument is not one that can be packed, or the parts do not fit.
+        """
+        rows, columns = shape
+        values = values.detach()
+        if values.dim() != 1 or values.dtype not in (torch.float32, torch.float16) or not values.is_contiguous():
+            raise PathwaysError(f"values of a union are (k,) float32 or float16, not {tuple(values.shape)}")
+        for packed in (union, mask):
+            check_layout(packed, "a packed mask", torch.uint8)
+            if tuple(packed.shape) != (packed_size(shape),):
+                raise PathwaysError(
+                    f"a packed mask of {rows}x{columns} has {packed_size(shape)} bytes, not {tuple(packed.shape)}"
+                )
+        if popcount(union) != len(values) or (mask & ~union).any():
+            raise PathwaysError(f"a union of {popcount(union)} weights does not fit {len(values)} values and its mask")
+        block, quantize = _block_rows(granularity), _is_int8(dtype)
+        if not extension.available():
+            dense = torch.zeros(rows * columns)
+            dense[unpack(union, (rows * columns,))] = values.float()
+            dense = (dense * unpack(mask, (rows * columns,))).view(rows, columns)
+            return cls(None, _quantized(dense) if quantize else dense, (rows, columns))
+        half = values.dtype == torch.float16
+        addresses = values.data_ptr(), union.data_ptr(), mask.data_ptr()
+        return cls(extension.compiled.pack_union(*addresses, rows, columns, block, quantize, half), None, shape)
 
     def matmul(
         self,
@@ -144,7 +188,7 @@ class SparseMatrix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a product reads of this."""
+        """Bytes of memory that this takes; a product reads a little less."""
         return self._stored.nbytes if self._packed is None else self._packed.nbytes
 
     @property
@@ -159,12 +203,12 @@ class SparseMatrix:
             return out.copy_(product.relu_() if relu else product)
 
 
-def _check_columns(weight: Tensor) -> tuple[int, int]:
+def _matrix_shape(weight: Tensor) -> tuple[int, int]:
     if weight.dim() != 2:
         raise PathwaysError(f"a sparse matrix is made of a weight (out, in), not of shape {tuple(weight.shape)}")
     rows, columns = weight.shape
-    if not 0 < columns <= MAX_COLUMNS or rows == 0:
-        raise PathwaysError(f"a sparse matrix has 1 to {MAX_COLUMNS} columns and at least a row, not {rows}x{columns}")
+    if rows == 0 or columns == 0:
+        raise PathwaysError(f"a sparse matrix has at least a row and a column, not {rows}x{columns}")
     return rows, columns
 
 

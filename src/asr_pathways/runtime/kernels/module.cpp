@@ -41,6 +41,18 @@ std::unique_ptr<Matrix> pack_masked(Address dense, Address mask, int64_t rows, i
     return std::make_unique<Matrix>(sparse::pack_masked(floats(dense), bits, rows, columns, block, quantize));
 }
 
+std::unique_ptr<Matrix> pack_union(Address values, Address held, Address mask, int64_t rows, int64_t columns,
+                                   int block, bool quantize, bool half) {
+    py::gil_scoped_release release;
+    const auto* all = reinterpret_cast<const uint8_t*>(held);
+    const auto* own = reinterpret_cast<const uint8_t*>(mask);
+    if (half) {
+        const auto* halves = reinterpret_cast<const uint16_t*>(values);
+        return std::make_unique<Matrix>(sparse::pack_union_half(halves, all, own, rows, columns, block, quantize));
+    }
+    return std::make_unique<Matrix>(sparse::pack_union(floats(values), all, own, rows, columns, block, quantize));
+}
+
 void unpack(const Matrix& matrix, Address dense) {
     py::gil_scoped_release release;
     sparse::unpack(matrix, writable(dense));
@@ -111,6 +123,7 @@ PYBIND11_MODULE(_sparse, module) {
         .def_property_readonly("nbytes", &Matrix::bytes);
     module.def("pack", &pack);
     module.def("pack_masked", &pack_masked);
+    module.def("pack_union", &pack_union);
     module.def("unpack", &unpack);
     module.def("multiply", &multiply);
     module.def("lstm_step", &lstm_step);

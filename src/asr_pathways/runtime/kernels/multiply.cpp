@@ -59,16 +59,27 @@ const float* arrange(const Matrix& w, const float* x, const std::vector<Tile>& t
     return activations;
 }
 
-void multiply_some(const Matrix& w, const float* x, int64_t n, float* y, Epilogue epilogue, int threads,
-                   const Kernels& kernels) {
-    const auto tiles = make_tiles(n, w.columns, kernels.widest_tile(w.block));
-    const float* const activations = arrange(w, x, tiles, threads, kernels);
+// Calls work(chunk) for all chunks, in threads.
+template <typename Work>
+void for_chunks(const Matrix& w, int threads, const Work& work) {
     run_parallel(threads, [&](int part) {
         const int64_t last = split(w, part + 1, threads);
-        for (int64_t chunk = split(w, part, threads); chunk < last; ++chunk)
-            for (const Tile& tile : tiles)  // within a chunk: its weights are in a cache after the first
-                kernels.multiply(w, chunk, activations + tile.offset, tile.width, tile.n, y + tile.first * w.rows,
-                                 epilogue);
+        for (int64_t chunk = split(w, part, threads); chunk < last; ++chunk) work(chunk);
+    });
+}
+
+void multiply_some(const Matrix& w, const float* x, int64_t n, float* y, Epilogue epilogue, int threads,
+                   const Kernels& kernels) {
+    if (n <= kernels.few && !w.bits.empty()) {
+        for_chunks(w, threads,
+                   [&](int64_t chunk) { kernels.multiply_few(w, chunk, x, static_cast<int>(n), y, epilogue); });
+        return;
+    }
+    const auto tiles = make_tiles(n, w.columns, kernels.widest_tile(w.block));
+    const float* const activations = arrange(w, x, tiles, threads, kernels);
+    for_chunks(w, threads, [&](int64_t chunk) {
+        for (const Tile& tile : tiles)  // within a chunk: its weights are in a cache after the first
+            kernels.multiply(w, chunk, activations + tile.offset, tile.width, tile.n, y + tile.first * w.rows, epilogue);
     });
 }
 

@@ -4,6 +4,9 @@
 #include <cmath>
 #include <cstring>
 #include <utility>
+#include <vector>
+
+#include "multiply.h"
 
 namespace sparse {
 namespace {
@@ -54,6 +57,40 @@ struct Masked {
     float value(int64_t row, int64_t column) const { return as_float(dense[row * columns + column]); }
 };
 
+// What a mask keeps of the values of a union of masks: a value's place is the number of bits before its own.
+template <typename Value>
+struct Union {
+    Union(const Value* values, const uint8_t* held, const uint8_t* mask, int64_t rows, int64_t columns)
+        : rows(rows), columns(columns), values_(values), masked_{values, mask, rows, columns} {
+        const int64_t total = rows * columns;
+        int64_t before = 0;
+        for (int64_t first = 0; first < total; first += 64) {
+            const uint64_t bits = bits_at(held, first, total);
+            words_.push_back({bits, before});
+            before += __builtin_popcountll(bits);
+        }
+    }
+
+    uint64_t kept(int64_t row, int64_t column) const { return masked_.kept(row, column); }
+    float value(int64_t row, int64_t column) const {
+        const int64_t index = row * columns + column;
+        const Word& word = words_[static_cast<std::size_t>(index / 64)];
+        const uint64_t below = (uint64_t{1} << (index % 64)) - 1;
+        return as_float(values_[word.before + __builtin_popcountll(word.bits & below)]);
+    }
+
+    int64_t rows, columns;
+
+private:
+    struct Word {
+        uint64_t bits;
+        int64_t before;
+    };
+    const Value* values_;
+    Masked<Value> masked_;
+    std::vector<Word> words_;
+};
+
 // What is not zero among dense values.
 struct Dense {
     const float* dense;
@@ -82,8 +119,8 @@ struct Dense {
 template <typename Source>
 class Packer {
 public:
-    Packer(const Source& source, int block, bool quantize)
-        : source_(source), words_((source.columns + 63) / 64), inverse_scales_(kChunkRows) {
+    Packer(const Source& source, int block, bool quantize, bool bits)
+        : source_(source), bits_(bits), words_((source.columns + 63) / 64), inverse_scales_(kChunkRows) {
         matrix_.rows = source.rows;
         matrix_.columns = source.columns;
         matrix_.block = block;
@@ -148,12 +185,14 @@ private:
                 }
         matrix_.starts.push_back(blocks);
         matrix_.indices.resize(blocks);
+        if (matrix_.block == 1 && bits_) matrix_.bits.assign((matrix_.starts.size() - 1) * matrix_.panel / 64, 0);
         if (matrix_.quantized) {
             matrix_.codes.resize(blocks * matrix_.block + kDecodedAtOnce);
             std::fill(matrix_.codes.end() - kDecodedAtOnce, matrix_.codes.end(), int8_t{0});
             matrix_.scales.assign(matrix_.chunks() * kChunkRows, 0.0f);
         } else {
-            matrix_.values.resize(blocks * matrix_.block);
+            matrix_.values.resize(blocks * matrix_.block + kDecodedAtOnce);
+            std::fill(matrix_.values.end() - kDecodedAtOnce, matrix_.values.end(), 0.0f);
         }
     }
 
@@ -175,6 +214,11 @@ private:
         const int64_t end = matrix_.starts[matrix_.segment(chunk, panel, group) + 1];
         const int64_t row = first_row(chunk, group), first_column = panel * matrix_.panel;
         int64_t place = start;
+        if (!matrix_.bits.empty()) {
+            const int64_t words = matrix_.panel / 64;
+            uint64_t* const bits = matrix_.bits.data() + matrix_.segment(chunk, panel, group) * words;
+            for_words(panel, [&](int64_t word) { bits[word - panel * words] = kept(row)[word]; });
+        }
         for_words(panel, [&](int64_t word) {
             for (uint64_t bits = group_word(row, word); bits; bits &= bits - 1) {
                 const int bit = __builtin_ctzll(bits);
@@ -201,6 +245,7 @@ private:
     }
 
     const Source& source_;
+    const bool bits_;
     const int64_t words_;
     Matrix matrix_;
     std::vector<uint64_t> kept_;         // (rows up to a whole chunk, words): bit c % 64 of word c / 64
@@ -209,7 +254,7 @@ private:
 
 template <typename Source>
 Matrix pack_from(const Source& source, int block, bool quantize) {
-    return Packer<Source>(source, block, quantize).run();
+    return Packer<Source>(source, block, quantize, find_kernels("")->multiply_few != nullptr).run();
 }
 
 }  // namespace
@@ -225,6 +270,16 @@ Matrix pack_masked(const float* dense, const uint8_t* mask, int64_t rows, int64_
 Matrix pack_masked_half(const uint16_t* dense, const uint8_t* mask, int64_t rows, int64_t columns, int block,
                         bool quantize) {
     return pack_from(Masked<uint16_t>{dense, mask, rows, columns}, block, quantize);
+}
+
+Matrix pack_union(const float* values, const uint8_t* held, const uint8_t* mask, int64_t rows, int64_t columns,
+                  int block, bool quantize) {
+    return pack_from(Union<float>(values, held, mask, rows, columns), block, quantize);
+}
+
+Matrix pack_union_half(const uint16_t* values, const uint8_t* held, const uint8_t* mask, int64_t rows,
+                       int64_t columns, int block, bool quantize) {
+    return pack_from(Union<uint16_t>(values, held, mask, rows, columns), block, quantize);
 }
 
 void unpack(const Matrix& matrix, float* dense) {

@@ -66,41 +66,8 @@ struct Quad<16> {
 };
 #endif
 
-// `Width` consecutive floats, over and over; and the weights of `Lanes / Width` rows from `First` on, each `Width` times.
-template <int Lanes, int Width>
-struct Fold;
-
-#if LANES == 8
-template <>
-struct Fold<8, 4> {
-    INLINE static Vec<8> repeat(const float* from) { return Quad<8>(from).wide; }
-    template <int First>
-    INLINE static Vec<8> spread(const Quad<8>& weights) {
-        constexpr int f = First;
-        return _mm256_permutevar_ps(weights.wide, _mm256_setr_epi32(f, f, f, f, f + 1, f + 1, f + 1, f + 1));
-    }
-};
-#endif
-
-#if LANES == 16
-template <>
-struct Fold<16, 4> {
-    INLINE static Vec<16> repeat(const float* from) { return Quad<16>(from).wide; }
-    template <int First>
-    INLINE static Vec<16> spread(const Quad<16>& weights) {
-        return _mm512_permutevar_ps(weights.wide, _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3));
-    }
-};
-template <>
-struct Fold<16, 8> {
-    INLINE static Vec<16> repeat(const float* from) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(from)); }
-    template <int First>
-    INLINE static Vec<16> spread(const Quad<16>& weights) {
-        constexpr int f = First, g = First + 1;
-        return _mm512_permutevar_ps(weights.wide, _mm512_setr_epi32(f, f, f, f, f, f, f, f, g, g, g, g, g, g, g, g));
-    }
-};
-#endif
+// How far ahead of their use weights are asked for, in floats: the next segments' lie right behind this one's.
+constexpr int kPrefetch = 2048;
 
 // 16 bytes to 16 floats.
 INLINE void decode16(const int8_t* codes, float* values) {

@@ -1,0 +1,183 @@
+"""Products with sparse weights beside dense ones, and beside what the machine could do at best; one thread.
+
+python -m benchmarks.kernels
+python -m benchmarks.kernels --shapes 512x2048 --rows 1,16 --sparsities 0.7 --json
+
+"in cache" multiplies by one matrix again and again, "24 layers" by as many matrices in turn, as a model does. Dense
+and sparse products take turns, and the best time of each counts: the machine may have other work. The best that could
+be (the roofline model of Williams, Waterman and Patterson, 2009) is the longer of two times: reading the packed
+weights at the rate at which as many bytes can be read in order, and multiplying at the rate of multiply-adds in
+registers; both rates are measured here. ONNX Runtime's dense product is measured too where it is installed (with onnx).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+from torch.nn.functional import linear
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning.granularity import parse_granularity
+from asr_pathways.runtime.kernels import SparseMatrix, available, extension, variants
+
+SHAPES = ("512x2048", "2048x512", "512x512", "1536x512")
+ROWS = (1, 4, 8, 16, 32)
+SPARSITIES = (0.5, 0.7, 0.8)
+KINDS = tuple(product(("unstructured", "block:4x1"), ("float32", "int8")))
+OUT_OF_CACHE = 256 * 2**20
+
+
+def measure(
+    shapes: Sequence[str] = SHAPES,
+    rows: Sequence[int] = ROWS,
+    sparsities: Sequence[float] = SPARSITIES,
+    layers: int = 24,
+    rounds: int = 15,
+) -> Iterator[dict[str, object]]:
+    """One result for each shape (out x in of the weight), number of activation rows, sparsity, granularity, type."""
+    if not available():
+        raise PathwaysError("the sparse kernels were not built: install a C++ compiler, then this package again")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for shape, sparsity in product(shapes, sparsities):
+            out, inputs = map(int, shape.split("x"))
+            dense = [torch.randn(out, inputs) for _ in range(layers)]
+            packed = [[pack(weight, sparsity, *kind) for weight in dense] for kind in KINDS]
+            for n in rows:
+                yield from compare(dense, packed, n, sparsity, rounds)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def pack(weight: Tensor, sparsity: float, granularity: str, dtype: Any) -> SparseMatrix:
+    """The weight with random units of it dropped."""
+    grain = parse_granularity(granularity)
+    kept = torch.rand(grain.units(weight.shape)) >= sparsity
+    return SparseMatrix.pack(weight * grain.expand(kept, weight.shape), granularity, dtype)
+
+
+def compare(
+    dense: list[Tensor], packed: list[list[SparseMatrix]], n: int, sparsity: float, rounds: int
+) -> Iterator[dict[str, object]]:
+    """Times all kinds at one shape and sparsity, in turn."""
+    layers, x = len(dense), torch.randn(n, dense[0].shape[1])
+    once = [torch_product(dense[:1], x), onnx_product(dense[0], x), *(sparse_product(kind[:1], x) for kind in packed)]
+    cycle = [torch_product(dense, x), *(sparse_product(kind, x) for kind in packed)]
+    torch_hot, onnx_hot, *hot = best(once, 20 * rounds)
+    torch_cold, *cold = best(cycle, rounds)
+    peak = extension.compiled.multiply_add_rate(variants()[0])
+    memory = read_rate(OUT_OF_CACHE)
+    for kind, matrices, hot_seconds, cold_seconds in zip(KINDS, packed, hot, cold, strict=True):
+        matrix = matrices[0]
+        multiplying = n * matrix.nonzeros / peak
+        hot_bound = max(multiplying, matrix.nbytes / read_rate(matrix.nbytes))
+        whole = sum(each.nbytes for each in matrices)
+        cold_bound = max(multiplying, matrix.nbytes / (memory if whole >= OUT_OF_CACHE // 8 else read_rate(whole)))
+        yield {
+            "shape": "x".join(map(str, matrix.shape)),
+            "rows": n,
+            "sparsity": sparsity,
+            "granularity": kind[0],
+            "values": kind[1],
+            "packed_kib": matrix.nbytes // 1024,
+            "in_cache_us": round(1e6 * hot_seconds, 1),
+            "in_cache_over_torch": round(torch_hot / hot_seconds, 2),
+            "in_cache_over_onnxruntime": None if onnx_hot is None else round(onnx_hot / hot_seconds, 2),
+            "in_cache_times_roofline": round(hot_seconds / hot_bound, 2),
+            "layers": layers,
+            "layers_us": round(1e6 * cold_seconds / layers, 1),
+            "layers_over_torch": round(torch_cold / cold_seconds, 2),
+            "layers_times_roofline": round(cold_seconds / layers / cold_bound, 2),
+            "gflops_peak": round(2e-9 * peak),
+            "memory_gb_a_second": round(1e-9 * memory, 1),
+            "kernels": variants()[0],
+        }
+
+
+def torch_product(weights: list[Tensor], x: Tensor) -> Callable[[], object]:
+    return lambda: [None for weight in weights if linear(x, weight) is None]  # results are freed at once
+
+
+def sparse_product(matrices: list[SparseMatrix], x: Tensor) -> Callable[[], object]:
+    return lambda: [None for matrix in matrices if matrix.matmul(x) is None]
+
+
+def onnx_product(weight: Tensor, x: Tensor) -> Callable[[], object] | None:
+    """ONNX Runtime's product on one thread, weights prepacked; None without onnx and onnxruntime."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError:
+        return None
+    make = onnx.helper
+    graph = make.make_graph(
+        [make.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [make.make_tensor_value_info("x", onnx.TensorProto.FLOAT, list(x.shape))],
+        [make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [x.shape[0], weight.shape[0]])],
+        [onnx.numpy_helper.from_array(weight.T.contiguous().numpy(), "w")],
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    inputs = {"x": x.numpy()}
+    return lambda: session.run(None, inputs)
+
+
+def best(calls: Sequence[Callable[[], object] | None], rounds: int) -> list[Any]:
+    """Shortest seconds of each call, all called in turn; None for none."""
+    shortest = [None if call is None else float("inf") for call in calls]
+    for _ in range(rounds):
+        for place, call in enumerate(calls):
+            if call is not None:
+                started = time.perf_counter()
+                call()
+                shortest[place] = min(shortest[place] or 0, time.perf_counter() - started)
+    return shortest
+
+
+def read_rate(size: int) -> float:
+    """Bytes a second at which ``size`` bytes are read in order, again and again."""
+    buffer = torch.ones(max(size // 4, 4096))
+    rounds = max(4, 2**26 // size)
+    return extension.compiled.read_rate(buffer.data_ptr(), buffer.numel(), rounds, variants()[0])
+
+
+def line(result: dict[str, Any]) -> str:
+    onnx_ratio = result["in_cache_over_onnxruntime"]
+    return (
+        f"{result['shape']:>9} n={result['rows']:<2} {result['sparsity']:.0%} {result['granularity']:<12} "
+        f"{result['values']:<7} in cache {result['in_cache_us']:7.1f} us, {result['in_cache_over_torch']:5.2f}x torch"
+        + (f", {onnx_ratio:5.2f}x onnxruntime" if onnx_ratio else "")
+        + f", {result['in_cache_times_roofline']:4.2f} of roofline | {result['layers']} layers "
+        f"{result['layers_us']:7.1f} us, {result['layers_over_torch']:5.2f}x torch, "
+        f"{result['layers_times_roofline']:4.2f} of roofline"
+    )
+
+
+def run(
+    shapes: Annotated[str, typer.Option(help="out x in, separated by commas")] = ",".join(SHAPES),
+    rows: Annotated[str, typer.Option(help="rows of activations")] = ",".join(map(str, ROWS)),
+    sparsities: str = ",".join(map(str, SPARSITIES)),
+    layers: int = 24,
+    rounds: int = 15,
+    as_json: Annotated[bool, typer.Option("--json", help="one object a line")] = False,
+) -> None:
+    """Prints a line for each combination."""
+    for result in measure(
+        shapes.split(","), [*map(int, rows.split(","))], [*map(float, sparsities.split(","))], layers, rounds
+    ):
+        typer.echo(json.dumps(result) if as_json else line(result))
+
+
+if __name__ == "__main__":
+    typer.run(run)

@@ -1,0 +1,125 @@
+"""The benchmark: sparse and dense systems side by side, and what switching languages takes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr_pathways.models.presets import Preset
+from asr_pathways.runtime.bench.footprint import footprint
+from asr_pathways.runtime.bench.models import random_recognizer, some_tokenizer, sound
+from asr_pathways.runtime.bench.systems import Kind, Streaming, open_system
+from asr_pathways.runtime.bench.timing import time_streams
+from asr_pathways.runtime.bundle import write_bundle
+from asr_pathways.runtime.streaming import Recognizer
+
+GRANULARITIES = ("unstructured", "block:4x1")
+SPARSE: tuple[Kind, ...] = ("sparse float32", "sparse int8")
+DENSE: tuple[Kind, ...] = ("torch float32", "torch int8")
+SECONDS = 20.0
+"""Of audio in each round."""
+
+
+def measure(
+    name: Preset, chunk: float, threads: int, sparsities: Sequence[float], tell: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Times all systems on models of one size, in segments of ``chunk`` seconds.
+
+    Args:
+        name: size of the model.
+        chunk: seconds that the encoder takes at a time, and that come at a time.
+        threads: of all products.
+        sparsities: to prune at.
+        tell: takes a line on each step.
+
+    Returns:
+        Plain data: a row for each system, and what switching takes.
+    """
+    tokenizer = some_tokenizer()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with tempfile.TemporaryDirectory(prefix="asr-pathways-bench-") as folder:
+            systems: dict[tuple[Kind, str, float], Streaming] = {}
+            paths: dict[tuple[str, float], Path] = {}
+            for sparsity in sparsities:
+                for granularity in GRANULARITIES:
+                    tell(f"making {name}, {100 * sparsity:.0f}%, {granularity}")
+                    path = Path(folder) / f"{granularity.replace(':', '-')}-{sparsity}.asrp"
+                    write_bundle(random_recognizer(name, chunk, tokenizer, sparsity, granularity), path)
+                    paths[granularity, sparsity] = path
+                    kinds = SPARSE if systems else (*DENSE, *SPARSE)  # zeros make dense layers no faster
+                    systems |= {(kind, granularity, sparsity): open_system(kind, path, threads) for kind in kinds}
+            tell(f"timing {len(systems)} systems")
+            timed = time_streams({str(key): system for key, system in systems.items()}, sound(SECONDS), chunk)
+            rows = []
+            for (kind, granularity, sparsity), system in systems.items():
+                tell(f"loading {kind}, {granularity}, {100 * sparsity:.0f}%")
+                timing, held = timed[str((kind, granularity, sparsity))], footprint(kind, paths[granularity, sparsity])
+                dense = kind in DENSE
+                rows.append(
+                    {
+                        "system": kind,
+                        "granularity": None if dense else granularity,
+                        "sparsity": None if dense else sparsity,
+                        "rtf": timing.rtf,
+                        "chunk_p50_ms": timing.p50,
+                        "chunk_p95_ms": timing.p95,
+                        "load_s": held.load,
+                        "peak_mib": held.peak,
+                        "bytes": None if dense else system.disk,
+                    }
+                )
+            five = Path(folder) / "five.asrp"
+            tell("making five languages")
+            write_bundle(random_recognizer(name, chunk, tokenizer, 0.7, "unstructured", 5), five)
+            return {
+                "preset": name,
+                "chunk_s": chunk,
+                "threads": threads,
+                "rows": rows,
+                "switch": switching(five, threads),
+            }
+    finally:
+        torch.set_num_threads(before)
+
+
+def switching(bundle: Path, threads: int, runs: int = 5) -> dict[str, float]:
+    """Milliseconds of `Stream.switch`, with both pathways packed, and with the new one to be packed from the bundle."""
+    loaded, tight = Recognizer(bundle, threads=threads), Recognizer(bundle, threads=threads, memory=0)
+    languages = loaded.languages
+    found: dict[str, list[float]] = {"loaded_ms": [], "first_ms": [], "packed_on_demand_ms": []}
+    for language in languages:
+        loaded.load(language)
+    for recognizer, name in ((loaded, "loaded_ms"), (tight, "packed_on_demand_ms")):
+        stream = recognizer.stream(languages[0])
+        for run in range(runs * len(languages)):
+            language = languages[(run + 1) % len(languages)]
+            began = time.perf_counter()
+            stream.switch(language)
+            spent = 1000 * (time.perf_counter() - began)
+            first = name == "packed_on_demand_ms" and run < len(languages) - 1  # masks are decoded then, once
+            found["first_ms" if first else name].append(spent)
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def machine() -> dict[str, str]:
+    """Processor and versions that figures depend on."""
+    return {"processor": _processor(), "cores": str(os.cpu_count()), "torch": torch.__version__}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
