@@ -23,8 +23,8 @@ from asr_pathways.data.corpus import load_cuts
 from asr_pathways.files import write_json
 from asr_pathways.model_folder import Recognizer, load_recognizer
 from asr_pathways.runtime.onnx_export import open_graphs
-from asr_pathways.runtime.pathway_models import RecognizerSource
 from asr_pathways.runtime.sherpa_export import export_sherpa
+from asr_pathways.runtime.sources import RecognizerSource
 from asr_pathways.runtime.streaming import Recognizer as StreamingRecognizer
 from benchmarks.bundle import random_model
 

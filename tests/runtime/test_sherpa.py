@@ -17,8 +17,8 @@ from asr_pathways.data.espeak import Espeak
 from asr_pathways.model_folder import Recognizer, load_recognizer
 from asr_pathways.pruning import PathwayConfig, Pathways
 from asr_pathways.runtime.onnx_export import Exported
-from asr_pathways.runtime.pathway_models import RecognizerSource
 from asr_pathways.runtime.sherpa_export import export_sherpa
+from asr_pathways.runtime.sources import RecognizerSource
 from asr_pathways.runtime.streaming import Recognizer as StreamingRecognizer
 from tests.runtime.conftest import FIVE, overlapping
 
