@@ -55,7 +55,7 @@ def _card(graphs: Graphs, attribution: Sequence[str]) -> Iterator[str]:
     yield "sherpa-onnx decodes whole chunks only and tells the model of no end. Samples that are not a number mark it:"
     yield "from there on the model hears nothing and writes nothing. The 200 mirrored samples before them are what the"
     yield "last frame's window reaches for. Silence instead works as well, but is heard, and may change the last words."
-    yield "Audio should come at 16 kHz."
+    yield "A stream whose end was marked is over: make a new one. Audio should come at 16 kHz."
     yield ""
     yield "## Sources and licence"
     yield ""
