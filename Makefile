@@ -24,7 +24,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
-	$(BIN)/asr-pathways bench --preset small,base --json results/performance.json
+	$(BIN)/asr-pathways bench --preset base --json results/performance.json
 	$(BIN)/python -m benchmarks.performance
 
 # The reports of the papers' tables and of Whisper (whose table goes into the first), from the ledgers alone; without --report the same command runs what is missing.

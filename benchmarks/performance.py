@@ -1,6 +1,6 @@
 """docs/performance.md from the figures of `asr-pathways bench`, so that no number there is typed by hand.
 
-asr-pathways bench --preset small,base --json results/performance.json
+asr-pathways bench --preset base --json results/performance.json
 python -m benchmarks.performance
 """
 
@@ -21,7 +21,7 @@ turn, medians of five. RTF is seconds of compute a second of audio; a chunk's mi
 latency is the chunk, a right context of 40 ms, and that. "Speed" is against dense float32 in torch in the same run.
 Memory and load time are of a process of its own, which imports torch. Made by:
 
-    asr-pathways bench --preset small,base --json results/performance.json
+    asr-pathways bench --preset base --json results/performance.json
     python -m benchmarks.performance
 """
 
