@@ -25,13 +25,13 @@ from torch.nn.functional import linear
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import parse_granularity
-from asr_pathways.runtime.kernels import SparseMatrix, available, extension, variants
+from asr_pathways.runtime.bench.roofline import OUT_OF_CACHE, multiply_add_rate, read_rate
+from asr_pathways.runtime.kernels import SparseMatrix, available, variants
 
 SHAPES = ("512x2048", "2048x512", "512x512", "1536x512")
 ROWS = (1, 4, 8, 16, 32)
 SPARSITIES = (0.5, 0.7, 0.8)
 KINDS = tuple(product(("unstructured", "block:4x1"), ("float32", "int8")))
-OUT_OF_CACHE = 256 * 2**20
 
 
 def measure(
@@ -73,7 +73,7 @@ def compare(
     cycle = [torch_product(dense, x), *(sparse_product(kind, x) for kind in packed)]
     torch_hot, onnx_hot, *hot = best(once, 20 * rounds)
     torch_cold, *cold = best(cycle, rounds)
-    peak = extension.compiled.multiply_add_rate(variants()[0])
+    peak = multiply_add_rate()
     memory = read_rate(OUT_OF_CACHE)
     for kind, matrices, hot_seconds, cold_seconds in zip(KINDS, packed, hot, cold, strict=True):
         matrix = matrices[0]
@@ -143,13 +143,6 @@ def best(calls: Sequence[Callable[[], object] | None], rounds: int) -> list[Any]
                 call()
                 shortest[place] = min(shortest[place] or 0, time.perf_counter() - started)
     return shortest
-
-
-def read_rate(size: int) -> float:
-    """Bytes a second at which ``size`` bytes are read in order, again and again."""
-    buffer = torch.ones(max(size // 4, 4096))
-    rounds = max(4, 2**26 // size)
-    return extension.compiled.read_rate(buffer.data_ptr(), buffer.numel(), rounds, variants()[0])
 
 
 def line(result: dict[str, Any]) -> str:

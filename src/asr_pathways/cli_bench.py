@@ -68,7 +68,18 @@ def _table(result: dict[str, Any]) -> Table:
         caption=f"Switch: {switch['loaded_ms']:.2f} ms, packed on demand {switch['packed_on_demand_ms']:.0f} ms",
     )
     table.add_column("system")
-    for heading in ("sparsity", "RTF", "speed", "chunk p50 ms", "p95", "load s", "peak MiB", "MB on disk"):
+    for heading in (
+        "sparsity",
+        "RTF",
+        "speed",
+        "chunk p50 ms",
+        "p95",
+        "limit",
+        "first token ms",
+        "load s",
+        "peak MiB",
+        "MB on disk",
+    ):
         table.add_column(heading, justify="right")
     dense = next(row["rtf"] for row in result["rows"] if row["system"] == "torch float32")
     for row in result["rows"]:
@@ -80,6 +91,8 @@ def _table(result: dict[str, Any]) -> Table:
             f"{dense / row['rtf']:.2f}x",
             f"{row['chunk_p50_ms']:.1f}",
             f"{row['chunk_p95_ms']:.1f}",
+            "" if row["limit_ms"] is None else f"{row['limit_ms']:.1f}",
+            f"{row['first_token_ms']:.0f}",
             f"{row['load_s']:.2f}",
             f"{row['peak_mib']:,.0f}",
             "" if row["bytes"] is None else f"{row['bytes'] / 1e6:.1f}",

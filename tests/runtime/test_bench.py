@@ -30,7 +30,12 @@ class Counted:
 
     def stream(self):  # type: ignore[no-untyped-def]
         self.heard.append([])
-        return lambda samples: self.heard[-1].append(len(samples))
+
+        def accept(samples):  # type: ignore[no-untyped-def]
+            self.heard[-1].append(len(samples))
+            return [("a", 0.44), ("b", 0.6)] if len(self.heard[-1]) > 1 else []
+
+        return accept
 
 
 def test_systems_take_turns_on_the_same_chunks() -> None:
@@ -39,6 +44,7 @@ def test_systems_take_turns_on_the_same_chunks() -> None:
     assert set(found) == {"one", "two"}
     assert one.heard == two.heard == [[4800, 4800, 4800]] * 6  # the first is not counted
     assert 0 < found["one"].p50 <= found["one"].p95
+    assert found["one"].first == pytest.approx(1000 * (0.6 - 0.48), abs=20)  # the second chunk ends at 0.6 s
 
 
 def test_bench_prints_a_row_for_each_system(
@@ -80,11 +86,11 @@ def test_onnxruntime_finds_what_our_recogniser_finds(tokenizer: Tokenizer, tmp_p
     accept, samples = OnnxRuntime(tmp_path / "onnx", 1).stream(), sound(2.0)
     stream = Recognizer(RecognizerSource(recognizer), "en").stream()
     for start in range(0, len(samples), 3_000):
-        symbols = accept(samples[start : start + 3_000])
+        found = accept(samples[start : start + 3_000])
         stream.accept(samples[start : start + 3_000])
     pieces = tokenizer.pieces()
-    assert len(symbols) > 1
-    assert [pieces[symbol] for symbol in symbols] == [piece for piece, _ in stream.partial().tokens]
+    assert len(found) > 1
+    assert [(pieces[symbol], round(time, 2)) for symbol, time in found] == stream.partial().tokens
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_a_student_like_its_teacher_pays_nothing(tokenizer: Tokenizer, batch: Ba
     distillation = Distillation(teacher, 1.0)
     distillation.watch(student)
     student.loss(batch)
-    assert float(distillation.loss(batch).detach()) == 0
+    assert float(distillation.loss(batch).detach()) < 1e-9  # attention rounds otherwise where there are gradients
 
 
 def test_the_distance_is_that_of_valid_frames(tokenizer: Tokenizer, batch: Batch) -> None:

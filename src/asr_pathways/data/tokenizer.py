@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,6 +112,10 @@ class Tokenizer:
 
     def pieces(self) -> list[str]:
         """The V pieces in order of their ids."""
+        return list(self._pieces)
+
+    @cached_property
+    def _pieces(self) -> list[str]:
         return [str(self._processor.id_to_piece(index)) for index in range(self.vocab_size)]
 
     def encode(self, text: str, language: str | None = None) -> list[int]:

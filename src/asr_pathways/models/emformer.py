@@ -16,7 +16,7 @@ after each attention (Conformer, arXiv 2005.08100), off with ``conv_kernel`` 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +29,9 @@ from asr_pathways.config import Config
 
 STRIDE = 4
 """Feature frames per encoder frame: 10 ms features make 40 ms encoder frames."""
+
+UNSEEN = -1e4
+"""Added to the score of a key that is not there. Finite: a row of padding sees no key, and must not become NaN."""
 
 
 class EmformerConfig(Config):
@@ -55,10 +58,9 @@ class EmformerConfig(Config):
 
 @dataclass
 class LayerState:
-    """What a layer keeps of the past: keys and values (B, left_context, D), convolution inputs (B, K - 1, D)."""
+    """What a layer keeps of the past: keys and values (B, left_context, 2 * D), convolution inputs (B, K - 1, D)."""
 
-    keys: Tensor
-    values: Tensor
+    key_values: Tensor
     conv: Tensor
 
 
@@ -82,14 +84,14 @@ class EmformerState:
 
     def tensors(self) -> list[Tensor]:
         """Its tensors (B, ...), in an order of their own."""
-        of_layers = [tensor for layer in self.layers for tensor in (layer.keys, layer.values, layer.conv)]
+        of_layers = [tensor for layer in self.layers for tensor in (layer.key_values, layer.conv)]
         return [self.features, self.frames, *self.front_end, *of_layers]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> EmformerState:
         """The same place in the stream, with other tensors in the order of :meth:`tensors`."""
         features, frames, *rest = tensors
         first = len(self.front_end)
-        layers = [LayerState(*rest[i : i + 3]) for i in range(first, len(rest), 3)]
+        layers = [LayerState(*rest[i : i + 2]) for i in range(first, len(rest), 2)]
         return EmformerState(features, rest[:first], frames, layers, self.past)
 
     @classmethod
@@ -104,12 +106,23 @@ class EmformerState:
 
 @dataclass
 class Windows:
-    """What all layers of one pass share: which keys a segment may see, and how the blocks are cut."""
+    """What all layers of one pass share: which keys a segment may see, and how the blocks are cut.
+
+    A block is a segment and the copy of its right context.
+
+    Attributes:
+        segment, left: frames of a segment, and of its left context.
+        unseen: (B, N, 1, 1, left + segment + right): added to the scores of keys; 0 for those that are there.
+    """
 
     segment: int
     left: int
-    allowed: Tensor
-    """(B, N, 1, 1, left + segment + right), bool."""
+    unseen: Tensor
+
+    @staticmethod
+    def of(segment: int, left: int, allowed: Tensor) -> Windows:
+        """From which keys (B, N, left + segment + right) are there, bool."""
+        return Windows(segment, left, (UNSEEN * ~allowed)[:, :, None, None, :])
 
 
 class StackFrontEnd(nn.Module):
@@ -172,34 +185,31 @@ class SegmentAttention(nn.Module):
         queries = positions[config.left_context :]
         return positions[None, :] - queries[:, None] + len(positions) - 1
 
-    def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: Windows) -> tuple[Tensor, Tensor]:
-        """(B, N * S, D) and (B, N, R, D) -> the same shapes; ``state`` moves on by N segments."""
-        batch, segments, ahead, dim = right.shape
+    def forward(self, blocks: Tensor, state: LayerState, windows: Windows) -> Tensor:
+        """(B, N, S + R, D) -> the same shape; ``state`` moves on by N segments."""
+        batch, segments, size, dim = blocks.shape
+        heads, width = self.heads, dim // self.heads
+        blocks = self.norm(blocks)
+        query = self.query(blocks).view(batch * segments, size, heads, width).transpose(1, 2)
+        window = self._window(self.key_value(blocks), state, windows)
+        window = window.view(batch * segments, -1, 2, heads, width)
+        key, value = window[:, :, 0].transpose(1, 2), window[:, :, 1].transpose(1, 2)
+        bias = self.distance_bias[:, self.distances] + windows.unseen  # type: ignore[index]
+        mixed = F.scaled_dot_product_attention(query, key, value, bias.flatten(0, 1).to(query.dtype))
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, segments, size, dim))
+        return out
+
+    def _window(self, blocks: Tensor, state: LayerState, windows: Windows) -> Tensor:
+        """Keys and values (B, N, S + R, 2 * D) of blocks -> those that each may see, (B, N, left + S + R, 2 * D)."""
         size, left = windows.segment, windows.left
-        width = dim // self.heads
-        utterance, right = self.norm(utterance), self.norm(right)
-        blocks = torch.cat((utterance.view(batch, segments, size, dim), right), dim=2)
-        query = self.query(blocks).view(batch, segments, size + ahead, self.heads, width).transpose(2, 3)
-
-        blocks = self.key_value(blocks)
-        keys, values = blocks[:, :, :size].reshape(batch, segments * size, 2 * dim).chunk(2, dim=-1)
-        right_keys, right_values = blocks[:, :, size:].chunk(2, dim=-1)
-        keys, values = torch.cat((state.keys, keys), dim=1), torch.cat((state.values, values), dim=1)
-        state.keys = keys[:, keys.shape[1] - left :]
-        state.values = values[:, values.shape[1] - left :]
-
-        def window(sequence: Tensor, copies: Tensor) -> Tensor:
-            own = sequence.unfold(1, left + size, size).transpose(2, 3)
-            return torch.cat((own, copies), dim=2).view(batch, segments, -1, self.heads, width)
-
-        key = window(keys, right_keys).permute(0, 1, 3, 4, 2)
-        value = window(values, right_values).transpose(2, 3)
-        scores = torch.matmul(query * width**-0.5, key) + self.distance_bias[:, self.distances]  # type: ignore[index]
-        # Finite: a row of padding sees no key at all, and its softmax must not be NaN.
-        scores = scores.masked_fill(~windows.allowed, torch.finfo(scores.dtype).min)
-        mixed = torch.matmul(scores.softmax(dim=-1), value).transpose(2, 3)
-        out = self.out(mixed.reshape(batch, segments, size + ahead, dim))
-        return out[:, :, :size].reshape(batch, segments * size, dim), out[:, :, size:]
+        if blocks.shape[1] == 1:  # a stream: as few copies as can be
+            window = torch.cat((state.key_values, blocks[:, 0]), dim=1)
+            state.key_values = window[:, size : size + left]
+            return window[:, None]
+        sequence = torch.cat((state.key_values, blocks[:, :, :size].flatten(1, 2)), dim=1)
+        state.key_values = sequence[:, sequence.shape[1] - left :]
+        before = sequence.unfold(1, left + size, size).transpose(2, 3)
+        return torch.cat((before, blocks[:, :, size:]), dim=2)
 
 
 class CausalConv(nn.Module):
@@ -214,24 +224,17 @@ class CausalConv(nn.Module):
         self.depthwise_norm = nn.LayerNorm(config.dim)
         self.out = nn.Linear(config.dim, config.dim)
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
-        out: Tensor = self.out(F.silu(self.depthwise_norm(x)))
+    def forward(self, blocks: Tensor, state: LayerState, windows: Windows) -> Tensor:
+        """(B, N, S + R, D) -> the same shape; ``state`` moves on by N segments."""
+        segments, size = blocks.shape[1], windows.segment
+        x = F.glu(self.inwards(self.norm(blocks)))
+        sequence = torch.cat((state.conv, x[:, :, :size].flatten(1, 2)), dim=1)
+        state.conv = sequence[:, segments * size :]
+        # Right context too goes on from the end of its own segment.
+        before = sequence.unfold(1, self.kept, size)[:, :segments]
+        x = self.depthwise(torch.cat((before, x.transpose(2, 3)), dim=3).flatten(0, 1)).transpose(1, 2)
+        out: Tensor = self.out(F.silu(self.depthwise_norm(x))).view(blocks.shape)
         return out
-
-    def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: Windows) -> tuple[Tensor, Tensor]:
-        """(B, N * S, D) and (B, N, R, D) -> the same shapes; ``state`` moves on by N segments."""
-        batch, segments, ahead, dim = right.shape
-        utterance, right = _together(lambda x: F.glu(self.inwards(self.norm(x))), utterance, right)
-        utterance = torch.cat((state.conv, utterance), dim=1)
-        state.conv = utterance[:, utterance.shape[1] - self.kept :]
-        out = self._convolve(utterance)
-        if ahead == 0:
-            return out, right
-        # A copy of right context goes on from the end of its own segment.
-        before = utterance[:, windows.segment :].unfold(1, self.kept, windows.segment).transpose(2, 3)
-        copies = torch.cat((before, right), dim=2)
-        return out, self._convolve(copies.flatten(0, 1)).view(batch, segments, ahead, dim)
 
 
 class EmformerLayer(nn.Module):
@@ -249,20 +252,13 @@ class EmformerLayer(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, utterance: Tensor, right: Tensor, state: LayerState, windows: Windows) -> tuple[Tensor, Tensor]:
-        for module in (self.attention, self.conv):
-            if module is not None:
-                deltas = module(utterance, right, state, windows)
-                utterance, right = utterance + self.dropout(deltas[0]), right + self.dropout(deltas[1])
-        deltas = _together(self.feed_forward, utterance, right)
-        return utterance + self.dropout(deltas[0]), right + self.dropout(deltas[1])
-
-
-def _together(module: Callable[[Tensor], Tensor], utterance: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """What ``module`` makes of each frame of (B, N * S, D) and of (B, N, R, D), its weights read once, not twice."""
-    out = module(torch.cat((utterance, right.flatten(1, 2)), dim=1))
-    frames = utterance.shape[1]
-    return out[:, :frames], out[:, frames:].view(*right.shape[:3], out.shape[2])
+    def forward(self, blocks: Tensor, state: LayerState, windows: Windows) -> Tensor:
+        """(B, N, S + R, D) -> the same shape; ``state`` moves on by N segments."""
+        blocks = blocks + self.dropout(self.attention(blocks, state, windows))
+        if self.conv is not None:
+            blocks = blocks + self.dropout(self.conv(blocks, state, windows))
+        out: Tensor = blocks + self.dropout(self.feed_forward(blocks))
+        return out
 
 
 class Emformer(nn.Module):
@@ -309,8 +305,7 @@ class Emformer(nn.Module):
         empty = like.new_zeros
         layers = [
             LayerState(
-                empty(batch, config.left_context, config.dim),
-                empty(batch, config.left_context, config.dim),
+                empty(batch, config.left_context, 2 * config.dim),
                 empty(batch, max(config.conv_kernel - 1, 0), config.dim),
             )
             for _ in range(config.layers)
@@ -362,16 +357,15 @@ class Emformer(nn.Module):
         size, left, ahead = config.segment, config.left_context, config.right_context
         ready = frames.shape[1] if ready is None else ready
         segments = -(-ready // size)
-        frames = F.pad(frames, (0, 0, 0, max(0, segments * size + ahead - frames.shape[1])))
-        utterance = frames[:, : segments * size]
-        right = frames[:, size : segments * size + ahead].unfold(1, ahead, size).transpose(2, 3) if ahead else None
-        if right is None:
-            right = frames.new_zeros(frames.shape[0], segments, 0, frames.shape[2])
+        missing = segments * size + ahead - frames.shape[1]
+        if missing > 0:
+            frames = F.pad(frames, (0, 0, 0, missing))
+        blocks = frames.unfold(1, size + ahead, size)[:, :segments].transpose(2, 3)
         starts = state.past + size * torch.arange(segments, device=frames.device)
         positions = starts[:, None] + torch.arange(-left, size + ahead, device=frames.device)
         allowed = (positions >= 0)[None] & (positions[None] < ends[:, None, None])
-        windows = Windows(size, left, allowed[:, :, None, None, :])
+        windows = Windows.of(size, left, allowed)
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
-            utterance, right = layer(utterance, right, layer_state, windows)
-        out: Tensor = self.norm(utterance)
+            blocks = layer(blocks, layer_state, windows)
+        out: Tensor = self.norm(blocks[:, :, :size].flatten(1, 2))
         return out

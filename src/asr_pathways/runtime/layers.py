@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from asr_pathways.models.emformer import EmformerLayer, LayerState, SegmentAttention, Windows
 from asr_pathways.runtime.kernels import SparseMatrix, lstm_step
+from asr_pathways.runtime.kernels.steps import Attention, Convolution, FeedForward, Product
 
 
 class SparseLinear(nn.Module):
@@ -45,3 +47,53 @@ class SparseLstm(nn.Module):
                 step = hidden[layer]
             out.append(step)
         return torch.stack(out, dim=1), (torch.stack(hidden), torch.stack(cell))
+
+
+class PackedLayer(nn.Module):
+    """An `EmformerLayer` whose products are sparse, in two calls, or three with a convolution.
+
+    Args:
+        layer: with a `SparseLinear` for each of its linear layers; the distance bias is taken as it is now.
+
+    Attributes:
+        weights: of all its products.
+    """
+
+    def __init__(self, layer: EmformerLayer, threads: int) -> None:
+        super().__init__()
+        self.weights = [module.weight for module in layer.modules() if isinstance(module, SparseLinear)]
+        own, conv, feed_forward = layer.attention, layer.conv, layer.feed_forward
+        products = _product(own.query), _product(own.key_value), _product(own.out)
+        self.attention = Attention(own.norm, *products, _distance_bias(own), threads)
+        self.convolution = None
+        if conv is not None:
+            ends = _product(conv.inwards), _product(conv.out)
+            self.convolution = Convolution(conv.norm, ends[0], conv.depthwise, conv.depthwise_norm, ends[1], threads)
+        norm, inwards, _, outwards = feed_forward
+        assert isinstance(norm, nn.LayerNorm)
+        self.feed_forward = FeedForward(norm, _product(inwards), _product(outwards), threads)
+
+    def forward(self, blocks: Tensor, state: LayerState, windows: Windows) -> Tensor:
+        """As `EmformerLayer.forward`."""
+        unseen = windows.unseen[:, :, 0, 0].expand(len(blocks), -1, -1)
+        segments = range(blocks.shape[1])
+        return torch.stack([self._segment(blocks[:, i], state, unseen[:, i], windows) for i in segments], dim=1)
+
+    def _segment(self, x: Tensor, state: LayerState, unseen: Tensor, windows: Windows) -> Tensor:
+        past, size = state.key_values.contiguous(), windows.segment
+        x, seen = self.attention(x.contiguous(), past, unseen.contiguous())
+        state.key_values = seen[:, size : size + past.shape[1]]
+        if self.convolution is not None:
+            x, seen = self.convolution(x, state.conv.contiguous())
+            state.conv = seen[:, size : size + state.conv.shape[1]]
+        return self.feed_forward(x.flatten(0, 1)).view(x.shape)
+
+
+def _product(layer: nn.Module) -> Product:
+    assert isinstance(layer, SparseLinear)
+    return layer.weight, layer.bias
+
+
+def _distance_bias(attention: SegmentAttention) -> Tensor:
+    bias: Tensor = attention.distance_bias.detach()[:, attention.distances]  # type: ignore[index]
+    return bias.contiguous()

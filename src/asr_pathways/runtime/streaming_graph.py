@@ -125,14 +125,15 @@ class StreamingEncoder(nn.Module):
         features = self._normalize(torch.where(heard[:, :, None], features, self.mean), prompt_index)
         front_end, layers = self._unpack(state)
         frames, front_end = self.encoder.front_end(features[:, : self.shift], front_end)
-        right = frames[:, None, :0]
         if config.right_context:
-            right = self.encoder.front_end(features[:, self.shift :], front_end)[0][:, None]
+            right = self.encoder.front_end(features[:, self.shift :], front_end)[0]
+            frames = torch.cat((frames, right), dim=1)
         windows = self._windows(cache_last_channel_len, count)
+        blocks = frames[:, None]
         for layer, layer_state in zip(self.encoder.layers, layers, strict=True):
-            frames, right = layer(frames, right, layer_state, windows)
+            blocks = layer(blocks, layer_state, windows)
         self.choice.rows = None
-        encodings = self._with_notes(self.encoder.norm(frames), count, prompt_index)
+        encodings = self._with_notes(self.encoder.norm(blocks[:, 0, : config.segment]), count, prompt_index)
         valid = (cache_last_channel_len + config.segment).clamp(max=config.left_context)
         keys, convolved = self._pack(front_end, layers, state)
         return encodings.transpose(1, 2), count.clamp(max=config.segment), keys, convolved, valid
@@ -151,7 +152,7 @@ class StreamingEncoder(nn.Module):
         left, inner = config.left_context, config.segment + config.right_context
         positions = torch.arange(-left, inner, device=valid.device)
         allowed = (positions >= -valid[:, None]) & (positions < count[:, None])
-        return Windows(config.segment, left, allowed[:, None, None, None, :])
+        return Windows.of(config.segment, left, allowed[:, None])
 
     def _with_notes(self, encodings: Tensor, count: Tensor, prompt_index: Tensor | None) -> Tensor:
         """Encodings (B, S, D) and the channels after them (B, S, channels)."""
@@ -165,22 +166,19 @@ class StreamingEncoder(nn.Module):
 
     def _unpack(self, state: EncoderState) -> tuple[list[Tensor], list[LayerState]]:
         keys, convolved, _ = state
-        dim, left = self.config.dim, self.config.left_context
+        left = self.config.left_context
         sizes = [rows * columns for rows, columns in self._convolved]
         pieces = torch.split(convolved.flatten(1)[:, : sum(sizes)], sizes, dim=1)
         shaped = [piece.reshape(piece.shape[0], *shape) for piece, shape in zip(pieces, self._convolved, strict=True)]
         own = len(shaped) - self.config.layers
-        layers = [
-            LayerState(keys[:, index, :left, :dim], keys[:, index, :left, dim:], conv)
-            for index, conv in enumerate(shaped[own:])
-        ]
+        layers = [LayerState(keys[:, index, :left], conv) for index, conv in enumerate(shaped[own:])]
         return shaped[:own], layers
 
     def _pack(self, front_end: list[Tensor], layers: list[LayerState], old: EncoderState) -> tuple[Tensor, Tensor]:
         """The new caches; one that holds nothing is handed on as it was, since a graph must use its inputs."""
         keys, convolved, _ = old
         if self.config.left_context:
-            keys = torch.stack([torch.cat((layer.keys, layer.values), dim=2) for layer in layers], dim=1)
+            keys = torch.stack([layer.key_values for layer in layers], dim=1)
         kept = [tensor.flatten(1) for tensor in _conv_states(front_end, layers)]
         if any(rows * columns for rows, columns in self._convolved):
             convolved = torch.cat(kept, dim=1)[:, None, None]

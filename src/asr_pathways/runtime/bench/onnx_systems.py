@@ -14,7 +14,9 @@ from torch import Tensor
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.features import FbankStream, FeatureConfig
 from asr_pathways.models.transducer import MAX_SYMBOLS_PER_FRAME
+from asr_pathways.runtime.bench.timing import Tokens
 from asr_pathways.runtime.onnx_export import FILES
+from asr_pathways.runtime.streaming import FRAME
 
 
 class OnnxRuntime:
@@ -37,7 +39,7 @@ class OnnxRuntime:
         self._window, self._shift = int(told["window_size"]), int(told["chunk_shift"])
         self._blank = int(told["vocab_size"])
 
-    def stream(self) -> Callable[[Samples], list[int]]:
+    def stream(self) -> Callable[[Samples], Tokens]:
         names = [one.name for one in self._encoder.get_inputs()]
         feed = {one.name: _zeros(one) for one in self._encoder.get_inputs()}
         feed["length"][:] = self._window
@@ -45,10 +47,11 @@ class OnnxRuntime:
         waiting = torch.zeros(0, feed["audio_signal"].shape[1])
         state = [_zeros(one) for one in self._decoder.get_inputs()[2:]]
         prediction, state = self._predict(self._blank, state)
-        symbols: list[int] = []
+        tokens: list[tuple[int, float]] = []
+        past = 0
 
-        def accept(samples: Samples) -> list[int]:
-            nonlocal waiting, prediction, state
+        def accept(samples: Samples) -> Tokens:
+            nonlocal waiting, prediction, state, past
             waiting = torch.cat((waiting, fbank.accept(samples)))
             while len(waiting) >= self._window:
                 feed["audio_signal"] = _columns(waiting[: self._window])
@@ -61,9 +64,10 @@ class OnnxRuntime:
                         symbol = int(scores.argmax())
                         if symbol == self._blank:
                             break
-                        symbols.append(symbol)
+                        tokens.append((symbol, FRAME * (past + frame)))
                         prediction, state = self._predict(symbol, state)
-            return symbols
+                past += encodings.shape[2]
+            return tokens
 
         return accept
 
@@ -90,14 +94,14 @@ class SherpaOnnx:
             tokens=str(folder / "tokens.txt"), num_threads=threads, **{name: str(path) for name, path in files.items()}
         )
 
-    def stream(self) -> Callable[[Samples], str]:
+    def stream(self) -> Callable[[Samples], Tokens]:
         stream = self._recognizer.create_stream()
 
-        def accept(samples: Samples) -> str:
+        def accept(samples: Samples) -> Tokens:
             stream.accept_waveform(SAMPLE_RATE, samples)
             while self._recognizer.is_ready(stream):
                 self._recognizer.decode_stream(stream)
-            return str(self._recognizer.get_result(stream))
+            return list(zip(self._recognizer.tokens(stream), self._recognizer.timestamps(stream), strict=True))
 
         return accept
 

@@ -18,10 +18,12 @@ import torch
 from asr_pathways.model_folder import Recognizer
 from asr_pathways.models.presets import Preset
 from asr_pathways.runtime.bench.footprint import footprint
-from asr_pathways.runtime.bench.models import random_recognizer, some_tokenizer, sound
-from asr_pathways.runtime.bench.systems import DENSE, EXPORTED, SPARSE, Kind, open_system
-from asr_pathways.runtime.bench.timing import time_streams
+from asr_pathways.runtime.bench.models import PIECES_A_SECOND, random_recognizer, some_tokenizer, sound
+from asr_pathways.runtime.bench.roofline import chunk_roofline
+from asr_pathways.runtime.bench.systems import DENSE, EXPORTED, SPARSE, Kind, OnBundle, open_system
+from asr_pathways.runtime.bench.timing import System, time_streams
 from asr_pathways.runtime.bundle import write_bundle
+from asr_pathways.runtime.kernels import available
 from asr_pathways.runtime.streaming import Recognizer as Streaming
 
 GRANULARITIES = ("unstructured", "block:4x1")
@@ -70,7 +72,7 @@ def measure(
                 tell(f"loading {kind}, {granularity}, {100 * sparsity:.0f}%")
                 key = str((kind, granularity, sparsity))
                 timing, held = timed[key], footprint(kind, place)
-                sparse = kind in SPARSE
+                system, sparse = systems[key], kind in SPARSE
                 rows.append(
                     {
                         "system": kind,
@@ -79,9 +81,11 @@ def measure(
                         "rtf": timing.rtf,
                         "chunk_p50_ms": timing.p50,
                         "chunk_p95_ms": timing.p95,
+                        "first_token_ms": timing.first,
+                        "limit_ms": _limit(system, chunk) if sparse else None,
                         "load_s": held.load,
                         "peak_mib": held.peak,
-                        "bytes": None if kind in DENSE else systems[key].disk,
+                        "bytes": None if kind in DENSE else system.disk,
                     }
                 )
             five = Path(folder) / "five.asrp"
@@ -96,6 +100,12 @@ def measure(
             }
     finally:
         torch.set_num_threads(before)
+
+
+def _limit(system: System, chunk: float) -> float | None:
+    """Milliseconds that a chunk needs at best; None without compiled kernels."""
+    assert isinstance(system, OnBundle)
+    return 1000 * chunk_roofline(system.model, PIECES_A_SECOND * chunk) if available() else None
 
 
 def _exported(recognizer: Recognizer, folder: Path) -> Path:

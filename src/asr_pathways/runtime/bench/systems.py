@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from asr_pathways.data.audio import Samples
-from asr_pathways.runtime.bench.timing import System
+from asr_pathways.models.transducer import Transducer
+from asr_pathways.runtime.bench.timing import System, Tokens
 from asr_pathways.runtime.pathway_models import WeightType
 from asr_pathways.runtime.streaming import Recognizer
 
 
-class Streaming:
+class OnBundle:
     """The streaming recogniser on a bundle."""
 
     def __init__(self, bundle: Path, threads: int, dtype: WeightType) -> None:
@@ -25,26 +26,30 @@ class Streaming:
         self.language = self.recognizer.languages[0]
         self.recognizer.load(self.language)
 
-    def stream(self) -> Callable[[Samples], str]:
+    @property
+    def model(self) -> Transducer:
+        """With the layers that run."""
+        return self.recognizer.models.get(self.language).model
+
+    def stream(self) -> Callable[[Samples], Tokens]:
         stream = self.recognizer.stream(self.language)
 
-        def accept(samples: Samples) -> str:
+        def accept(samples: Samples) -> Tokens:
             stream.accept(samples)
-            return stream.partial().text
+            return stream.partial().tokens
 
         return accept
 
 
-class TorchInt8(Streaming):
+class TorchInt8(OnBundle):
     """Dense layers of 8 bits by torch's dynamic quantisation."""
 
     def __init__(self, bundle: Path, threads: int) -> None:
         super().__init__(bundle, threads, "dense")
-        model = self.recognizer.models.get(self.language).model
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecated, and what people still use on CPUs
             quantize: Any = torch.ao.quantization.quantize_dynamic
-            quantize(model, {nn.Linear, nn.LSTM}, dtype=torch.qint8, inplace=True)
+            quantize(self.model, {nn.Linear, nn.LSTM}, dtype=torch.qint8, inplace=True)
 
 
 Kind = Literal[
@@ -73,4 +78,4 @@ def open_system(kind: Kind, place: Path, threads: int) -> System:
     if kind == "torch int8":
         return TorchInt8(place, threads)
     dtypes: dict[str, WeightType] = {"sparse float32": "float32", "sparse int8": "int8", "torch float32": "dense"}
-    return Streaming(place, threads, dtypes[kind])
+    return OnBundle(place, threads, dtypes[kind])

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
+from asr_pathways.runtime.streaming import FRAME
 
 ROUNDS = 5
+
+Tokens = Sequence[tuple[object, float]]
+"""Tokens, each with the time of its frame in seconds."""
 
 
 class System(Protocol):
@@ -24,8 +28,8 @@ class System(Protocol):
 
     disk: int
 
-    def stream(self) -> Callable[[Samples], object]:
-        """A new stream: takes samples at 16 kHz and recognises what it can."""
+    def stream(self) -> Callable[[Samples], Tokens]:
+        """A new stream: takes samples at 16 kHz, recognises what it can, and gives all tokens so far."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,14 @@ class Timing:
     Attributes:
         rtf: seconds of compute a second of audio.
         p50, p95: milliseconds that a chunk takes.
+        first: milliseconds from the end of the frame that gives the first token until the token is there, if audio
+            comes as it is spoken, a chunk at a time; infinite if there is none.
     """
 
     rtf: float
     p50: float
     p95: float
+    first: float
 
 
 def time_streams(systems: Mapping[str, System], samples: Samples, chunk: float) -> dict[str, Timing]:
@@ -49,25 +56,27 @@ def time_streams(systems: Mapping[str, System], samples: Samples, chunk: float) 
         _stream(system, samples[: 3 * SAMPLE_RATE], chunk)  # what is made at the first call is not counted
     for _ in range(ROUNDS):
         for name, system in systems.items():
-            spent = _stream(system, samples, chunk)
-            seconds = len(samples) / SAMPLE_RATE
-            p50, p95 = np.percentile(spent, [50, 95])
-            rounds[name].append(Timing(sum(spent) / seconds, 1000 * float(p50), 1000 * float(p95)))
+            rounds[name].append(_stream(system, samples, chunk))
+    parts = [field.name for field in fields(Timing)]
     return {
-        name: Timing(*(statistics.median(getattr(t, part) for t in timings) for part in ("rtf", "p50", "p95")))
+        name: Timing(*(statistics.median(getattr(timing, part) for timing in timings) for part in parts))
         for name, timings in rounds.items()
     }
 
 
-def _stream(system: System, samples: Samples, chunk: float) -> list[float]:
-    """Seconds that each chunk takes."""
+def _stream(system: System, samples: Samples, chunk: float) -> Timing:
     accept = system.stream()
-    spent = []
-    for piece in _pieces(samples, chunk):
+    spent: list[float] = []
+    first, done = float("inf"), 0.0
+    for index, piece in enumerate(_pieces(samples, chunk)):
         began = time.perf_counter()
-        accept(piece)
+        tokens = accept(piece)
         spent.append(time.perf_counter() - began)
-    return spent
+        done = max(done, (index + 1) * chunk) + spent[-1]
+        if tokens and first == float("inf"):
+            first = done - (tokens[0][1] + FRAME)
+    p50, p95 = np.percentile(spent, [50, 95])
+    return Timing(sum(spent) / (len(samples) / SAMPLE_RATE), 1000 * float(p50), 1000 * float(p95), 1000 * first)
 
 
 def _pieces(samples: Samples, chunk: float) -> Iterator[Samples]:

@@ -23,7 +23,8 @@
 #endif
 
 const sparse::Kernels* sparse::avx2_kernels() {
-    static const Kernels kernels = {"avx2", widest_tile, transpose, multiply, nullptr, 0, lstm, multiply_adds, read_floats};
+    static const Kernels kernels = {"avx2", widest_tile, transpose, multiply, nullptr, 0, lstm, kSteps, multiply_adds,
+                                    read_floats};
     static const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     return supported ? &kernels : nullptr;
 }

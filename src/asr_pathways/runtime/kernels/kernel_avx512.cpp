@@ -24,8 +24,8 @@
 #endif
 
 const sparse::Kernels* sparse::avx512_kernels() {
-    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply, multiply_few, kFewRows, lstm, multiply_adds,
-                                    read_floats};
+    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply, multiply_few, kFewRows, lstm, kSteps,
+                                    multiply_adds, read_floats};
     static const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                                   __builtin_cpu_supports("fma");

@@ -241,3 +241,5 @@ int widest_tile(int block) {
 
 }  // namespace
 }  // namespace sparse
+
+#include "step_body.h"

@@ -5,6 +5,7 @@
 #include "kernel_body.h"
 
 const sparse::Kernels* sparse::portable_kernels() {
-    static const Kernels kernels = {"portable", widest_tile, transpose, multiply, nullptr, 0, lstm, multiply_adds, read_floats};
+    static const Kernels kernels = {"portable", widest_tile, transpose, multiply, nullptr, 0, lstm, kSteps,
+                                    multiply_adds, read_floats};
     return &kernels;
 }

@@ -11,6 +11,36 @@ struct Epilogue {
     bool relu;
 };
 
+// A layer norm over so many numbers as weight and bias have.
+struct Norm {
+    const float* weight;
+    const float* bias;
+    float epsilon;
+};
+
+// Attention of `rows` frames to a window of `length`, with what is added to the scores: bias (heads, rows, length).
+struct Attention {
+    int64_t dim, heads, rows, length;
+    const float* bias;
+};
+
+// What the steps of an encoder layer need between their products.
+struct StepKernels {
+    void (*layer_norm)(const float* x, int64_t n, int64_t size, Norm norm, float* y);
+    void (*silu)(float* x, int64_t count);
+    void (*add)(const float* x, int64_t count, float* y);  // y += x
+    // y (n, size) = the first halves of the rows of x (n, 2 * size), gated by the second.
+    void (*glu)(const float* x, int64_t n, int64_t size, float* y);
+    // y (n, size) = sums of `taps` rows of x (n + taps - 1, size) each, weighted by weight (taps, size), plus bias.
+    void (*depthwise)(const float* x, int64_t n, int64_t size, const float* weight, const float* bias, int64_t taps,
+                      float* y);
+    int64_t (*attend_scratch)(const Attention& a);  // floats that attend needs
+    // out (rows, dim) for query (rows, dim), keys and values of the window (length, 2 * dim), and what is added to the
+    // scores of each key (length,).
+    void (*attend)(const Attention& a, const float* query, const float* window, const float* unseen, float* scratch,
+                   float* out);
+};
+
 struct Kernels {
     const char* name;
     // Columns of activations (the n of X) that one pass over the weights takes; for a smaller n, the smallest
@@ -27,6 +57,7 @@ struct Kernels {
     // The pointwise part of an LSTM: gates (n, 4 * hidden) in the order i, f, g, o; h and c are written.
     void (*lstm)(const float* input_gates, const float* hidden_gates, const float* c, int64_t n, int64_t hidden,
                  float* h_next, float* c_next);
+    StepKernels steps;
     // For benchmarks: 24 vector multiply-adds, `repeats` times (returns the floats of a vector), and a read in order.
     int (*multiply_adds)(int64_t repeats, float* sink);
     float (*read_floats)(const float* from, int64_t count);

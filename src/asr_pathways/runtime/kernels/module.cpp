@@ -7,8 +7,8 @@
 #include <chrono>
 #include <memory>
 
-#include "multiply.h"
 #include "pack.h"
+#include "steps.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
@@ -78,6 +78,44 @@ void lstm_step(const Matrix& w_ih, const Matrix& w_hh, Address x, Address h, Add
     kernels.lstm(from_input, from_hidden, floats(c), n, w_hh.columns, writable(h_next), writable(c_next));
 }
 
+sparse::Norm norm_at(Address weight, Address bias, float epsilon) { return {floats(weight), floats(bias), epsilon}; }
+
+sparse::Product product_of(const Matrix& weight, Address bias) { return {weight, bias ? floats(bias) : nullptr}; }
+
+void feed_forward(Address x, int64_t n, Address norm_weight, Address norm_bias, float epsilon, const Matrix& inwards,
+                  Address inwards_bias, const Matrix& outwards, Address outwards_bias, Address out, int threads,
+                  const std::string& variant) {
+    const sparse::Runner runner{threads, kernels_named(variant)};
+    py::gil_scoped_release release;
+    sparse::feed_forward(floats(x), n, norm_at(norm_weight, norm_bias, epsilon), product_of(inwards, inwards_bias),
+                         product_of(outwards, outwards_bias), writable(out), runner);
+}
+
+void attention(Address x, int64_t streams, int64_t rows, Address past, int64_t left, Address unseen, Address norm_weight,
+               Address norm_bias, float epsilon, const Matrix& query, Address query_bias, const Matrix& key_value,
+               Address key_value_bias, const Matrix& outwards, Address outwards_bias, int64_t heads, Address bias,
+               Address windows, Address out, int threads, const std::string& variant) {
+    const sparse::Runner runner{threads, kernels_named(variant)};
+    const sparse::Attention shape{query.columns, heads, rows, left + rows, floats(bias)};
+    py::gil_scoped_release release;
+    sparse::attention(floats(x), streams, floats(past), floats(unseen), norm_at(norm_weight, norm_bias, epsilon),
+                      product_of(query, query_bias), product_of(key_value, key_value_bias),
+                      product_of(outwards, outwards_bias), shape, writable(windows), writable(out), runner);
+}
+
+void convolution(Address x, int64_t streams, int64_t rows, Address past, Address norm_weight, Address norm_bias,
+                 float epsilon, const Matrix& inwards, Address inwards_bias, Address weight, Address weight_bias,
+                 int64_t taps, Address inner_weight, Address inner_bias, float inner_epsilon, const Matrix& outwards,
+                 Address outwards_bias, Address windows, Address out, int threads, const std::string& variant) {
+    const sparse::Runner runner{threads, kernels_named(variant)};
+    const sparse::Convolution conv{floats(weight), floats(weight_bias), taps,
+                                   norm_at(inner_weight, inner_bias, inner_epsilon)};
+    py::gil_scoped_release release;
+    sparse::convolution(floats(x), streams, rows, floats(past), norm_at(norm_weight, norm_bias, epsilon),
+                        product_of(inwards, inwards_bias), conv, product_of(outwards, outwards_bias), writable(windows),
+                        writable(out), runner);
+}
+
 // Multiply-adds of floats a second, on one thread, in registers.
 double multiply_add_rate(const std::string& variant) {
     const sparse::Kernels& kernels = kernels_named(variant);
@@ -127,6 +165,9 @@ PYBIND11_MODULE(_sparse, module) {
     module.def("unpack", &unpack);
     module.def("multiply", &multiply);
     module.def("lstm_step", &lstm_step);
+    module.def("feed_forward", &feed_forward);
+    module.def("attention", &attention);
+    module.def("convolution", &convolution);
     module.def("multiply_add_rate", &multiply_add_rate);
     module.def("read_rate", &read_rate);
 }
