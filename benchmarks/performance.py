@@ -1,49 +1,102 @@
 """docs/performance.md from the figures of `asr-pathways bench`, so that no number there is typed by hand.
 
-asr-pathways bench --preset base --json results/performance.json
-python -m benchmarks.performance
+asr-pathways bench --preset base --chunk 160,320,640 --threads 1,2 --json base.json
+python -m benchmarks.performance base.json   # takes the place of what was measured before in the same settings
+python -m benchmarks.performance             # only writes the page
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+from asr_pathways.files import write_json
+from asr_pathways.models.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "results" / "performance.json"
 PAGE = ROOT / "docs" / "performance.md"
 
+Row = dict[str, Any]
+
 INTRODUCTION = """# Performance
 
 Streaming recognition with random weights, which take as long as trained ones, in one process: rounds of all systems in
-turn, medians of five. RTF is seconds of compute a second of audio; a chunk's milliseconds are those of one call, and
-latency is the chunk, a right context of 40 ms, and that. "Speed" is against dense float32 in torch in the same run.
-Memory and load time are of a process of its own, which imports torch. Made by:
-
-    asr-pathways bench --preset base --json results/performance.json
-    python -m benchmarks.performance
+turn, medians of five. RTF is seconds of compute a second of audio. A chunk's milliseconds are those of one call; "at
+best" is what the weights of a sparse encoder and predictor need if all are read once at the speed of memory, or all
+multiplied at the peak rate, whichever takes longer (one thread). "First token" is the time from the end of the 40 ms
+that give the first token until it is there, if audio comes as it is spoken: what is left of the chunk, a right context
+of 40 ms, and compute. Memory and load time are of a process of its own, which imports torch. MB are of the bundle. Made
+by `make bench`. What 4x1 blocks cost in accuracy: [blocks.md](blocks.md); sizes of bundles: [bundle.md](bundle.md).
 """
 
 
 def page(figures: dict[str, Any]) -> str:
     """The page's text."""
     machine = figures["machine"]
-    lines = [INTRODUCTION, f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}."]
+    lines = [INTRODUCTION, f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}.", ""]
+    lines += _summary(figures["results"])
     for result in figures["results"]:
         lines += ["", *_section(result)]
     return "\n".join(lines) + "\n"
 
 
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The figures of both; where both were measured in the same settings, the new ones."""
+    found = {_settings(result): result for result in [*old["results"], *new["results"]]}
+    return {"machine": new["machine"], "results": [found[settings] for settings in sorted(found)]}
+
+
+def _settings(result: dict[str, Any]) -> tuple[int, int, float]:
+    return -PRESETS.index(result["preset"]), result["threads"], result["chunk_s"]
+
+
+def _summary(results: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "## RTF at 70%, beside the fastest dense system of the same run",
+        "",
+        "| Model | Chunk ms | Threads | Dense float32 | Unstructured | 4x1 blocks | Dense int8 | 4x1 blocks, int8 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        full, small = _fastest(result["rows"], "float32"), _fastest(result["rows"], "int8")
+        cells = [result["preset"], f"{1000 * result['chunk_s']:.0f}", str(result["threads"]), _named(full)]
+        for system, granularity, dense in (
+            ("sparse float32", "unstructured", full),
+            ("sparse float32", "block:4x1", full),
+            (None, None, small),
+            ("sparse int8", "block:4x1", small),
+        ):
+            own = [
+                r
+                for r in result["rows"]
+                if (r["system"], r["granularity"], r["sparsity"]) == (system, granularity, 0.7)
+            ]
+            cells.append(f"{own[0]['rtf']:.4f} ({dense['rtf'] / own[0]['rtf']:.2f}x)" if own else _named(dense))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _fastest(rows: list[Row], numbers: str) -> Row:
+    return min(
+        (row for row in rows if row["sparsity"] is None and numbers in row["system"]), key=lambda row: row["rtf"]
+    )
+
+
+def _named(row: Row) -> str:
+    return f"{row['rtf']:.4f} ({row['system'].split()[0]})"
+
+
 def _section(result: dict[str, Any]) -> list[str]:
     rows = result["rows"]
-    dense = next(row for row in rows if row["system"] == "torch float32")
     switch = result["switch"]
     lines = [
         f"## {result['preset']}, {1000 * result['chunk_s']:.0f} ms at a time, threads: {result['threads']}",
         "",
-        "| System | Sparsity | RTF | Speed | Chunk p50 ms | p95 ms | Load s | Peak MiB | Bundle MB |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| System | Sparsity | RTF | Chunk p50 ms | p95 ms | At best ms | First token ms | Load s | Peak MiB | MB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         sparse = row["sparsity"] is not None
@@ -51,9 +104,10 @@ def _section(result: dict[str, Any]) -> list[str]:
             f"{row['system']}, {row['granularity']}" if sparse else row["system"],
             f"{100 * row['sparsity']:.0f}%" if sparse else "",
             f"{row['rtf']:.4f}",
-            f"{dense['rtf'] / row['rtf']:.2f}x",
             f"{row['chunk_p50_ms']:.1f}",
             f"{row['chunk_p95_ms']:.1f}",
+            "" if row["limit_ms"] is None else f"{row['limit_ms']:.1f}",
+            "" if row["first_token_ms"] is None else f"{row['first_token_ms']:.0f}",
             f"{row['load_s']:.2f}",
             f"{row['peak_mib']:,.0f}",
             f"{row['bytes'] / 1e6:.1f}" if sparse else "",
@@ -68,9 +122,13 @@ def _section(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    PAGE.write_text(page(json.loads(FIGURES.read_text(encoding="utf-8"))), encoding="utf-8")
+def main(*measured: str) -> None:
+    figures = json.loads(FIGURES.read_text(encoding="utf-8"))
+    for path in measured:
+        figures = merged(figures, json.loads(Path(path).read_text(encoding="utf-8")))
+    write_json(FIGURES, figures)
+    PAGE.write_text(page(figures), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -92,7 +92,7 @@ def _table(result: dict[str, Any]) -> Table:
             f"{row['chunk_p50_ms']:.1f}",
             f"{row['chunk_p95_ms']:.1f}",
             "" if row["limit_ms"] is None else f"{row['limit_ms']:.1f}",
-            f"{row['first_token_ms']:.0f}",
+            "" if row["first_token_ms"] is None else f"{row['first_token_ms']:.0f}",
             f"{row['load_s']:.2f}",
             f"{row['peak_mib']:,.0f}",
             "" if row["bytes"] is None else f"{row['bytes'] / 1e6:.1f}",

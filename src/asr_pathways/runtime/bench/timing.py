@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -40,13 +40,13 @@ class Timing:
         rtf: seconds of compute a second of audio.
         p50, p95: milliseconds that a chunk takes.
         first: milliseconds from the end of the frame that gives the first token until the token is there, if audio
-            comes as it is spoken, a chunk at a time; infinite if there is none.
+            comes as it is spoken, a chunk at a time; None if there is none.
     """
 
     rtf: float
     p50: float
     p95: float
-    first: float
+    first: float | None
 
 
 def time_streams(systems: Mapping[str, System], samples: Samples, chunk: float) -> dict[str, Timing]:
@@ -57,26 +57,33 @@ def time_streams(systems: Mapping[str, System], samples: Samples, chunk: float) 
     for _ in range(ROUNDS):
         for name, system in systems.items():
             rounds[name].append(_stream(system, samples, chunk))
-    parts = [field.name for field in fields(Timing)]
-    return {
-        name: Timing(*(statistics.median(getattr(timing, part) for timing in timings) for part in parts))
-        for name, timings in rounds.items()
-    }
+    return {name: _medians(timings) for name, timings in rounds.items()}
+
+
+def _medians(timings: Sequence[Timing]) -> Timing:
+    first = [timing.first for timing in timings if timing.first is not None]
+    return Timing(
+        rtf=statistics.median(timing.rtf for timing in timings),
+        p50=statistics.median(timing.p50 for timing in timings),
+        p95=statistics.median(timing.p95 for timing in timings),
+        first=statistics.median(first) if first else None,
+    )
 
 
 def _stream(system: System, samples: Samples, chunk: float) -> Timing:
     accept = system.stream()
     spent: list[float] = []
-    first, done = float("inf"), 0.0
+    first: float | None = None
+    done = 0.0
     for index, piece in enumerate(_pieces(samples, chunk)):
         began = time.perf_counter()
         tokens = accept(piece)
         spent.append(time.perf_counter() - began)
         done = max(done, (index + 1) * chunk) + spent[-1]
-        if tokens and first == float("inf"):
-            first = done - (tokens[0][1] + FRAME)
+        if tokens and first is None:
+            first = 1000 * (done - (tokens[0][1] + FRAME))
     p50, p95 = np.percentile(spent, [50, 95])
-    return Timing(sum(spent) / (len(samples) / SAMPLE_RATE), 1000 * float(p50), 1000 * float(p95), 1000 * first)
+    return Timing(sum(spent) / (len(samples) / SAMPLE_RATE), 1000 * float(p50), 1000 * float(p95), first)
 
 
 def _pieces(samples: Samples, chunk: float) -> Iterator[Samples]:

@@ -165,9 +165,12 @@ INLINE void store_transposed(const float* buffer, int64_t rows, int n, float* y,
     const int whole = n / 4 * 4;
     for (int j = 0; j < whole; j += 4)  // whole cache lines: rows of y are often a power of two apart
         for (int64_t r = 0; r < whole_rows; r += 4)
-            transpose4(buffer + r * Width + j, Width, y + j * stride + r, stride);
+            transpose4(buffer + r * Width + j, Width, 4, y + j * stride + r, stride, 4);
+    if constexpr (Width >= 4)
+        for (int64_t r = 0; whole < n && r < whole_rows; r += 4)
+            transpose4(buffer + r * Width + whole, Width, 4, y + whole * stride + r, stride, n - whole);
     for (int j = 0; j < n; ++j)
-        for (int64_t r = j < whole ? whole_rows : 0; r < rows; ++r) y[j * stride + r] = buffer[r * Width + j];
+        for (int64_t r = Width >= 4 ? whole_rows : 0; r < rows; ++r) y[j * stride + r] = buffer[r * Width + j];
 }
 
 template <int Block, int Width>
@@ -218,18 +221,17 @@ void multiply(const Matrix& w, int64_t chunk, const float* tile, int width, int 
 }
 
 void transpose(const float* x, int64_t columns, int n, int width, int64_t first, int64_t last, float* tile) {
-    const int whole = n / 4 * 4;
     for (int64_t start = first; start < last; start += 16) {  // a cache line of each row of x
         const int64_t end = start + 16 < last ? start + 16 : last, whole_end = start + (end - start) / 4 * 4;
-        for (int j = 0; j < whole; j += 4) {
+        for (int j = 0; j < width; j += 4) {
+            const int filled = n - j < 4 ? n - j : 4;
             for (int64_t i = start; i < whole_end; i += 4)
-                transpose4(x + j * columns + i, columns, tile + i * width + j, width);
+                transpose4(x + j * columns + i, columns, filled, tile + i * width + j, width, 4);
             for (int64_t i = whole_end; i < end; ++i)
-                for (int lane = j; lane < j + 4; ++lane) tile[i * width + lane] = x[lane * columns + i];
+                for (int lane = j; lane < j + 4; ++lane)
+                    tile[i * width + lane] = lane < n ? x[lane * columns + i] : 0.0f;
         }
     }
-    for (int64_t i = first; i < last && whole < width; ++i)
-        for (int j = whole; j < width; ++j) tile[i * width + j] = j < n ? x[j * columns + i] : 0.0f;
 }
 
 // Accumulators and operands fit the registers: 16 of 4 or 8 lanes, 32 of 16 lanes; and the tile of a panel the cache.

@@ -80,34 +80,55 @@ void depthwise(const float* x, int64_t n, int64_t size, const float* weight, con
         });
 }
 
-// scores[r][j] = sum over k of query[r * stride + k] * keys[k][j] for Rows rows and all j < padded.
-template <int Rows>
-INLINE void score_rows(const float* query, int64_t stride, const float* keys, int64_t width, int64_t padded, float scale,
-                       float* scores) {
-    for (int64_t j = 0; j < padded; j += LANES) {
-        Vec<LANES> sums[Rows] = {};
-        for (int64_t k = 0; k < width; ++k) {
-            const Vec<LANES> key = load<LANES>(keys + k * padded + j);
-            for (int r = 0; r < Rows; ++r) sums[r] += key * query[r * stride + k];
-        }
-        for (int r = 0; r < Rows; ++r) store<LANES>(scores + r * padded + j, sums[r] * scale);
-    }
-}
+// A small dense matrix with its floats from row to row.
+struct Rows {
+    const float* start;
+    int64_t stride;
+};
 
+// out (Count, n) = a (Count, k) @ b (k, n).
 template <int Count>
-INLINE Vec<Count> power(Lanes<Count>, Vec<Count> value) {
-    return exponential<Count>(value);
+INLINE void add_rows(Rows a, Rows b, int64_t k, int64_t n, float* out, int64_t stride) {
+    for_floats(n, [&](int64_t j, auto lanes) {
+        typename decltype(lanes)::V sums[Count] = {};
+        for (int64_t i = 0; i < k; ++i) {
+            const auto value = lanes.at(b.start + i * b.stride + j);
+            for (int r = 0; r < Count; ++r) sums[r] += value * a.start[r * a.stride + i];
+        }
+        for (int r = 0; r < Count; ++r) lanes.put(out + r * stride + j, sums[r]);
+    });
 }
 
-INLINE void softmax(float* scores, int64_t count) {
-    float largest = scores[0];
-    for (int64_t j = 1; j < count; ++j) largest = scores[j] > largest ? scores[j] : largest;
-    const float sum = sum_floats(count, [&](int64_t j, auto lanes) {
-        const auto value = power(lanes, lanes.at(scores + j) - largest);
-        lanes.put(scores + j, value);
-        return value;
+// out (rows, n) = a (rows, k) @ b (k, n): as many rows at a time as a multiply-add takes cycles, twice.
+void dense_product(Rows a, int64_t rows, Rows b, int64_t k, int64_t n, float* out, int64_t stride) {
+    int64_t row = 0;
+    for (; row + 8 <= rows; row += 8) add_rows<8>({a.start + row * a.stride, a.stride}, b, k, n, out + row * stride, stride);
+    for (; row + 4 <= rows; row += 4) add_rows<4>({a.start + row * a.stride, a.stride}, b, k, n, out + row * stride, stride);
+    for (; row < rows; ++row) add_rows<1>({a.start + row * a.stride, a.stride}, b, k, n, out + row * stride, stride);
+}
+
+// Softmax of scores * scale + bias + unseen, of which `count` count; zeros, or nearly, up to `padded`.
+INLINE void softmax(float* scores, float scale, const float* bias, const float* unseen, int64_t count, int64_t padded) {
+    for_floats(count, [&](int64_t j, auto lanes) {
+        lanes.put(scores + j, lanes.at(scores + j) * scale + lanes.at(bias + j) + lanes.at(unseen + j));
     });
-    for (int64_t j = 0; j < count; ++j) scores[j] /= sum;
+    for (int64_t j = count; j < padded; ++j) scores[j] = -1e30f;
+    Vec<LANES> most = load<LANES>(scores);
+    for (int64_t j = LANES; j < padded; j += LANES) {
+        const Vec<LANES> here = load<LANES>(scores + j);
+        most = here > most ? here : most;
+    }
+    float largest = most[0];
+    for (int lane = 1; lane < LANES; ++lane) largest = most[lane] > largest ? most[lane] : largest;
+    Vec<LANES> sums = {};
+    for (int64_t j = 0; j < padded; j += LANES) {
+        const Vec<LANES> power = exponential<LANES>(load<LANES>(scores + j) - largest);
+        store<LANES>(scores + j, power);
+        sums += power;
+    }
+    float sum = 0.0f;
+    for (int lane = 0; lane < LANES; ++lane) sum += sums[lane];
+    for (int64_t j = 0; j < padded; j += LANES) store<LANES>(scores + j, load<LANES>(scores + j) * (1.0f / sum));
 }
 
 INLINE int64_t padded_length(const Attention& a) { return (a.length + LANES - 1) / LANES * LANES; }
@@ -119,26 +140,12 @@ void attend(const Attention& a, const float* query, const float* window, const f
     float *const keys = scratch, *const scores = scratch + width * padded;
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(width));
     for (int64_t head = 0; head < a.heads; ++head) {
-        const float *const q = query + head * width, *const k = window + head * width, *const v = k + a.dim;
-        transpose(k, 2 * a.dim, static_cast<int>(a.length), static_cast<int>(padded), 0, width, keys);
-        int64_t row = 0;
-        for (; row + 4 <= a.rows; row += 4)
-            score_rows<4>(q + row * a.dim, a.dim, keys, width, padded, scale, scores + row * padded);
-        for (; row < a.rows; ++row)
-            score_rows<1>(q + row * a.dim, a.dim, keys, width, padded, scale, scores + row * padded);
-        for (row = 0; row < a.rows; ++row) {
-            float* const own = scores + row * padded;
-            const float* const bias = a.bias + (head * a.rows + row) * a.length;
-            for_floats(a.length, [&](int64_t j, auto lanes) {
-                lanes.put(own + j, lanes.at(own + j) + lanes.at(bias + j) + lanes.at(unseen + j));
-            });
-            softmax(own, a.length);
-            for_floats(width, [&](int64_t i, auto lanes) {
-                auto sum = lanes.at(v + i) * own[0];
-                for (int64_t j = 1; j < a.length; ++j) sum += lanes.at(v + j * 2 * a.dim + i) * own[j];
-                lanes.put(out + row * a.dim + head * width + i, sum);
-            });
-        }
+        const float *const key = window + head * width, *const value = key + a.dim;
+        transpose(key, 2 * a.dim, static_cast<int>(a.length), static_cast<int>(padded), 0, width, keys);
+        dense_product({query + head * width, a.dim}, a.rows, {keys, padded}, width, padded, scores, padded);
+        for (int64_t row = 0; row < a.rows; ++row)
+            softmax(scores + row * padded, scale, a.bias + (head * a.rows + row) * a.length, unseen, a.length, padded);
+        dense_product({scores, padded}, a.rows, {value, 2 * a.dim}, a.length, width, out + head * width, a.dim);
     }
 }
 

@@ -67,7 +67,7 @@ struct Quad<16> {
 #endif
 
 // How far ahead of their use weights are asked for, in floats: the next segments' lie right behind this one's.
-constexpr int kPrefetch = 2048;
+constexpr int kPrefetch = 4096;
 
 // 16 bytes to 16 floats.
 INLINE void decode16(const int8_t* codes, float* values) {
@@ -83,16 +83,27 @@ INLINE void decode16(const int8_t* codes, float* values) {
 #endif
 }
 
-// to[j][i] = from[i][j] for i, j < 4, with the given numbers of floats from row to row.
-INLINE void transpose4(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
-    const Vec<4> a = load<4>(from), b = load<4>(from + from_stride);
-    const Vec<4> c = load<4>(from + 2 * from_stride), d = load<4>(from + 3 * from_stride);
-    const Vec<4> ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    const Vec<4> cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    store<4>(to, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
-    store<4>(to + to_stride, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
-    store<4>(to + 2 * to_stride, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
-    store<4>(to + 3 * to_stride, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+// Four vectors as rows of a matrix, transposed in place.
+INLINE void transpose4(Vec<4> (&rows)[4]) {
+    const Vec<4> ab_low = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
+    const Vec<4> ab_high = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
+    const Vec<4> cd_low = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
+    const Vec<4> cd_high = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
+    rows[0] = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
+    rows[1] = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
+    rows[2] = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
+    rows[3] = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+}
+
+// to[j][i] = from[i][j] for i < filled, j < stored, and 0 for filled <= i < 4; with the given numbers of floats from row
+// to row.
+INLINE void transpose4(const float* from, int64_t from_stride, int filled, float* to, int64_t to_stride, int stored) {
+    Vec<4> rows[4] = {};
+    for (int i = 0; i < 4; ++i)
+        if (i < filled) rows[i] = load<4>(from + i * from_stride);
+    transpose4(rows);
+    for (int j = 0; j < 4; ++j)
+        if (j < stored) store<4>(to + j * to_stride, rows[j]);
 }
 
 }  // namespace
