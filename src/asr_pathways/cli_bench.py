@@ -43,8 +43,8 @@ def bench(
                 )
                 results.append(result)
                 print_table(_table(result))
-    if json is not None:
-        write_json(json, {"machine": machine(), "results": results})
+                if json is not None:  # after each: one that fails costs no other
+                    write_json(json, {"machine": machine(), "results": results})
 
 
 def _numbers(option: str, text: str, least: float, most: float) -> list[float]:

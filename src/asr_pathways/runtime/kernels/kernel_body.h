@@ -221,6 +221,10 @@ void multiply(const Matrix& w, int64_t chunk, const float* tile, int width, int 
 }
 
 void transpose(const float* x, int64_t columns, int n, int width, int64_t first, int64_t last, float* tile) {
+    if (width == 1) {
+        __builtin_memcpy(tile + first, x + first, sizeof(float) * (last - first));
+        return;
+    }
     for (int64_t start = first; start < last; start += 16) {  // a cache line of each row of x
         const int64_t end = start + 16 < last ? start + 16 : last, whole_end = start + (end - start) / 4 * 4;
         for (int j = 0; j < width; j += 4) {
