@@ -27,6 +27,7 @@ bench: $(READY)
 	$(BIN)/asr-pathways bench --preset tiny,small,base --sparsity 0.5,0.7,0.8 --json bench-1.json
 	$(BIN)/asr-pathways bench --preset tiny,small,base --chunk 160,640 --json bench-2.json
 	$(BIN)/asr-pathways bench --preset tiny,small,base --threads 2 --json bench-3.json
+	$(BIN)/python -m benchmarks.growth --json results/growth.json
 	$(BIN)/python -m benchmarks.performance bench-1.json bench-2.json bench-3.json
 
 # The reports of the papers' tables and of others (whose tables go into the first), from the ledgers alone; without

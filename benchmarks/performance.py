@@ -17,6 +17,7 @@ from asr_pathways.models.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "results" / "performance.json"
+GROWTH = ROOT / "results" / "growth.json"
 PAGE = ROOT / "docs" / "performance.md"
 
 Row = dict[str, Any]
@@ -33,13 +34,14 @@ by `make bench`. What 4x1 blocks cost in accuracy: [blocks.md](blocks.md); sizes
 """
 
 
-def page(figures: dict[str, Any]) -> str:
-    """The page's text."""
+def page(figures: dict[str, Any], growth: dict[str, Any]) -> str:
+    """The page's text, from what `bench` and `benchmarks.growth` measured."""
     machine = figures["machine"]
     lines = [INTRODUCTION, f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}.", ""]
     lines += _summary(figures["results"])
     for result in figures["results"]:
         lines += ["", *_section(result)]
+    lines += ["", *_growth(growth)]
     return "\n".join(lines) + "\n"
 
 
@@ -122,12 +124,48 @@ def _section(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _growth(growth: dict[str, Any]) -> list[str]:
+    head = [
+        "| Weights | Languages | Copy of the weights s | Entering `use` s | Times a copy | Adapting one language s | "
+        "Mask bits a weight | Score state MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rows = [
+        f"| {r['weights'] / 1e6:.1f}M | {r['languages']} | {r['copy_seconds']:.3f} | {r['use_seconds']:.3f} | "
+        f"{r['use_seconds'] / r['copy_seconds']:.1f} | {r['adapt_seconds']:.3f} | {r['mask_bits_per_weight']:.1f} | "
+        f"{r['score_bytes'] / 1e6:.1f} |"
+        for r in [*growth["weights"], *growth["languages"]]
+    ]
+    powers, lines, last = growth["exponents"], growth["lines"], growth["languages"][-1]
+    several = ", ".join(f"{count}: {spent:.2f} s" for count, spent in last["adapting_several_seconds"].items())
+    (alone, both), (start, slope) = growth["ranks"], lines["adapt_seconds"]
+    return [
+        "## How the cost of pathways grows",
+        "",
+        f"Linear layers of a transformer of width 512, dynamic pathways at 70%, {growth['threads']} threads; made by "
+        "`python -m benchmarks.growth --json results/growth.json`.",
+        "",
+        *head,
+        *rows,
+        "",
+        f"- With weights: entering `use` as weights^{powers['use_seconds']:.2f}, an adaptation as "
+        f"weights^{powers['adapt_seconds']:.2f}.",
+        f"- With languages: an adaptation of one takes {start:.2f} s and {1000 * slope:.1f} ms for each that it is "
+        "compared with; entering `use` does not heed how many there are.",
+        f"- With adapted languages, of {last['languages']}: {several}.",
+        f"- With ranks, on {alone['weights'] / 1e6:.0f}M weights and as many rows on each: a step takes "
+        f"{alone['step_seconds']:.2f} s on one and {both['step_seconds']:.2f} s on two, an adaptation "
+        f"{alone['adapt_seconds']:.2f} and {both['adapt_seconds']:.2f} s, one thread each.",
+    ]
+
+
 def main(*measured: str) -> None:
     figures = json.loads(FIGURES.read_text(encoding="utf-8"))
     for path in measured:
         figures = merged(figures, json.loads(Path(path).read_text(encoding="utf-8")))
     write_json(FIGURES, figures)
-    PAGE.write_text(page(figures), encoding="utf-8")
+    growth = json.loads(GROWTH.read_text(encoding="utf-8"))
+    PAGE.write_text(page(figures, growth), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -318,7 +319,9 @@ def demo(
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    """Of several processes of one run, the first says it."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text, err=True)
 
 
 def main() -> None:
@@ -328,10 +331,10 @@ def main() -> None:
     except PathwaysError as error:
         if _debug:
             raise
-        _say(f"asr-pathways: {error}")
+        typer.echo(f"asr-pathways: {error}", err=True)
         sys.exit(1)
     except (OSError, MemoryError) as error:
         if _debug:
             raise
-        _say(f"asr-pathways: {error or type(error).__name__}")
+        typer.echo(f"asr-pathways: {error or type(error).__name__}", err=True)
         sys.exit(1)

@@ -20,7 +20,7 @@ CONFIG = SamplingConfig(max_seconds=30)
 
 
 def draws(sampler: LanguageSampler, count: int) -> list[Draw]:
-    return [sampler.next() for _ in range(count)]
+    return [draw for _ in range(count) for draw in sampler.next()]
 
 
 @settings(deadline=None, max_examples=40)
@@ -88,10 +88,30 @@ def test_ranks_share_the_language_and_nothing_else() -> None:
     ranks = [LanguageSampler(DURATIONS, CONFIG, rank, 3) for rank in range(3)]
     used: Counter[tuple[str, int, int]] = Counter()
     for _ in range(60):
-        batch = [rank.next() for rank in ranks]
+        batch = [draw for rank in ranks for draw in rank.next()]
         assert len({(draw.language, draw.epoch) for draw in batch}) == 1
         used.update((draw.language, draw.epoch, index) for draw in batch for index, _ in draw.items)
     assert max(used.values()) == 1
+
+
+@pytest.mark.parametrize("language_each", ["step", "batch"])
+def test_the_batches_of_a_step_are_the_same_however_many_ranks_share_them(language_each: str) -> None:
+    config = SamplingConfig(max_seconds=30, language_each=language_each)
+    alone = LanguageSampler(DURATIONS, config, 0, 1, 4)
+    pairs = [LanguageSampler(DURATIONS, config, rank, 2, 2) for rank in range(2)]
+    each = [LanguageSampler(DURATIONS, config, rank, 4) for rank in range(4)]
+    mixed = set()
+    for step in range(60):
+        expected = alone.next()
+        mixed.add(len({draw.language for draw in expected}))
+        for ranks in (pairs, each):
+            assert [draw for rank in ranks for draw in rank.next()] == expected
+        if step == 30:  # a run goes on with another number of ranks
+            state = each[0].state_dict()
+            pairs = [LanguageSampler(DURATIONS, config, rank, 2, 2) for rank in range(2)]
+            for rank in pairs:
+                rank.load_state_dict(state)
+    assert (max(mixed) > 1) == (language_each == "batch")
 
 
 def test_foreign_state_and_bad_input_are_refused() -> None:
@@ -105,7 +125,7 @@ def test_foreign_state_and_bad_input_are_refused() -> None:
             LanguageSampler(durations, config, 0, world).load_state_dict(state)
     with pytest.raises(PathwaysError, match="no utterances"):
         LanguageSampler({"en": []}, CONFIG)
-    with pytest.raises(PathwaysError, match="'fr' has 1 batches for 2 processes"):
+    with pytest.raises(PathwaysError, match="'fr' has 1 batches, and a step takes 2"):
         sampler = LanguageSampler({"fr": [1.0]}, CONFIG, 0, 2)
         sampler.next()
     for bad in ({"speed_factors": ()}, {"speed_factors": (0.0,)}, {"temperature": 0}, {"max_seconds": -1}):

@@ -11,6 +11,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from asr_pathways import PathwayConfig, Pathways
+from asr_pathways.errors import PathwaysError
 from tests.pruning.conftest import Recogniser, tokens
 
 CONFIGS: list[dict[str, Any]] = [
@@ -52,3 +53,33 @@ def test_ranks_choose_the_same_masks(tmp_path: Path) -> None:
         for language, masks in one["masks"].items():
             assert all(torch.equal(mask, other["masks"][language][name]) for name, mask in masks.items())
         assert all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
+
+
+def diverge(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = Recogniser()
+    pathways = Pathways.attach(model, PathwayConfig(sparsity=0.6, adapt_every=2, score="magnitude"), ["en", "fr"])
+    weight = model.get_parameter(pathways.names[1])
+    if rank == 1:
+        weight.data[0, :3] += 1  # what a forgotten broadcast or a bad memory may do
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    for number in range(2):
+        with pathways.use("fr"):
+            model(tokens(number)).square().mean().backward()
+        optimizer.step()
+        try:
+            pathways.step(optimizer)
+        except PathwaysError as error:
+            Path(f"{folder}/{rank}.txt").write_text(f"{number} {error}")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not distributed.is_available(), reason="torch was built without distributed")
+def test_a_rank_that_diverged_is_caught_at_the_next_adaptation(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(diverge, args=(str(tmp_path),), nprocs=2)
+    name = Pathways.attach(Recogniser(), PathwayConfig(sparsity=0.6), ["en"]).names[1]
+    for rank in range(2):
+        said = (tmp_path / f"{rank}.txt").read_text()
+        assert said.startswith(f"1 step 2: the mask of fr for {name} is not the same on all ranks")

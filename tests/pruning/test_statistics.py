@@ -17,6 +17,12 @@ def watch(model: nn.Module) -> InputStatistics:
     return seen
 
 
+def measured(seen: InputStatistics, pathway: str) -> dict[str, Tensor]:
+    """What was seen up to now, all of it in one step."""
+    seen.commit(["en", "fr"])
+    return seen.rms(pathway)
+
+
 def rms(x: Tensor) -> Tensor:
     """Over all dimensions but the last."""
     return x.detach().reshape(-1, x.shape[-1]).square().mean(0).sqrt()
@@ -31,17 +37,18 @@ def test_linear_layers_by_pathway() -> None:
     model(input=french)
     seen.recording = None
     model(torch.full((9, 4), 100.0))
-    torch.testing.assert_close(seen.rms("en")["weight"], rms(english)[None])
-    torch.testing.assert_close(seen.rms("fr")["weight"], rms(french)[None])
+    torch.testing.assert_close(measured(seen, "en")["weight"], rms(english)[None])
+    torch.testing.assert_close(measured(seen, "fr")["weight"], rms(french)[None])
 
 
 def test_a_running_mean_forgets_slowly() -> None:
     model = nn.Linear(2, 2)
     seen = watch(model)
     model(torch.ones(3, 2))
+    seen.commit(["en"])
     model(torch.full((1, 2), 2.0))
     old = 3 * statistics.MEMORY
-    torch.testing.assert_close(seen.rms("en")["weight"], torch.full((1, 2), ((old + 4) / (old + 1)) ** 0.5))
+    torch.testing.assert_close(measured(seen, "en")["weight"], torch.full((1, 2), ((old + 4) / (old + 1)) ** 0.5))
 
 
 def test_convolutions_by_input_channel_and_group() -> None:
@@ -50,8 +57,8 @@ def test_convolutions_by_input_channel_and_group() -> None:
     x = torch.randn(2, 4, 8)
     middle = model[:2](x)
     model(x)
-    torch.testing.assert_close(seen.rms("en")["0.weight"], rms(x.movedim(1, -1)).view(2, 2), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(seen.rms("en")["2.weight"], rms(middle.movedim(1, -1))[None])
+    torch.testing.assert_close(measured(seen, "en")["0.weight"], rms(x.movedim(1, -1)).view(2, 2), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(measured(seen, "en")["2.weight"], rms(middle.movedim(1, -1))[None])
 
 
 def test_attention_by_query_key_and_value() -> None:
@@ -60,14 +67,14 @@ def test_attention_by_query_key_and_value() -> None:
     seen = watch(packed)
     packed(query, key, value=value)
     expected = torch.stack([rms(query), rms(key), rms(value)])
-    torch.testing.assert_close(seen.rms("en")["in_proj_weight"], expected)
-    assert "out_proj.weight" not in seen.rms("en")
+    torch.testing.assert_close(measured(seen, "en")["in_proj_weight"], expected)
+    assert "out_proj.weight" not in measured(seen, "en")
 
     apart = nn.MultiheadAttention(8, 2, kdim=6, vdim=4)
     seen = watch(apart)
     apart(query, key[..., :6], value[..., :4])
-    torch.testing.assert_close(seen.rms("en")["k_proj_weight"], rms(key[..., :6])[None])
-    torch.testing.assert_close(seen.rms("en")["v_proj_weight"], rms(value[..., :4])[None])
+    torch.testing.assert_close(measured(seen, "en")["k_proj_weight"], rms(key[..., :6])[None])
+    torch.testing.assert_close(measured(seen, "en")["v_proj_weight"], rms(value[..., :4])[None])
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
@@ -77,7 +84,7 @@ def test_recurrent_layers_by_input_and_hidden_state(kind: type[nn.RNNBase]) -> N
     x = torch.randn(6, 2, 4)
     output, state = model(x)
     last = state[0] if kind is nn.LSTM else state
-    found = seen.rms("en")
+    found = measured(seen, "en")
     torch.testing.assert_close(found["weight_ih_l0"], rms(x)[None])
     torch.testing.assert_close(found["weight_ih_l0_reverse"], rms(x)[None])
     torch.testing.assert_close(found["weight_hh_l1"], rms(output[..., :3])[None])
@@ -92,8 +99,8 @@ def test_packed_sequences_leave_padding_out() -> None:
     x = torch.randn(2, 5, 4)
     output, _ = model(pack_padded_sequence(x, torch.tensor([5, 2]), batch_first=True))
     kept = torch.cat([x[0], x[1, :2]])
-    torch.testing.assert_close(seen.rms("en")["weight_ih_l0"], rms(kept)[None])
-    torch.testing.assert_close(seen.rms("en")["weight_hh_l0"], rms(output.data)[None])
+    torch.testing.assert_close(measured(seen, "en")["weight_ih_l0"], rms(kept)[None])
+    torch.testing.assert_close(measured(seen, "en")["weight_hh_l0"], rms(output.data)[None])
 
 
 def test_cells_by_what_they_are_given() -> None:
@@ -101,9 +108,9 @@ def test_cells_by_what_they_are_given() -> None:
     seen = watch(model)
     x, hidden = torch.randn(2, 4), torch.randn(2, 3)
     model(x)
-    assert "weight_hh" not in seen.rms("en")
+    assert "weight_hh" not in measured(seen, "en")
     model(x, (hidden, torch.zeros(2, 3)))
-    torch.testing.assert_close(seen.rms("en")["weight_hh"], rms(hidden)[None])
+    torch.testing.assert_close(measured(seen, "en")["weight_hh"], rms(hidden)[None])
 
 
 def test_an_overflow_does_not_spoil_what_was_seen() -> None:
@@ -111,7 +118,7 @@ def test_an_overflow_does_not_spoil_what_was_seen() -> None:
     seen = watch(model)
     model(torch.ones(4, 2))
     model(torch.tensor([[float("inf"), float("nan")]]))
-    assert seen.rms("en")["weight"].isfinite().all()
+    assert measured(seen, "en")["weight"].isfinite().all()
 
 
 def test_long_inputs_are_sampled_along_their_longest_dimension() -> None:
@@ -120,6 +127,7 @@ def test_long_inputs_are_sampled_along_their_longest_dimension() -> None:
     x = torch.zeros(3, 100 * statistics.ROWS, 2)
     x[:, ::2] = 1.0
     model(x)
+    seen.commit(["en"])
     count = float(seen.state_dict()["en"]["weight"][0, -1])
     assert statistics.ROWS / 2 <= count <= 2 * statistics.ROWS
 
@@ -131,7 +139,7 @@ def test_the_encoder_of_torch_is_seen_in_evaluation_too() -> None:
     padding = torch.tensor([[False] * 6, [False] * 3 + [True] * 3])
     with torch.inference_mode():
         model(torch.randn(2, 6, 8), src_key_padding_mask=padding)
-    found = seen.rms("en")
+    found = measured(seen, "en")
     unseen = {f"layers.{n}.self_attn.out_proj.weight" for n in range(2)}
     assert {target.name for target in find_targets(model, ("*",), ())} - set(found) == unseen
 
@@ -140,6 +148,25 @@ def test_state_goes_over_to_a_copy() -> None:
     model = nn.Linear(4, 3)
     seen, other = watch(model), watch(nn.Linear(4, 3))
     model(torch.randn(5, 4))
+    seen.commit(["en"])
     other.load_state_dict(seen.state_dict())
-    assert torch.equal(other.rms("en")["weight"], seen.rms("en")["weight"])
+    assert torch.equal(other.rms("en")["weight"], measured(seen, "en")["weight"])
     assert other.rms("fr") == {}
+
+
+def test_the_batches_of_a_step_count_alike() -> None:
+    model = nn.Linear(4, 3)
+    together, apart = watch(model), watch(model)
+    x = torch.randn(6, 4)
+    model(torch.randn(3, 4))
+    together.commit(["en"])
+    apart.load_state_dict(together.state_dict())
+    apart.forget()
+    model(x)
+    together.recording = None  # hears no more
+    together.commit(["en"])
+    apart.forget()
+    model(x[:3])
+    model(x[3:])
+    apart.commit(["en"])
+    torch.testing.assert_close(apart.rms("en"), together.rms("en"))

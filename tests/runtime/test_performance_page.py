@@ -6,5 +6,7 @@ from benchmarks import performance
 
 
 def test_the_page_is_made_from_the_figures() -> None:
-    figures = json.loads(performance.FIGURES.read_text(encoding="utf-8"))
-    assert performance.PAGE.read_text(encoding="utf-8") == performance.page(figures)
+    figures, growth = (
+        json.loads(path.read_text(encoding="utf-8")) for path in (performance.FIGURES, performance.GROWTH)
+    )
+    assert performance.PAGE.read_text(encoding="utf-8") == performance.page(figures, growth)

@@ -17,6 +17,7 @@ from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import METHODS, Pathways
 from asr_pathways.training.config import EvaluationConfig, LoopConfig, OptimizerConfig
 from asr_pathways.training.loop import TrainingLoop
+from asr_pathways.training.ranks import launch
 from asr_pathways.training.train import dev_batches
 from tests.conftest import LANGUAGES, make_recognizer
 
@@ -44,9 +45,10 @@ def recognizer_for(tokenizer: Tokenizer, method: str | None, steps: int, **optio
 
 
 def make_loop(speech: Path, recognizer: Recognizer, out: Path, config: LoopConfig) -> TrainingLoop:
-    batches = train_batches(load_cuts(speech, "train"), recognizer.tokenizer, config.data)
+    cuts = load_cuts(speech, "train")
+    batches = train_batches(cuts, recognizer.tokenizer, config.data, accumulate=config.accumulate)
     dev = dev_batches(speech, recognizer, config.evaluation.utterances)
-    return TrainingLoop(recognizer, batches, dev, config, out, "Testing")
+    return TrainingLoop(recognizer, batches, dev, config, out, "Testing", launch(config))
 
 
 def on_loss(call: int, action: Callable[[Transducer, Tensor], Tensor | None]) -> Callable[[Transducer, Batch], Tensor]:

@@ -78,7 +78,7 @@ def test_a_missing_checkpoint_and_one_of_another_version(tmp_path: Path) -> None
             "by blocks",
             "granularity was unstructured, is block:4x1: resume with the config",
         ),
-        ("dense", "other data", "the data, the sampling config or the number of processes changed"),
+        ("dense", "other data", "the data, the sampling config or the number of batches in a step changed"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(

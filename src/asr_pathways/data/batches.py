@@ -121,11 +121,12 @@ class TrainBatches:
         frontend: Frontend,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.config = config
         self._frame_rate = frontend.frame_rate
         self._utterances = utterances
-        self._ranks = (rank, world_size)
+        self._ranks = (rank, world_size, accumulate)
         self._cache = FeatureCache(frontend, int(config.cache_gigabytes * 1e9))
         self._augment = SpecAugment(config.spec_augment) if config.spec_augment else None
         self._state = self._sampler().state_dict()
@@ -136,7 +137,7 @@ class TrainBatches:
         return self._sampler().weights
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands after the last batch handed out, as plain JSON values."""
+        """Where training stands after the last step whose batches were all handed out, as plain JSON values."""
         return self._state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -166,7 +167,11 @@ class TrainBatches:
 
     def _made(self, sampler: LanguageSampler) -> Iterator[tuple[Batch, dict[str, Any]]]:
         while True:
-            yield self._make(sampler.next()), sampler.state_dict()
+            before = sampler.state_dict()
+            *others, last = sampler.next()
+            for draw in others:
+                yield self._make(draw), before
+            yield self._make(last), sampler.state_dict()
 
     def _make(self, draw: Draw) -> Batch:
         chosen = [(self._utterances[draw.language][index], speed) for index, speed in draw.items]
@@ -188,6 +193,7 @@ def train_batches(
     frontend: Frontend | None = None,
     rank: int = 0,
     world_size: int = 1,
+    accumulate: int = 1,
 ) -> TrainBatches:
     """Endless, augmented, language-homogeneous batches of Lhotse cuts, with an exactly resumable state.
 
@@ -198,11 +204,13 @@ def train_batches(
         frontend: the model's; None: filter banks by ``config.features``.
         rank: which of ``world_size`` processes this is.
         world_size: how many processes share the data.
+        accumulate: batches of a step on each of them.
 
     Raises:
         PathwaysError: if there are no cuts; while iterating, if an utterance's audio is broken.
     """
-    return TrainBatches(_by_language(cuts, tokenizer), config, frontend or Fbank(config.features), rank, world_size)
+    utterances = _by_language(cuts, tokenizer)
+    return TrainBatches(utterances, config, frontend or Fbank(config.features), rank, world_size, accumulate)
 
 
 def eval_batches(

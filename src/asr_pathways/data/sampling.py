@@ -2,7 +2,7 @@
 
 Every choice is a pure function of (seed, language, epoch) or (seed, step), so the whole state is a step number
 and one (epoch, position) per language: resuming is exact and takes no replay, which Lhotse's dynamic samplers
-need. All ranks draw the same language at the same step and disjoint utterances.
+need. A step has one or more batches, on one or more ranks; whichever rank has them, they are the same batches.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -27,6 +27,7 @@ class SamplingConfig(Config):
     temperature: float = Field(default=2.0, gt=0)  # T in p(language) ~ hours^(1/T): 1 as the data is, .inf all alike
     speed_factors: tuple[float, ...] = (0.9, 1.0, 1.1)  # one drawn for each utterance in each epoch
     seed: int = Field(default=0, ge=0)
+    language_each: Literal["step", "batch"] = "step"  # a language is drawn for all batches of a step, or for each
 
     @field_validator("speed_factors")
     @classmethod
@@ -59,9 +60,10 @@ class LanguageSampler:
         config: how to draw.
         rank: which of ``world_size`` processes this is.
         world_size: how many processes share the data.
+        accumulate: batches of a step on each of them.
 
     Raises:
-        PathwaysError: if there is no utterance, or a language has too few for ``world_size``.
+        PathwaysError: if there is no utterance, or a language has too few for a step.
     """
 
     def __init__(
@@ -70,17 +72,20 @@ class LanguageSampler:
         config: SamplingConfig,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
     ) -> None:
         if not any(len(values) for values in durations.values()):
             raise PathwaysError("sampling: no utterances to draw from")
         self.config = config
-        self._rank, self._world_size = rank, world_size
+        self._own = range(rank * accumulate, (rank + 1) * accumulate)
+        self._batches = world_size * accumulate  # of a step
+        self._together = self._batches if config.language_each == "step" else 1  # of one language
         self._durations = {
             language: np.asarray(durations[language], dtype=np.float64)
             for language in sorted(durations)
             if len(durations[language])
         }
-        self._plans: dict[str, tuple[int, list[Draw]]] = {}
+        self._plans: dict[str, tuple[int, list[list[Draw]]]] = {}
         self._step = 0
         self._clocks = dict.fromkeys(self._durations, _Clock(0, 0))
 
@@ -91,18 +96,26 @@ class LanguageSampler:
         powers = hours ** (1 / self.config.temperature)
         return dict(zip(self._durations, (powers / powers.sum()).tolist(), strict=True))
 
-    def next(self) -> Draw:
-        """Draws the next batch and moves on."""
+    def next(self) -> list[Draw]:
+        """Draws the batches of the next step that are this rank's, and moves on."""
+        drawn = [
+            draw
+            for group in range(self._batches // self._together)
+            for draw in self._next_group(self._step * (self._batches // self._together) + group)
+        ]
+        self._step += 1
+        return [drawn[index] for index in self._own]
+
+    def _next_group(self, number: int) -> list[Draw]:
+        """The next batches of a language, as many as share it; ``number`` counts such groups."""
         weights = self.weights
-        rng = np.random.default_rng([self.config.seed, 1, self._step])
+        rng = np.random.default_rng([self.config.seed, 1, number])
         language = str(rng.choice(list(weights), p=list(weights.values())))
         clock = self._clocks[language]
         plan = self._plan(language, clock.epoch)
-        draw = plan[clock.position]
-        self._step += 1
         last = clock.position + 1 == len(plan)
         self._clocks[language] = _Clock(clock.epoch + 1, 0) if last else _Clock(clock.epoch, clock.position + 1)
-        return draw
+        return plan[clock.position]
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sequence stands, as plain JSON values."""
@@ -116,21 +129,22 @@ class LanguageSampler:
         """Goes on from where :meth:`state_dict` was taken.
 
         Raises:
-            PathwaysError: if the data, the config or the number of processes are not those of the state.
+            PathwaysError: if the data, the config or the number of batches in a step are not those of the state.
         """
         if state["fingerprint"] != self._fingerprint():
             raise PathwaysError(
-                "sampling: the data, the sampling config or the number of processes changed since this "
+                "sampling: the data, the sampling config or the number of batches in a step changed since this "
                 "checkpoint: resume with those it was made with, or start a new run"
             )
         self._step = int(state["step"])
         self._clocks = {name: _Clock(*map(int, clock)) for name, clock in state["languages"].items()}
 
-    def _plan(self, language: str, epoch: int) -> list[Draw]:
-        """This rank's batches of one epoch, in order."""
+    def _plan(self, language: str, epoch: int) -> list[list[Draw]]:
+        """The batches of one epoch, in order, in groups of those that come together."""
         known = self._plans.get(language)
         if known is not None and known[0] == epoch:
             return known[1]
+        together = self._together
         rng = np.random.default_rng([self.config.seed, 2, zlib.crc32(language.encode()), epoch])
         durations = self._durations[language]
         factors = rng.choice(np.array(self.config.speed_factors), len(durations))
@@ -138,23 +152,24 @@ class LanguageSampler:
         # Sorting by a jittered duration puts like with like, and yet other company in every epoch.
         order = np.argsort(seconds * rng.uniform(0.9, 1.1, len(seconds)), kind="stable")
         batches = _pack(order.tolist(), seconds, self.config.max_seconds)
-        if len(batches) < self._world_size:
+        if len(batches) < together:
             raise PathwaysError(
-                f"sampling: {language!r} has {len(batches)} batches for {self._world_size} processes: "
-                "lower max_seconds or use fewer processes"
+                f"sampling: {language!r} has {len(batches)} batches, and a step takes {together}: "
+                "lower max_seconds, use fewer processes, or draw a language for each batch (language_each)"
             )
-        surplus = rng.permutation(len(batches))[: len(batches) % self._world_size]
-        batches = [batch for index, batch in enumerate(batches) if index not in set(surplus.tolist())]
-        groups = rng.permutation(len(batches) // self._world_size) * self._world_size + self._rank
-        plan = [
-            Draw(language, epoch, tuple((index, float(factors[index])) for index in batches[group]))
-            for group in groups.tolist()
-        ]
+        surplus = set(rng.permutation(len(batches))[: len(batches) % together].tolist())
+        batches = [batch for index, batch in enumerate(batches) if index not in surplus]
+        draws = [Draw(language, epoch, tuple((index, float(factors[index])) for index in batch)) for batch in batches]
+        groups = rng.permutation(len(batches) // together).tolist()
+        plan = [draws[group * together : (group + 1) * together] for group in groups]
         self._plans[language] = (epoch, plan)
         return plan
 
     def _fingerprint(self) -> int:
-        checksum = zlib.crc32(json.dumps([self.config.model_dump(), self._world_size]).encode())
+        config = self.config.model_dump()
+        if config["language_each"] == "step":  # as in runs of releases that knew nothing else
+            del config["language_each"]
+        checksum = zlib.crc32(json.dumps([config, self._batches]).encode())
         for language, durations in self._durations.items():
             checksum = zlib.crc32(durations.tobytes(), zlib.crc32(language.encode(), checksum))
         return checksum

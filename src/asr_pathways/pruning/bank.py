@@ -20,6 +20,7 @@ class MaskBank:
         self._targets = list(targets)
         self._packed: dict[str, list[Tensor]] = {}
         self._cached: tuple[str, list[Tensor]] | None = None
+        self._ious: dict[frozenset[str], float] = {}
         everything = [masks.pack(torch.ones(target.shape, dtype=torch.bool)) for target in self._targets]
         for pathway in pathways:
             self.put_packed(pathway, everything)
@@ -38,6 +39,7 @@ class MaskBank:
         """Takes packed masks, one a tensor."""
         self._packed[pathway] = [bits.clone() for bits in new]  # its own: pathways may be given the same masks
         self._cached = None
+        self._ious = {pair: iou for pair, iou in self._ious.items() if pathway not in pair}
 
     def packed(self, pathway: str) -> list[Tensor]:
         """The packed masks, one a tensor, each on its weight's device (to which a model may have moved)."""
@@ -77,6 +79,13 @@ class MaskBank:
             for pathway in pathways:
                 total += masks.unpack(self.packed(pathway)[index], target.shape)
         return total / max(1, len(pathways))
+
+    def iou(self, first: str, second: str) -> float:
+        """Intersection over union of two pathways; kept until one of them changes, since there are many pairs."""
+        pair = frozenset((first, second))
+        if pair not in self._ious:
+            self._ious[pair] = masks.iou(self.packed(first), self.packed(second))
+        return self._ious[pair]
 
     def kept(self, pathway: str) -> list[int]:
         """How many weights of each tensor a pathway keeps."""

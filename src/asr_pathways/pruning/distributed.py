@@ -1,15 +1,53 @@
-"""Sums over ranks, so that every rank chooses the same masks."""
+"""What the ranks of a run tell each other, so that all choose the same masks."""
 
 from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from asr_pathways.errors import PathwaysError
+
+
+def alone() -> bool:
+    """Whether this is the only process of its run."""
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1)
+
 
 def total(values: Tensor) -> Tensor:
     """The sum of ``values`` over all ranks; ``values`` itself where only one process runs."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if alone():
         return values
     summed = values.clone()
     torch.distributed.all_reduce(summed)
     return summed
+
+
+def anywhere(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Which flags are set on any rank; ``device`` is one that ranks talk through."""
+    if alone():
+        return list(flags)
+    return total(torch.tensor(flags, dtype=torch.int32, device=device)).bool().tolist()
+
+
+def require_same(what: str, parts: Iterable[tuple[str, Tensor]], device: torch.device) -> None:
+    """Compares named tensors over all ranks by 32-bit checksums.
+
+    Raises:
+        PathwaysError: on every rank, naming the first that is not the same everywhere.
+    """
+    if alone():
+        return
+    names, sums = [], []
+    for name, tensor in parts:
+        names.append(name)
+        sums.append(zlib.crc32(tensor.cpu().numpy().tobytes()))
+    extremes = torch.tensor([*sums, *(-checksum for checksum in sums)], dtype=torch.int64, device=device)
+    torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX)
+    found: list[int] = extremes.tolist()
+    for name, largest, smallest in zip(names, found, found[len(names) :], strict=False):
+        if largest != -smallest:
+            raise PathwaysError(f"{what} {name} is not the same on all ranks: their weights or statistics diverged")

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.pruning import masks, storage
+from asr_pathways.pruning import distributed, masks, storage
 from asr_pathways.pruning.chooser import Chooser
-from asr_pathways.pruning.config import PathwayConfig
+from asr_pathways.pruning.config import SHARED, PathwayConfig
 from asr_pathways.pruning.gradients import GradientHooks
 from asr_pathways.pruning.policy import POLICIES
 from asr_pathways.pruning.report import MaskEvent, Summary, mean_iou, overlaps, summarize, union_density
@@ -39,8 +39,8 @@ class Pathways:
         optimizer.step()
         pathways.step(optimizer)
 
-    Under DistributedDataParallel, attach to the model before it is wrapped and give every rank a batch of the
-    same language: every rank then chooses the same masks. Parameters sharded over ranks are not supported.
+    Under DistributedDataParallel, attach to the model before it is wrapped and call `step` on every rank: all then
+    choose the same masks, whatever languages their batches are of. Parameters sharded over ranks are not supported.
     """
 
     def __init__(self, model: nn.Module, state: State) -> None:
@@ -183,7 +183,8 @@ class Pathways:
             The masks that changed, in order.
 
         Raises:
-            PathwaysError: inside `use`, or if the optimizer is needed and missing.
+            PathwaysError: inside `use`, if the optimizer is needed and missing, or if the ranks of a run chose
+                different masks, which are compared by checksum each time.
         """
         self._switch.require_dense("step()")
         if optimizer is None and (self._config.rewind or self._config.revived == "reset"):
@@ -200,6 +201,7 @@ class Pathways:
             sparse = [key for key in trained if state.sparsity_of(key) > 0]
             events = [self._adapt(key, optimizer) for key in sparse if self._config.adapts_at(state.own_steps[key])]
         self._gradients.forget()
+        self._require_same_masks(events)
         return events
 
     def adapt(self, language: str, optimizer: Optimizer | None = None) -> MaskEvent:
@@ -213,7 +215,9 @@ class Pathways:
         self._state.require_open(language, "adapt")
         if optimizer is None and self._config.revived == "reset" and self._state.step > 0:
             raise PathwaysError("adapt(): give it the optimizer, whose state is to follow revived weights")
-        return self._adapt(self._state.key(language), optimizer)
+        key = self._state.key(language)
+        self._state.statistics.commit([key])  # also what a step that is not finished has seen
+        return self._adapt(key, optimizer)
 
     # --- one more language ----------------------------------------------------------------------------------
 
@@ -464,6 +468,12 @@ class Pathways:
             mean_iou=None if config.shared else mean_iou(self._bank, state.masks),
             rewound=kind == "prune" and config.rewind and state.step > 0,
         )
+
+    def _require_same_masks(self, events: Sequence[MaskEvent]) -> None:
+        device = self._targets[0].parameter.device
+        for key in [event.language or SHARED for event in events]:
+            parts = zip(self._state.names, self._bank.packed(key), strict=True)
+            distributed.require_same(f"step {self.steps}: the mask of {key} for", parts, device)
 
     def _after_new_masks(self) -> None:
         if POLICIES[self._config.gradient].writes_zeros:

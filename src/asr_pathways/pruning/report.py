@@ -70,10 +70,7 @@ class Summary:
 
 def overlaps(bank: MaskBank, pathways: Mapping[str, str]) -> dict[tuple[str, str], float]:
     """Intersection over union of the masks of every pair of languages, given as {language: its pathway}."""
-    return {
-        (first, second): masks.iou(bank.packed(pathways[first]), bank.packed(pathways[second]))
-        for first, second in combinations(pathways, 2)
-    }
+    return {(first, second): bank.iou(pathways[first], pathways[second]) for first, second in combinations(pathways, 2)}
 
 
 def mean_iou(bank: MaskBank, pathways: Mapping[str, str]) -> float | None:

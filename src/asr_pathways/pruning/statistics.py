@@ -27,7 +27,7 @@ from asr_pathways.pruning.weights import quiet
 # Means need few samples, so that watching costs a training step about a hundredth of its time.
 EVERY = 4  # one in so many of a pathway's own training steps is watched, the first among them
 ROWS = 256  # at most about so many positions of a batch are looked at
-MEMORY = 0.98  # what a running sum keeps when the next batch is added: about 50 watched batches are remembered
+MEMORY = 0.98  # what a running sum keeps when the next step is added: about 50 watched steps are remembered
 
 Removers = list[Callable[[], None]]
 
@@ -39,11 +39,25 @@ class InputStatistics:
         """Nothing has been seen yet; without ``targets`` nothing ever is."""
         self.recording: str | None = None  # the pathway whose inputs are being measured
         self._targets = {target.name: target for target in targets}
+        self._new: dict[str, dict[str, Tensor]] = {}  # what was seen since the last commit
         self._sums: dict[str, dict[str, Tensor]] = {pathway: self._zeros() for pathway in pathways}
 
     def add(self, pathway: str) -> None:
         """One more pathway, of which nothing has been seen yet."""
         self._sums[pathway] = self._zeros()
+
+    def commit(self, pathways: Iterable[str]) -> None:
+        """Adds what was seen of ``pathways``, on all ranks, to their sums: one batch, or all of a training step."""
+        for pathway in pathways if self._targets else ():
+            seen = self._new.pop(pathway, None) or self._zeros()
+            parts = torch.split(self._everywhere(seen), [self._length(target) for target in self._targets.values()])
+            for sums, part in zip(self._sums[pathway].values(), parts, strict=True):
+                new = part.view_as(sums).to(sums.device)
+                sums.copy_(torch.where(new[:, -1:] > 0, MEMORY * sums + new, sums))
+
+    def forget(self) -> None:
+        """Drops what was seen since the last commit."""
+        self._new.clear()
 
     def hook(self) -> Removers:
         """Puts a hook on every module that holds a target; returns what removes them."""
@@ -57,14 +71,9 @@ class InputStatistics:
         return removers
 
     def rms(self, pathway: str) -> dict[str, Tensor]:
-        """{tensor's name: (groups, columns)} over all ranks, for the tensors whose inputs were seen."""
+        """{tensor's name: (groups, columns)}, for the tensors whose inputs were seen."""
         found: dict[str, Tensor] = {}
-        if not self._targets or pathway not in self._sums:
-            return found
-        parts = torch.split(self._gather(pathway), [self._length(target) for target in self._targets.values()])
-        for (name, target), part in zip(self._targets.items(), parts, strict=True):
-            groups, columns = target.moment_shape
-            sums = part.view(groups, columns + 1)
+        for name, sums in self._sums.get(pathway, {}).items():
             if bool((sums[:, -1] > 0).all()):
                 found[name] = (sums[:, :-1] / sums[:, -1:]).sqrt()
         return found
@@ -82,13 +91,12 @@ class InputStatistics:
         if self.recording is None or x.numel() == 0:
             return
         squares, count = _sum_of_squares(x, channel)
-        pathway = self._sums[self.recording]
-        if pathway[name].device != x.device:
+        seen = self._new.setdefault(self.recording, self._zeros())
+        if seen[name].device != x.device:
             with quiet():
-                pathway[name] = pathway[name].to(x.device)
-        squares = squares.view(-1, pathway[name].shape[1] - 1)
-        sums = pathway[name][group : group + len(squares)]
-        sums.mul_(MEMORY)
+                seen[name] = seen[name].to(x.device)
+        squares = squares.view(-1, seen[name].shape[1] - 1)
+        sums = seen[name][group : group + len(squares)]
         # An overflowed activation says nothing; it must not spoil the running sums for ever.
         sums[:, :-1].add_(squares.nan_to_num_(nan=0.0, posinf=0.0))
         sums[:, -1].add_(count)
@@ -148,11 +156,10 @@ class InputStatistics:
 
         return recurrent
 
-    def _gather(self, pathway: str) -> Tensor:
-        # Ranks talk through the device that the model is on.
+    def _everywhere(self, seen: Mapping[str, Tensor]) -> Tensor:
+        """The sums in a row, over all ranks, which talk through the device that the model is on."""
         device = next(iter(self._targets.values())).parameter.device
-        flat = torch.cat([sums.view(-1).to(device) for sums in self._sums[pathway].values()])
-        return distributed.total(flat).cpu()
+        return distributed.total(torch.cat([seen[name].view(-1).to(device) for name in self._targets]))
 
     def _zeros(self) -> dict[str, Tensor]:
         return {name: torch.zeros(self._length(t)).view(t.groups, -1) for name, t in self._targets.items()}

@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning import distributed
 from asr_pathways.pruning.gradients import GradientHooks
 from asr_pathways.pruning.policy import POLICIES
 from asr_pathways.pruning.rows import Rows
@@ -68,6 +69,7 @@ class Switch:
         statistics.recording = gradients.taking = key
         try:
             yield
+            statistics.commit([key])
         finally:
             statistics.recording, gradients.taking = before
 
@@ -86,16 +88,24 @@ class Switch:
 
     def end_step(self) -> list[str]:
         """Undoes what the optimizer did to weights that must not move; gives the pathways that were trained."""
-        trained = [key for key in self._state.keys if key in self._trained]
+        trained = self.trained()
         self._trained.clear()
+        self._state.statistics.commit(key for key in trained if self._state.own_steps[key] % EVERY == 0)
         movable = self._movable(trained)
         if movable is not None:
             self._weights.restore_outside(movable)
         return trained
 
+    def trained(self) -> list[str]:
+        """The pathways used in training since the last step, on any rank."""
+        keys, device = self._state.keys, self._state.targets[0].parameter.device
+        flags = distributed.anywhere([key in self._trained for key in keys], device)
+        return [key for key, flag in zip(keys, flags, strict=True) if flag]
+
     def forget(self) -> None:
         """Drops what belongs to an unfinished step."""
         self._trained.clear()
+        self._state.statistics.forget()
         self._gradients.forget()
 
     def unhook(self) -> None:

@@ -16,13 +16,13 @@ from asr_pathways.data.batches import train_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_folder
-from asr_pathways.model_folder import ModelCard, Recognizer, is_bundle, load_recognizer, save_recognizer
+from asr_pathways.model_folder import ModelCard, Recognizer, is_bundle, load_recognizer
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.prune import PruneRecipe
+from asr_pathways.training.ranks import launch
 from asr_pathways.training.state import TrainingState, last_checkpoint
-from asr_pathways.training.train import attribution, dev_batches
+from asr_pathways.training.train import attribution, dev_batches, rank_batches, save_start
 
 NEW_PIECES = (128, 96, 64, 48, 32, 24, 16)
 """Sizes of a new language's vocabulary: the first that its texts suffice for is taken."""
@@ -55,7 +55,10 @@ def add_language(
         PathwaysError: for anything the user can mend, such as a language that is there already, or too few weights
             that are still free; nothing that was in ``out`` is lost.
     """
+    fabric = launch(recipe)
     start = out / "checkpoints" / "start"
+    if fabric.world_size > 1:
+        raise PathwaysError("add-language runs in one process: ranks do not exchange gradients of a language's own")
     if start.exists() and not resume:
         raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
     if is_bundle(model):
@@ -78,11 +81,10 @@ def add_language(
         update = {"languages": recognizer.languages, "attribution": tuple(credits)}
         recognizer.card = recognizer.card.model_copy(update=update)
         _choose_by_activation(recognizer, cuts, language, recipe)
-        with atomic_folder(start) as folder:
-            save_recognizer(folder, recognizer)
-    batches = train_batches(cuts, recognizer.tokenizer, recipe.data, recognizer.model.frontend)
+        save_start(fabric, start, recognizer)
+    batches = rank_batches(fabric, recipe, cuts, recognizer)
     dev = dev_batches(data, recognizer, recipe.evaluation.utterances, [language])
-    loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Adding {language}")
+    loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Adding {language}", fabric)
     if going_on:
         loop.resume()
     return loop.run()

@@ -52,6 +52,7 @@ class LoopConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint_every: int = Field(default=200, gt=0, description="steps")
     max_bad_losses: int = Field(default=5, ge=0, description="batches with a NaN or infinite loss that are skipped")
+    accumulate: int = Field(default=1, gt=0, description="batches of a step on each rank; their gradients' mean counts")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's choice")
     seed: int = 0

@@ -36,6 +36,11 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def asked(self) -> bool:
+        """Whether an interrupt is waiting."""
+        return self._asked
+
     def check(self) -> None:
         """Raises KeyboardInterrupt if one was asked for."""
         if self._asked:

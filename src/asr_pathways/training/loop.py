@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,16 +17,20 @@ from torch import Tensor
 from asr_pathways.data.batches import Batch, TrainBatches
 from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.evaluation.evaluate import evaluate
-from asr_pathways.evaluation.wer import Scores, score
+from asr_pathways.evaluation.wer import Scores, Utterance, score
 from asr_pathways.files import write_json
 from asr_pathways.model_folder import Recognizer, save_recognizer
-from asr_pathways.pruning import MaskEvent
+from asr_pathways.pruning import MaskEvent, distributed
 from asr_pathways.training.config import LoopConfig
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.interrupt import Interrupts
 from asr_pathways.training.optimizer import learning_rate, make_optimizer
 from asr_pathways.training.progress import TrainingProgress
+from asr_pathways.training.ranks import gather
 from asr_pathways.training.state import TrainingState, last_checkpoint, read_checkpoint, write_checkpoint
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class TrainingLoop:
@@ -38,8 +43,9 @@ class TrainingLoop:
         batches: endless training batches, with a state.
         dev: evaluation batches, kept in memory.
         config: everything that decides the run.
-        out: the run folder.
+        out: the run folder; the first rank writes it, and all must see it.
         description: what the progress bar calls it.
+        fabric: of this process (see `launch`).
         distillation: what a teacher adds to the loss.
     """
 
@@ -51,17 +57,13 @@ class TrainingLoop:
         config: LoopConfig,
         out: Path,
         description: str,
+        fabric: Fabric,
         distillation: Distillation | None = None,
     ) -> None:
-        from lightning_fabric import Fabric
-
         self.recognizer, self.batches, self.dev = recognizer, batches, list(dev)
         self.config, self.out, self.description = config, out, description
         self.state = TrainingState()
-        self.fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)
-        if config.precision == "bf16-mixed" and self.fabric.device.type == "cpu":
-            raise PathwaysError("precision bf16-mixed is for GPUs: use 32-true")
-        self.fabric.launch()
+        self.fabric = fabric
         if config.threads:
             torch.set_num_threads(config.threads)
         added = recognizer.pathways is not None and recognizer.pathways.added
@@ -77,6 +79,7 @@ class TrainingLoop:
             distillation.watch(recognizer.model)
         self.checkpoint = last_checkpoint(out)
         self._interrupts = Interrupts()
+        self._batches_a_step = config.accumulate * fabric.world_size
 
     def resume(self) -> None:
         """Goes on from the last checkpoint in ``out``: the same steps as if the run had never stopped.
@@ -112,20 +115,23 @@ class TrainingLoop:
         batches = iter(self.batches)
         trained = False
         with (
-            TrainingProgress(self.out / "tensorboard", self.description, self.state.step, steps) as progress,
+            TrainingProgress(self._board(), self.description, self.state.step, steps) as progress,
             self._interrupts,
         ):
             try:
                 self._train(batches, progress)
                 self._write_checkpoint()
                 trained = True
-                self._finish(progress)
+                if self.fabric.is_global_zero:
+                    self._finish(progress)
+                self.fabric.barrier()
             except KeyboardInterrupt:
                 where = f"interrupted at step {self.state.step} of {steps}"
                 if trained or self._interrupts.forced:
                     raise Interrupted(f"{where}; go on from the last checkpoint with --resume") from None
                 self._write_checkpoint()
-                save_recognizer(self.out, self.recognizer)
+                if self.fabric.is_global_zero:
+                    save_recognizer(self.out, self.recognizer)
                 raise Interrupted(f"{where}; go on with --resume, or use {self.out} as it is") from None
             finally:
                 batches.close()  # type: ignore[attr-defined]
@@ -134,9 +140,9 @@ class TrainingLoop:
     def _train(self, batches: Iterator[Batch], progress: TrainingProgress) -> None:
         self._evaluate_if_due(progress)  # if the run was stopped before it had been
         while self.state.step < self.config.optimizer.steps and not self._stale():
-            self._interrupts.check()
+            self._stop_if_asked()
             started = time.monotonic()
-            self._step(next(batches), progress)
+            self._step([next(batches) for _ in range(self.config.accumulate)], progress)
             self._evaluate_if_due(progress)
             self.state.seconds += time.monotonic() - started
             if self.state.step % self.config.checkpoint_every == 0:
@@ -146,35 +152,46 @@ class TrainingLoop:
         patience = self.config.evaluation.patience
         return patience > 0 and self.state.stale >= patience
 
-    def _step(self, batch: Batch, progress: TrainingProgress) -> None:
+    def _stop_if_asked(self) -> None:
+        """Raises KeyboardInterrupt, on all ranks at the same step, if one of them was asked to stop."""
+        if any(distributed.anywhere([self._interrupts.asked], self.fabric.device)):
+            raise KeyboardInterrupt
+
+    def _step(self, batches: Sequence[Batch], progress: TrainingProgress) -> None:
         rate = learning_rate(self.state.step, self.config.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = batch.to(self.fabric.device)
         self.model.train()
-        with self.recognizer.use(batch.language):
-            loss: Tensor = self.model.loss(batch)
-            if self.distillation is not None:
-                loss = loss + self.distillation.loss(batch)
-            finite = math.isfinite(value := float(loss.detach()))
-            if finite:
-                self.fabric.backward(loss)
-        if not finite:
-            self._skip(batch, f"loss is {value}", progress)
-            return
-        clip = self.config.optimizer.clip_norm
-        norm = float(torch.nn.utils.clip_grad_norm_(self.trained, clip))
-        if not math.isfinite(norm):
-            self._skip(batch, f"the gradient's norm is {norm}", progress)
+        losses = [self._backward(batch.to(self.fabric.device), number) for number, batch in enumerate(batches)]
+        sums = torch.tensor([sum(losses), sum(batch.seconds for batch in batches)], device=self.fabric.device)
+        loss, seconds = distributed.total(sums).tolist()
+        loss /= self._batches_a_step
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.config.optimizer.clip_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._skip(batches, losses, loss, norm, progress)
             return
         self._fabric_optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
-        scalars = {"train/learning_rate": rate, "train/gradient_norm": norm, f"train/{batch.language}": value}
+        scalars = {"train/learning_rate": rate, "train/gradient_norm": norm}
+        scalars |= {f"train/{batch.language}": value for batch, value in zip(batches, losses, strict=True)}
         if self.recognizer.pathways is not None:
             for event in self.recognizer.pathways.step(self.optimizer):
                 self._remember(event, progress, scalars)
-        progress.step(self.state.step, value, batch.seconds, scalars)
+        progress.step(self.state.step, loss, seconds, scalars)
+
+    def _backward(self, batch: Batch, number: int) -> float:
+        """Adds to the gradient what the batch of this ``number`` in the step gives; its loss."""
+        place = self.fabric.global_rank * self.config.accumulate + number
+        # Whichever rank has the batch, dropout is the same.
+        torch.manual_seed(zlib.crc32(f"{self.config.seed}/{self.state.step}/{place}".encode()))
+        waits = number + 1 < self.config.accumulate  # ranks exchange gradients once a step
+        with self.fabric.no_backward_sync(self.model, enabled=waits), self.recognizer.use(batch.language):
+            loss: Tensor = self.model.loss(batch)
+            if self.distillation is not None:
+                loss = loss + self.distillation.loss(batch)
+            self.fabric.backward(loss / self.config.accumulate)
+        return float(loss.detach())
 
     def _remember(self, event: MaskEvent, progress: TrainingProgress, scalars: dict[str, float]) -> None:
         """Prunes are told; adaptations, of which there are many, go to TensorBoard and into the state."""
@@ -186,32 +203,47 @@ class TrainingLoop:
         if event.kind == "prune":
             progress.line(f"step {self.state.step}: {event}")
 
-    def _skip(self, batch: Batch, trouble: str, progress: TrainingProgress) -> None:
+    def _skip(
+        self, batches: Sequence[Batch], losses: Sequence[float], loss: float, norm: float, progress: TrainingProgress
+    ) -> None:
+        """Leaves the weights as they are; each rank tells of its own batches, and the first of what is nobody's."""
         self.optimizer.zero_grad(set_to_none=True)
         self.state.bad_losses += 1
+        bad = [(b, value) for b, value in zip(batches, losses, strict=True) if not math.isfinite(value)]
+        batch, value = bad[0] if bad else (batches[0], 0.0)
+        trouble = f"loss is {value}" if bad else f"the gradient's norm is {norm}"
         where = f"step {self.state.step}: {trouble} on a batch of {batch.language} with utterance {batch.ids[0]}"
         if self.state.bad_losses > self.config.max_bad_losses:
             kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "nothing was saved"
             raise PathwaysError(
                 f"{where}: that is {self.state.bad_losses} such batches, giving up; {kept}; try a lower learning rate"
             )
-        progress.line(f"{where}: skipped")
+        if bad or (self.fabric.is_global_zero and math.isfinite(loss)):
+            progress.warning(f"{where}: skipped")
 
-    def scores(self, progress: bool = False) -> Scores:
-        """Scores of the dev batches with the model as it is now."""
-        utterances = evaluate(
-            self.recognizer.model,
-            self.recognizer.tokenizer,
-            self._dev_batches(),
-            self.recognizer.pathways,
-            device=self.fabric.device,
-            progress=progress,
-        )
+    def scores(self, shared: bool = True) -> Scores:
+        """Scores of the dev batches with the model as it is now; ``shared``: every rank decodes some of them."""
+        share = slice(self.fabric.global_rank, None, self.fabric.world_size) if shared else slice(None)
+        utterances = self._decoded(self.dev[share])
+        if shared:
+            heard = gather(self.fabric, [asdict(utterance) for utterance in utterances])
+            utterances = sorted(
+                (Utterance(**fields) for rank in heard for fields in rank), key=lambda one: one.language
+            )
         return score(utterances, replications=1)
 
-    def _dev_batches(self) -> Iterator[Batch]:
-        for batch in self.dev:
-            self._interrupts.check()
+    def _decoded(self, batches: Sequence[Batch]) -> list[Utterance]:
+        if not batches:  # there are more ranks
+            return []
+        recognizer = self.recognizer
+        heard = self._unless_interrupted(batches)
+        options: dict[str, Any] = {"device": self.fabric.device, "progress": False}
+        return evaluate(recognizer.model, recognizer.tokenizer, heard, recognizer.pathways, **options)
+
+    def _unless_interrupted(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            if self.fabric.world_size == 1:  # else the others would wait for this one
+                self._interrupts.check()
             yield batch
 
     def _evaluate_if_due(self, progress: TrainingProgress) -> None:
@@ -229,7 +261,8 @@ class TrainingLoop:
         if pathways is not None:
             entry["sparsity"] = pathways.sparsity
         self.state.history.append(entry)
-        write_json(self.out / "history.json", self.state.history)
+        if self.fabric.is_global_zero:
+            write_json(self.out / "history.json", self.state.history)
         progress.scalars(step, {"dev/mean_wer": wer, "dev/mean_cer": scores.mean_cer})
         progress.scalars(step, {f"dev/wer_{language}": value for language, value in by_language.items()})
         languages = ", ".join(f"{language} {100 * value:.1f}" for language, value in by_language.items())
@@ -254,6 +287,8 @@ class TrainingLoop:
         best = sorted([*self.state.best, {"step": step, "wer": wer}], key=lambda entry: entry["wer"])
         self.state.stale = 0 if best[0]["step"] == step else self.state.stale + 1
         self.state.best = best[: self.config.evaluation.keep_best]
+        if not self.fabric.is_global_zero:
+            return
         if {"step": step, "wer": wer} in self.state.best:
             save_recognizer(self._best_folder(step), self.recognizer)
         for entry in best[self.config.evaluation.keep_best :]:
@@ -262,7 +297,12 @@ class TrainingLoop:
     def _best_folder(self, step: float) -> Path:
         return self.out / "checkpoints" / f"step-{int(step):07d}"
 
+    def _board(self) -> Path | None:
+        return self.out / "tensorboard" if self.fabric.is_global_zero else None
+
     def _write_checkpoint(self) -> None:
+        if not self.fabric.is_global_zero:
+            return
         parts: dict[str, Any] = {
             "model": self.recognizer.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -281,7 +321,7 @@ class TrainingLoop:
             if self.config.evaluation.average and self.recognizer.pathways is None and len(self.state.best) > 1:
                 single = {name: value.clone() for name, value in self.recognizer.model.state_dict().items()}
                 self.recognizer.model.load_state_dict(self._mean_of_best())
-                averaged = self.scores().mean_wer
+                averaged = self.scores(shared=False).mean_wer
                 if averaged <= best["wer"]:
                     chosen = f"mean of {len(self.state.best)} models, dev WER {100 * averaged:.1f}%"
                 else:

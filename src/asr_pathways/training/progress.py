@@ -14,12 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class TrainingProgress:
     """Progress bar with loss, rate (seconds of audio a second) and time left, on stderr; TensorBoard in ``folder``.
 
-    Where stderr is not a terminal, a line every 30 seconds takes the place of the bar.
+    Where stderr is not a terminal, a line every 30 seconds takes the place of the bar. Without a folder, for ranks
+    beside the first, nothing is shown but warnings.
     """
 
     _LINE_EVERY = 30.0  # seconds
 
-    def __init__(self, folder: Path, description: str, step: int, steps: int) -> None:
+    def __init__(self, folder: Path | None, description: str, step: int, steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._console = Console(stderr=True)
@@ -32,12 +33,12 @@ class TrainingProgress:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=folder is None or not self._console.is_terminal,
         )
         self._description, self._steps = description, steps
         self._task = self._bar.add_task(description, total=steps, completed=step, loss=float("nan"), rate=0.0)
         # purge_step: what an interrupted run had logged beyond its checkpoint is not shown twice.
-        self._board = SummaryWriter(str(folder), purge_step=step)
+        self._board = None if folder is None else SummaryWriter(str(folder), purge_step=step)
         self._loss = self._rate = float("nan")
         self._last = self._last_line = self._began = time.monotonic()
         self._first_step = step
@@ -50,7 +51,8 @@ class TrainingProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
     def step(self, step: int, loss: float, audio_seconds: float, scalars: Mapping[str, float]) -> None:
         """One optimizer step is done."""
@@ -73,10 +75,16 @@ class TrainingProgress:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Logs values to TensorBoard."""
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            if self._board is not None:
+                self._board.add_scalar(name, value, step)
 
     def line(self, text: str) -> None:
         """Prints a line above the bar."""
+        if self._board is not None:
+            self.warning(text)
+
+    def warning(self, text: str) -> None:
+        """Prints a line above the bar, on any rank."""
         self._bar.console.print(text, highlight=False, soft_wrap=True)
 
     def resumed(self) -> None:

@@ -17,14 +17,14 @@ from asr_pathways.config import load_yaml, parse_config
 from asr_pathways.data.batches import train_batches
 from asr_pathways.data.corpus import languages_of, load_cuts
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_folder
-from asr_pathways.model_folder import Recognizer, load_recognizer, save_recognizer
+from asr_pathways.model_folder import Recognizer, load_recognizer
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
 from asr_pathways.training.config import LoopConfig, OptimizerConfig
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.loop import TrainingLoop
+from asr_pathways.training.ranks import launch
 from asr_pathways.training.state import TrainingState, last_checkpoint
-from asr_pathways.training.train import attribution, dev_batches
+from asr_pathways.training.train import attribution, dev_batches, rank_batches, save_start
 
 INITS = ("omp", "lap", "lsp")
 _STRUCTURE = ("granularity", "allocation", "include", "exclude")
@@ -91,6 +91,7 @@ def prune(
     Raises:
         PathwaysError: for anything the user can mend; nothing that was in ``out`` is lost.
     """
+    fabric = launch(recipe)
     start = out / "checkpoints" / "start"
     if start.exists() and not resume:
         raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
@@ -102,11 +103,12 @@ def prune(
     config = pathway_config(dense, method, sparsity, languages, recipe)
     _check_init(init, method, config, languages)
     cuts = load_cuts(data, "train", languages).to_eager()
-    batches = train_batches(cuts, dense.tokenizer, recipe.data, dense.model.frontend)
+    batches = rank_batches(fabric, recipe, cuts, dense)
     dense.card = dense.card.model_copy(update={"languages": languages, "attribution": attribution(data)})
     dev = dev_batches(data, dense, recipe.evaluation.utterances)
     distillation = _distillation(dense, recipe)
     going_on = resume and last_checkpoint(out).exists()
+    fabric.barrier()  # all have looked before the first writes
     if going_on:
         recognizer = load_recognizer(start)
         pathways = recognizer.pathways
@@ -118,12 +120,11 @@ def prune(
         pathways = Pathways.attach(dense.model.network, config, languages)
         recognizer = Recognizer(dense.model, dense.tokenizer, dense.card, pathways)
         if init == "omp":
-            _choose_by_activation(recognizer, cuts, recipe)
+            _choose_by_activation(recognizer, cuts, recipe, fabric.is_global_zero)
         else:
             _take_masks(recognizer, init, model, data, out, sparsity, recipe, resume)
-        with atomic_folder(start) as folder:
-            save_recognizer(folder, recognizer)
-    loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Pruning ({method})", distillation)
+        save_start(fabric, start, recognizer)
+    loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Pruning ({method})", fabric, distillation)
     if going_on:
         loop.resume()
     return loop.run()
@@ -174,8 +175,11 @@ def _check_init(init: str | Sequence[Path], method: str, config: PathwayConfig, 
         )
 
 
-def _choose_by_activation(recognizer: Recognizer, cuts: Any, recipe: PruneRecipe) -> None:
-    """One-shot masks by what each language's speech excites, where the score asks for that."""
+def _choose_by_activation(recognizer: Recognizer, cuts: Any, recipe: PruneRecipe, listens: bool) -> None:
+    """One-shot masks by what each language's speech excites, where the score asks for that.
+
+    Of several ranks one listens; all choose the same masks then.
+    """
     pathways = recognizer.pathways
     assert pathways is not None
     if pathways.config.score != "activation" or pathways.sparsity == 0:
@@ -186,7 +190,7 @@ def _choose_by_activation(recognizer: Recognizer, cuts: Any, recipe: PruneRecipe
         own = [cut for cut in cuts if cut.supervisions[0].language == language]
         batches = iter(train_batches(own, recognizer.tokenizer, plain, recognizer.model.frontend))
         with pathways.calibrate(language), torch.no_grad():
-            for _ in range(recipe.calibration_batches):
+            for _ in range(recipe.calibration_batches if listens else 0):
                 recognizer.model.loss(next(batches))
     for language in pathways.languages[: 1 if pathways.config.shared else None]:
         pathways.adapt(language)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from asr_pathways.config import load_yaml, parse_config
-from asr_pathways.data.batches import Batch, eval_batches, train_batches
+from asr_pathways.data.batches import Batch, TrainBatches, eval_batches, train_batches
 from asr_pathways.data.corpus import languages_of, load_cuts, sources_of
 from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.data.tokenizer import Tokenizer
@@ -20,9 +20,13 @@ from asr_pathways.files import atomic_folder
 from asr_pathways.model_folder import ModelCard, Recognizer, load_recognizer, save_recognizer
 from asr_pathways.models.presets import preset
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.training.config import TrainRecipe
+from asr_pathways.training.config import LoopConfig, TrainRecipe
 from asr_pathways.training.loop import TrainingLoop
+from asr_pathways.training.ranks import launch
 from asr_pathways.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _STATISTICS_UTTERANCES = 200
 """About how many utterances the mean and deviation of features are estimated from."""
@@ -59,11 +63,13 @@ def train(
     Raises:
         PathwaysError: for anything the user can mend; nothing that was in ``out`` is lost.
     """
+    fabric = launch(config)
     start = out / "checkpoints" / "start"
     if start.exists() and not resume:
         raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
     if resume and not start.exists():
         raise PathwaysError(f"{out}: no run to resume there")
+    fabric.barrier()  # all have looked before the first writes
     cuts = load_cuts(data, "train", languages).to_eager()
     if resume:
         recognizer = load_recognizer(start)
@@ -87,15 +93,28 @@ def train(
             attribution=attribution(data),
         )
         recognizer = Recognizer(model, tokenizer, card)
-    batches = train_batches(cuts, recognizer.tokenizer, config.data, recognizer.model.frontend)
+    batches = rank_batches(fabric, config, cuts, recognizer)
     dev = dev_batches(data, recognizer, config.evaluation.utterances)
-    loop = TrainingLoop(recognizer, batches, dev, config, out, "Training")
+    loop = TrainingLoop(recognizer, batches, dev, config, out, "Training", fabric)
     if not resume:
-        with atomic_folder(start) as folder:
-            save_recognizer(folder, recognizer)
+        save_start(fabric, start, recognizer)
     elif loop.checkpoint.exists():
         loop.resume()
     return loop.run()
+
+
+def rank_batches(fabric: Fabric, config: LoopConfig, cuts: Iterable[Any], recognizer: Recognizer) -> TrainBatches:
+    """This rank's training batches."""
+    ranks = fabric.global_rank, fabric.world_size, config.accumulate
+    return train_batches(cuts, recognizer.tokenizer, config.data, recognizer.model.frontend, *ranks)
+
+
+def save_start(fabric: Fabric, folder: Path, recognizer: Recognizer) -> None:
+    """Writes what a run starts from, by its first rank; the others wait."""
+    if fabric.is_global_zero:
+        with atomic_folder(folder) as temporary:
+            save_recognizer(temporary, recognizer)
+    fabric.barrier()
 
 
 def attribution(data: Path) -> tuple[str, ...]:

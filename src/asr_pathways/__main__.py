@@ -1,0 +1,5 @@
+"""``python -m asr_pathways``, for launchers such as torchrun."""
+
+from asr_pathways.cli import main
+
+main()

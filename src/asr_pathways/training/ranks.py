@@ -1,0 +1,58 @@
+"""The processes of one run: as many as torchrun started, or one."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.training.config import LoopConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def launch(config: LoopConfig) -> Fabric:
+    """The fabric of this process, ready to talk to the others of its run.
+
+    torchrun says how many there are by its environment variables; elsewhere this process is alone. Several share
+    the gradients by DistributedDataParallel (Li et al. 2020, arXiv 2006.15704).
+
+    Raises:
+        PathwaysError: if the precision is not one for this device.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    count, here = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    # Buffers never change here, and some parameters belong to some languages.
+    strategy: Any = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if count > 1 else "auto"
+    fabric = Fabric(
+        accelerator="auto", strategy=strategy, devices=here, num_nodes=count // here, precision=config.precision
+    )
+    if config.precision == "bf16-mixed" and fabric.device.type == "cpu":
+        raise PathwaysError("precision bf16-mixed is for GPUs: use 32-true")
+    fabric.launch()
+    return fabric
+
+
+def gather(fabric: Fabric, value: Any) -> list[Any]:
+    """What every rank gives, plain JSON data, in order of ranks."""
+    if fabric.world_size == 1:
+        return [value]
+    own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(fabric.device)
+    sizes = _all(torch.tensor([len(own)], device=fabric.device), fabric.world_size)
+    room = torch.zeros(int(max(sizes)), dtype=torch.uint8, device=fabric.device)
+    room[: len(own)] = own
+    found = _all(room, fabric.world_size)
+    return [json.loads(bytes(t[: int(size)].tolist())) for t, size in zip(found, sizes, strict=True)]
+
+
+def _all(tensor: Tensor, count: int) -> list[Tensor]:
+    found = [torch.zeros_like(tensor) for _ in range(count)]
+    torch.distributed.all_gather(found, tensor)
+    return found
