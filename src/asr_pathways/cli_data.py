@@ -16,6 +16,11 @@ From = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads it
     typer.Option("--from", help="Unpacked packages, or a folder of .deb files, instead of fetching them."),
 ]
+Source = Annotated[
+    Path,
+    typer.Argument(metavar="SOURCE", help="The unpacked download; its audio stays there.", show_default=False),
+]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes that read the audio files' headers.")]
 Languages = Annotated[Optional[str], typer.Option(help="Language codes with commas between.")]  # noqa: UP045
 
 
@@ -57,6 +62,42 @@ def manifest(
 
     for bad in prepare_manifest(out, file, max_bad):
         typer.echo(f"{file}, line {bad.line}: left out: {bad.reason}", err=True)
+    _summary(out)
+
+
+@app.command()
+def mls(source: Source, out: Out, languages: Languages = None, jobs: Jobs = 1) -> None:
+    """Multilingual LibriSpeech, downloaded from openslr.org/94 (de en es fr it nl pl pt): read audiobooks.
+
+    Example: asr-pathways data mls downloads/mls data/mls --languages en,fr,it,nl
+    """
+    from asr_pathways.data.mls import prepare_mls
+
+    _left_out(prepare_mls(out, source, split_languages(languages), jobs))
+    _summary(out)
+
+
+@app.command()
+def fleurs(source: Source, out: Out, languages: Languages = None, jobs: Jobs = 1) -> None:
+    """FLEURS, downloaded from huggingface.co/datasets/google/fleurs: read sentences, ten hours a language.
+
+    Example: asr-pathways data fleurs downloads/fleurs data/fleurs --languages en,fr
+    """
+    from asr_pathways.data.fleurs import prepare_fleurs
+
+    _left_out(prepare_fleurs(out, source, split_languages(languages), jobs))
+    _summary(out)
+
+
+@app.command()
+def commonvoice(source: Source, out: Out, languages: Languages = None, jobs: Jobs = 1) -> None:
+    """Common Voice, downloaded from commonvoice.mozilla.org (cs en es fr it nl ru): read sentences, many speakers.
+
+    Example: asr-pathways data commonvoice downloads/cv-corpus-17.0-2024-03-15 data/cv --languages en,fr
+    """
+    from asr_pathways.data.commonvoice import prepare_commonvoice
+
+    _left_out(prepare_commonvoice(out, source, split_languages(languages), jobs))
     _summary(out)
 
 

@@ -15,7 +15,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import load_recognizer, save_recognizer
 from asr_pathways.models.transducer import Transducer, TransducerConfig
 from asr_pathways.training.state import TrainingState, last_checkpoint
-from asr_pathways.training.train import dev_batches, feature_statistics, read_train_recipe
+from asr_pathways.training.train import dev_batches, feature_statistics, read_train_recipe, tokenizer_texts
 from asr_pathways.training.train import train as train_recipe
 from tests.conftest import LANGUAGES, PIECES, make_recognizer, tiny_config
 from tests.training.helpers import on_loss, recognizer_for, same
@@ -74,6 +74,14 @@ def test_a_model_from_scratch(tmp_path: Path, recipe: Path, speech: Path) -> Non
     other = write(tmp_path / "other.yaml", seed=1)
     train(other, speech, tmp_path / "other")
     assert not same(load_recognizer(tmp_path / "other").model.state_dict(), trained.model.state_dict())
+
+
+def test_word_pieces_are_trained_on_a_spread_of_texts(speech: Path) -> None:
+    cuts = load_cuts(speech, "train")
+    texts = [cut.supervisions[0].text for cut in cuts]
+    assert tokenizer_texts(cuts) == tokenizer_texts(cuts, 10) == texts
+    assert tokenizer_texts(cuts, 5) == texts[::2]
+    assert tokenizer_texts(cuts, 3) == [text for start in (0, 10) for text in texts[start : start + 10 : 4]]
 
 
 def test_statistics_are_of_the_frames_without_padding(speech: Path, tokenizer: Tokenizer) -> None:

@@ -4,7 +4,8 @@
     OUT/audio/<language>/*.flac          paths in the manifests are relative to OUT
     OUT/corpus.json                      {"sources": [{"name", "licence", "attribution"}, ...]}
 
-A folder is written whole or not at all, and can be moved: paths are made absolute when it is loaded.
+A folder is written whole or not at all, and can be moved: paths are made absolute when it is loaded. Audio of a
+published corpus stays outside, in any format and rate, and is named by an absolute path.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class CorpusBuilder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+        self._rows: dict[str, dict[str, str]] = {split: {} for split in SPLITS}  # id: row, as the line to write
         self._ids: set[str] = set()
 
     def add(
@@ -69,16 +70,16 @@ class CorpusBuilder:
         self.add_row(split, cut_row(identifier, audio, len(samples), language, text, speaker))
 
     def add_row(self, split: str, row: dict[str, Any]) -> None:
-        """Adds one manifest row whose audio already lies in the folder."""
+        """Adds one manifest row whose audio already lies in the folder, or outside under an absolute path."""
         if row["id"] in self._ids:
             raise PathwaysError(f"two utterances have the same id {row['id']!r}: ids must be unique in a corpus")
         self._ids.add(row["id"])
-        self._rows[split].append(row)
+        self._rows[split][row["id"]] = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
 
     def finish(self, sources: Sequence[About]) -> None:
         """Writes the manifests, sorted by id, and ``corpus.json``."""
         for split, rows in self._rows.items():
-            _write_rows(_manifest(self.folder, split), sorted(rows, key=lambda row: str(row["id"])))
+            _write_rows(_manifest(self.folder, split), (rows[identifier] for identifier in sorted(rows)))
         write_json(self.folder / "corpus.json", {"sources": list(sources)})
 
 
@@ -101,9 +102,20 @@ def build_corpus(out: Path, sources: Sequence[About]) -> Iterator[CorpusBuilder]
         builder.finish(sources)
 
 
-def cut_row(identifier: str, audio: str, samples: int, language: str, text: str, speaker: str | None) -> dict[str, Any]:
-    """One Lhotse MonoCut, as the JSON that a manifest holds: a whole recording with one supervision."""
-    duration = samples / SAMPLE_RATE
+def cut_row(
+    identifier: str,
+    audio: str,
+    samples: int,
+    language: str,
+    text: str,
+    speaker: str | None,
+    rate: int = SAMPLE_RATE,
+) -> dict[str, Any]:
+    """One Lhotse MonoCut, as the JSON that a manifest holds: a whole recording with one supervision.
+
+    ``samples`` counts them at ``rate`` Hz, that of the file ``audio``.
+    """
+    duration = samples / rate
     supervision = {
         "id": identifier,
         "recording_id": identifier,
@@ -124,7 +136,7 @@ def cut_row(identifier: str, audio: str, samples: int, language: str, text: str,
         "recording": {
             "id": identifier,
             "sources": [{"type": "file", "channels": [0], "source": audio}],
-            "sampling_rate": SAMPLE_RATE,
+            "sampling_rate": rate,
             "num_samples": samples,
             "duration": duration,
             "channel_ids": [0],
@@ -223,8 +235,8 @@ def sources_of(data: Path) -> list[About]:
 def merge(inputs: Sequence[Path], out: Path) -> None:
     """Joins data folders into one that stands by itself (audio is hard-linked where that works, else copied).
 
-    Splits stay as they are. Where two folders share an utterance id, the ids of the later folder get its name
-    in front.
+    Audio that an input refers to by an absolute path stays where it is. Splits stay as they are. Where two folders
+    share an utterance id, the ids of the later folder get its name in front.
 
     Raises:
         PathwaysError: if an input is not a data folder, or the output cannot be written.
@@ -244,18 +256,21 @@ def merge(inputs: Sequence[Path], out: Path) -> None:
             for split, row in rows:
                 identifier = prefix + row["id"]
                 taken.add(identifier)
-                supervision = row["supervisions"][0]
-                audio = f"audio/{supervision['language']}/{_file_name(identifier)}.flac"
-                _link(folder / row["recording"]["sources"][0]["source"], target / audio)
+                supervision, recording = row["supervisions"][0], row["recording"]
+                audio = recording["sources"][0]["source"]
+                if not Path(audio).is_absolute():
+                    source, audio = folder / audio, f"audio/{supervision['language']}/{_file_name(identifier)}.flac"
+                    _link(source, target / audio)
                 builder.add_row(
                     split,
                     cut_row(
                         identifier,
                         audio,
-                        row["recording"]["num_samples"],
+                        recording["num_samples"],
                         supervision["language"],
                         supervision["text"],
                         supervision.get("speaker"),
+                        recording["sampling_rate"],
                     ),
                 )
 
@@ -276,7 +291,8 @@ def resplit(data: Path, out: Path, split: Callable[[str, str], str]) -> None:
             for _, row in _read_rows(data, old):
                 supervision = row["supervisions"][0]
                 audio = row["recording"]["sources"][0]["source"]
-                _link(data / audio, builder.folder / audio)
+                if not Path(audio).is_absolute():
+                    _link(data / audio, builder.folder / audio)
                 builder.add_row(split(supervision["language"], supervision["text"]), row)
 
 
@@ -311,9 +327,9 @@ def _manifest(data: Path, split: str) -> Path:
     return data / f"cuts_{split}.jsonl.gz"
 
 
-def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    lines = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
-    path.write_bytes(gzip.compress(lines.encode(), compresslevel=6, mtime=0))
+def _write_rows(path: Path, rows: Iterable[str]) -> None:
+    with path.open("wb") as file, gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+        packed.writelines(f"{row}\n".encode() for row in rows)
 
 
 def _read_rows(data: Path, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -351,6 +367,7 @@ def _well_formed(row: Any) -> bool:
             and isinstance(supervision["text"], str)
             and isinstance(row["recording"]["sources"][0]["source"], str)
             and row["recording"]["num_samples"] > 0
+            and row["recording"]["sampling_rate"] > 0
         )
     except (KeyError, IndexError, TypeError, ValueError):
         return False

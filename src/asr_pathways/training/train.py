@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _STATISTICS_UTTERANCES = 200
+_TOKENIZER_TEXTS = 200_000
 """About how many utterances the mean and deviation of features are estimated from."""
 
 
@@ -82,7 +83,7 @@ def train(
         recognizer.card = recognizer.card.model_copy(update=update)
         recognizer.model.open_languages(recognizer.card.languages)
     else:
-        tokenizer = Tokenizer.train((str(cut.supervisions[0].text) for cut in cuts), config.model.vocab_size)
+        tokenizer = Tokenizer.train(tokenizer_texts(cuts), config.model.vocab_size)
         torch.manual_seed(config.seed)
         model = Transducer(preset(config.model.preset, config.model.vocab_size, config.data.features.bins))
         model.set_feature_statistics(*feature_statistics(cuts, config.data.features))
@@ -135,6 +136,23 @@ def dev_batches(
         if not utterances or count[language] <= utterances:
             kept.append(cut)
     return list(eval_batches(kept, recognizer.tokenizer, frontend=recognizer.model.frontend))
+
+
+def tokenizer_texts(cuts: Iterable[Any], most: int = _TOKENIZER_TEXTS) -> list[str]:
+    """Texts to train word pieces on: at most ``most`` a language, evenly spread over its cuts, in their order.
+
+    SentencePiece indexes letters by 31 bits: it cannot take all of a corpus of ten thousand hours.
+    """
+    cuts = list(cuts)
+    count = Counter(str(cut.supervisions[0].language) for cut in cuts)
+    seen: Counter[str] = Counter()
+    texts = []
+    for cut in cuts:
+        supervision = cut.supervisions[0]
+        if seen[supervision.language] % -(-count[supervision.language] // most) == 0:
+            texts.append(str(supervision.text))
+        seen[supervision.language] += 1
+    return texts
 
 
 def feature_statistics(cuts: Iterable[Any], config: FeatureConfig) -> tuple[Tensor, Tensor]:
