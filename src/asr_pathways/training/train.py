@@ -21,8 +21,9 @@ from asr_pathways.model_folder import ModelCard, Recognizer, load_recognizer, sa
 from asr_pathways.models.presets import preset
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.config import TrainRecipe
+from asr_pathways.training.folder import holding_out
 from asr_pathways.training.loop import TrainingLoop
-from asr_pathways.training.state import TrainingState
+from asr_pathways.training.state import TrainingState, checkpoints
 
 _STATISTICS_UTTERANCES = 200
 """About how many utterances the mean and deviation of features are estimated from."""
@@ -37,6 +38,7 @@ def read_train_recipe(path: Path) -> TrainRecipe:
     return parse_config(TrainRecipe, load_yaml(path), str(path))
 
 
+@holding_out
 def train(
     config: TrainRecipe,
     data: Path,
@@ -62,8 +64,7 @@ def train(
     start = out / "checkpoints" / "start"
     if start.exists() and not resume:
         raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
-    if resume and not start.exists():
-        raise PathwaysError(f"{out}: no run to resume there")
+    resume = start.exists()  # a run that was killed before that is there has done nothing
     cuts = load_cuts(data, "train", languages).to_eager()
     if resume:
         recognizer = load_recognizer(start)
@@ -93,7 +94,7 @@ def train(
     if not resume:
         with atomic_folder(start) as folder:
             save_recognizer(folder, recognizer)
-    elif loop.checkpoint.exists():
+    elif checkpoints(out):
         loop.resume()
     return loop.run()
 
