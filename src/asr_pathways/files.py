@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from asr_pathways.errors import PathwaysError
+
+MARK = ".tmp-"
+"""In every temporary name, before the eight characters that `tempfile` adds."""
+_OLD = ".old"
+_LEFTOVER = re.compile(r"\.(.+)" + re.escape(MARK) + r"[a-z0-9_]{8}(\.[^.]+)?")
 
 
 @contextmanager
@@ -26,7 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{MARK}", suffix=path.suffix)
         os.close(descriptor)
     except OSError as error:
         raise PathwaysError(f"{path}: cannot write: {error.strerror}") from None
@@ -34,8 +40,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
+        flush(temporary)
         temporary.replace(path)
     except OSError as error:
         raise PathwaysError(f"{path}: cannot write: {error.strerror or error}") from None
@@ -54,7 +59,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{MARK}"))
     except OSError as error:
         raise PathwaysError(f"{path}: cannot write: {error.strerror}") from None
     try:
@@ -72,7 +77,7 @@ def _swap(new: Path, path: Path) -> None:
     if not path.exists():
         new.replace(path)
         return
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{_OLD}{MARK}"))
     old = aside / path.name
     try:
         path.replace(old)
@@ -86,6 +91,34 @@ def _swap(new: Path, path: Path) -> None:
             aside.rmdir()
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Waits until the file is on the disk; a disk may be found to be full only then.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed writers of `atomic_path` and `atomic_folder` left in ``folder``; nobody may be writing there.
+
+    A folder that was put aside and has no successor yet comes back.
+    """
+    for path in sorted(folder.glob(f".*{MARK}*")):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None:
+            continue
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+            continue
+        name = match[1].removesuffix(_OLD)
+        if match[1].endswith(_OLD) and (path / name).exists() and not (folder / name).exists():
+            (path / name).replace(folder / name)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

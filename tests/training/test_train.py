@@ -131,10 +131,13 @@ def test_a_run_that_died_before_its_first_checkpoint_resumes_from_its_start(
     assert same(whole.model.state_dict(), resumed.model.state_dict())
 
 
-def test_there_is_nothing_to_resume(tmp_path: Path, recipe: Path, speech: Path) -> None:
-    with pytest.raises(PathwaysError, match="run: no run to resume there"):
-        train(recipe, speech, tmp_path / "run", resume=True)
-    assert not (tmp_path / "run").exists()
+def test_where_there_is_nothing_to_resume_a_run_begins(
+    tmp_path: Path, recipe: Path, speech: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that whatever restarts a killed run needs to know nothing of it."""
+    train(recipe, speech, tmp_path / "run", resume=True)
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'run'}: no run to resume there: it begins now\n")
+    assert load_recognizer(tmp_path / "run").pathways is None
 
 
 def test_a_run_goes_on_from_another_model(tmp_path: Path, speech: Path, dense_model: Path) -> None:

@@ -65,7 +65,7 @@ def run_cell(cell: Cell, root: Path, data: Path) -> dict[str, Any]:
         "masks": _masks(recognizer.pathways, tensors=True),
         "first_masks": _masks(start, tensors=False),
         "events": [{key: value for key, value in event.items() if value is not None} for event in state.masks],
-        "digest": _digest(out),
+        "digest": model_digest(out),
         "total_steps": cell.total_steps,
         "cost": {"seconds": round(trained + time.monotonic() - began, 1)},
     }
@@ -154,7 +154,7 @@ def _masks(pathways: Pathways | None, *, tensors: bool) -> dict[str, Any] | None
     return found
 
 
-def _digest(out: Path) -> str:
+def model_digest(out: Path) -> str:
     """Stands for weights and masks, bit by bit."""
     total = hashlib.sha256()
     for path in (out / "model.safetensors", out / "pathways" / "masks.safetensors"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,13 +15,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from asr_pathways.errors import Interrupted, PathwaysError
-from asr_pathways.experiment.cells import cell_folder, run_cell
+from asr_pathways.experiment.cells import cell_folder, model_digest, run_cell
 from asr_pathways.experiment.corpora import data_folder, make_corpora
 from asr_pathways.experiment.cost import Costs, duration
 from asr_pathways.experiment.ledger import read_entry, write_entry
 from asr_pathways.experiment.plan import Cell, Plan
+from asr_pathways.files import remove_leftovers
+from asr_pathways.lock import alone_in
 
 LOCAL = "local"
+_DROPPED = ".checkpoints-done"
+_BUSY = "another experiment is running there: wait for it, or run cells side by side with --ray local"
 
 
 @dataclass
@@ -82,25 +85,12 @@ def run_cells(plan: Plan, root: Path, *, ray: str | None = None, source: Path | 
             `Interrupted` by Ctrl-C.
     """
     outcome = Outcome()
-    with _alone(root):
+    with alone_in(root, _BUSY):
+        _tidy(plan, root)
         cells = missing_cells(plan, root)
         make_corpora(root, plan, cells, source)
         _run(_Tasks(plan, root.absolute(), cells, outcome), root, cells, ray)
     return outcome
-
-
-@contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Holds a lock that ends with the process: two runs in one folder would train the same cells over each other."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PathwaysError(
-                f"{root}: another experiment is running there: wait for it, or run cells side by side with --ray local"
-            ) from None
-        yield
 
 
 def _run(tasks: _Tasks, root: Path, cells: list[Cell], ray: str | None) -> None:
@@ -120,9 +110,23 @@ def _run(tasks: _Tasks, root: Path, cells: list[Cell], ray: str | None) -> None:
             board.show(cell, entry)
 
 
+def _tidy(plan: Plan, root: Path) -> None:
+    """Removes what killed runs left: temporary files, and checkpoints of cells whose models are in the ledger."""
+    remove_leftovers(root / "data")
+    remove_leftovers(ledger_folder(root))
+    for name in plan.cells:
+        folder = cell_folder(root, name)
+        if not folder.exists():
+            continue
+        known = read_entry(ledger_folder(root), name)
+        if (folder / "checkpoints").exists() and known is not None and known["digest"] == model_digest(folder):
+            _drop_checkpoints(folder)
+        shutil.rmtree(folder / _DROPPED, ignore_errors=True)
+
+
 def _drop_checkpoints(folder: Path) -> None:
     """Removes what only resuming needs; a kill half-way leaves no folder that looks like a cell half-trained."""
-    done = folder / ".checkpoints-done"
+    done = folder / _DROPPED
     shutil.rmtree(done, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         (folder / "checkpoints").rename(done)

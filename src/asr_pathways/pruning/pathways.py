@@ -204,6 +204,16 @@ class Pathways:
         self._require_same_masks(events)
         return events
 
+    def drop_step(self) -> None:
+        """Instead of `step`, where the optimizer made none: what was seen since the last one counts for no clock.
+
+        Raises:
+            PathwaysError: inside `use`, or if the weights have changed.
+        """
+        self._switch.require_dense("drop_step()")
+        self._switch.require_stepped()
+        self._switch.forget()
+
     def adapt(self, language: str, optimizer: Optimizer | None = None) -> MaskEvent:
         """Chooses the mask of ``language`` again at the present sparsity (for all, if they share it).
 

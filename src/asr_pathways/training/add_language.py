@@ -18,16 +18,18 @@ from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerF
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import ModelCard, Recognizer, is_bundle, load_recognizer
 from asr_pathways.models.transducer import Transducer
+from asr_pathways.training.folder import holding_out
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.prune import PruneRecipe
 from asr_pathways.training.ranks import launch
-from asr_pathways.training.state import TrainingState, last_checkpoint
+from asr_pathways.training.state import TrainingState, checkpoints
 from asr_pathways.training.train import attribution, dev_batches, rank_batches, save_start
 
 NEW_PIECES = (128, 96, 64, 48, 32, 24, 16)
 """Sizes of a new language's vocabulary: the first that its texts suffice for is taken."""
 
 
+@holding_out
 def add_language(
     model: Path,
     data: Path,
@@ -69,7 +71,7 @@ def add_language(
     if recipe.pathways or recipe.distillation:
         raise PathwaysError("recipe: pathways and distillation are for prune: an added language takes the model's")
     cuts = load_cuts(data, "train", [language]).to_eager()
-    going_on = resume and last_checkpoint(out).exists()
+    going_on = resume and bool(checkpoints(out))
     if going_on:
         recognizer = load_recognizer(start)
         if recognizer.pathways is None or recognizer.pathways.added[-1:] != (language,):

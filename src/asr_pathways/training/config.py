@@ -51,6 +51,7 @@ class LoopConfig(Config):
     data: DataConfig = DataConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint_every: int = Field(default=200, gt=0, description="steps")
+    keep_last: int = Field(default=2, gt=0, description="checkpoints kept: the last, and those before it")
     max_bad_losses: int = Field(default=5, ge=0, description="batches with a NaN or infinite loss that are skipped")
     accumulate: int = Field(default=1, gt=0, description="batches of a step on each rank; their gradients' mean counts")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"

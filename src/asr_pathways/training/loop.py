@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.evaluation.evaluate import evaluate
 from asr_pathways.evaluation.wer import Scores, Utterance, score
 from asr_pathways.files import write_json
-from asr_pathways.model_folder import Recognizer, save_recognizer
+from asr_pathways.model_folder import CARD, Recognizer, save_recognizer
 from asr_pathways.pruning import MaskEvent, distributed
 from asr_pathways.training.config import LoopConfig
 from asr_pathways.training.distillation import Distillation
@@ -27,7 +28,7 @@ from asr_pathways.training.interrupt import Interrupts
 from asr_pathways.training.optimizer import learning_rate, make_optimizer
 from asr_pathways.training.progress import TrainingProgress
 from asr_pathways.training.ranks import gather
-from asr_pathways.training.state import TrainingState, last_checkpoint, read_checkpoint, write_checkpoint
+from asr_pathways.training.state import TrainingState, last_checkpoint, read_last_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -80,14 +81,18 @@ class TrainingLoop:
         self.checkpoint = last_checkpoint(out)
         self._interrupts = Interrupts()
         self._batches_a_step = config.accumulate * fabric.world_size
+        self._resumed = self._saved = False
+        self._needed = deque([self._best_folders()], config.keep_last)  # models that each kept checkpoint names
 
     def resume(self) -> None:
         """Goes on from the last checkpoint in ``out``: the same steps as if the run had never stopped.
 
+        If that is damaged, the one before is taken, and a line says so.
+
         Raises:
-            PathwaysError: if there is none, or it is broken or of another run.
+            PathwaysError: if there is none, or all are broken, or it is of another run.
         """
-        self.state, parts = read_checkpoint(self.checkpoint)
+        path, self.state, parts = read_last_checkpoint(self.out)
         try:
             self.recognizer.model.load_state_dict(parts["model"])
             self.optimizer.load_state_dict(parts["optimizer"])
@@ -95,23 +100,29 @@ class TrainingLoop:
                 self.recognizer.pathways.load_state_dict(parts["pathways"])
             self.batches.load_state_dict(parts["batches"])
         except KeyError as error:
-            raise PathwaysError(f"{self.checkpoint}: a checkpoint of another run: it has no {error}") from None
+            raise PathwaysError(f"{path}: a checkpoint of another run: it has no {error}") from None
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise PathwaysError(f"{self.checkpoint}: a checkpoint of another run: {reason:.200}") from None
+            raise PathwaysError(f"{path}: a checkpoint of another run: {reason:.200}") from None
+        self._resumed = self._saved = True
+        if (self.out / "history.json").exists():  # which may know evaluations that come again
+            self._write_history()
 
     def run(self) -> TrainingState:
         """Trains to the end (or until nothing gets better) and writes the best model to ``out``.
 
         An interrupt (Ctrl-C, SIGTERM) ends the step that is going on, then saves a checkpoint and a MODEL folder
-        of the weights as they are.
+        of the weights as they are, which is there until training goes on.
 
         Raises:
             PathwaysError: if the loss is not finite too often, if interrupted, or if files cannot be written.
         """
-        if self.state.step == 0:
-            torch.manual_seed(self.config.seed)
         steps = self.config.optimizer.steps
+        if not self._resumed:
+            torch.manual_seed(self.config.seed)
+        elif self.fabric.is_global_zero and self.state.step < steps and not self._stale():
+            # What an interrupt left there is not to pass for the result, nor to be mixed with it by a kill.
+            (self.out / CARD).unlink(missing_ok=True)
         batches = iter(self.batches)
         trained = False
         with (
@@ -120,7 +131,7 @@ class TrainingLoop:
         ):
             try:
                 self._train(batches, progress)
-                self._write_checkpoint()
+                self._write_checkpoint(progress)
                 trained = True
                 if self.fabric.is_global_zero:
                     self._finish(progress)
@@ -129,7 +140,7 @@ class TrainingLoop:
                 where = f"interrupted at step {self.state.step} of {steps}"
                 if trained or self._interrupts.forced:
                     raise Interrupted(f"{where}; go on from the last checkpoint with --resume") from None
-                self._write_checkpoint()
+                self._write_checkpoint(progress)
                 if self.fabric.is_global_zero:
                     save_recognizer(self.out, self.recognizer)
                 raise Interrupted(f"{where}; go on with --resume, or use {self.out} as it is") from None
@@ -142,11 +153,12 @@ class TrainingLoop:
         while self.state.step < self.config.optimizer.steps and not self._stale():
             self._stop_if_asked()
             started = time.monotonic()
+            self._saved = False
             self._step([next(batches) for _ in range(self.config.accumulate)], progress)
             self._evaluate_if_due(progress)
             self.state.seconds += time.monotonic() - started
             if self.state.step % self.config.checkpoint_every == 0:
-                self._write_checkpoint()
+                self._write_checkpoint(progress)
 
     def _stale(self) -> bool:
         patience = self.config.evaluation.patience
@@ -208,6 +220,8 @@ class TrainingLoop:
     ) -> None:
         """Leaves the weights as they are; each rank tells of its own batches, and the first of what is nobody's."""
         self.optimizer.zero_grad(set_to_none=True)
+        if self.recognizer.pathways is not None:
+            self.recognizer.pathways.drop_step()
         self.state.bad_losses += 1
         bad = [(b, value) for b, value in zip(batches, losses, strict=True) if not math.isfinite(value)]
         batch, value = bad[0] if bad else (batches[0], 0.0)
@@ -260,9 +274,9 @@ class TrainingLoop:
         pathways = self.recognizer.pathways
         if pathways is not None:
             entry["sparsity"] = pathways.sparsity
+        self._saved = False
         self.state.history.append(entry)
-        if self.fabric.is_global_zero:
-            write_json(self.out / "history.json", self.state.history)
+        self._write_history()
         progress.scalars(step, {"dev/mean_wer": wer, "dev/mean_cer": scores.mean_cer})
         progress.scalars(step, {f"dev/wer_{language}": value for language, value in by_language.items()})
         languages = ", ".join(f"{language} {100 * value:.1f}" for language, value in by_language.items())
@@ -272,6 +286,10 @@ class TrainingLoop:
         if self.config.evaluation.choose == "best" and (pathways is None or pathways.at_target):
             self._keep(step, wer)
         progress.resumed()
+
+    def _write_history(self) -> None:
+        if self.fabric.is_global_zero:
+            write_json(self.out / "history.json", self.state.history)
 
     def _masks(self) -> str:
         """How the pathways stand, where each language has its own."""
@@ -291,18 +309,21 @@ class TrainingLoop:
             return
         if {"step": step, "wer": wer} in self.state.best:
             save_recognizer(self._best_folder(step), self.recognizer)
-        for entry in best[self.config.evaluation.keep_best :]:
-            shutil.rmtree(self._best_folder(entry["step"]), ignore_errors=True)
 
     def _best_folder(self, step: float) -> Path:
         return self.out / "checkpoints" / f"step-{int(step):07d}"
 
+    def _best_folders(self) -> set[Path]:
+        return set(self.checkpoint.parent.glob("step-" + 7 * "[0-9]"))
+
     def _board(self) -> Path | None:
         return self.out / "tensorboard" if self.fabric.is_global_zero else None
 
-    def _write_checkpoint(self) -> None:
-        if not self.fabric.is_global_zero:
+    def _write_checkpoint(self, progress: TrainingProgress) -> None:
+        """Writes where the run stands if that is news, then removes the models that no kept checkpoint names."""
+        if self._saved or not self.fabric.is_global_zero:
             return
+        progress.flush()
         parts: dict[str, Any] = {
             "model": self.recognizer.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -310,7 +331,11 @@ class TrainingLoop:
         }
         if self.recognizer.pathways is not None:
             parts["pathways"] = self.recognizer.pathways.state_dict()
-        write_checkpoint(self.checkpoint, self.state, parts)
+        write_checkpoint(self.checkpoint, self.state, parts, self.config.keep_last)
+        self._saved = True
+        self._needed.append({self._best_folder(entry["step"]) for entry in self.state.best})
+        for folder in self._best_folders().difference(*self._needed):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _finish(self, progress: TrainingProgress) -> None:
         """Writes the model to ``out``: the last, the best, or the mean of the best ones if that is better on dev."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from asr_pathways.errors import PathwaysError
 
 
 class TrainingProgress:
@@ -37,8 +40,12 @@ class TrainingProgress:
         )
         self._description, self._steps = description, steps
         self._task = self._bar.add_task(description, total=steps, completed=step, loss=float("nan"), rate=0.0)
-        # purge_step: what an interrupted run had logged beyond its checkpoint is not shown twice.
-        self._board = None if folder is None else SummaryWriter(str(folder), purge_step=step)
+        # What a killed run had logged beyond its checkpoint, which is of after this step, is not shown twice.
+        self._folder = folder
+        self._board: SummaryWriter | None = None
+        if folder is not None:
+            with self._writing():
+                self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
         self._loss = self._rate = float("nan")
         self._last = self._last_line = self._began = time.monotonic()
         self._first_step = step
@@ -51,7 +58,9 @@ class TrainingProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if self._board is not None:
+        if self._board is None:
+            return
+        with suppress(PathwaysError) if kind else nullcontext(), self._writing():  # the first error is the one to tell
             self._board.close()
 
     def step(self, step: int, loss: float, audio_seconds: float, scalars: Mapping[str, float]) -> None:
@@ -73,10 +82,27 @@ class TrainingProgress:
             )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs values to TensorBoard."""
-        for name, value in values.items():
-            if self._board is not None:
+        """Logs values to TensorBoard.
+
+        Raises:
+            PathwaysError: if they cannot be written.
+        """
+        if self._board is None:
+            return
+        with self._writing():
+            for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Waits until all that was logged is in the file, so that a kill loses nothing of it.
+
+        Raises:
+            PathwaysError: if it cannot be written.
+        """
+        if self._board is None:
+            return
+        with self._writing():
+            self._board.flush()
 
     def line(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -90,3 +116,10 @@ class TrainingProgress:
     def resumed(self) -> None:
         """Time since the last step (an evaluation) does not count into the rate."""
         self._last = time.monotonic()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PathwaysError(f"{self._folder}: cannot write: {error.strerror or error}") from None

@@ -21,9 +21,10 @@ from asr_pathways.model_folder import Recognizer, load_recognizer
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
 from asr_pathways.training.config import LoopConfig, OptimizerConfig
 from asr_pathways.training.distillation import Distillation
+from asr_pathways.training.folder import holding_out
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.ranks import launch
-from asr_pathways.training.state import TrainingState, last_checkpoint
+from asr_pathways.training.state import TrainingState, checkpoints
 from asr_pathways.training.train import attribution, dev_batches, rank_batches, save_start
 
 INITS = ("omp", "lap", "lsp")
@@ -61,6 +62,7 @@ def read_prune_recipe(path: Path | None) -> PruneRecipe:
     return PruneRecipe() if path is None else parse_config(PruneRecipe, load_yaml(path), str(path))
 
 
+@holding_out
 def prune(
     model: Path,
     data: Path,
@@ -107,7 +109,7 @@ def prune(
     dense.card = dense.card.model_copy(update={"languages": languages, "attribution": attribution(data)})
     dev = dev_batches(data, dense, recipe.evaluation.utterances)
     distillation = _distillation(dense, recipe)
-    going_on = resume and last_checkpoint(out).exists()
+    going_on = resume and bool(checkpoints(out))
     fabric.barrier()  # all have looked before the first writes
     if going_on:
         recognizer = load_recognizer(start)

@@ -1,7 +1,9 @@
-"""The whole state of a training run, and its checkpoints: written whole, read without unpickling code."""
+"""The whole state of a training run, and its checkpoints: written whole, rotated, read without unpickling code."""
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_path
+from asr_pathways.files import atomic_path, flush
 
 VERSION = 1
 
@@ -37,30 +39,56 @@ class TrainingState:
     masks: list[dict[str, Any]] = field(default_factory=list)
 
 
+class DamagedCheckpoint(PathwaysError):
+    """A file that is no checkpoint, or no longer one."""
+
+
 def last_checkpoint(out: Path) -> Path:
-    """Where a run in ``out`` keeps what resuming needs."""
+    """Where a run in ``out`` keeps what resuming needs; the ones before it lie beside it."""
     return out / "checkpoints" / "last.pt"
 
 
-def write_checkpoint(path: Path, state: TrainingState, parts: dict[str, Any]) -> None:
+def checkpoints(out: Path) -> list[Path]:
+    """The checkpoints that a run in ``out`` has kept, newest first.
+
+    A kill during a rotation may leave no ``last.pt``; the newest is then the one before.
+    """
+    last = last_checkpoint(out)
+    return [path for path in (last, *_older(last)) if path.exists()]
+
+
+def write_checkpoint(path: Path, state: TrainingState, parts: dict[str, Any], keep: int = 1) -> None:
     """Writes ``state`` and the state dicts in ``parts``, whole or not at all.
 
+    Args:
+        path: where to; what is there moves to ``-1`` of that name, that to ``-2``, and so on.
+        state: where the run stands.
+        parts: of everything else, by name.
+        keep: checkpoints to keep, this one among them.
+
     Raises:
-        PathwaysError: if it cannot be written; an older checkpoint at ``path`` stays.
+        PathwaysError: if it cannot be written; older checkpoints stay as they are.
     """
+    kept = "the one before stays: make room, then go on with --resume" if path.exists() else "none was written before"
     with atomic_path(path) as temporary:
         try:
             rng = {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
-            torch.save({"version": VERSION, "state": asdict(state), **rng, **parts}, temporary)
-        except RuntimeError as error:  # torch's writer reports a full disk so
-            raise PathwaysError(f"{path}: cannot write checkpoint: {str(error).splitlines()[0]}") from None
+            with temporary.open("wb") as stream:  # torch would not tell a full disk from other trouble
+                torch.save({"version": VERSION, "state": asdict(state), **rng, **parts}, stream)
+            flush(temporary)
+        except OSError as error:
+            raise PathwaysError(f"{path}: cannot write checkpoint: {error.strerror or error}; {kept}") from None
+        except RuntimeError as error:
+            raise PathwaysError(f"{path}: cannot write checkpoint: {str(error).splitlines()[0]}; {kept}") from None
+        _rotate(path, keep)
 
 
 def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     """Reads what :func:`write_checkpoint` wrote, and restores torch's random numbers.
 
     Raises:
-        PathwaysError: if the file is missing, truncated, or not such a checkpoint.
+        PathwaysError: if the file is missing or of another version; `DamagedCheckpoint` if it is truncated, or not
+            a checkpoint.
     """
     try:
         parts = torch.load(path, map_location="cpu", weights_only=True)
@@ -75,5 +103,43 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
         raise
     except Exception as error:  # whatever a truncated or foreign file makes torch raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise PathwaysError(f"{path}: not a readable checkpoint: {reason:.200}") from None
+        raise DamagedCheckpoint(f"{path}: not a readable checkpoint: {reason:.200}") from None
     return state, parts
+
+
+def read_last_checkpoint(out: Path) -> tuple[Path, TrainingState, dict[str, Any]]:
+    """Reads the newest checkpoint that can be read, and gives its path first; damaged newer ones are put aside, loudly.
+
+    Raises:
+        PathwaysError: if there is none, or if one is of another version; `DamagedCheckpoint` if none can be read.
+    """
+    found = checkpoints(out) or [last_checkpoint(out)]
+    for path in found[:-1]:
+        try:
+            return path, *read_checkpoint(path)
+        except DamagedCheckpoint as error:
+            aside = path.with_name(f"damaged-{path.name}")
+            path.replace(aside)
+            print(f"{error}; it is now {aside.name}, and the run goes on from the checkpoint before", file=sys.stderr)
+    return found[-1], *read_checkpoint(found[-1])
+
+
+def _older(path: Path) -> list[Path]:
+    """The files beside ``path`` that were it before, newest first."""
+    pattern = re.compile(re.escape(path.stem) + r"-(\d+)" + re.escape(path.suffix))
+    numbers = [int(match[1]) for other in path.parent.glob("*") if (match := pattern.fullmatch(other.name))]
+    return [_numbered(path, number) for number in sorted(numbers)]
+
+
+def _rotate(path: Path, keep: int) -> None:
+    """Moves what is at ``path`` one back, and what was there before too, and lets only ``keep - 1`` of them be."""
+    for number in range(keep - 1, 0, -1):
+        newer = _numbered(path, number - 1)
+        if newer.exists():
+            newer.replace(_numbered(path, number))
+    for older in _older(path)[max(0, keep - 1) :]:
+        older.unlink()
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}-{number}{path.suffix}") if number else path

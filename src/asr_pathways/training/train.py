@@ -21,16 +21,19 @@ from asr_pathways.model_folder import ModelCard, Recognizer, load_recognizer, sa
 from asr_pathways.models.presets import preset
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.config import LoopConfig, TrainRecipe
+from asr_pathways.training.folder import holding_out
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.ranks import launch
-from asr_pathways.training.state import TrainingState
+from asr_pathways.training.state import TrainingState, checkpoints
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _STATISTICS_UTTERANCES = 200
-_TOKENIZER_TEXTS = 200_000
 """About how many utterances the mean and deviation of features are estimated from."""
+
+_TOKENIZER_TEXTS = 200_000
+"""At most so many texts of a language are word pieces trained on."""
 
 
 def read_train_recipe(path: Path) -> TrainRecipe:
@@ -42,6 +45,7 @@ def read_train_recipe(path: Path) -> TrainRecipe:
     return parse_config(TrainRecipe, load_yaml(path), str(path))
 
 
+@holding_out
 def train(
     config: TrainRecipe,
     data: Path,
@@ -68,8 +72,7 @@ def train(
     start = out / "checkpoints" / "start"
     if start.exists() and not resume:
         raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
-    if resume and not start.exists():
-        raise PathwaysError(f"{out}: no run to resume there")
+    resume = start.exists()  # a run that was killed before that is there has done nothing
     fabric.barrier()  # all have looked before the first writes
     cuts = load_cuts(data, "train", languages).to_eager()
     if resume:
@@ -99,7 +102,7 @@ def train(
     loop = TrainingLoop(recognizer, batches, dev, config, out, "Training", fabric)
     if not resume:
         save_start(fabric, start, recognizer)
-    elif loop.checkpoint.exists():
+    elif checkpoints(out):
         loop.resume()
     return loop.run()
 

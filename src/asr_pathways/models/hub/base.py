@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
+from asr_pathways.files import MARK
 from asr_pathways.models.face import SpeechModel
 from asr_pathways.models.weights import load_weights
 
@@ -114,7 +115,7 @@ def _place(folder: Path, write: Callable[[str], None]) -> None:
     """Lets ``write`` fill a temporary folder, then moves its files to ``folder``, ``config.json`` last."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".model.") as temporary:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".model{MARK}") as temporary:
             write(temporary)
             files = sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json")
             for path in files:
