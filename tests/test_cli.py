@@ -192,7 +192,6 @@ def pruning(method: str, sparsity: str, *more: str, model: str = "MODEL") -> tup
         (("train", "--config", "MISSING", "--data", "DATA", "--out", "OUT"), ("cannot read config",)),
         (("train", "--config", "RECIPE", "--data", "MISSING", "--out", "OUT"), ("missing",)),
         (("train", "--config", "RECIPE", "--data", "DATA", "--out", "OUT", "--init", "SPARSE"), ("pruned already",)),
-        (("train", "--config", "RECIPE", "--data", "DATA", "--out", "OUT", "--resume"), ("OUT",)),
         (pruning("imp", "0.5", model="SPARSE"), ("pruned",)),
         (pruning("imq", "0.5"), ("'imq'", "imp")),
         (pruning("imp", "1.5"), ("sparsity",)),
