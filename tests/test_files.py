@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_folder, atomic_path, read_json, write_json
+from asr_pathways.files import atomic_folder, atomic_path, read_json, remove_leftovers, write_json
 
 
 def full_disk(*args: object, **kwargs: object) -> None:
@@ -148,3 +148,17 @@ def test_missing_json(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")
     with pytest.raises(PathwaysError, match="cannot read: Is a directory"):
         read_json(tmp_path)
+
+
+def test_a_folder_that_a_kill_put_aside_comes_back(tmp_path: Path) -> None:
+    for name in ("lost", "kept"):
+        aside = tmp_path / f".{name}.old.tmp-a1b2c3d4" / name
+        aside.mkdir(parents=True)
+        (aside / "a.txt").write_text("old")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / ".lost.tmp-a1b2c3d4").mkdir()
+    (tmp_path / ".lost.tmp-short").mkdir()  # not of our making
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [".lost.tmp-short", "kept", "lost"]
+    assert names(tmp_path / "lost") == ["a.txt"] and names(tmp_path / "kept") == []
+    remove_leftovers(tmp_path / "nowhere")

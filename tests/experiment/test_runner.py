@@ -203,6 +203,19 @@ def test_without_ray_it_is_told_what_to_install(plan: Plan, tmp_path: Path, monk
         run_cells(plan, tmp_path, ray="local")
 
 
+def test_what_kills_left_beside_results_goes(plan: Plan, whole: Path) -> None:
+    """Between the entry of a cell and the end of its checkpoints, and in the middle of a file."""
+    cell = whole / "cells" / next(iter(plan.cells))
+    left = [cell / "checkpoints" / "last.pt", cell / ".checkpoints-done" / "last.pt"]
+    left += [ledger_folder(whole) / ".cell.tmp-a1b2c3d4.json", whole / "data" / ".fold.tmp-a1b2c3d4" / "corpus.json"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    assert run_cells(plan, whole).done == []
+    assert not any(path.parent.exists() for path in (left[0], left[1], left[3])) and not left[2].exists()
+    assert not (whole / ".lock").exists()
+
+
 def test_checkpoints_are_dropped_in_one_step_over_what_a_kill_left(tmp_path: Path) -> None:
     for name in ("checkpoints", ".checkpoints-done"):
         (tmp_path / name / "start").mkdir(parents=True)
