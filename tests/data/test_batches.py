@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from asr_pathways.data.audio import read_audio
 from asr_pathways.data.batches import Batch, DataConfig, eval_batches, train_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.features import Fbank
+from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from tests.data.conftest import WORDS, make_corpus
@@ -96,15 +99,81 @@ def test_eval_batches_without_tokenizer(corpus: Path) -> None:
 
 
 @pytest.mark.parametrize("prefetch", [0, 3])
-def test_broken_audio_names_utterance_and_file(tmp_path: Path, tokenizer: Tokenizer, prefetch: int) -> None:
+def test_what_is_broken_is_left_out_of_training_and_named(tmp_path: Path, tokenizer: Tokenizer, prefetch: int) -> None:
     folder = make_corpus(tmp_path / "data", ("en",))
+    whole = {
+        identifier
+        for batch in islice(train_batches(load_cuts(folder, "train"), tokenizer, DataConfig(max_seconds=2)), 60)
+        for identifier in batch.ids
+    }
     (folder / "audio/en/en-train-03.flac").write_bytes(b"fLaC garbage")
-    batches = train_batches(load_cuts(folder, "train"), tokenizer, DataConfig(prefetch=prefetch))
-    with pytest.raises(PathwaysError, match=r"utterance en-train-03: .*en-train-03\.flac: not readable"):
-        for _ in islice(batches, 20):
+    (folder / "audio/en/en-train-05.flac").unlink()
+    left_out = LeftOut(2)
+    config = DataConfig(prefetch=prefetch, max_seconds=2)
+    batches = train_batches(load_cuts(folder, "train"), tokenizer, config, left_out=left_out)
+    drawn = {identifier for batch in islice(batches, 60) for identifier in batch.ids}
+    assert whole - drawn == {"en-train-03", "en-train-05"} == left_out.reasons.keys()
+    assert re.fullmatch(r"utterance en-train-03: .*en-train-03\.flac: not readable.*", left_out.reasons["en-train-03"])
+    assert len(left_out.news()) == 2 and left_out.news() == []
+    few = train_batches(load_cuts(folder, "train"), tokenizer, config.model_copy(update={"max_left_out": 1}))
+    with pytest.raises(
+        PathwaysError, match=r"utterance en-.*: 2 utterances cannot be used, giving up \(max_left_out: 1"
+    ):
+        for _ in islice(few, 60):
             pass
-    with pytest.raises(PathwaysError, match="utterance en-train-03"):
+
+
+def test_where_a_whole_batch_is_broken_the_next_utterance_stands_in(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    folder = make_corpus(tmp_path / "data", ("en",))
+    files = sorted((folder / "audio/en").glob("en-train-*.flac"))
+    for path in files[1:]:
+        path.write_bytes(b"")
+    config = DataConfig(max_seconds=0.5, prefetch=0)
+    assert {tuple(b.ids) for b in islice(train_batches(load_cuts(folder, "train"), tokenizer, config), 20)} == {
+        ("en-train-00",)
+    }
+    files[0].unlink()
+    with pytest.raises(PathwaysError, match=r"none of the \d+ utterances of en can be used: utterance en-train-"):
+        next(iter(train_batches(load_cuts(folder, "train"), tokenizer, config)))
+
+
+def test_evaluation_leaves_out_only_what_it_may(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    folder = make_corpus(tmp_path / "data", ("en", "fr"))
+    (folder / "audio/en/en-train-03.flac").write_bytes(b"fLaC garbage")
+    with pytest.raises(PathwaysError, match=r"utterance en-train-03: .*en-train-03\.flac: not readable"):
         list(eval_batches(load_cuts(folder, "train"), tokenizer))
+    left_out = LeftOut(9)
+    found = {
+        one for batch in eval_batches(load_cuts(folder, "train"), tokenizer, left_out=left_out) for one in batch.ids
+    }
+    assert "en-train-03" not in found and len(found) == len(load_cuts(folder, "train")) - 1
+    assert list(left_out.reasons) == ["en-train-03"]
+    for path in (folder / "audio/en").glob("*"):
+        path.unlink()
+    with pytest.raises(
+        PathwaysError, match=r"none of the \d+ utterances of en can be used: utterance en-train-\d+: .*no such"
+    ):
+        list(eval_batches(load_cuts(folder, "train"), tokenizer, left_out=LeftOut(99)))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"duration": 2.5}, r"utterance en-train-01: .*\.flac: 0.\d\d s of audio where 2.50 s should be"),
+        ({"text": "a" * 99}, r"utterance en-train-01: 99 letters in 0.\d\d s: the text cannot be said in it"),
+    ],
+)
+def test_a_row_that_does_not_fit_its_audio_is_left_out(
+    corpus: Path, tokenizer: Tokenizer, change: dict[str, Any], reason: str
+) -> None:
+    (cut,) = [cut for cut in load_cuts(corpus, "train") if cut.id == "en-train-01"]
+    cut.duration = change.get("duration", cut.duration)
+    cut.supervisions[0].text = change.get("text", cut.supervisions[0].text)
+    others = [cut for cut in load_cuts(corpus, "train") if cut.id == "en-train-02"]
+    batches = train_batches([cut, *others], tokenizer, DataConfig(max_seconds=9, prefetch=0, speed_factors=(1.0,)))
+    assert next(iter(batches)).ids == ["en-train-02"]
+    (found,) = batches.left_out.reasons.values()
+    assert re.fullmatch(reason, found)
 
 
 def test_leaving_the_loop_ends_the_thread(corpus: Path, tokenizer: Tokenizer) -> None:

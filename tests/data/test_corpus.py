@@ -19,6 +19,7 @@ from asr_pathways.data.corpus import (
     summarize,
     write_corpus,
 )
+from asr_pathways.data.left_out import LeftOut
 from asr_pathways.errors import PathwaysError
 from tests.data.conftest import SOURCE, make_corpus, tone
 
@@ -160,6 +161,32 @@ def test_broken_manifests_are_named(corpus: Path, tmp_path: Path, content: bytes
         with pytest.raises(PathwaysError, match=r"cuts_dev\.jsonl\.gz: (line|broken)") as caught:
             read()
         assert "\n" not in str(caught.value)
+
+
+def test_lines_that_are_no_utterances_are_left_out_where_they_may_be(corpus: Path, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "cuts_train.jsonl.gz"
+    shutil.copytree(corpus, path.parent)
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    rows = [json.loads(line) for line in lines]
+    rows[1]["supervisions"][0]["text"] = ""
+    rows[2]["id"] = rows[0]["id"]
+    rows[3]["recording"]["num_samples"] = 0
+    changed = [*map(json.dumps, rows[:4]), lines[4][:40], *lines[5:]]
+    path.write_bytes(gzip.compress("\n".join(changed).encode()))
+    with pytest.raises(PathwaysError, match=r"line 2: cut '.*' has no language or no text"):
+        load_cuts(path.parent, "train")
+    left_out = LeftOut(4)
+    assert [cut.id for cut in load_cuts(path.parent, "train", left_out=left_out)] == [rows[0]["id"]] + [
+        row["id"] for row in rows[5:]
+    ]
+    assert left_out.reasons == {
+        f"{path}: line 2": f"{path}: line 2: cut {rows[1]['id']!r} has no language or no text",
+        f"{path}: line 3": f"{path}: line 3: the id {rows[0]['id']!r} is that of an earlier line: ids must be unique",
+        f"{path}: line 4": f"{path}: line 4: not a cut with language, text and audio",
+        f"{path}: line 5": f"{path}: line 5: not a cut with language, text and audio",
+    }
+    with pytest.raises(PathwaysError, match=r"giving up \(max_left_out: 3\)"):
+        load_cuts(path.parent, "train", left_out=LeftOut(3))
 
 
 def test_truncated_manifest_is_named(corpus: Path, tmp_path: Path) -> None:

@@ -20,9 +20,16 @@ from torch import Tensor
 from asr_pathways.data.audio import SAMPLE_RATE, read_audio, resample
 from asr_pathways.data.augment import SpecAugment, SpecAugmentConfig
 from asr_pathways.data.features import Fbank, FeatureConfig, Frontend
+from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.sampling import Draw, LanguageSampler, SamplingConfig
 from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
+
+SLACK = 0.1
+"""Seconds by which a file may be shorter than its manifest says."""
+
+LETTERS_A_SECOND = 50.0
+"""Nobody says more, and a CTC model of letters has no more frames: its loss would be infinite."""
 
 
 class DataConfig(SamplingConfig):
@@ -32,6 +39,7 @@ class DataConfig(SamplingConfig):
     spec_augment: SpecAugmentConfig | None = SpecAugmentConfig()
     cache_gigabytes: float = Field(default=3.0, ge=0)  # features kept in memory from epoch to epoch
     prefetch: int = Field(default=4, ge=0)  # batches made ahead by a thread
+    max_left_out: int = Field(default=100, ge=0)  # utterances that may be unusable: one more ends the run
 
 
 @dataclass(frozen=True)
@@ -79,9 +87,18 @@ class _Utterance:
         """(T, ...) of this utterance, spoken ``speed`` times as fast (pitch moves too, as when a tape does)."""
         try:
             samples = read_audio(self.path, self.offset, self.duration)
+            seconds = len(samples) / SAMPLE_RATE
+            if seconds < self.duration - SLACK:
+                raise PathwaysError(f"{self.path}: {seconds:.2f} s of audio where {self.duration:.2f} s should be")
             return frontend(resample(samples, SAMPLE_RATE * speed))
         except PathwaysError as error:
             raise PathwaysError(f"utterance {self.identifier}: {error}") from None
+
+    def check(self) -> None:
+        """Raises PathwaysError if the text is too long for the audio."""
+        if len(self.text) > LETTERS_A_SECOND * self.duration:
+            many = f"{len(self.text)} letters in {self.duration:.2f} s"
+            raise PathwaysError(f"utterance {self.identifier}: {many}: the text cannot be said in it")
 
 
 class FeatureCache:
@@ -122,8 +139,10 @@ class TrainBatches:
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
+        left_out: LeftOut | None = None,
     ) -> None:
         self.config = config
+        self.left_out = LeftOut(config.max_left_out) if left_out is None else left_out
         self._frame_rate = frontend.frame_rate
         self._utterances = utterances
         self._ranks = (rank, world_size, accumulate)
@@ -174,16 +193,35 @@ class TrainBatches:
             yield self._make(last), sampler.state_dict()
 
     def _make(self, draw: Draw) -> Batch:
-        chosen = [(self._utterances[draw.language][index], speed) for index, speed in draw.items]
-        features = []
-        for utterance, speed in chosen:
+        """The utterances drawn, without those that cannot be used; where none is left, the next one that can be."""
+        every = self._utterances[draw.language]
+        first, speed = draw.items[0]
+        stand_ins = (((first + place) % len(every), speed) for place in range(1, len(every)))
+        chosen: list[tuple[_Utterance, Tensor]] = []
+        for items in (draw.items, *((item,) for item in stand_ins)):
+            for index, factor in items:
+                found = self._features(every[index], factor, draw.epoch)
+                if found is not None:
+                    chosen.append((every[index], found))
+            if chosen:
+                return _collate(draw.language, chosen, self._frame_rate)
+        raise PathwaysError(f"none of the {len(every)} utterances of {draw.language} can be used: {self.left_out.last}")
+
+    def _features(self, utterance: _Utterance, speed: float, epoch: int) -> Tensor | None:
+        """(T, ...), augmented; None if the utterance is left out."""
+        if utterance.identifier in self.left_out:
+            return None
+        try:
+            utterance.check()
             plain = self._cache.get(utterance, speed)
-            if self._augment is not None and plain.dim() == 2:
-                # One utterance comes once in an epoch: these two and the seed fix its masks.
-                key = f"{self.config.seed}/{draw.epoch}/{utterance.identifier}"
-                plain = self._augment(plain, torch.Generator().manual_seed(zlib.crc32(key.encode())))
-            features.append(plain)
-        return _collate(draw.language, [utterance for utterance, _ in chosen], features, self._frame_rate)
+        except PathwaysError as error:
+            self.left_out.add(utterance.identifier, str(error))
+            return None
+        if self._augment is not None and plain.dim() == 2:
+            # One utterance comes once in an epoch: these two and the seed fix its masks.
+            key = f"{self.config.seed}/{epoch}/{utterance.identifier}"
+            plain = self._augment(plain, torch.Generator().manual_seed(zlib.crc32(key.encode())))
+        return plain
 
 
 def train_batches(
@@ -194,6 +232,7 @@ def train_batches(
     rank: int = 0,
     world_size: int = 1,
     accumulate: int = 1,
+    left_out: LeftOut | None = None,
 ) -> TrainBatches:
     """Endless, augmented, language-homogeneous batches of Lhotse cuts, with an exactly resumable state.
 
@@ -205,12 +244,15 @@ def train_batches(
         rank: which of ``world_size`` processes this is.
         world_size: how many processes share the data.
         accumulate: batches of a step on each of them.
+        left_out: takes the utterances that cannot be used, found while iterating; None: one of the batches' own.
 
     Raises:
-        PathwaysError: if there are no cuts; while iterating, if an utterance's audio is broken.
+        PathwaysError: if there are no cuts; while iterating, if too many utterances, or all of a language, cannot be
+            used.
     """
     utterances = _by_language(cuts, tokenizer)
-    return TrainBatches(utterances, config, frontend or Fbank(config.features), rank, world_size, accumulate)
+    features = frontend or Fbank(config.features)
+    return TrainBatches(utterances, config, features, rank, world_size, accumulate, left_out)
 
 
 def eval_batches(
@@ -218,6 +260,7 @@ def eval_batches(
     tokenizer: TextCodec | None = None,
     max_seconds: float = 120.0,
     frontend: Frontend | None = None,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Batch]:
     """Every cut once, language by language, from short to long, without augmentation.
 
@@ -226,20 +269,32 @@ def eval_batches(
         tokenizer: turns texts into targets; without one, targets are empty.
         max_seconds: padded audio in a batch; a longer utterance is a batch of its own.
         frontend: the model's; None: filter banks.
+        left_out: takes the utterances whose audio is broken; None: they are an error.
 
     Raises:
-        PathwaysError: if an utterance's audio is broken.
+        PathwaysError: if an utterance's audio is broken, or that of all of a language.
     """
     frontend = frontend or Fbank()
     for language, utterances in sorted(_by_language(cuts, tokenizer).items()):
-        pending: list[_Utterance] = []
+        pending: list[tuple[_Utterance, Tensor]] = []
+        used = False
         for utterance in sorted(utterances, key=lambda item: (item.duration, item.identifier)):
+            try:
+                features = utterance.features(frontend)
+            except PathwaysError as error:
+                if left_out is None:
+                    raise
+                left_out.add(utterance.identifier, str(error))
+                continue
             if pending and utterance.duration * (len(pending) + 1) > max_seconds:
-                yield _collate(language, pending, [item.features(frontend) for item in pending], frontend.frame_rate)
+                yield _collate(language, pending, frontend.frame_rate)
                 pending = []
-            pending.append(utterance)
+            pending.append((utterance, features))
+            used = True
         if pending:
-            yield _collate(language, pending, [item.features(frontend) for item in pending], frontend.frame_rate)
+            yield _collate(language, pending, frontend.frame_rate)
+        if not used and left_out is not None:
+            raise PathwaysError(f"none of the {len(utterances)} utterances of {language} can be used: {left_out.last}")
 
 
 def _by_language(cuts: Iterable[Any], tokenizer: TextCodec | None) -> dict[str, list[_Utterance]]:
@@ -262,13 +317,15 @@ def _by_language(cuts: Iterable[Any], tokenizer: TextCodec | None) -> dict[str, 
     return dict(utterances)
 
 
-def _collate(language: str, utterances: Sequence[_Utterance], features: Sequence[Tensor], frame_rate: float) -> Batch:
-    targets = [torch.tensor(utterance.targets, dtype=torch.int64) for utterance in utterances]
+def _collate(language: str, items: Sequence[tuple[_Utterance, Tensor]], frame_rate: float) -> Batch:
+    """A batch of utterances with their features (T, ...)."""
+    features = [item for _, item in items]
+    targets = [torch.tensor(utterance.targets, dtype=torch.int64) for utterance, _ in items]
     return Batch(
         language=language,
-        ids=[utterance.identifier for utterance in utterances],
-        texts=[utterance.text for utterance in utterances],
-        features=torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True),
+        ids=[utterance.identifier for utterance, _ in items],
+        texts=[utterance.text for utterance, _ in items],
+        features=torch.nn.utils.rnn.pad_sequence(features, batch_first=True),
         feature_lengths=torch.tensor([len(item) for item in features], dtype=torch.int64),
         targets=torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),
         target_lengths=torch.tensor([len(item) for item in targets], dtype=torch.int64),

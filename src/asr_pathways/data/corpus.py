@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, write_flac
+from asr_pathways.data.left_out import LeftOut
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder, read_json, write_json
 
@@ -162,29 +163,37 @@ def write_corpus(out: Path, splits: Mapping[str, CutSet], about: About) -> None:
                 builder.add(split, cut.id, supervision.language, supervision.text, samples, supervision.speaker)
 
 
-def load_cuts(data: Path, split: str, languages: Sequence[str] | None = None) -> CutSet:
+def load_cuts(
+    data: Path, split: str, languages: Sequence[str] | None = None, left_out: LeftOut | None = None
+) -> CutSet:
     """The cuts of one split of a data folder, in manifest order, with absolute audio paths.
 
     Args:
         data: a data folder.
         split: one of :data:`SPLITS`.
         languages: keep only these; None keeps all.
+        left_out: takes the lines that are no utterances; None: they are an error.
 
     Raises:
         PathwaysError: if the folder, the split or a language is not there, or the manifest is broken.
     """
-    from lhotse import CutSet, MonoCut
+    from lhotse import CutSet
 
     cuts = []
     known = set()
-    for number, row in _read_rows(data, split):
-        for source in row["recording"]["sources"]:
-            source["source"] = str(data.absolute() / source["source"])
+    ids: set[str] = set()
+    for number, row in _read_rows(data, split, left_out):
+        where = f"{_manifest(data, split)}: line {number}"
         try:
-            cut = MonoCut.from_dict({key: value for key, value in row.items() if key != "type"})
-        except (KeyError, TypeError, AttributeError, ValueError):
-            raise PathwaysError(f"{_manifest(data, split)}: line {number}: not a Lhotse cut") from None
-        _check_cut(cut, f"{_manifest(data, split)}: line {number}")
+            cut = _cut(data, row, where)
+            if cut.id in ids:
+                raise PathwaysError(f"{where}: the id {cut.id!r} is that of an earlier line: ids must be unique")
+        except PathwaysError as error:
+            if left_out is None:
+                raise
+            left_out.add(where, str(error))
+            continue
+        ids.add(cut.id)
         known.add(cut.supervisions[0].language)
         if languages is None or cut.supervisions[0].language in languages:
             cuts.append(cut)
@@ -193,6 +202,19 @@ def load_cuts(data: Path, split: str, languages: Sequence[str] | None = None) ->
             held = ", ".join(sorted(known)) or "nothing"
             raise PathwaysError(f"{data}: no {language!r} in split {split!r}: it holds {held}")
     return CutSet.from_cuts(cuts)
+
+
+def _cut(data: Path, row: dict[str, Any], where: str) -> Any:
+    from lhotse import MonoCut
+
+    for source in row["recording"]["sources"]:
+        source["source"] = str(data.absolute() / source["source"])
+    try:
+        cut = MonoCut.from_dict({key: value for key, value in row.items() if key != "type"})
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise PathwaysError(f"{where}: not a Lhotse cut") from None
+    _check_cut(cut, where)
+    return cut
 
 
 def languages_of(cuts: Iterable[Any]) -> list[str]:
@@ -332,7 +354,7 @@ def _write_rows(path: Path, rows: Iterable[str]) -> None:
         packed.writelines(f"{row}\n".encode() for row in rows)
 
 
-def _read_rows(data: Path, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_rows(data: Path, split: str, left_out: LeftOut | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     if split not in SPLITS:
         raise PathwaysError(f"unknown split {split!r}: choose among {', '.join(SPLITS)}")
     path = _manifest(data, split)
@@ -343,13 +365,24 @@ def _read_rows(data: Path, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                row = json.loads(line)
-                if not _well_formed(row):
-                    raise PathwaysError(f"{path}: line {number}: not a cut with language, text and audio")
-                yield number, row
+                row = _parse(line)
+                if _well_formed(row):
+                    yield number, row
+                    continue
+                trouble = f"{path}: line {number}: not a cut with language, text and audio"
+                if left_out is None:
+                    raise PathwaysError(trouble)
+                left_out.add(f"{path}: line {number}", trouble)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise PathwaysError(f"{path}: broken after line {max(number - 1, 0)}: {detail}: prepare it again") from None
+
+
+def _parse(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line
 
 
 def _check_folder(data: Path) -> None:

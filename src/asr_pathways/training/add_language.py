@@ -14,6 +14,7 @@ import torch
 
 from asr_pathways.data.batches import train_batches
 from asr_pathways.data.corpus import load_cuts
+from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import ModelCard, Recognizer, is_bundle, load_recognizer
@@ -70,7 +71,8 @@ def add_language(
         )
     if recipe.pathways or recipe.distillation:
         raise PathwaysError("recipe: pathways and distillation are for prune: an added language takes the model's")
-    cuts = load_cuts(data, "train", [language]).to_eager()
+    left_out = LeftOut(recipe.data.max_left_out)
+    cuts = load_cuts(data, "train", [language], left_out).to_eager()
     going_on = resume and bool(checkpoints(out))
     if going_on:
         recognizer = load_recognizer(start)
@@ -82,10 +84,10 @@ def add_language(
         credits = dict.fromkeys((*recognizer.card.attribution, *attribution(data)))
         update = {"languages": recognizer.languages, "attribution": tuple(credits)}
         recognizer.card = recognizer.card.model_copy(update=update)
-        _choose_by_activation(recognizer, cuts, language, recipe)
+        _choose_by_activation(recognizer, cuts, language, recipe, left_out)
         save_start(fabric, start, recognizer)
-    batches = rank_batches(fabric, recipe, cuts, recognizer)
-    dev = dev_batches(data, recognizer, recipe.evaluation.utterances, [language])
+    batches = rank_batches(fabric, recipe, cuts, recognizer, left_out)
+    dev = dev_batches(data, recognizer, recipe.evaluation.utterances, [language], left_out)
     loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Adding {language}", fabric)
     if going_on:
         loop.resume()
@@ -142,14 +144,16 @@ def _new_pieces(texts: Sequence[str], language: str) -> Tokenizer:
     raise PathwaysError(f"texts of {language}: too few for word pieces of their own: {failed}")
 
 
-def _choose_by_activation(recognizer: Recognizer, cuts: Iterable[Any], language: str, recipe: PruneRecipe) -> None:
+def _choose_by_activation(
+    recognizer: Recognizer, cuts: Iterable[Any], language: str, recipe: PruneRecipe, left_out: LeftOut
+) -> None:
     """The mask by what the language's speech excites in its first one, where the score asks for that."""
     pathways = recognizer.pathways
     assert pathways is not None
     if pathways.config.score != "activation":
         return
     plain = recipe.data.model_copy(update={"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0})
-    batches = iter(train_batches(cuts, recognizer.tokenizer, plain, recognizer.model.frontend))
+    batches = iter(train_batches(cuts, recognizer.tokenizer, plain, recognizer.model.frontend, left_out=left_out))
     recognizer.model.eval()
     with pathways.use(language), pathways.calibrate(language), torch.no_grad():
         for _ in range(recipe.calibration_batches):

@@ -34,10 +34,15 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+LEFT_OUT = "left_out.json"
+"""In the folder of a run: the utterances that could not be used, and why."""
+
+
 class TrainingLoop:
     """Trains ``recognizer`` (under its pathways, if it has any) and leaves a MODEL folder in ``out``.
 
-    ``out`` also gets ``checkpoints/`` (the last state, the best models), ``history.json`` and ``tensorboard/``.
+    ``out`` also gets ``checkpoints/`` (the last state, the best models), ``history.json``, ``tensorboard/`` and, if
+    there are utterances that cannot be used, ``left_out.json``.
 
     Args:
         recognizer: the model to train, in place.
@@ -63,6 +68,7 @@ class TrainingLoop:
     ) -> None:
         self.recognizer, self.batches, self.dev = recognizer, batches, list(dev)
         self.config, self.out, self.description = config, out, description
+        self.left_out = batches.left_out
         self.state = TrainingState()
         self.fabric = fabric
         if config.threads:
@@ -105,6 +111,7 @@ class TrainingLoop:
             reason = " ".join(str(error).split())
             raise PathwaysError(f"{path}: a checkpoint of another run: {reason:.200}") from None
         self._resumed = self._saved = True
+        self.left_out.read(self.out / LEFT_OUT)
         if (self.out / "history.json").exists():  # which may know evaluations that come again
             self._write_history()
 
@@ -135,6 +142,7 @@ class TrainingLoop:
                 trained = True
                 if self.fabric.is_global_zero:
                     self._finish(progress)
+                    self._tell_left_out(progress)
                 self.fabric.barrier()
             except KeyboardInterrupt:
                 where = f"interrupted at step {self.state.step} of {steps}"
@@ -155,6 +163,8 @@ class TrainingLoop:
             started = time.monotonic()
             self._saved = False
             self._step([next(batches) for _ in range(self.config.accumulate)], progress)
+            for reason in self.left_out.news():
+                progress.warning(f"left out: {reason}")
             self._evaluate_if_due(progress)
             self.state.seconds += time.monotonic() - started
             if self.state.step % self.config.checkpoint_every == 0:
@@ -321,9 +331,16 @@ class TrainingLoop:
 
     def _write_checkpoint(self, progress: TrainingProgress) -> None:
         """Writes where the run stands if that is news, then removes the models that no kept checkpoint names."""
-        if self._saved or not self.fabric.is_global_zero:
+        if self._saved:
+            return
+        self._saved = True
+        for reasons in gather(self.fabric, self.left_out.reasons):
+            self.left_out.update(reasons)
+        if not self.fabric.is_global_zero:
             return
         progress.flush()
+        if self.left_out:
+            self.left_out.write(self.out / LEFT_OUT)
         parts: dict[str, Any] = {
             "model": self.recognizer.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -332,10 +349,19 @@ class TrainingLoop:
         if self.recognizer.pathways is not None:
             parts["pathways"] = self.recognizer.pathways.state_dict()
         write_checkpoint(self.checkpoint, self.state, parts, self.config.keep_last)
-        self._saved = True
         self._needed.append({self._best_folder(entry["step"]) for entry in self.state.best})
         for folder in self._best_folders().difference(*self._needed):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _tell_left_out(self, progress: TrainingProgress) -> None:
+        reasons = list(self.left_out.reasons.values())
+        if not reasons:
+            return
+        progress.line(f"left out, as they could not be used: {len(reasons)} utterances ({self.out / LEFT_OUT})")
+        for reason in reasons[:10]:
+            progress.line(f"  {reason}")
+        if len(reasons) > 10:
+            progress.line(f"  and {len(reasons) - 10} more")
 
     def _finish(self, progress: TrainingProgress) -> None:
         """Writes the model to ``out``: the last, the best, or the mean of the best ones if that is better on dev."""

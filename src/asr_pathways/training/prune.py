@@ -16,6 +16,7 @@ from pydantic import Field
 from asr_pathways.config import load_yaml, parse_config
 from asr_pathways.data.batches import train_batches
 from asr_pathways.data.corpus import languages_of, load_cuts
+from asr_pathways.data.left_out import LeftOut
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import Recognizer, load_recognizer
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
@@ -100,14 +101,15 @@ def prune(
     dense = load_recognizer(model)
     if dense.pathways is not None:
         raise PathwaysError(f"{model}: is pruned already; pruning starts from a dense model")
-    languages = dense.languages_for(languages, languages_of(load_cuts(data, "train")))
+    left_out = LeftOut(recipe.data.max_left_out)
+    languages = dense.languages_for(languages, languages_of(load_cuts(data, "train", left_out=left_out)))
     dense.model.open_languages(languages)
     config = pathway_config(dense, method, sparsity, languages, recipe)
     _check_init(init, method, config, languages)
-    cuts = load_cuts(data, "train", languages).to_eager()
-    batches = rank_batches(fabric, recipe, cuts, dense)
+    cuts = load_cuts(data, "train", languages, left_out).to_eager()
+    batches = rank_batches(fabric, recipe, cuts, dense, left_out)
     dense.card = dense.card.model_copy(update={"languages": languages, "attribution": attribution(data)})
-    dev = dev_batches(data, dense, recipe.evaluation.utterances)
+    dev = dev_batches(data, dense, recipe.evaluation.utterances, left_out=left_out)
     distillation = _distillation(dense, recipe)
     going_on = resume and bool(checkpoints(out))
     fabric.barrier()  # all have looked before the first writes
@@ -122,7 +124,7 @@ def prune(
         pathways = Pathways.attach(dense.model.network, config, languages)
         recognizer = Recognizer(dense.model, dense.tokenizer, dense.card, pathways)
         if init == "omp":
-            _choose_by_activation(recognizer, cuts, recipe, fabric.is_global_zero)
+            _choose_by_activation(recognizer, cuts, recipe, fabric.is_global_zero, left_out)
         else:
             _take_masks(recognizer, init, model, data, out, sparsity, recipe, resume)
         save_start(fabric, start, recognizer)
@@ -177,7 +179,9 @@ def _check_init(init: str | Sequence[Path], method: str, config: PathwayConfig, 
         )
 
 
-def _choose_by_activation(recognizer: Recognizer, cuts: Any, recipe: PruneRecipe, listens: bool) -> None:
+def _choose_by_activation(
+    recognizer: Recognizer, cuts: Any, recipe: PruneRecipe, listens: bool, left_out: LeftOut
+) -> None:
     """One-shot masks by what each language's speech excites, where the score asks for that.
 
     Of several ranks one listens; all choose the same masks then.
@@ -190,7 +194,7 @@ def _choose_by_activation(recognizer: Recognizer, cuts: Any, recipe: PruneRecipe
     recognizer.model.eval()
     for language in pathways.languages:
         own = [cut for cut in cuts if cut.supervisions[0].language == language]
-        batches = iter(train_batches(own, recognizer.tokenizer, plain, recognizer.model.frontend))
+        batches = iter(train_batches(own, recognizer.tokenizer, plain, recognizer.model.frontend, left_out=left_out))
         with pathways.calibrate(language), torch.no_grad():
             for _ in range(recipe.calibration_batches if listens else 0):
                 recognizer.model.loss(next(batches))

@@ -14,6 +14,7 @@ from asr_pathways.config import load_yaml, parse_config
 from asr_pathways.data.batches import Batch, TrainBatches, eval_batches, train_batches
 from asr_pathways.data.corpus import languages_of, load_cuts, sources_of
 from asr_pathways.data.features import Fbank, FeatureConfig
+from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder
@@ -74,7 +75,8 @@ def train(
         raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
     resume = start.exists()  # a run that was killed before that is there has done nothing
     fabric.barrier()  # all have looked before the first writes
-    cuts = load_cuts(data, "train", languages).to_eager()
+    left_out = LeftOut(config.data.max_left_out)
+    cuts = load_cuts(data, "train", languages, left_out).to_eager()
     if resume:
         recognizer = load_recognizer(start)
     elif init is not None:
@@ -89,7 +91,7 @@ def train(
         tokenizer = Tokenizer.train(tokenizer_texts(cuts), config.model.vocab_size)
         torch.manual_seed(config.seed)
         model = Transducer(preset(config.model.preset, config.model.vocab_size, config.data.features.bins))
-        model.set_feature_statistics(*feature_statistics(cuts, config.data.features))
+        model.set_feature_statistics(*feature_statistics(cuts, config.data.features, left_out))
         card = ModelCard(
             model=model.config,
             features=config.data.features,
@@ -97,8 +99,8 @@ def train(
             attribution=attribution(data),
         )
         recognizer = Recognizer(model, tokenizer, card)
-    batches = rank_batches(fabric, config, cuts, recognizer)
-    dev = dev_batches(data, recognizer, config.evaluation.utterances)
+    batches = rank_batches(fabric, config, cuts, recognizer, left_out)
+    dev = dev_batches(data, recognizer, config.evaluation.utterances, left_out=left_out)
     loop = TrainingLoop(recognizer, batches, dev, config, out, "Training", fabric)
     if not resume:
         save_start(fabric, start, recognizer)
@@ -107,10 +109,12 @@ def train(
     return loop.run()
 
 
-def rank_batches(fabric: Fabric, config: LoopConfig, cuts: Iterable[Any], recognizer: Recognizer) -> TrainBatches:
+def rank_batches(
+    fabric: Fabric, config: LoopConfig, cuts: Iterable[Any], recognizer: Recognizer, left_out: LeftOut
+) -> TrainBatches:
     """This rank's training batches."""
     ranks = fabric.global_rank, fabric.world_size, config.accumulate
-    return train_batches(cuts, recognizer.tokenizer, config.data, recognizer.model.frontend, *ranks)
+    return train_batches(cuts, recognizer.tokenizer, config.data, recognizer.model.frontend, *ranks, left_out)
 
 
 def save_start(fabric: Fabric, folder: Path, recognizer: Recognizer) -> None:
@@ -127,10 +131,14 @@ def attribution(data: Path) -> tuple[str, ...]:
 
 
 def dev_batches(
-    data: Path, recognizer: Recognizer, utterances: int, languages: Sequence[str] | None = None
+    data: Path,
+    recognizer: Recognizer,
+    utterances: int,
+    languages: Sequence[str] | None = None,
+    left_out: LeftOut | None = None,
 ) -> list[Batch]:
     """Dev batches of some or all of the model's languages: the first ``utterances`` of each by id, or all if 0."""
-    cuts = sorted(load_cuts(data, "dev", languages or recognizer.languages), key=lambda cut: cut.id)
+    cuts = sorted(load_cuts(data, "dev", languages or recognizer.languages, left_out), key=lambda cut: cut.id)
     count: Counter[str] = Counter()
     kept = []
     for cut in cuts:
@@ -138,7 +146,7 @@ def dev_batches(
         count[language] += 1
         if not utterances or count[language] <= utterances:
             kept.append(cut)
-    return list(eval_batches(kept, recognizer.tokenizer, frontend=recognizer.model.frontend))
+    return list(eval_batches(kept, recognizer.tokenizer, frontend=recognizer.model.frontend, left_out=left_out))
 
 
 def tokenizer_texts(cuts: Iterable[Any], most: int = _TOKENIZER_TEXTS) -> list[str]:
@@ -158,11 +166,13 @@ def tokenizer_texts(cuts: Iterable[Any], most: int = _TOKENIZER_TEXTS) -> list[s
     return texts
 
 
-def feature_statistics(cuts: Iterable[Any], config: FeatureConfig) -> tuple[Tensor, Tensor]:
+def feature_statistics(
+    cuts: Iterable[Any], config: FeatureConfig, left_out: LeftOut | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (F,) of features over an evenly spread sample of utterances."""
     ordered = sorted(cuts, key=lambda cut: cut.id)
     sample = ordered[:: max(1, len(ordered) // _STATISTICS_UTTERANCES)]
-    batches = eval_batches(sample, frontend=Fbank(config))
+    batches = eval_batches(sample, frontend=Fbank(config), left_out=left_out)
     frames = torch.cat(
         [row[:length] for b in batches for row, length in zip(b.features, b.feature_lengths, strict=True)]
     )

@@ -1,0 +1,82 @@
+"""What a run cannot use of its data, so that one broken utterance costs that utterance and not the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.files import read_json, write_json
+
+
+class LeftOut:
+    """Utterances that cannot be used, by id, each with the reason; one more than ``most`` is an error.
+
+    Args:
+        most: when a disk is gone every utterance is broken: that is not for leaving out.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._reasons: dict[str, str] = {}
+        self._told = 0
+
+    def __contains__(self, identifier: str) -> bool:
+        return identifier in self._reasons
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """A copy, in the order in which they were found."""
+        return dict(self._reasons)
+
+    @property
+    def last(self) -> str:
+        """The reason of the last one."""
+        return list(self._reasons.values())[-1]
+
+    def add(self, identifier: str, reason: str) -> None:
+        """Notes an utterance.
+
+        Raises:
+            PathwaysError: if there are too many now.
+        """
+        self._reasons.setdefault(identifier, reason)
+        if len(self._reasons) > self.most:
+            count = f"{len(self._reasons)} utterances" if self.most else "an utterance"
+            raise PathwaysError(f"{reason}: {count} cannot be used, giving up (max_left_out: {self.most})")
+
+    def update(self, reasons: Mapping[str, str]) -> None:
+        """Notes what another process found, however many they are together."""
+        for identifier, reason in reasons.items():
+            self._reasons.setdefault(identifier, reason)
+
+    def write(self, path: Path) -> None:
+        """Writes ids and reasons as a JSON object, whole or not at all.
+
+        Raises:
+            PathwaysError: if it cannot be written.
+        """
+        write_json(path, self._reasons.copy())
+
+    def read(self, path: Path) -> None:
+        """Notes what was written, as known already; nothing if there is no such file.
+
+        Raises:
+            PathwaysError: if it holds anything else.
+        """
+        if not path.exists():
+            return
+        reasons = read_json(path)
+        if not isinstance(reasons, dict) or not all(isinstance(reason, str) for reason in reasons.values()):
+            raise PathwaysError(f"{path}: not utterances with reasons: remove it, and they are found again")
+        self.update(reasons)
+        self._told = len(self._reasons)
+
+    def news(self) -> list[str]:
+        """The reasons of those found since the last call."""
+        fresh = list(self._reasons.copy().values())[self._told :]
+        self._told += len(fresh)
+        return fresh

@@ -1,0 +1,91 @@
+"""Broken utterances cost a run those utterances: it tells of them, lists them, and goes on alike after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.models.transducer import Transducer
+from asr_pathways.training.config import EvaluationConfig, TrainRecipe
+from asr_pathways.training.loop import LEFT_OUT
+from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.train import train
+from tests.conftest import PIECES
+from tests.training.helpers import loop_config, on_loss
+
+BROKEN = {"en-train-3", "en-train-8", "fr-train-1", "fr-dev-1"}
+
+
+def die(*_: object) -> None:
+    raise MemoryError
+
+
+@pytest.fixture
+def broken(tmp_path: Path, speech: Path) -> Path:
+    """A data folder with three files that cannot be read, and one that is too short."""
+    data = tmp_path / "data"
+    shutil.copytree(speech, data)
+    for name in BROKEN:
+        path = data / "audio" / name[:2] / f"{name}.flac"
+        path.write_bytes(path.read_bytes()[: 200 if name.startswith("en") else 0])
+    return data
+
+
+def recipe(**options: object) -> PruneRecipe:
+    scored = EvaluationConfig(every=4, keep_best=2)
+    values = loop_config(20, evaluation=scored).model_dump() | {"calibration_batches": 1, "max_bad_losses": 0}
+    return PruneRecipe.model_validate(values | options)
+
+
+def listed(out: Path) -> dict[str, str]:
+    found = json.loads((out / LEFT_OUT).read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_run_leaves_out_what_is_broken_and_lists_it(
+    dense_model: Path, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    prune(dense_model, broken, out, method="dynamic", sparsity=0.5, recipe=recipe())
+    assert listed(out).keys() == BROKEN
+    said = capsys.readouterr().err.splitlines()
+    (place,) = [number for number, line in enumerate(said) if line.endswith(f"4 utterances ({out / LEFT_OUT})")]
+    assert sorted(said[place + 1 :]) == sorted(f"  {reason}" for reason in listed(out).values())
+    assert sum(line.startswith("left out: utterance en-train-3: ") for line in said[:place]) == 1
+
+
+def test_a_dense_run_does_too_and_gives_up_beyond_the_limit(broken: Path, tmp_path: Path) -> None:
+    values = recipe().model_dump(exclude={"pathways", "calibration_batches", "distillation", "init_steps"})
+    config = TrainRecipe.model_validate(values | {"model": {"vocab_size": PIECES}})
+    strict = config.model_copy(update={"data": config.data.model_copy(update={"max_left_out": 3})})
+    with pytest.raises(PathwaysError, match=r"4 utterances cannot be used, giving up \(max_left_out: 3\)"):
+        train(strict, broken, tmp_path / "strict")
+    short = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"steps": 2})})
+    train(short, broken, tmp_path / "run")
+    assert listed(tmp_path / "run").keys() <= BROKEN
+
+
+def test_a_run_that_goes_on_knows_what_was_left_out(
+    dense_model: Path, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(out: Path, resume: bool = False) -> None:
+        prune(dense_model, broken, out, method="dynamic", sparsity=0.5, recipe=recipe(), resume=resume)
+
+    run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Transducer, "loss", on_loss(12, die))
+        with pytest.raises(MemoryError):
+            run(tmp_path / "run")
+    assert listed(tmp_path / "run").keys() <= BROKEN
+    run(tmp_path / "run", resume=True)
+    for name in ("model.safetensors", "history.json", "pathways/masks.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
+    assert listed(tmp_path / "run").keys() == BROKEN
+    (tmp_path / "run" / LEFT_OUT).write_text("[]")
+    with pytest.raises(PathwaysError, match=r"left_out.json: not utterances with reasons: remove it"):
+        run(tmp_path / "run", resume=True)
