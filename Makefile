@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo demo-fast test bench results lint clean
+.PHONY: demo demo-fast test stress bench results lint clean
 
 demo: $(READY)
 	$(BIN)/asr-pathways demo --out demo $(ARGS)
@@ -16,6 +16,10 @@ demo-fast: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# Kills runs until 500 were killed: nothing may be lost, and nothing may differ from uninterrupted runs. Five minutes.
+stress: $(READY)
+	$(BIN)/python -m tests.stress --json results/stress.json $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

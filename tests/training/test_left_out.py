@@ -54,7 +54,9 @@ def test_a_run_leaves_out_what_is_broken_and_lists_it(
     prune(dense_model, broken, out, method="dynamic", sparsity=0.5, recipe=recipe())
     assert listed(out).keys() == BROKEN
     said = capsys.readouterr().err.splitlines()
-    (place,) = [number for number, line in enumerate(said) if line.endswith(f"4 utterances ({out / LEFT_OUT})")]
+    (place,) = [
+        number for number, line in enumerate(said) if line.endswith(f"cannot be used: 4; {out / LEFT_OUT} lists them")
+    ]
     assert sorted(said[place + 1 :]) == sorted(f"  {reason}" for reason in listed(out).values())
     assert sum(line.startswith("left out: utterance en-train-3: ") for line in said[:place]) == 1
 

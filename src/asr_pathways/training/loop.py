@@ -357,7 +357,7 @@ class TrainingLoop:
         reasons = list(self.left_out.reasons.values())
         if not reasons:
             return
-        progress.line(f"left out, as they could not be used: {len(reasons)} utterances ({self.out / LEFT_OUT})")
+        progress.line(f"utterances left out, as they cannot be used: {len(reasons)}; {self.out / LEFT_OUT} lists them")
         for reason in reasons[:10]:
             progress.line(f"  {reason}")
         if len(reasons) > 10:

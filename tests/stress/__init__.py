@@ -1,0 +1,1 @@
+"""Kills runs at random moments until they are done, and compares what they leave (`make stress`)."""
