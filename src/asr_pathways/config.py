@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,10 +29,34 @@ def parse_config(kind: type[ConfigT], data: Any, source: str) -> ConfigT:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(key) for key in item['loc']) or 'config'}: {item['msg']}" for item in error.errors()
-        )
-        raise PathwaysError(f"{source}: {problems}") from None
+        problems = (": ".join(filter(None, [_place(item["loc"]), _trouble(kind, item)])) for item in error.errors())
+        raise PathwaysError(f"{source}: {'; '.join(problems)}") from None
+
+
+def _place(keys: tuple[int | str, ...]) -> str:
+    return ".".join(str(key) for key in keys)
+
+
+def _trouble(kind: type[BaseModel], item: Any) -> str:
+    """What is wrong with one key, in our words where pydantic's are odd."""
+    if item["type"] == "extra_forbidden":
+        near = get_close_matches(str(item["loc"][-1]), _known(kind, item["loc"][:-1]), 1)
+        return f"unknown key; did you mean {near[0]}?" if near else "unknown key"
+    if item["type"] == "model_type":
+        return "keys with values are wanted"
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
+def _known(kind: type[BaseModel], keys: tuple[int | str, ...]) -> list[str]:
+    """The keys that a config may have at a place inside ``kind``, as far as types tell."""
+    for key in keys:
+        field = kind.model_fields.get(str(key))
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        inner = [one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)]
+        if not inner:
+            return []
+        kind = inner[0]
+    return list(kind.model_fields)
 
 
 def load_yaml(path: Path) -> Any:

@@ -218,6 +218,6 @@ def _load_hub(name: str) -> Recognizer:
 
 
 def _hub_name(name: str) -> bool:
-    """Whether it reads like ``organisation/model``."""
+    """Whether it reads like ``owner/model`` or ``owner/model@revision``."""
     parts = name.split("/")
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))

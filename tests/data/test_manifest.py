@@ -85,6 +85,8 @@ BAD = [
     (row(1, text=5), "'text' is not text"),
     (row(1, audio_filepath=None), "no 'audio_filepath'"),
     (row(1, text="(...)"), "no words in its text"),
+    (row(1, text="\u4f60\u597d"), "its text is not in Latin letters, as 'en' is: \u4f60\u597d"),
+    (row(1, text="number", lang="ru"), "its text is not in Cyrillic letters, as 'ru' is: number"),
     (row(1, lang="xx"), "unknown language 'xx'"),
     (row(1, audio_filepath="none.wav"), "no such audio file"),
     (row(1, audio_filepath="m.jsonl"), "not readable as audio"),
@@ -98,7 +100,7 @@ BAD = [
     (row(1, split="eval"), "unknown split 'eval'"),
     (row(1, audio_filepath="silent.wav"), "no audio in it"),
     (row(1, audio_filepath="nan.wav"), "not finite"),
-    (row(1, audio_filepath="long.wav"), "more than 40 s"),
+    (row(1, audio_filepath="long.wav"), "longer than 40 s"),
 ]
 
 

@@ -45,7 +45,7 @@ def test_vary_makes_a_row_of_each_combination() -> None:
         ({"systems": {"a": {"method": "dynamic", "table": "B", "init": "a"}}, "compare": []}, "start from its own"),
         ({"systems": {"a": {"method": "imp", "table": "B", "seeds": [7]}}, "compare": []}, "seed 7 is none"),
         ({"systems": {"a": {"method": "dense", "table": "B", "sparsity": 0.5}}, "compare": []}, "dense has no masks"),
-        ({"epochs": 3}, "blocks.sines.epochs: Extra inputs are not permitted"),
+        ({"epochs": 3}, "blocks.sines.epochs: unknown key"),
     ],
 )
 def test_what_does_not_fit_is_named(sines: Path, dense_model: Path, change: dict[str, Any], message: str) -> None:

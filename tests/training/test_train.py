@@ -167,7 +167,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(tmp_path: Path, recipe
     large = write(tmp_path / "large.yaml", model={"vocab_size": 5000})
     for config, data, message in (
         (tmp_path / "none.yaml", speech, r"none.yaml: cannot read config"),
-        (unknown, speech, r"unknown.yaml: epochs: Extra inputs are not permitted"),
+        (unknown, speech, r"unknown.yaml: epochs: unknown key"),
         (recipe, tmp_path / "nowhere", "nowhere: no such data folder"),
         (recipe, tmp_path, "not a data folder"),
         (recipe, broken, r"cuts_train.jsonl.gz: broken"),

@@ -24,7 +24,7 @@ from asr_pathways.data.corpus import SPLITS, build_corpus
 from asr_pathways.data.progress import track
 from asr_pathways.data.prompts import MAX_CHARACTERS_PER_SECOND
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import normalize
+from asr_pathways.data.text import check_script, normalize
 from asr_pathways.errors import PathwaysError
 
 REQUIRED = ("audio_filepath", "text", "lang")
@@ -139,18 +139,19 @@ def _check(raw: Any, line: int, folder: Path) -> _Row:
     text = normalize(raw["text"], language)
     if not text:
         raise PathwaysError("no words in its text")
+    check_script(text, language)
     split = raw.get("split") or split_of(raw["audio_filepath"])
     if split not in SPLITS:
         raise PathwaysError(f"unknown split {split!r}: choose among {', '.join(SPLITS)}")
     offset = _seconds(raw, "offset") or 0.0
     duration = _seconds(raw, "duration")
     path = folder / raw["audio_filepath"]
-    samples = read_audio(path, offset, duration)
+    samples = read_audio(path, offset, min(duration or math.inf, MAX_SECONDS + 1))  # it may be of hours
     seconds = len(samples) / SAMPLE_RATE
+    if seconds > MAX_SECONDS:
+        raise PathwaysError(f"{path}: longer than {MAX_SECONDS:g} s: cut it into utterances")
     if duration is not None and seconds < duration - 0.1:
         raise PathwaysError(f"{path}: {seconds:.2f} s of audio where the row says {duration:g} s")
-    if seconds > MAX_SECONDS:
-        raise PathwaysError(f"{path}: {seconds:.1f} s long, more than {MAX_SECONDS:g} s: cut it into utterances")
     if len(text) > MAX_CHARACTERS_PER_SECOND * seconds:
         raise PathwaysError(f"{path}: {len(text)} letters in {seconds:.2f} s: the text cannot be said in it")
     speaker = raw.get("speaker")

@@ -73,6 +73,15 @@ def check_language(language: str) -> None:
         raise PathwaysError(f"unknown language {language!r}: choose among {', '.join(LANGUAGES)}")
 
 
+def check_script(text: str, language: str) -> None:
+    """Raises PathwaysError if most letters of ``text`` are of a script that ``language`` is not written in."""
+    letters = [c for c in text if unicodedata.category(c)[0] == "L"]
+    script = "CYRILLIC" if language == "ru" else "LATIN"
+    own = sum(unicodedata.name(c, "").startswith(script) for c in letters)
+    if 2 * own < len(letters):
+        raise PathwaysError(f"its text is not in {script.capitalize()} letters, as {language!r} is: {text:.20}")
+
+
 def fold_accents(text: str) -> str:
     """``text`` without its combining marks (``número`` becomes ``numero``), for comparing spellings."""
     return unicodedata.normalize(

@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -101,8 +102,12 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
         raise PathwaysError(f"{path}: no checkpoint to resume from") from None
     except PathwaysError:
         raise
+    except UnpicklingError:  # torch would advise to load it all the same
+        raise DamagedCheckpoint(
+            f"{path}: not a readable checkpoint: it holds more than tensors and plain values, and is not loaded"
+        ) from None
     except Exception as error:  # whatever a truncated or foreign file makes torch raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
         raise DamagedCheckpoint(f"{path}: not a readable checkpoint: {reason:.200}") from None
     return state, parts
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +35,7 @@ RECIPE = {
     "checkpoint_every": 2,
     "threads": 1,
 }
+OLD, NEW = 20 * "0a", 20 * "1b"  # commits
 KINDS = pytest.mark.parametrize("kind", list(MAKERS))
 
 
@@ -220,3 +224,29 @@ def test_is_finetuned(kind: str, hub_folder: Maker, speech: Path, tmp_path: Path
     assert losses[1] < losses[0]
     with pytest.raises(PathwaysError, match="no 'de' in split"):
         train(config, speech, tmp_path / "other", init=hub_folder(kind), languages=["de"])
+
+
+def test_a_model_of_the_hub_is_of_one_revision(hub_folder: Maker, tmp_path: Path) -> None:
+    """From a cache in which the hub's library keeps two revisions, without a network."""
+    kept = tmp_path / "cache" / "models--someone--model"
+    for number, commit in enumerate((OLD, NEW)):
+        folder = kept / "snapshots" / commit
+        shutil.copytree(hub_folder("wav2vec2"), folder)
+        weights = load_file(folder / "model.safetensors")
+        save_file(
+            {name: torch.full_like(value, number) for name, value in weights.items()},
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(NEW)
+    script = (
+        "from asr_pathways.model_folder import load_recognizer\n"
+        f"for name in ('someone/model', 'someone/model@{OLD}'):\n"
+        "    print(max(float(p.max()) for p in load_recognizer(name).model.parameters()))"
+    )
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1.0", "0.0"]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("someone/model")]
+    assert line == f"someone/model: revision {NEW}; MODEL someone/model@{NEW} is always this one"

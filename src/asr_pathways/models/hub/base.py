@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +16,27 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.files import MARK
 from asr_pathways.models.face import SpeechModel
 from asr_pathways.models.weights import load_weights
+
+
+class Source(NamedTuple):
+    """Where a model is: a folder, or a name on the hub and a revision (a commit, tag or branch) of it."""
+
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, text: str) -> Source:
+        """From a folder, ``owner/model`` or ``owner/model@revision``."""
+        name, mark, revision = text.rpartition("@")
+        return cls(name, revision) if mark and not Path(text).is_dir() else cls(text)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What transformers wants to know beside the name."""
+        return {} if self.revision is None else {"revision": self.revision}
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
 
 
 class ExtractorFrontend:

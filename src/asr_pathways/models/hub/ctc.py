@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from asr_pathways.data.languages import plain_language
 from asr_pathways.errors import PathwaysError
-from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, pad_lengths
+from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, Source, pad_lengths
 
 if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
@@ -90,10 +90,10 @@ class Mms(Ctc):
 
     Args:
         tokenizer: with a vocabulary a language.
-        source: the folder or hub name with the adapters' files.
+        source: where the adapters' files are.
     """
 
-    def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any], tokenizer: Any, source: str) -> None:
+    def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any], tokenizer: Any, source: Source) -> None:
         super().__init__(hub, frontend, parts)
         self._source = source
         self._codes = mms_codes(tokenizer)
@@ -129,7 +129,7 @@ class Mms(Ctc):
     def save_weights(self, folder: Path) -> None:
         """Writes the folder, with the adapters of the languages that were opened."""
         super().save_weights(folder)
-        self._source = str(folder)
+        self._source = Source(str(folder))
 
     def _save_parts(self, folder: str) -> None:
         super()._save_parts(folder)
@@ -142,7 +142,7 @@ class Mms(Ctc):
         super().load_weights(folder)
         for code, head in self.heads.items():
             assert isinstance(head, _Head)
-            head.take(load_adapter_file(str(folder), code))
+            head.take(load_adapter_file(Source(str(folder)), code))
 
 
 class _Head(nn.Module):
@@ -170,19 +170,19 @@ def mms_codes(tokenizer: Any) -> dict[str, str]:
     return codes
 
 
-def load_adapter_file(source: str, code: str) -> dict[str, Tensor]:
+def load_adapter_file(source: Source, code: str) -> dict[str, Tensor]:
     """The tensors in ``adapter.CODE.safetensors`` of a folder, or of a model on the hub.
 
     Raises:
         PathwaysError: if there is no such file, or it is broken.
     """
     name = f"adapter.{code}.safetensors"
-    path: str | None = str(Path(source) / name)
-    if not Path(source).is_dir():
+    path: str | None = str(Path(source.name) / name)
+    if not Path(source.name).is_dir():
         from transformers.utils import cached_file
 
         try:
-            path = cached_file(source, name)
+            path = cached_file(source.name, name, **source.options)
         except (OSError, ValueError):
             path = None
     if path is None or not Path(path).is_file():

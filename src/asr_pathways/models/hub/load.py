@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.face import SpeechModel
-from asr_pathways.models.hub.base import ExtractorFrontend
+from asr_pathways.models.hub.base import ExtractorFrontend, Source
 from asr_pathways.models.hub.codec import HubTokenizer, MmsTokenizer
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
 from asr_pathways.models.hub.transducer import HubTransducer
@@ -25,8 +26,10 @@ Take = Callable[[Any, Any], Any]
 def load_hub_model(name: str, take: Take | None = None) -> Loaded:
     """Reads a model's folder, or fetches it by its name on the hub; safetensors only, nothing is unpickled.
 
+    All files are of one revision. Where none is named, it is the newest, and a line on stderr tells which.
+
     Args:
-        name: of the folder, or on the hub.
+        name: of the folder, or on the hub (``owner/model``, or ``owner/model@revision`` for one that stays the same).
         take: makes the network from its class and config, for a folder without weights.
 
     Raises:
@@ -39,14 +42,29 @@ def load_hub_model(name: str, take: Take | None = None) -> Loaded:
         raise PathwaysError(f"{name}: needs transformers: pip install 'asr-pathways[hf]'") from None
     transformers.logging.disable_progress_bar()
     with _told(name):
-        config = transformers.AutoConfig.from_pretrained(name)
+        source = _pinned(Source.of(name))
+        config = transformers.AutoConfig.from_pretrained(source.name, **source.options)
     architecture = (config.architectures or ["a model of no known architecture"])[0]
     loader = LOADERS.get(architecture)
     if loader is None:
         raise PathwaysError(f"{name}: {architecture} is not supported; these are: {', '.join(sorted(LOADERS))}")
     with _told(name):
         kind = getattr(transformers, architecture)
-        return loader(name, config, _network(name, kind) if take is None else take(kind, config))
+        return loader(source, config, _network(source, kind) if take is None else take(kind, config))
+
+
+def _pinned(source: Source) -> Source:
+    """The same, with its newest revision if it is a name on the hub and none is asked for."""
+    if source.revision is not None or Path(source.name).is_dir():
+        return source
+    from transformers.utils import cached_file
+
+    config = cached_file(source.name, "config.json")  # in the folder of its commit
+    if config is None or Path(config).parents[1].name != "snapshots":
+        return source
+    pinned = Source(source.name, Path(config).parent.name)
+    print(f"{source}: revision {pinned.revision}; MODEL {pinned} is always this one", file=sys.stderr)
+    return pinned
 
 
 @contextmanager
@@ -61,48 +79,49 @@ def _told(name: str) -> Iterator[None]:
         raise PathwaysError(f"{name}: cannot load this Hugging Face model: {reason:.300}") from error
 
 
-def _network(name: str, kind: Any) -> Any:
-    network, told = kind.from_pretrained(name, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
+def _network(source: Source, kind: Any) -> Any:
+    options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True, **source.options}
+    network, told = kind.from_pretrained(source.name, **options)
     if missing := sorted(told["missing_keys"]):  # transformers would go on with random ones
-        raise PathwaysError(f"{name}: its files lack {len(missing)} tensors of the model, such as {missing[0]}")
+        raise PathwaysError(f"{source}: its files lack {len(missing)} tensors of the model, such as {missing[0]}")
     return network
 
 
-def _tokenizer(name: str) -> Any:
+def _tokenizer(source: Source) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(name)
+    return AutoTokenizer.from_pretrained(source.name, **source.options)
 
 
-def _whisper(name: str, config: Any, network: Any) -> Loaded:
+def _whisper(source: Source, config: Any, network: Any) -> Loaded:
     from transformers import WhisperFeatureExtractor
 
-    if (Path(name) / "preprocessor_config.json").is_file() or not Path(name).is_dir():
-        extractor = WhisperFeatureExtractor.from_pretrained(name)
+    if (Path(source.name) / "preprocessor_config.json").is_file() or not Path(source.name).is_dir():
+        extractor = WhisperFeatureExtractor.from_pretrained(source.name, **source.options)
     else:  # a converted checkpoint often lacks it; only the number of bins differs between Whisper models
         extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
-    tokenizer = _tokenizer(name)
+    tokenizer = _tokenizer(source)
     return Whisper(network, tokenizer, extractor), HubTokenizer(tokenizer, space=" ")
 
 
-def _ctc(name: str, config: Any, network: Any) -> Loaded:
-    tokenizer, frontend = _tokenizer(name), _frontend(name)
+def _ctc(source: Source, config: Any, network: Any) -> Loaded:
+    tokenizer, frontend = _tokenizer(source), _frontend(source)
     parts = [tokenizer, frontend.extractor]
     if getattr(config, "adapter_attn_dim", None) is not None and isinstance(next(iter(tokenizer.vocab.values())), dict):
-        return Mms(network, frontend, parts, tokenizer, name), MmsTokenizer(tokenizer, mms_codes(tokenizer))
+        return Mms(network, frontend, parts, tokenizer, source), MmsTokenizer(tokenizer, mms_codes(tokenizer))
     return Ctc(network, frontend, parts), HubTokenizer(tokenizer, group_tokens=False)
 
 
-def _transducer(name: str, config: Any, network: Any) -> Loaded:
-    tokenizer, frontend = _tokenizer(name), _frontend(name)
+def _transducer(source: Source, config: Any, network: Any) -> Loaded:
+    tokenizer, frontend = _tokenizer(source), _frontend(source)
     codec = HubTokenizer(tokenizer, group_tokens=False)
     return HubTransducer(network, frontend, [tokenizer, frontend.extractor]), codec
 
 
-def _frontend(name: str) -> ExtractorFrontend:
+def _frontend(source: Source) -> ExtractorFrontend:
     from transformers import AutoFeatureExtractor
 
-    extractor = AutoFeatureExtractor.from_pretrained(name)
+    extractor = AutoFeatureExtractor.from_pretrained(source.name, **source.options)
     key = extractor.model_input_names[0]
     if key == "input_values":
         return ExtractorFrontend(extractor, key, frame_rate=float(extractor.sampling_rate))
@@ -110,7 +129,7 @@ def _frontend(name: str) -> ExtractorFrontend:
     return ExtractorFrontend(extractor, key, frame_rate=extractor.sampling_rate / shift)
 
 
-LOADERS: dict[str, Callable[[str, Any, Any], Loaded]] = {
+LOADERS: dict[str, Callable[[Source, Any, Any], Loaded]] = {
     "WhisperForConditionalGeneration": _whisper,
     **dict.fromkeys(
         (
