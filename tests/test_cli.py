@@ -7,7 +7,6 @@ import io
 import json
 import subprocess
 import sys
-import wave
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,39 +129,6 @@ def test_a_wav_of_another_rate_and_two_channels_is_transcribed(
     assert json.loads(capsys.readouterr().out)["seconds"] == pytest.approx(1.0)
 
 
-def empty_wav(path: Path) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-
-
-def no_audio(path: Path) -> None:
-    path.write_bytes(b"this is no sound at all" * 10)
-
-
-def too_short(path: Path) -> None:
-    soundfile.write(path, np.zeros(100, dtype=np.float32), 16_000)
-
-
-def not_finite(path: Path) -> None:
-    soundfile.write(path, np.full(16_000, np.nan, dtype=np.float32), 16_000, subtype="FLOAT")
-
-
-@pytest.mark.parametrize("make", [empty_wav, no_audio, too_short, not_finite, lambda path: None])
-def test_transcribe_names_a_file_that_it_cannot_use(
-    run: Callable[..., int],
-    sparse_model: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    make: Callable[[Path], None],
-) -> None:
-    path = tmp_path / "bad.wav"
-    make(path)
-    assert run("transcribe", sparse_model, path, "--language", "en") == 1
-    one_line(capsys, str(path))
-
-
 def one_line(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
     """Nothing on stdout; stderr ends in one line with ``parts`` and shows no traceback."""
     printed = capsys.readouterr()
@@ -174,98 +140,10 @@ def one_line(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
         assert part in lines[-1]
 
 
-def pruning(method: str, sparsity: str, *more: str, model: str = "MODEL") -> tuple[str, ...]:
-    return ("prune", model, "--data", "DATA", "--method", method, "--sparsity", sparsity, "--out", "OUT", *more)
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (("evaluate", "MISSING", "--data", "DATA"), ("no such model folder",)),
-        (("evaluate", "EMPTY", "--data", "DATA"), ("no config.json",)),
-        (("evaluate", "MODEL", "--data", "MISSING"), ("missing",)),
-        (("evaluate", "MODEL", "--data", "DATA", "--split", "tset"), ("tset", "train, dev, test")),
-        (("evaluate", "MODEL", "--data", "DATA", "--languages", "en,de"), ("'de'", "en fr")),
-        (("transcribe", "MODEL", "x.wav", "--language", "de"), ("'de'", "en fr")),
-        (("inspect", "MISSING"), ("no such model folder",)),
-        (("inspect", "DATA"), ("no config.json",)),
-        (("train", "--config", "MISSING", "--data", "DATA", "--out", "OUT"), ("cannot read config",)),
-        (("train", "--config", "RECIPE", "--data", "MISSING", "--out", "OUT"), ("missing",)),
-        (("train", "--config", "RECIPE", "--data", "DATA", "--out", "OUT", "--init", "SPARSE"), ("pruned already",)),
-        (pruning("imp", "0.5", model="SPARSE"), ("pruned",)),
-        (pruning("imq", "0.5"), ("'imq'", "imp")),
-        (pruning("imp", "1.5"), ("sparsity",)),
-        (pruning("imp", "0.5", "--languages", "de"), ("'de'", "en fr")),
-        (pruning("dynamic", "0.5", "--init", "lps"), ("lps", "lsp")),
-        (("data", "manifest", "OUT", "MISSING"), ("missing",)),
-        (("data", "merge", "OUT", "MISSING", "DATA"), ("missing",)),
-        (("data", "prompts", "OUT", "--from", "EMPTY"), ("no sounds in",)),
-        (("data", "prompts", "OUT", "--languages", "xx"), ("'xx'",)),
-        (("data", "dialogues", "OUT", "--from", "EMPTY"), ()),
-        (("data", "synth", "OUT", "--texts", "MISSING"), ("missing",)),
-    ],
-)
-def test_misuse_is_one_line_with_status_1_and_leaves_nothing(
-    run: Callable[..., int],
-    tmp_path: Path,
-    speech: Path,
-    dense_model: Path,
-    sparse_model: Path,
-    recipe: Path,
-    capsys: pytest.CaptureFixture[str],
-    words: tuple[str, ...],
-    parts: tuple[str, ...],
-) -> None:
-    empty, out = tmp_path / "empty", tmp_path / "OUT"
-    empty.mkdir()
-    places = {
-        "MISSING": tmp_path / "missing",
-        "EMPTY": empty,
-        "DATA": speech,
-        "MODEL": dense_model,
-        "SPARSE": sparse_model,
-        "RECIPE": recipe,
-        "OUT": out,
-    }
-    before = sorted(tmp_path.rglob("*"))
-    assert run(*(places.get(word, word) for word in words)) == 1
-    one_line(capsys, *parts)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 def test_wrong_options_are_misuse_with_status_2(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate") == 2
     assert run("prune", "x", "--nonsense") == 2
     assert "Traceback" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "text", ["optimiser: {steps: 1}", "optimizer: {steps: two}", "optimizer: [", "\x00", "pathways: {sparsty: 1}"]
-)
-def test_a_wrong_recipe_is_named(
-    run: Callable[..., int],
-    tmp_path: Path,
-    dense_model: Path,
-    speech: Path,
-    capsys: pytest.CaptureFixture[str],
-    text: str,
-) -> None:
-    path = tmp_path / "wrong.yaml"
-    path.write_text(text)
-    words = ("--data", speech, "--method", "imp", "--sparsity", "0.5", "--config", path, "--out", tmp_path / "out")
-    assert run("prune", dense_model, *words) == 1
-    one_line(capsys)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_run_that_is_there_is_not_overwritten(
-    run: Callable[..., int], sparse_model: Path, dense_model: Path, speech: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = (sparse_model / "model.safetensors").read_bytes()
-    words = ("--data", speech, "--method", "omp", "--sparsity", "0.5", "--out", sparse_model)
-    assert run("prune", dense_model, *words) == 1
-    one_line(capsys, "--resume")
-    assert (sparse_model / "model.safetensors").read_bytes() == before
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(

@@ -1,0 +1,336 @@
+"""Bad audio, texts, manifests and data folders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.errors.case import (
+    Case,
+    changed_rows,
+    content,
+    cut,
+    folder,
+    halved,
+    header_only,
+    manifest,
+    no_audio,
+    prune,
+    removed,
+    replaced,
+    several,
+    sound,
+    text,
+)
+
+HEAR = "transcribe sparse {} --language fr"
+MAKE = "data manifest made rows.jsonl"
+SCORE = "evaluate sparse --data data"
+
+
+def first(**values: Any) -> Any:
+    """The first row with other values; those of ``supervision`` in it."""
+
+    def change(rows: list[dict[str, Any]]) -> list[Any]:
+        supervision = values.pop("supervision", {})
+        rows[0]["supervisions"][0].update(supervision)
+        rows[0].update(values)
+        return rows
+
+    return change
+
+
+AUDIO = [
+    Case("a file that is not there", HEAR.format("no.wav"), "no.wav: no such audio file"),
+    Case("a folder in place of a file", HEAR.format("data"), "data: no such audio file"),
+    Case("an empty file", HEAR.format("bad.wav"), "bad.wav: empty file, no audio in it", content("bad.wav", b"")),
+    Case("a header and no samples", HEAR.format("bad.wav"), "bad.wav: no audio in it", header_only("bad.wav")),
+    Case(
+        "a file cut short",
+        HEAR.format("bad.flac"),
+        "bad.flac: not readable as audio: ...",
+        several(sound("bad.flac", 3, value=0.1), halved("bad.flac")),
+    ),
+    Case(
+        "a file that is not audio",
+        HEAR.format("bad.wav"),
+        "bad.wav: not readable as audio: Error opening 'bad.wav': Format not recognised",
+        content("bad.wav", b"this is no sound at all" * 9),
+    ),
+    Case(
+        "values that are no numbers",
+        HEAR.format("bad.wav"),
+        "bad.wav: audio holds values that are not finite",
+        sound("bad.wav", 1, value=float("nan")),
+    ),
+    Case(
+        "10 ms of audio",
+        HEAR.format("bad.wav"),
+        "bad.wav: only 10 ms of audio: too short to recognise",
+        sound("bad.wav", 0.01),
+    ),
+    Case(
+        "44.1 kHz in stereo: resampled, channels averaged",
+        HEAR.format("bad.wav"),
+        "",
+        sound("bad.wav", 1, 44_100, channels=2),
+        0,
+    ),
+    Case(
+        "no samples from the microphone's pipe, not streamed",
+        HEAR.format("-"),
+        "-: standard input is recognised as it comes: add --stream",
+    ),
+    Case(
+        "a recording of ten hours in a manifest",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: bad.flac: longer than 40 s: cut it into utterances",
+        several(sound("bad.flac", 36_000, 1000), manifest({"audio_filepath": "bad.flac"})),
+    ),
+    Case(
+        "a duration that the file has not",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: hello.wav: 1.00 s of audio where the row says 7.5 s",
+        manifest({"duration": 7.5}),
+    ),
+    Case(
+        "an offset beyond the end",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: hello.wav: offset 7.5 s lies beyond its end at 1 s",
+        manifest({"offset": 7.5}),
+    ),
+    Case(
+        "audio of a test utterance cut short",
+        SCORE,
+        "utterance fr-test-0: data/audio/fr/fr-test-0.flac: not readable as audio: ...",
+        cut("data", "audio/fr/fr-test-0.flac"),
+    ),
+    Case(
+        "audio of a test utterance gone",
+        SCORE,
+        "utterance fr-test-0: data/audio/fr/fr-test-0.flac: no such audio file",
+        removed("data", "audio/fr/fr-test-0.flac"),
+    ),
+    Case(
+        "audio of a training utterance cut short: the run goes on without it",
+        prune(),
+        "utterance fr-train-0: data/audio/fr/fr-train-0.flac: not readable as audio: ...",
+        cut("data", "audio/fr/fr-train-0.flac"),
+        0,
+        "run",
+    ),
+    Case(
+        "audio of all training utterances of a language gone",
+        prune(),
+        "none of the 10 utterances of fr can be used: utterance fr-train-...: data/audio/fr/fr-train-....flac: no such audio file",
+        no_audio("fr", "train"),
+        leaves="run",
+    ),
+]
+
+TEXT = [
+    Case(
+        "no words in a text",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: no words in its text",
+        manifest({"text": "(...)"}),
+    ),
+    Case(
+        "a script that the language is not written in",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: its text is not in Latin letters, as 'en' is: 你好",
+        manifest({"text": "\u4f60\u597d"}),
+    ),
+    Case(
+        "control characters only",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: no words in its text",
+        manifest({"text": "\u0000\u0007"}),
+    ),
+    Case(
+        "no text", MAKE, "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: no 'text'", manifest({"text": None})
+    ),
+    Case(
+        "a text that is a number",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: 'text' is not text",
+        manifest({"text": 7}),
+    ),
+    Case(
+        "a text too long for its audio",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: hello.wav: 593 letters in 1.00 s: the text cannot be said in it",
+        manifest({"text": "hello " * 99}),
+    ),
+    Case(
+        "an empty reference in a data folder",
+        SCORE,
+        "data/cuts_test.jsonl.gz: line 1: cut 'en-test-0' has no language or no text",
+        changed_rows("test", first(supervision={"text": ""})),
+    ),
+    Case(
+        "an empty text in training: the run goes on without it",
+        prune(),
+        "data/cuts_train.jsonl.gz: line 1: cut 'en-train-0' has no language or no text",
+        changed_rows("train", first(supervision={"text": ""})),
+        0,
+        "run",
+    ),
+    Case(
+        "a text in training that cannot be said in its time: likewise",
+        prune(),
+        "utterance en-train-0: 594 letters in 0.30 s: the text cannot be said in it",
+        changed_rows("train", first(supervision={"text": "hello " * 99})),
+        0,
+        "run",
+    ),
+    Case(
+        "no lines to speak",
+        "data synth made --texts lines --languages fr",
+        "lines/fr.txt: no text in it",
+        several(folder("lines"), text("lines/fr.txt", "\n")),
+    ),
+]
+
+MANIFESTS = [
+    Case("a manifest that is not there", MAKE, "rows.jsonl: cannot read manifest: No such file or directory"),
+    Case("an empty manifest", MAKE, "rows.jsonl: no rows in it", text("rows.jsonl", "")),
+    Case(
+        "a manifest that is not text",
+        MAKE,
+        "rows.jsonl: not UTF-8 text: not a manifest",
+        content("rows.jsonl", bytes(range(128, 256))),
+    ),
+    Case(
+        "a line that is not JSON",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 2 rows are bad: line 1: not a JSON object, or not as many columns as the header",
+        manifest("{broken", good=True),
+    ),
+    Case(
+        "a column missing",
+        "data manifest made rows.tsv",
+        "rows.tsv: its header has no column text",
+        text("rows.tsv", "audio_filepath\tlang\n"),
+    ),
+    Case(
+        "an unknown language",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: unknown language 'klingon': choose among en, es, fr, it, ru, cs, nl",
+        manifest({"lang": "klingon"}),
+    ),
+    Case(
+        "an unknown split",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: unknown split 'trian': choose among train, dev, test",
+        manifest({"split": "trian"}),
+    ),
+    Case(
+        "an offset that is not a number",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: 'offset' is not a number of seconds: 'soon'",
+        manifest({"offset": "soon"}),
+    ),
+    Case(
+        "a place that holds something else",
+        "data manifest dense rows.jsonl",
+        "dense: exists and is not a data folder: choose another place",
+        manifest({}),
+    ),
+]
+
+FOLDERS = [
+    Case(
+        "a data folder that is not there",
+        "evaluate sparse --data no",
+        "no: no such data folder: make one with `asr-pathways data`",
+    ),
+    Case(
+        "a folder that is not a data folder",
+        "evaluate sparse --data dense",
+        "dense: not a data folder: it has no cuts_test.jsonl.gz",
+    ),
+    Case(
+        "a manifest cut short",
+        SCORE,
+        "data/cuts_test.jsonl.gz: broken after line 0: ...: prepare it again",
+        cut("data", "cuts_test.jsonl.gz"),
+    ),
+    Case(
+        "a line that is not JSON",
+        SCORE,
+        "data/cuts_test.jsonl.gz: line 5: not a cut with language, text and audio",
+        changed_rows("test", lambda rows: [*rows, "{broken"]),
+    ),
+    Case(
+        "a row that is no utterance",
+        SCORE,
+        "data/cuts_test.jsonl.gz: line 1: not a cut with language, text and audio",
+        changed_rows("test", first(supervisions=[])),
+    ),
+    Case(
+        "two utterances of the same id",
+        SCORE,
+        "data/cuts_test.jsonl.gz: line 5: the id 'en-test-0' is that of an earlier line: ids must be unique",
+        changed_rows("test", lambda rows: [*rows, rows[0]]),
+    ),
+    Case(
+        "the same in training: the run goes on with the first",
+        prune(),
+        "data/cuts_train.jsonl.gz: line 21: the id 'en-train-0' is that of an earlier line: ids must be unique",
+        changed_rows("train", lambda rows: [*rows, rows[0]]),
+        0,
+        "run",
+    ),
+    Case(
+        "a language that is not in it", SCORE + " --languages en,fr,it", "unknown language 'it': this model knows en fr"
+    ),
+    Case("an unknown split", SCORE + " --split tset", "--split tset: choose among train, dev, test"),
+    Case(
+        "no utterances", SCORE, "data: no 'en' in split 'test': it holds nothing", changed_rows("test", lambda rows: [])
+    ),
+    Case(
+        "corpus.json of something else",
+        prune(),
+        "data/corpus.json: no list of sources in it: not the file of a data folder",
+        replaced("data", "corpus.json", b"[]"),
+    ),
+    Case(
+        "a part to merge that is not there",
+        "data merge made data no",
+        "no: no such data folder: make one with `asr-pathways data`",
+    ),
+    Case(
+        "a folder without the packages",
+        "data prompts made --from lines",
+        "lines: no sounds in usr/share/asterisk/sounds/en_*: unpack the packages asterisk-core-sounds-en and asterisk-core-sounds-en-g722 there with `dpkg-deb -x`",
+        folder("lines"),
+    ),
+    Case(
+        "a folder without the corpus",
+        "data mls lines made",
+        "lines: no language's folder (mls_german, ...) in it: expected such as ...",
+        folder("lines"),
+    ),
+    Case(
+        "a corpus of other languages",
+        "data fleurs lines made --languages xx",
+        "no 'xx' in FLEURS here: choose among cs, de, en, es, fr, it, nl, pl, pt, ru",
+        folder("lines"),
+    ),
+    Case(
+        "prompts in a language without any",
+        "data prompts made --languages xx",
+        "no prompts in 'xx': choose among en, es, fr, it, ru",
+    ),
+    Case(
+        "a folder without the dialogues",
+        "data dialogues made --from lines",
+        "lines: no dialogues in 'cs' in usr/share/games/fillets-ng/script: unpack fillets-ng-data there with `dpkg-deb -x`",
+        folder("lines"),
+    ),
+    Case(
+        "texts that are not there",
+        "data synth made --texts lines",
+        "lines: no text files named after a language, such as en.txt",
+    ),
+]

@@ -1,0 +1,442 @@
+"""Bad recipes, options, checkpoints, models and bundles."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from asr_pathways.lock import LOCK
+from tests.errors.case import (
+    Case,
+    changed_json,
+    changed_rows,
+    content,
+    cut,
+    folder,
+    halved,
+    own,
+    prune,
+    removed,
+    replaced,
+    several,
+    text,
+)
+
+BAD_RECIPE = "prune dense --data data --method dynamic --sparsity 0.5 --out run --config bad.yaml"
+RESUME = prune("--resume", method="imp")
+
+
+def pathways(options: str) -> Any:
+    return text("bad.yaml", f"optimizer: {{steps: 3}}\ndata: {{max_seconds: 2}}\npathways: {{{options}}}\n")
+
+
+RECIPES = [
+    Case("a recipe that is not there", BAD_RECIPE, "bad.yaml: cannot read config: No such file or directory"),
+    Case(
+        "a recipe that is not YAML",
+        BAD_RECIPE,
+        "bad.yaml: not valid YAML: ...line 1, column 13: optimizer: [ ^",
+        text("bad.yaml", "optimizer: ["),
+    ),
+    Case(
+        "an unknown key",
+        BAD_RECIPE,
+        "bad.yaml: optimiser: unknown key; did you mean optimizer?",
+        text("bad.yaml", "optimiser: {steps: 3}"),
+    ),
+    Case(
+        "a value of the wrong type",
+        BAD_RECIPE,
+        "bad.yaml: optimizer.steps: Input should be a valid integer, unable to parse string as an integer",
+        text("bad.yaml", "optimizer: {steps: many}"),
+    ),
+    Case(
+        "a value out of range",
+        BAD_RECIPE,
+        "bad.yaml: optimizer.peak_lr: Input should be greater than 0",
+        text("bad.yaml", "optimizer: {steps: 3, peak_lr: -1}"),
+    ),
+    Case(
+        "an unknown option of pathways",
+        BAD_RECIPE,
+        "pruning: sparsty: unknown key; did you mean sparsity?",
+        pathways("sparsty: 1"),
+    ),
+    Case(
+        "an unknown score",
+        BAD_RECIPE,
+        "pruning: score: Input should be 'magnitude', 'activation' or 'gradient'",
+        pathways("score: size"),
+    ),
+    Case(
+        "blocks that do not exist",
+        BAD_RECIPE,
+        "pruning: granularity: granularity 'block:0x4' is none of unstructured, block:RxC (block:4x1), n:m (2:4)",
+        pathways("granularity: 'block:0x4'"),
+    ),
+    Case(
+        "2:4 at another sparsity than a half",
+        BAD_RECIPE.replace("0.5", "0.7"),
+        "pruning: granularity 2:4 fixes sparsity to 0.5",
+        pathways("granularity: '2:4'"),
+    ),
+    Case(
+        "more stages than steps",
+        prune(method="imp"),
+        "method imp reaches sparsity 0.5 at step 30, and the run ends at step 3: train longer, or prune in fewer stages",
+        text("recipe.yaml", "optimizer: {steps: 3}\npathways: {prune_stages: 9, prune_every: 10}\n"),
+    ),
+    Case(
+        "a learning rate that blows the weights up",
+        BAD_RECIPE,
+        "step 1: loss is nan on a batch of ... with utterance ...: that is 3 such batches, giving up; nothing was saved; try a lower learning rate",
+        text("bad.yaml", "optimizer: {steps: 30, peak_lr: 1.0e+30}\ndata: {max_seconds: 2}\nmax_bad_losses: 2\n"),
+        leaves="run",
+    ),
+    Case(
+        "an unknown preset",
+        "train --config bad.yaml --data data --out run",
+        "bad.yaml: model.preset: Input should be 'micro', 'tiny', 'small' or 'base'",
+        text("bad.yaml", "model: {preset: huge}\noptimizer: {steps: 3}"),
+    ),
+    Case(
+        "more word pieces than the texts give",
+        "train --config bad.yaml --data data --out run",
+        "tokenizer: vocab_size 4000 does not fit the texts: Vocabulary size too high (4000). Please set it to a value <= 29.",
+        text("bad.yaml", "model: {vocab_size: 4000}\noptimizer: {steps: 3}"),
+    ),
+    Case(
+        "a matrix with an unknown block",
+        "experiment bad.yaml --out out --dry-run",
+        "bad.yaml: data: Field required",
+        text("bad.yaml", "title: x\nblocks: {}\n"),
+    ),
+]
+
+OPTIONS = [
+    Case("a sparsity of one", prune(sparsity="1.0"), "pruning: sparsity: Input should be less than 1"),
+    Case(
+        "an unknown method",
+        prune(method="snip"),
+        "unknown method 'snip': choose among omp, imp, lth, parp, adaptive, pathways, dynamic",
+    ),
+    Case(
+        "a language that the model does not know",
+        prune("--languages en,it"),
+        "unknown language 'it': this model knows en fr",
+    ),
+    Case("the same", "transcribe sparse hello.wav --language it", "unknown language 'it': this model knows en fr"),
+    Case(
+        "masks from nowhere",
+        prune("--init nowhere"),
+        "--init nowhere: neither one of omp, lap, lsp nor a pruned model folder",
+    ),
+    Case(
+        "masks from a model that is not pruned",
+        prune("--init dense"),
+        "--init dense: neither one of omp, lap, lsp nor a pruned model folder",
+    ),
+    Case(
+        "a language that is there already",
+        "add-language sparse --language fr --data data --out run --config recipe.yaml",
+        "add: 'fr' is there already: the pathways are en, fr",
+    ),
+    Case(
+        "a new language without speech",
+        "add-language sparse --language it --data data --out run --config recipe.yaml",
+        "data: no 'it' in split 'train': it holds en, fr",
+    ),
+    Case(
+        "a new language for a dense model",
+        "add-language dense --language fr --data data --out run --config recipe.yaml",
+        "dense: has no pathways: prune it first; a dense model is trained on all languages",
+    ),
+    Case(
+        "auto for a model that was not taught",
+        "transcribe sparse hello.wav --language auto",
+        "sparse: cannot tell languages apart yet: teach it with `asr-pathways identify sparse --data DIR`",
+    ),
+    Case(
+        "an unknown format",
+        "export sparse made --format tflite",
+        "--format tflite: the formats are bundle, hf, onnx, sherpa",
+    ),
+    Case(
+        "a bundle of a dense model",
+        "export dense made.asrp",
+        "the model has no pathways, and a bundle is of pathways: prune it first",
+    ),
+    Case("an unknown preset", "bench --preset huge", "--preset huge: the presets are micro, tiny, small, base"),
+    Case(
+        "a place to write that is not a folder",
+        prune().replace("--out run", "--out hello.wav"),
+        "hello.wav: cannot write: File exists",
+    ),
+]
+
+
+def taken(here: Path) -> None:
+    """This process holds the run's folder until the test ends."""
+    stream = (here / "run" / LOCK).open("w")
+    fcntl.flock(stream, fcntl.LOCK_EX)
+    HELD.append(stream)
+
+
+HELD: list[IO[str]] = []
+
+
+class Evil:
+    """What an attacker would pickle."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("owned",)
+
+
+def evil() -> bytes:
+    return pickle.dumps({"version": Evil()})
+
+
+def checkpoint(data: bytes | None = None, **values: Any) -> Any:
+    """A run folder, interrupted, whose last checkpoint holds something else."""
+
+    def make(here: Path) -> None:
+        run = own(here, "interrupted")
+        run.rename(here / "run")
+        last = here / "run" / "checkpoints" / "last.pt"
+        if data is not None:
+            last.write_bytes(data)
+        else:
+            torch.save(torch.load(last, weights_only=True) | values, last)
+
+    return make
+
+
+CHECKPOINTS = [
+    Case(
+        "the only checkpoint cut short",
+        RESUME,
+        "run/checkpoints/last.pt: not a readable checkpoint: ...",
+        several(checkpoint(), halved("run/checkpoints/last.pt")),
+        leaves="run",
+    ),
+    Case(
+        "a pickle that would run a command",
+        RESUME,
+        "run/checkpoints/last.pt: not a readable checkpoint: it holds more than tensors and plain values, and is not loaded",
+        checkpoint(evil()),
+        leaves="run",
+    ),
+    Case(
+        "a checkpoint of a newer version",
+        RESUME,
+        "run/checkpoints/last.pt: a checkpoint of another version of asr-pathways",
+        checkpoint(version=99),
+        leaves="run",
+    ),
+    Case(
+        "a checkpoint of another program",
+        RESUME,
+        "run/checkpoints/last.pt: a checkpoint of another run: Error(s) in loading state_dict for Transducer: ...",
+        checkpoint(model={}),
+        leaves="run",
+    ),
+    Case(
+        "resumed with another method",
+        prune("--resume", method="adaptive"),
+        "run: the run there has another method, sparsity, recipe or languages: cannot resume it",
+        checkpoint(),
+        leaves="run",
+    ),
+    Case(
+        "resumed on other data",
+        RESUME,
+        "sampling: the data, the sampling config or the number of batches in a step changed since this checkpoint: resume with those it was made with, or start a new run",
+        several(checkpoint(), changed_rows("train", lambda rows: rows[1:])),
+        leaves="run",
+    ),
+    Case(
+        "a run that goes on in another process",
+        RESUME,
+        "run: another run is training there: wait for it, or choose another folder",
+        several(checkpoint(), taken),
+        leaves="run",
+    ),
+    Case(
+        "a run that is there already",
+        prune(method="imp"),
+        "run: holds a run already: go on with --resume, or choose another folder",
+        checkpoint(),
+        leaves="run",
+    ),
+]
+
+
+def other_weights(here: Path) -> None:
+    path = own(here, "dense") / "model.safetensors"
+    weights = load_file(path)
+    name = max(weights, key=lambda key: weights[key].numel())
+    save_file(weights | {name: weights[name][:-1].contiguous()}, path)
+
+
+def pickled_hub(here: Path) -> None:
+    config = transformers.Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        vocab_size=8,
+        num_feat_extract_layers=1,
+        conv_dim=(16,),
+        conv_kernel=(10,),
+        conv_stride=(5,),
+        architectures=["Wav2Vec2ForCTC"],
+    )
+    config.save_pretrained(here / "hub")
+    (here / "hub" / "pytorch_model.bin").write_bytes(evil())
+
+
+def flipped(here: Path) -> None:
+    path = own(here, "sparse.asrp")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+MODELS = [
+    Case("a model that is not there", "inspect no", "no: no such model folder"),
+    Case("a folder that is not a model", "inspect data", "data: not a model folder: it has no config.json"),
+    Case(
+        "config.json cut short",
+        "inspect dense",
+        "dense/config.json: not valid JSON: ...",
+        cut("dense", "config.json"),
+    ),
+    Case(
+        "a newer version",
+        "inspect dense",
+        "dense/config.json: format: Input should be 'asr-pathways-model'",
+        changed_json("dense", "config.json", format=99),
+    ),
+    Case(
+        "weights cut short",
+        "inspect dense",
+        "dense/model.safetensors: cannot read weights (truncated or not safetensors): ...",
+        cut("dense", "model.safetensors"),
+    ),
+    Case(
+        "weights gone", "inspect dense", "dense/model.safetensors: no such file", removed("dense", "model.safetensors")
+    ),
+    Case(
+        "weights of another model",
+        "inspect dense",
+        "dense/model.safetensors: weights of another model: encoder.front_end.convs.0.weight is (15, 80, 5), the config asks for (16, 80, 5)",
+        other_weights,
+    ),
+    Case(
+        "a tokenizer of another model",
+        "inspect dense",
+        "dense/tokenizer.model: not a SentencePiece model",
+        replaced("dense", "tokenizer.model", b"no pieces"),
+    ),
+    Case(
+        "masks cut short",
+        "inspect sparse",
+        "sparse/pathways/masks.safetensors: truncated or changed since it was saved: copy the whole folder again",
+        cut("sparse", "pathways/masks.safetensors"),
+    ),
+    Case(
+        "masks of a newer version",
+        "inspect sparse",
+        "sparse/pathways/pathways.json: format version 99, but this release reads version 1",
+        changed_json("sparse", "pathways/pathways.json", version=99),
+    ),
+    Case(
+        "pathways.json of something else",
+        "inspect sparse",
+        "sparse/pathways/pathways.json: not a description of pathways",
+        replaced("sparse", "pathways/pathways.json", b"[]"),
+    ),
+    Case(
+        "a model that is pruned already",
+        prune(model="sparse"),
+        "sparse: is pruned already; pruning starts from a dense model",
+    ),
+    Case(
+        "a Hugging Face model with pickled weights only",
+        "inspect hub",
+        "hub: cannot load this Hugging Face model: ...model.safetensors...",
+        pickled_hub,
+    ),
+    Case(
+        "a Hugging Face model of another kind",
+        "inspect hub",
+        "hub: BertModel is not supported; these are: ...",
+        several(folder("hub"), text("hub/config.json", '{"model_type": "bert", "architectures": ["BertModel"]}')),
+    ),
+    Case(
+        "a hub name without a network",
+        "inspect nobody/nothing",
+        "nobody/nothing: cannot load this Hugging Face model: ...connect...",
+    ),
+    Case(
+        "an empty folder",
+        "evaluate lines --data data",
+        "lines: not a model folder: it has no config.json",
+        folder("lines"),
+    ),
+    Case(
+        "a pruned model to start dense training from",
+        "train --config bad.yaml --data data --out run --init sparse",
+        "sparse: is pruned already; training starts from a dense model (see prune)",
+        text("bad.yaml", "optimizer: {steps: 3}"),
+    ),
+]
+
+BUNDLES = [
+    Case("a bundle that is not there", "inspect no.asrp", "no.asrp: cannot read: No such file or directory"),
+    Case(
+        "a file that is no bundle",
+        "inspect bad.asrp",
+        "bad.asrp: not a bundle: it does not begin as a zip file does",
+        content("bad.asrp", b"PK not at all" * 50),
+    ),
+    Case(
+        "a bundle cut short",
+        "transcribe sparse.asrp hello.wav --language fr",
+        "sparse.asrp: has ... bytes, not ...: truncated or changed",
+        cut("sparse.asrp", ""),
+    ),
+    Case(
+        "a byte changed",
+        "transcribe sparse.asrp hello.wav --language fr",
+        "sparse.asrp: weights.safetensors: changed since it was written: its SHA-256 is another",
+        flipped,
+    ),
+    Case(
+        "a language that is not in it",
+        "transcribe sparse.asrp hello.wav --language it",
+        "unknown language 'it': this model knows en fr",
+    ),
+    Case(
+        "a bundle to train on",
+        prune(model="sparse.asrp"),
+        "sparse.asrp: is pruned already; pruning starts from a dense model",
+    ),
+    Case(
+        "a bundle to add a language to",
+        "add-language sparse.asrp --language it --data data --out run --config recipe.yaml",
+        "sparse.asrp: a bundle has lost the weights that no pathway keeps, which a new language would train: add it to the model folder",
+    ),
+    Case(
+        "a bundle to teach",
+        "identify sparse.asrp --data data",
+        "sparse.asrp: a bundle is not changed: teach the model folder, then export it again",
+    ),
+]
