@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import zlib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from asr_pathways.data.sampling import Draw, LanguageSampler, SamplingConfig
 from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
 
+T = TypeVar("T")
+
 SLACK = 0.1
 """Seconds by which a file may be shorter than its manifest says."""
 
@@ -38,7 +40,8 @@ class DataConfig(SamplingConfig):
     features: FeatureConfig = FeatureConfig()
     spec_augment: SpecAugmentConfig | None = SpecAugmentConfig()
     cache_gigabytes: float = Field(default=3.0, ge=0)  # features kept in memory from epoch to epoch
-    prefetch: int = Field(default=4, ge=0)  # batches made ahead by a thread
+    prefetch: int = Field(default=4, ge=0)  # batches made ahead by threads; 0: none, and no threads
+    workers: int = Field(default=1, gt=0)  # threads that make them
     max_left_out: int = Field(default=100, ge=0)  # utterances that may be unusable: one more ends the run
 
 
@@ -111,6 +114,7 @@ class FeatureCache:
     def __init__(self, frontend: Frontend, max_bytes: int) -> None:
         self._frontend = frontend
         self._left = max_bytes
+        self._room = threading.Lock()
         self._kept: dict[tuple[str, float], NDArray[np.float16]] = {}
 
     def get(self, utterance: _Utterance, speed: float) -> Tensor:
@@ -119,9 +123,10 @@ class FeatureCache:
         features = self._kept.get(key)
         if features is None:
             features = utterance.features(self._frontend, speed).numpy().astype(np.float16)
-            if features.nbytes <= self._left:
-                self._kept[key] = features
-                self._left -= features.nbytes
+            with self._room:
+                if features.nbytes <= self._left and key not in self._kept:
+                    self._kept[key] = features
+                    self._left -= features.nbytes
         return torch.from_numpy(features.astype(np.float32))
 
 
@@ -172,7 +177,7 @@ class TrainBatches:
     def __iter__(self) -> Iterator[Batch]:
         sampler = self._sampler()
         sampler.load_state_dict(self._state)
-        for batch, state in _ahead(self._made(sampler), self.config.prefetch):
+        for batch, state in _ahead(self._drawn(sampler), self._make, self.config):
             self._state = state
             yield batch
 
@@ -184,13 +189,14 @@ class TrainBatches:
         config = SamplingConfig(**{name: getattr(self.config, name) for name in SamplingConfig.model_fields})
         return LanguageSampler(durations, config, *self._ranks)
 
-    def _made(self, sampler: LanguageSampler) -> Iterator[tuple[Batch, dict[str, Any]]]:
+    def _drawn(self, sampler: LanguageSampler) -> Iterator[tuple[Draw, dict[str, Any]]]:
+        """Each draw with the state that its batch leaves behind."""
         while True:
             before = sampler.state_dict()
             *others, last = sampler.next()
             for draw in others:
-                yield self._make(draw), before
-            yield self._make(last), sampler.state_dict()
+                yield draw, before
+            yield last, sampler.state_dict()
 
     def _make(self, draw: Draw) -> Batch:
         """The utterances drawn, without those that cannot be used; where none is left, the next one that can be."""
@@ -333,38 +339,24 @@ def _collate(language: str, items: Sequence[tuple[_Utterance, Tensor]], frame_ra
     )
 
 
-def _ahead(items: Iterator[tuple[Batch, dict[str, Any]]], count: int) -> Iterator[tuple[Batch, dict[str, Any]]]:
-    """The same items in the same order, up to ``count`` of them made ahead by a thread."""
-    if count == 0:
-        yield from items
+def _ahead(
+    draws: Iterator[tuple[Draw, T]], make: Callable[[Draw], Batch], config: DataConfig
+) -> Iterator[tuple[Batch, T]]:
+    """The batches of draws, in their order, each with what came beside the draw; some are made ahead by threads.
+
+    Threads are enough: libsndfile, soxr and kaldi-native-fbank let others run.
+    """
+    if config.prefetch == 0:
+        for draw, beside in draws:
+            yield make(draw), beside
         return
-    ready: queue.Queue[tuple[Batch, dict[str, Any]] | BaseException] = queue.Queue(maxsize=count)
-    stop = threading.Event()
-
-    def produce() -> None:
-        item: tuple[Batch, dict[str, Any]] | BaseException
-        while not stop.is_set():
-            try:
-                item = next(items)
-            except BaseException as error:  # handed over, to be raised where the batches are used
-                item = error
-            while not stop.is_set():
-                try:
-                    ready.put(item, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if isinstance(item, BaseException):
-                return
-
-    thread = threading.Thread(target=produce, name="batches", daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(config.workers, "batches")
+    waiting: deque[tuple[Future[Batch], T]] = deque()
     try:
-        while True:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        for draw, beside in draws:
+            waiting.append((pool.submit(make, draw), beside))
+            if len(waiting) > config.prefetch:
+                batch, state = waiting.popleft()
+                yield batch.result(), state
     finally:
-        stop.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)
