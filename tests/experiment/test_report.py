@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from asr_pathways.experiment.document import Bullets, Paragraph, Table, markdown
-from asr_pathways.experiment.findings import Findings, gather
+from asr_pathways.experiment.findings import BlockFinding, Findings, gather
 from asr_pathways.experiment.report import main_table, report
 from asr_pathways.experiment.significance import Difference, Paired
 from tests.experiment.example import fill, planned
@@ -97,6 +100,14 @@ def test_the_main_table_has_rows_of_all_seeds_monolingual_ones_first(findings: F
         ("dense", "multilingual"),
         ("dynamic", "multilingual"),
     ]
+
+
+def test_the_main_table_of_other_tables_has_all_their_rows(tmp_path: Path) -> None:
+    plan = planned()
+    fill(plan, tmp_path)
+    rows = gather(plan, tmp_path / "ledger").blocks["plain"].tables()["Sparsity"]
+    table = main_table(cast(BlockFinding, SimpleNamespace(tables=lambda: {"Sparsity": rows})))
+    assert rows and [(row[0].text, row[1].text) for row in table.rows] == [(row.name, "multilingual") for row in rows]
 
 
 def test_nothing_planned_is_missing(findings: Findings) -> None:

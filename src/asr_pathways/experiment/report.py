@@ -59,11 +59,13 @@ def report(findings: Findings, discussion: str | None, command: str) -> Iterator
 
 
 def main_table(block: BlockFinding) -> Table:
-    """The rows of tables A and B that all seeds have, in short: mean WER with its interval."""
+    """The rows of tables A and B (without them, of all tables) that all seeds have: mean WER with its interval."""
     rows = []
     tables = block.tables()
-    shown = {row.name for row in most_seeds([*tables.get("A", []), *tables.get("B", [])])}
-    for name, scenario in (("A", "monolingual"), ("B", "multilingual")):
+    names = sorted(name for name in tables if name in ("A", "B")) or [*tables]
+    shown = {row.name for row in most_seeds([row for name in names for row in tables[name]])}
+    for name in names:
+        scenario = "monolingual" if name == "A" else "multilingual"
         for row in (row for row in tables.get(name, []) if row.name in shown):
             assert row.pooled is not None
             cells = [_named(row), Cell(scenario), _plain(_sparsity(row)), _steps(row, row.total_steps)]
