@@ -44,10 +44,8 @@ def spoken(words: list[str], language: str, seed: int) -> np.ndarray:
     return (np.concatenate([0.3 * np.sin(2 * np.pi * pitch * time) for pitch in pitches]) + noise).astype(np.float32)
 
 
-@pytest.fixture(scope="session")
-def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_speech(out: Path) -> Path:
     """A data folder in two languages: 10 utterances of 0.3-0.75 s each to train on, 2 in dev and in test."""
-    out = tmp_path_factory.mktemp("speech") / "data"
     with build_corpus(out, [{"name": "sines", "licence": "none", "attribution": "Sines by nobody"}]) as corpus:
         for language in LANGUAGES:
             for split in SPLITS:
@@ -56,6 +54,12 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     samples = spoken(words, language, index)
                     corpus.add(split, f"{language}-{split}-{index}", language, " ".join(words), samples)
     return out
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make_speech` makes; do not change it."""
+    return make_speech(tmp_path_factory.mktemp("speech") / "data")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from asr_pathways.data.batches import Batch
-from asr_pathways.data.corpus import SPLITS, build_corpus
+from asr_pathways.data.corpus import build_corpus
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.experiment.plan import make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe
@@ -25,7 +25,7 @@ from asr_pathways.training.config import TrainRecipe
 from asr_pathways.training.prune import PruneRecipe, prune
 from asr_pathways.training.state import last_checkpoint
 from asr_pathways.training.train import train
-from tests.conftest import LANGUAGES, PIECES, WORDS, make_recognizer, spoken, tiny_config
+from tests.conftest import LANGUAGES, PIECES, WORDS, make_recognizer, make_speech, spoken, tiny_config
 from tests.experiment.conftest import as_data
 
 RECIPE: dict[str, Any] = {
@@ -52,13 +52,7 @@ class Job:
 def make_data(root: Path) -> None:
     """A data folder (as that of the tests), one for experiments, and a dense MODEL."""
     about = [{"name": "sines", "licence": "none", "attribution": "Sines by nobody"}]
-    with build_corpus(root / "speech", about) as corpus:
-        for language in LANGUAGES:
-            for split in SPLITS:
-                for index in range(10 if split == "train" else 2):
-                    words = [WORDS[language][(index + 2 * place) % 5] for place in range(2 + index % 4)]
-                    samples = spoken(words, language, index)
-                    corpus.add(split, f"{language}-{split}-{index}", language, " ".join(words), samples)
+    make_speech(root / "speech")
     broken = root / "speech" / "audio" / "fr" / "fr-train-6.flac"  # is left out by every run
     broken.write_bytes(broken.read_bytes()[:300])
     with build_corpus(root / "sines", about) as corpus:
