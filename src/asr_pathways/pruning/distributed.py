@@ -51,3 +51,10 @@ def require_same(what: str, parts: Iterable[tuple[str, Tensor]], device: torch.d
     for name, largest, smallest in zip(names, found, found[len(names) :], strict=False):
         if largest != -smallest:
             raise PathwaysError(f"{what} {name} is not the same on all ranks: their weights or statistics diverged")
+
+
+def from_first(values: Sequence[Tensor]) -> None:
+    """Every rank's ``values`` become those of the first."""
+    if not alone():
+        for value in values:
+            torch.distributed.broadcast(value, 0)

@@ -307,6 +307,12 @@ class Pathways:
         """{tensor's name: bool tensor of its shape}; True is kept. The tensors are the caller's own."""
         return self._bank.named(self._state.key(language))
 
+    def masks_of(self, name: str) -> dict[str, Tensor]:
+        """{language: bool mask} of one prunable tensor."""
+        index = self.names.index(name)
+        keys = {language: self._state.key(language) for language in self.languages}
+        return {language: self._bank.unpack_one(self._bank.packed(key), index) for language, key in keys.items()}
+
     def set_mask(self, language: str, mask: Mapping[str, Tensor]) -> None:
         """Takes a mask from elsewhere: {tensor's name: bool tensor}, every prunable tensor in it.
 
