@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -52,7 +52,8 @@ def _known(kind: type[BaseModel], keys: tuple[int | str, ...]) -> list[str]:
     for key in keys:
         field = kind.model_fields.get(str(key))
         kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        inner = [one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)]
+        plain = (one for one in kinds if isinstance(one, type) and get_origin(one) is None)  # 3.10: list[int] is a type
+        inner = [one for one in plain if issubclass(one, BaseModel)]
         if not inner:
             return []
         kind = inner[0]

@@ -182,4 +182,5 @@ def rank(recognizer: Recognizer, identifier: LanguageIdentifier, features: Tenso
 def _batches(recognizer: Recognizer, data: Path, split: str) -> list[Batch]:
     known: Any = recognizer.languages_for(None, languages_of(load_cuts(data, split)))
     cuts = load_cuts(data, split, known)
-    return list(eval_batches(cuts, max_seconds=60, frontend=recognizer.model.frontend))
+    model = recognizer.model
+    return list(eval_batches(cuts, max_seconds=60, frontend=model.frontend, refusal=model.refusal))

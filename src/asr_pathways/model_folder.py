@@ -170,7 +170,12 @@ def load_recognizer(model: Path | str, device: torch.device | str = "cpu") -> Re
     if not folder.is_dir():
         if folder.exists() or not _hub_name(str(model)):
             raise PathwaysError(f"{model}: no such model folder")
-        recognizer = _load_hub(str(model))
+        from asr_pathways.models.hub import own_model_folder
+
+        name, own = own_model_folder(str(model), HUB_CARD)
+        if own is not None:
+            return load_recognizer(own, device)
+        recognizer = _load_hub(name)
     elif not (folder / CARD).is_file():
         raise PathwaysError(f"{folder}: not a model folder: it has no {CARD}")
     else:
@@ -219,5 +224,6 @@ def _load_hub(name: str) -> Recognizer:
 
 def _hub_name(name: str) -> bool:
     """Whether it reads like ``owner/model`` or ``owner/model@revision``."""
+    name, mark, revision = name.partition("@")
     parts = name.split("/")
-    return len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))
+    return bool(revision or not mark) and len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))

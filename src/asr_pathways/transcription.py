@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
-from asr_pathways.data.batches import eval_batches
+from asr_pathways.data.batches import eval_batches, read_cut
 from asr_pathways.data.corpus import languages_of, load_cuts
 from asr_pathways.data.segments import cut_at_pauses
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.evaluate import evaluate
+from asr_pathways.evaluation.evaluate import evaluate, pair
 from asr_pathways.evaluation.wer import Utterance
 from asr_pathways.language_id import LanguageIdentifier, rank
 from asr_pathways.model_folder import Recognizer
@@ -62,6 +62,12 @@ def transcribe(recognizer: Recognizer, path: Path, language: str) -> Transcript:
     """
     (language,) = recognizer.check_languages([language])
     samples = _read(path)
+    text, tokens = _recognized(recognizer, samples, language)
+    return Transcript(str(path), language, text, tokens, len(samples) / SAMPLE_RATE)
+
+
+def _recognized(recognizer: Recognizer, samples: Samples, language: str) -> tuple[str, list[tuple[str, float]]]:
+    """The text of a recording of any length, and its word pieces with their times if the model tells them."""
     model = recognizer.model.eval()
     texts = []
     tokens: list[tuple[str, float]] = []
@@ -77,7 +83,7 @@ def transcribe(recognizer: Recognizer, path: Path, language: str) -> Transcript:
             else:
                 (ids,) = model.decode(features, lengths, language)
             texts.append(recognizer.tokenizer.decode(ids, language))
-    return Transcript(str(path), language, " ".join(filter(None, texts)), tokens, len(samples) / SAMPLE_RATE)
+    return " ".join(filter(None, texts)), tokens
 
 
 def _timed(recognizer: Recognizer, language: str, search: GreedySearch) -> list[tuple[str, float]]:
@@ -154,12 +160,24 @@ def decode_split(
 ) -> list[Utterance]:
     """Decodes a split of a data folder, each language through its own pathway.
 
+    An utterance that is longer than the model's window is cut at pauses, as by :func:`transcribe`.
     Without ``languages``, those that the model was made for; for a model from elsewhere, those of the data.
 
     Raises:
         PathwaysError: if the data folder is broken or has none of the languages.
     """
     languages = recognizer.languages_for(languages, languages_of(load_cuts(data, split)))
-    cuts = load_cuts(data, split, languages).to_eager()
-    batches = eval_batches(cuts, frontend=recognizer.model.frontend)
-    return evaluate(recognizer.model, recognizer.tokenizer, batches, recognizer.pathways, total=len(cuts))
+    model = recognizer.model
+    whole: list[Any] = []
+    long: list[Any] = []
+    for cut in load_cuts(data, split, languages):
+        (whole if cut.duration <= model.window else long).append(cut)
+    found = []
+    if whole or not long:
+        batches = eval_batches(whole, frontend=model.frontend)
+        found = evaluate(model, recognizer.tokenizer, batches, recognizer.pathways, total=len(whole))
+    for cut in long:
+        said = cut.supervisions[0]
+        heard, _ = _recognized(recognizer, read_cut(cut), said.language)
+        found.append(pair(cut.id, said.language, said.text, heard, model.free_text))
+    return sorted(found, key=lambda utterance: utterance.language)

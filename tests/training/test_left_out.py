@@ -62,7 +62,9 @@ def test_a_run_leaves_out_what_is_broken_and_lists_it(
 
 
 def test_a_dense_run_does_too_and_gives_up_beyond_the_limit(broken: Path, tmp_path: Path) -> None:
-    values = recipe().model_dump(exclude={"pathways", "calibration_batches", "distillation", "init_steps"})
+    values = recipe().model_dump(
+        exclude={"pathways", "calibration_batches", "refit_batches", "distillation", "init_steps"}
+    )
     config = TrainRecipe.model_validate(values | {"model": {"vocab_size": PIECES}})
     strict = config.model_copy(update={"data": config.data.model_copy(update={"max_left_out": 3})})
     with pytest.raises(PathwaysError, match=r"4 utterances cannot be used, giving up \(max_left_out: 3\)"):

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from asr_pathways.data.batches import Batch, eval_batches
+from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import load_recognizer, save_recognizer
@@ -88,6 +90,33 @@ def test_one_shot_masks_follow_what_each_language_excites(tmp_path: Path, dense_
     again = load_recognizer(tmp_path / "again").pathways
     assert again is not None
     assert same(again.mask("fr"), pruned.pathways.mask("fr"))
+
+
+def test_kept_weights_are_refitted_before_training(tmp_path: Path, dense_model: Path, speech: Path) -> None:
+    run(dense_model, speech, tmp_path / "cut", steps=0)
+    run(dense_model, speech, tmp_path / "refitted", steps=0, refit_batches=2)
+    run(dense_model, speech, tmp_path / "lap", steps=0, refit_batches=2, init="lap")
+    dense = load_recognizer(dense_model)
+    cuts = load_cuts(speech, "train", ["en", "fr"])
+    batches = list(eval_batches(cuts, dense.tokenizer, frontend=dense.model.frontend))
+    distances = []
+    for name in ("cut", "refitted"):
+        pruned = load_recognizer(tmp_path / name)
+        assert pruned.pathways is not None and pruned.pathways.at_target
+        distance = 0.0
+        for batch in batches:
+            with pruned.use(batch.language), torch.no_grad():
+                ours, theirs = (one.model.encodings(*_speech(batch))[0] for one in (pruned, dense))
+                distance += float((ours - theirs).square().mean())
+        distances.append(distance)
+    assert distances[1] < 0.7 * distances[0]
+    with pytest.raises(PathwaysError, match="refit_batches: masks are not final at the start with method imp"):
+        run(dense_model, speech, tmp_path / "imp", "imp", steps=7, refit_batches=2)
+    assert not (tmp_path / "imp" / "model.safetensors").exists()
+
+
+def _speech(batch: Batch) -> tuple[Tensor, Tensor, str]:
+    return batch.features, batch.feature_lengths, batch.language
 
 
 @pytest.mark.parametrize("init", ["lap", "lsp"])

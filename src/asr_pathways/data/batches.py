@@ -7,7 +7,9 @@ import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from asr_pathways.data.audio import SAMPLE_RATE, read_audio, resample
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, resample
 from asr_pathways.data.augment import SpecAugment, SpecAugmentConfig
 from asr_pathways.data.features import Fbank, FeatureConfig, Frontend
 from asr_pathways.data.left_out import LeftOut
@@ -26,6 +28,9 @@ from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
 
 T = TypeVar("T")
+
+Refusal = Callable[[int, int], str | None]
+"""From frames of features and number of targets to why a model cannot take them; see `SpeechModel.refusal`."""
 
 SLACK = 0.1
 """Seconds by which a file may be shorter than its manifest says."""
@@ -86,22 +91,38 @@ class _Utterance:
     text: str
     targets: tuple[int, ...]
 
-    def features(self, frontend: Frontend, speed: float = 1.0) -> Tensor:
-        """(T, ...) of this utterance, spoken ``speed`` times as fast (pitch moves too, as when a tape does)."""
-        try:
+    def samples(self) -> Samples:
+        """(N,) at 16 kHz."""
+        with self._named():
             samples = read_audio(self.path, self.offset, self.duration)
             seconds = len(samples) / SAMPLE_RATE
             if seconds < self.duration - SLACK:
                 raise PathwaysError(f"{self.path}: {seconds:.2f} s of audio where {self.duration:.2f} s should be")
-            return frontend(resample(samples, SAMPLE_RATE * speed))
-        except PathwaysError as error:
-            raise PathwaysError(f"utterance {self.identifier}: {error}") from None
+            return samples
 
-    def check(self) -> None:
+    def features(self, frontend: Frontend, speed: float = 1.0) -> Tensor:
+        """(T, ...) of this utterance, spoken ``speed`` times as fast (pitch moves too, as when a tape does)."""
+        samples = self.samples()
+        with self._named():
+            return frontend(resample(samples, SAMPLE_RATE * speed))
+
+    def check_text(self) -> None:
         """Raises PathwaysError if the text is too long for the audio."""
         if len(self.text) > LETTERS_A_SECOND * self.duration:
             many = f"{len(self.text)} letters in {self.duration:.2f} s"
             raise PathwaysError(f"utterance {self.identifier}: {many}: the text cannot be said in it")
+
+    def check_size(self, frames: int, refusal: Refusal | None) -> None:
+        """Raises PathwaysError if the model cannot take that many frames, or the text."""
+        if refusal is not None and (reason := refusal(frames, len(self.targets))) is not None:
+            raise PathwaysError(f"utterance {self.identifier}: {reason}")
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except PathwaysError as error:
+            raise PathwaysError(f"utterance {self.identifier}: {error}") from None
 
 
 class FeatureCache:
@@ -145,11 +166,17 @@ class TrainBatches:
         world_size: int = 1,
         accumulate: int = 1,
         left_out: LeftOut | None = None,
+        refusal: Refusal | None = None,
     ) -> None:
         self.config = config
         self.left_out = LeftOut(config.max_left_out) if left_out is None else left_out
         self._frame_rate = frontend.frame_rate
+        self._refusal = refusal
         self._utterances = utterances
+        for utterance in chain.from_iterable(utterances.values()):  # what manifests tell need not wait for its turn
+            with self.left_out.instead_of(utterance.identifier):
+                utterance.check_text()
+                utterance.check_size(int(utterance.duration * self._frame_rate), refusal)
         self._ranks = (rank, world_size, accumulate)
         self._cache = FeatureCache(frontend, int(config.cache_gigabytes * 1e9))
         self._augment = SpecAugment(config.spec_augment) if config.spec_augment else None
@@ -204,7 +231,7 @@ class TrainBatches:
         first, speed = draw.items[0]
         stand_ins = (((first + place) % len(every), speed) for place in range(1, len(every)))
         chosen: list[tuple[_Utterance, Tensor]] = []
-        for items in (draw.items, *((item,) for item in stand_ins)):
+        for items in chain((draw.items,), ((item,) for item in stand_ins)):
             for index, factor in items:
                 found = self._features(every[index], factor, draw.epoch)
                 if found is not None:
@@ -215,19 +242,25 @@ class TrainBatches:
 
     def _features(self, utterance: _Utterance, speed: float, epoch: int) -> Tensor | None:
         """(T, ...), augmented; None if the utterance is left out."""
-        if utterance.identifier in self.left_out:
-            return None
-        try:
-            utterance.check()
-            plain = self._cache.get(utterance, speed)
-        except PathwaysError as error:
-            self.left_out.add(utterance.identifier, str(error))
+        plain: Tensor | None = None
+        if utterance.identifier not in self.left_out:
+            with self.left_out.instead_of(utterance.identifier):
+                plain = self._suitable(utterance, speed)
+        if plain is None:
             return None
         if self._augment is not None and plain.dim() == 2:
             # One utterance comes once in an epoch: these two and the seed fix its masks.
             key = f"{self.config.seed}/{epoch}/{utterance.identifier}"
             plain = self._augment(plain, torch.Generator().manual_seed(zlib.crc32(key.encode())))
         return plain
+
+    def _suitable(self, utterance: _Utterance, speed: float) -> Tensor:
+        """(T, ...) as the model takes them: at its own speed if the other makes an utterance too long or too short."""
+        features = self._cache.get(utterance, speed)
+        if self._refusal is not None and self._refusal(len(features), len(utterance.targets)) is not None:
+            features = self._cache.get(utterance, 1.0)
+            utterance.check_size(len(features), self._refusal)
+        return features
 
 
 def train_batches(
@@ -239,6 +272,7 @@ def train_batches(
     world_size: int = 1,
     accumulate: int = 1,
     left_out: LeftOut | None = None,
+    refusal: Refusal | None = None,
 ) -> TrainBatches:
     """Endless, augmented, language-homogeneous batches of Lhotse cuts, with an exactly resumable state.
 
@@ -250,15 +284,16 @@ def train_batches(
         rank: which of ``world_size`` processes this is.
         world_size: how many processes share the data.
         accumulate: batches of a step on each of them.
-        left_out: takes the utterances that cannot be used, found while iterating; None: one of the batches' own.
+        left_out: takes the utterances that cannot be used; None: one of the batches' own.
+        refusal: the model's; what it refuses is left out.
 
     Raises:
-        PathwaysError: if there are no cuts; while iterating, if too many utterances, or all of a language, cannot be
-            used.
+        PathwaysError: if there are no cuts, or, here or while iterating, too many utterances, or all of a language,
+            cannot be used.
     """
     utterances = _by_language(cuts, tokenizer)
     features = frontend or Fbank(config.features)
-    return TrainBatches(utterances, config, features, rank, world_size, accumulate, left_out)
+    return TrainBatches(utterances, config, features, rank, world_size, accumulate, left_out, refusal)
 
 
 def eval_batches(
@@ -267,6 +302,7 @@ def eval_batches(
     max_seconds: float = 120.0,
     frontend: Frontend | None = None,
     left_out: LeftOut | None = None,
+    refusal: Refusal | None = None,
 ) -> Iterator[Batch]:
     """Every cut once, language by language, from short to long, without augmentation.
 
@@ -275,7 +311,8 @@ def eval_batches(
         tokenizer: turns texts into targets; without one, targets are empty.
         max_seconds: padded audio in a batch; a longer utterance is a batch of its own.
         frontend: the model's; None: filter banks.
-        left_out: takes the utterances whose audio is broken; None: they are an error.
+        left_out: takes the utterances whose audio is broken, or that the model refuses; None: they are an error.
+        refusal: the model's.
 
     Raises:
         PathwaysError: if an utterance's audio is broken, or that of all of a language.
@@ -287,6 +324,7 @@ def eval_batches(
         for utterance in sorted(utterances, key=lambda item: (item.duration, item.identifier)):
             try:
                 features = utterance.features(frontend)
+                utterance.check_size(len(features), refusal)
             except PathwaysError as error:
                 if left_out is None:
                     raise
@@ -303,24 +341,29 @@ def eval_batches(
             raise PathwaysError(f"none of the {len(utterances)} utterances of {language} can be used: {left_out.last}")
 
 
+def read_cut(cut: Any) -> Samples:
+    """The samples (N,) of a Lhotse cut, at 16 kHz.
+
+    Raises:
+        PathwaysError: if its audio is broken, or shorter than the cut says; the cut is named.
+    """
+    return _utterance(cut, None).samples()
+
+
 def _by_language(cuts: Iterable[Any], tokenizer: TextCodec | None) -> dict[str, list[_Utterance]]:
     utterances: dict[str, list[_Utterance]] = defaultdict(list)
     for cut in cuts:
-        supervision = cut.supervisions[0]
-        source = cut.recording.sources[0]
-        if source.type != "file":
-            raise PathwaysError(f"utterance {cut.id}: its audio is of type {source.type!r}: it must be a file")
-        utterances[supervision.language].append(
-            _Utterance(
-                cut.id,
-                Path(source.source),
-                cut.start,
-                cut.duration,
-                supervision.text,
-                tuple(tokenizer.encode(supervision.text, supervision.language)) if tokenizer else (),
-            )
-        )
+        utterances[cut.supervisions[0].language].append(_utterance(cut, tokenizer))
     return dict(utterances)
+
+
+def _utterance(cut: Any, tokenizer: TextCodec | None) -> _Utterance:
+    supervision = cut.supervisions[0]
+    source = cut.recording.sources[0]
+    if source.type != "file":
+        raise PathwaysError(f"utterance {cut.id}: its audio is of type {source.type!r}: it must be a file")
+    targets = tuple(tokenizer.encode(supervision.text, supervision.language)) if tokenizer else ()
+    return _Utterance(cut.id, Path(source.source), cut.start, cut.duration, supervision.text, targets)
 
 
 def _collate(language: str, items: Sequence[tuple[_Utterance, Tensor]], frame_rate: float) -> Batch:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from asr_pathways.errors import PathwaysError
@@ -44,12 +45,32 @@ class LeftOut:
             PathwaysError: if there are too many now.
         """
         self._reasons.setdefault(identifier, reason)
-        if len(self._reasons) > self.most:
+        self.require_few()
+
+    @contextmanager
+    def instead_of(self, identifier: str) -> Iterator[None]:
+        """What goes wrong inside the block costs the utterance and nothing else.
+
+        Raises:
+            PathwaysError: if there are too many now.
+        """
+        try:
+            yield
+        except PathwaysError as error:
+            self.add(identifier, str(error))
+
+    @property
+    def too_many(self) -> bool:
+        return len(self._reasons) > self.most
+
+    def require_few(self) -> None:
+        """Raises PathwaysError if there are too many."""
+        if self.too_many:
             count = f"{len(self._reasons)} utterances" if self.most else "an utterance"
-            raise PathwaysError(f"{reason}: {count} cannot be used, giving up (max_left_out: {self.most})")
+            raise PathwaysError(f"{self.last}: {count} cannot be used, giving up (max_left_out: {self.most})")
 
     def update(self, reasons: Mapping[str, str]) -> None:
-        """Notes what another process found, however many they are together."""
+        """Notes what another process found, however many they are together: see `too_many`."""
         for identifier, reason in reasons.items():
             self._reasons.setdefault(identifier, reason)
 

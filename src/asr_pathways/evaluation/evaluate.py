@@ -101,10 +101,14 @@ def _decode(model: Model, tokenizer: TokenDecoder, batch: EvaluationBatch) -> It
     with torch.no_grad():
         tokens = model.decode(batch.features, batch.feature_lengths, batch.language)
     for name, text, ids in zip(batch.ids, batch.texts, tokens, strict=True):
-        heard = tokenizer.decode(ids, batch.language)
-        if model.free_text:
-            text, heard = (scoring_text(words, batch.language) for words in (text, heard))
-        yield Utterance(name, batch.language, text, heard)
+        yield pair(name, batch.language, text, tokenizer.decode(ids, batch.language), model.free_text)
+
+
+def pair(identifier: str, language: str, text: str, heard: str, free_text: bool) -> Utterance:
+    """What was said and what was heard, normalised alike if the model writes cases and punctuation."""
+    if free_text:
+        text, heard = (scoring_text(words, language) for words in (text, heard))
+    return Utterance(identifier, language, text, heard)
 
 
 class _RateColumn(TextColumn):

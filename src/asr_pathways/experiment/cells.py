@@ -119,8 +119,9 @@ def _test(recognizer: Recognizer, data: Path, test: Mapping[str, Any]) -> dict[s
     for language in recognizer.check_languages(None):
         cuts = [cut for split in test["splits"] for cut in load_cuts(data, split, [language])]
         cuts = sorted(cuts, key=lambda cut: cut.id)[: test["utterances"] or None]
-        batches = list(eval_batches(cuts, recognizer.tokenizer, frontend=recognizer.model.frontend))
-        utterances = evaluate(recognizer.model, recognizer.tokenizer, batches, recognizer.pathways, progress=False)
+        model = recognizer.model
+        batches = list(eval_batches(cuts, recognizer.tokenizer, frontend=model.frontend, refusal=model.refusal))
+        utterances = evaluate(model, recognizer.tokenizer, batches, recognizer.pathways, progress=False)
         tested[language] = Tested.of(utterances, _loss(recognizer, batches, language))
     return tested
 

@@ -81,6 +81,10 @@ class SpeechModel(nn.Module, ABC):
         """Runs the modules in `matched` on a batch; by default all of the forward pass."""
         self.loss(batch)
 
+    def refusal(self, frames: int, tokens: int) -> str | None:
+        """Why `loss` cannot take an utterance of so many frames of features and tokens of text; None if it can."""
+        return None
+
     def open_languages(self, languages: Iterable[str]) -> None:
         """Called before these languages are used: a model with weights of their own for each reads them now.
 

@@ -136,6 +136,9 @@ class Transducer(SpeechModel):
         embedded: Tensor = features + self.language_embedding(index)
         return embedded
 
+    def refusal(self, frames: int, tokens: int) -> str | None:
+        return None if frames >= STRIDE else "too short for one frame of the model"
+
     def loss(self, batch: Batch) -> Tensor:
         """RNN-T loss (plus CTC by its weight), in nats a word piece, averaged over the batch.
 

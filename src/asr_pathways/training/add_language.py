@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from asr_pathways.data.batches import train_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
@@ -24,7 +23,7 @@ from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.prune import PruneRecipe
 from asr_pathways.training.ranks import launch
 from asr_pathways.training.state import TrainingState, checkpoints
-from asr_pathways.training.train import attribution, dev_batches, rank_batches, save_start
+from asr_pathways.training.train import attribution, calibration_batches, dev_batches, rank_batches, save_start
 
 NEW_PIECES = (128, 96, 64, 48, 32, 24, 16)
 """Sizes of a new language's vocabulary: the first that its texts suffice for is taken."""
@@ -152,8 +151,7 @@ def _choose_by_activation(
     assert pathways is not None
     if pathways.config.score != "activation":
         return
-    plain = recipe.data.model_copy(update={"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0})
-    batches = iter(train_batches(cuts, recognizer.tokenizer, plain, recognizer.model.frontend, left_out=left_out))
+    batches = calibration_batches(recipe.data, cuts, recognizer, left_out)
     recognizer.model.eval()
     with pathways.use(language), pathways.calibrate(language), torch.no_grad():
         for _ in range(recipe.calibration_batches):

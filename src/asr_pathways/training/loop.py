@@ -98,7 +98,8 @@ class TrainingLoop:
         Raises:
             PathwaysError: if there is none, or all are broken, or it is of another run.
         """
-        path, self.state, parts = read_last_checkpoint(self.out)
+        with self.fabric.rank_zero_first():  # which puts damaged ones aside
+            path, self.state, parts = read_last_checkpoint(self.out)
         try:
             self.recognizer.model.load_state_dict(parts["model"])
             self.optimizer.load_state_dict(parts["optimizer"])
@@ -336,8 +337,13 @@ class TrainingLoop:
         self._saved = True
         for reasons in gather(self.fabric, self.left_out.reasons):
             self.left_out.update(reasons)
-        if not self.fabric.is_global_zero:
-            return
+        if self.fabric.is_global_zero:
+            self._write_state(progress)
+        if self.left_out.too_many:  # together, so that all ranks know
+            self.fabric.barrier()
+            self.left_out.require_few()
+
+    def _write_state(self, progress: TrainingProgress) -> None:
         progress.flush()
         if self.left_out:
             self.left_out.write(self.out / LEFT_OUT)

@@ -6,7 +6,10 @@ language) is a run with several.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +17,21 @@ import torch
 from pydantic import Field
 
 from asr_pathways.config import load_yaml, parse_config
-from asr_pathways.data.batches import train_batches
 from asr_pathways.data.corpus import languages_of, load_cuts
 from asr_pathways.data.left_out import LeftOut
+from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import Recognizer, load_recognizer
+from asr_pathways.models.face import SpeechModel
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
+from asr_pathways.pruning.refit import refit
 from asr_pathways.training.config import LoopConfig, OptimizerConfig
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.folder import holding_out
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.ranks import launch
 from asr_pathways.training.state import TrainingState, checkpoints
-from asr_pathways.training.train import attribution, dev_batches, rank_batches, save_start
+from asr_pathways.training.train import attribution, calibration_batches, dev_batches, rank_batches, save_start
 
 INITS = ("omp", "lap", "lsp")
 _STRUCTURE = ("granularity", "allocation", "include", "exclude")
@@ -42,6 +47,9 @@ class PruneRecipe(LoopConfig):
     optimizer: OptimizerConfig = OptimizerConfig(steps=2000, peak_lr=5e-4, warmup_steps=50)
     pathways: dict[str, Any] = Field(default_factory=dict)
     calibration_batches: int = Field(default=4, gt=0, description="batches a language for score activation's start")
+    refit_batches: int = Field(
+        default=0, ge=0, description="batches a language to solve for the kept weights by, before training; 0: as cut"
+    )
     distillation: float = Field(
         default=0.0, ge=0, description="what the distance from the dense model's inner outputs counts in the loss"
     )
@@ -106,6 +114,10 @@ def prune(
     dense.model.open_languages(languages)
     config = pathway_config(dense, method, sparsity, languages, recipe)
     _check_init(init, method, config, languages)
+    if recipe.refit_batches and (config.schedule != "oneshot" or config.rewind):
+        raise PathwaysError(
+            f"recipe: refit_batches: masks are not final at the start with method {method}: leave it out"
+        )
     cuts = load_cuts(data, "train", languages, left_out).to_eager()
     batches = rank_batches(fabric, recipe, cuts, dense, left_out)
     dense.card = dense.card.model_copy(update={"languages": languages, "attribution": attribution(data)})
@@ -121,12 +133,15 @@ def prune(
                 f"{out}: the run there has another method, sparsity, recipe or languages: cannot resume it"
             )
     else:
+        untouched = copy.deepcopy(dense.model) if recipe.refit_batches else None
         pathways = Pathways.attach(dense.model.network, config, languages)
         recognizer = Recognizer(dense.model, dense.tokenizer, dense.card, pathways)
         if init == "omp":
             _choose_by_activation(recognizer, cuts, recipe, fabric.is_global_zero, left_out)
         else:
             _take_masks(recognizer, init, model, data, out, sparsity, recipe, resume)
+        if untouched is not None:
+            _refit(recognizer, untouched, cuts, recipe, left_out)
         save_start(fabric, start, recognizer)
     loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Pruning ({method})", fabric, distillation)
     if going_on:
@@ -190,16 +205,32 @@ def _choose_by_activation(
     assert pathways is not None
     if pathways.config.score != "activation" or pathways.sparsity == 0:
         return
-    plain = recipe.data.model_copy(update={"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0})
     recognizer.model.eval()
     for language in pathways.languages:
         own = [cut for cut in cuts if cut.supervisions[0].language == language]
-        batches = iter(train_batches(own, recognizer.tokenizer, plain, recognizer.model.frontend, left_out=left_out))
+        batches = calibration_batches(recipe.data, own, recognizer, left_out)
         with pathways.calibrate(language), torch.no_grad():
             for _ in range(recipe.calibration_batches if listens else 0):
                 recognizer.model.loss(next(batches))
     for language in pathways.languages[: 1 if pathways.config.shared else None]:
         pathways.adapt(language)
+
+
+def _refit(recognizer: Recognizer, dense: SpeechModel, cuts: Any, recipe: PruneRecipe, left_out: LeftOut) -> None:
+    """Solves for the weights that the masks keep, on speech as training will hear it."""
+    assert recognizer.pathways is not None
+    model = recognizer.model
+    for one in (model, dense):
+        one.eval()
+        if recipe.optimizer.steps:
+            one.train_on_short_windows()
+    batches = {}
+    for language in recognizer.pathways.languages:
+        own = [cut for cut in cuts if cut.supervisions[0].language == language]
+        drawn = calibration_batches(recipe.data, own, recognizer, left_out)
+        batches[language] = list(islice(drawn, recipe.refit_batches))
+    bar = partial(track, label="Refitting")
+    refit(recognizer.pathways, model.loss, dense.network, dense.loss, batches, progress=bar)
 
 
 def _take_masks(
@@ -245,7 +276,9 @@ def _make_masks(
     """Runs iterative magnitude pruning for all languages at once (``lap``) or each by itself (``lsp``)."""
     structure = {key: recipe.pathways[key] for key in _STRUCTURE if key in recipe.pathways}
     optimizer = recipe.optimizer.model_copy(update={"steps": recipe.init_steps})
-    own = recipe.model_copy(update={"optimizer": optimizer, "pathways": structure, "distillation": 0.0})
+    own = recipe.model_copy(
+        update={"optimizer": optimizer, "pathways": structure, "distillation": 0.0, "refit_batches": 0}
+    )
     groups = [pathways.languages] if init == "lap" else [(language,) for language in pathways.languages]
     for group in groups:
         folder = out / "init" / "-".join(group)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asr_pathways.config import load_yaml, parse_config
-from asr_pathways.data.batches import Batch, TrainBatches, eval_batches, train_batches
+from asr_pathways.data.batches import Batch, DataConfig, TrainBatches, eval_batches, train_batches
 from asr_pathways.data.corpus import languages_of, load_cuts, sources_of
 from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.data.left_out import LeftOut
@@ -114,7 +114,18 @@ def rank_batches(
 ) -> TrainBatches:
     """This rank's training batches."""
     ranks = fabric.global_rank, fabric.world_size, config.accumulate
-    return train_batches(cuts, recognizer.tokenizer, config.data, recognizer.model.frontend, *ranks, left_out)
+    model = recognizer.model
+    return train_batches(cuts, recognizer.tokenizer, config.data, model.frontend, *ranks, left_out, model.refusal)
+
+
+def calibration_batches(
+    config: DataConfig, cuts: Iterable[Any], recognizer: Recognizer, left_out: LeftOut
+) -> Iterator[Batch]:
+    """Batches to listen to: neither augmented nor made ahead."""
+    plain = config.model_copy(update={"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0})
+    model = recognizer.model
+    found = train_batches(cuts, recognizer.tokenizer, plain, model.frontend, left_out=left_out, refusal=model.refusal)
+    return iter(found)
 
 
 def save_start(fabric: Fabric, folder: Path, recognizer: Recognizer) -> None:
@@ -146,7 +157,9 @@ def dev_batches(
         count[language] += 1
         if not utterances or count[language] <= utterances:
             kept.append(cut)
-    return list(eval_batches(kept, recognizer.tokenizer, frontend=recognizer.model.frontend, left_out=left_out))
+    model = recognizer.model
+    refusal = None if left_out is None else model.refusal
+    return list(eval_batches(kept, recognizer.tokenizer, frontend=model.frontend, left_out=left_out, refusal=refusal))
 
 
 def tokenizer_texts(cuts: Iterable[Any], most: int = _TOKENIZER_TEXTS) -> list[str]:

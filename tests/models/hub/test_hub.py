@@ -240,13 +240,41 @@ def test_a_model_of_the_hub_is_of_one_revision(hub_folder: Maker, tmp_path: Path
         )
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text(NEW)
+    (kept / "refs" / "v1").write_text(OLD)
     script = (
         "from asr_pathways.model_folder import load_recognizer\n"
-        f"for name in ('someone/model', 'someone/model@{OLD}'):\n"
+        f"for name in ('someone/model', 'someone/model@{OLD}', 'someone/model@v1'):\n"
         "    print(max(float(p.max()) for p in load_recognizer(name).model.parameters()))"
     )
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1.0", "0.0"]
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("someone/model")]
-    assert line == f"someone/model: revision {NEW}; MODEL someone/model@{NEW} is always this one"
+    done = offline(script, tmp_path / "cache")
+    assert done.stdout.split() == ["1.0", "0.0", "0.0"]
+    assert [line for line in done.stderr.splitlines() if line.startswith("someone/model")] == [
+        f"someone/model: revision {NEW}; MODEL someone/model@{NEW} is always this one",
+        f"someone/model@v1: revision {OLD}; MODEL someone/model@{OLD} is always this one",
+    ]
+
+
+def test_a_pruned_model_on_the_hub_comes_with_its_pathways(
+    hub_folder: Maker, dense_model: Path, speech: Path, tmp_path: Path
+) -> None:
+    folders = {}
+    for name, model in (("theirs", hub_folder("wav2vec2")), ("ours", dense_model)):
+        kept = tmp_path / "cache" / f"models--someone--{name}"
+        folders[name] = kept / "snapshots" / NEW
+        prune(model, speech, folders[name], method="adaptive", sparsity=0.5, recipe=recipe())
+        (kept / "refs").mkdir()
+        (kept / "refs" / "main").write_text(NEW)
+    script = (
+        "from asr_pathways.model_folder import load_recognizer\n"
+        "for name in ('theirs', 'ours'):\n"
+        "    print(load_recognizer(f'someone/{name}').pathways.summary().union_density)"
+    )
+    found = [float(word) for word in offline(script, tmp_path / "cache").stdout.split()]
+    pathways = [load_recognizer(folder).pathways for folder in folders.values()]
+    assert found == [one.summary().union_density for one in pathways if one is not None]
+
+
+def offline(script: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    """Runs Python that may ask the hub for nothing but what its cache has."""
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
+    return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)

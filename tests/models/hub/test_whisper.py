@@ -9,15 +9,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import WhisperForConditionalGeneration
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from asr_pathways.data.batches import Batch
+from asr_pathways.data.batches import Batch, DataConfig, train_batches
+from asr_pathways.data.corpus import build_corpus, load_cuts
+from asr_pathways.data.text import scoring_text
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import Recognizer, load_recognizer, save_recognizer
 from asr_pathways.models.hub.whisper import Whisper
+from asr_pathways.training.config import TrainRecipe
+from asr_pathways.training.loop import LEFT_OUT
+from asr_pathways.training.train import train
+from asr_pathways.transcription import decode_split, transcribe
+from tests.conftest import WORDS, spoken
 from tests.models.hub.test_hub import batches_of
 
 Maker = Callable[[str], Path]
@@ -30,11 +38,89 @@ def whisper(folder: Path) -> tuple[Recognizer, Whisper]:
 
 
 def padded(batch: Batch, frames: int) -> torch.Tensor:
-    """Features as Whisper's extractor pads them: silence is each row's smallest value."""
+    """Features as Whisper's extractor pads them: silence is 2 below each row's largest value."""
     features = F.pad(batch.features, (0, 0, 0, frames - batch.features.shape[1]))
     for row, length in zip(features, batch.feature_lengths.tolist(), strict=True):
-        row[length:] = row[:length].min()
+        row[length:] = row[:length].max() - 2
     return features.transpose(1, 2)
+
+
+def corpus(folder: Path) -> Path:
+    """Utterances of 0.3 s, 1.2 s and, longer than the tiny model's window, 1.8 s."""
+    with build_corpus(folder, [{"name": "sines", "licence": "none"}]) as made:
+        for split, lengths in {"train": (2, 8, 12), "dev": (2, 12), "test": (2, 12)}.items():
+            for length in lengths:
+                words = [WORDS["en"][place % 5] for place in range(length)]
+                made.add(split, f"{split}-{length}", "en", " ".join(words), spoken(words, "en", length))
+    return folder
+
+
+def test_padding_is_what_the_extractor_makes_of_silence(hub_folder: Maker) -> None:
+    """Of noise, too, whose smallest value is far above that of silence."""
+    model = whisper(hub_folder("whisper"))[1]
+    noise = 0.1 * torch.randn(16_000 * 8 // 10, generator=torch.Generator().manual_seed(0)).numpy()
+    taken: list[torch.Tensor] = []
+    model.hub.model.encoder.conv1.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
+    model.encode(model.frontend(noise)[None], torch.tensor([80]))
+    expected = WhisperFeatureExtractor()(noise, sampling_rate=16_000, return_tensors="pt").input_features
+    assert taken[0].shape == (1, 80, 120)
+    edge = slice(76, 84)  # frames that hear both
+    for part in (slice(0, edge.start), slice(edge.stop, 120)):
+        torch.testing.assert_close(taken[0][..., part], expected[..., part], rtol=0, atol=2e-3)
+
+
+def test_audio_beyond_the_window_is_not_dropped(hub_folder: Maker, tmp_path: Path) -> None:
+    recognizer, model = whisper(hub_folder("whisper"))
+    assert len(model.frontend(np.zeros(16_000 * 31, dtype=np.float32))) == 3100
+    model.hub.config.padding = "longest"
+    found = {utterance.id: utterance for utterance in decode_split(recognizer, corpus(tmp_path), "test", ["en"])}
+    assert found.keys() == {"test-2", "test-12"}
+    (path,) = (tmp_path / "audio" / "en").glob("test-12.*")
+    words = transcribe(recognizer, path, "en").text
+    assert found["test-12"].hypothesis == scoring_text(words, "en")
+    assert found["test-12"].reference.split()[:2] == ["one", "two"]
+
+
+def test_training_leaves_out_what_the_model_cannot_take(hub_folder: Maker, tmp_path: Path) -> None:
+    values = {
+        "optimizer": {"steps": 4, "peak_lr": 1e-4},
+        "data": {"max_seconds": 2, "prefetch": 0, "speed_factors": [0.9], "spec_augment": None},
+        "evaluation": {"every": 4, "utterances": 0},
+        "checkpoint_every": 4,
+    }
+    train(TrainRecipe.model_validate(values), corpus(tmp_path / "data"), tmp_path / "run", init=hub_folder("whisper"))
+    assert json.loads((tmp_path / "run" / LEFT_OUT).read_text()) == {
+        f"{split}-12": f"utterance {split}-12: 1.8 s of audio: Whisper hears at most 1.2 s: cut it"
+        for split in ("train", "dev")
+    }
+
+
+def test_an_utterance_that_is_too_long_when_slowed_down_keeps_its_speed(hub_folder: Maker, tmp_path: Path) -> None:
+    recognizer, model = whisper(hub_folder("whisper"))
+    config = DataConfig(max_seconds=9, prefetch=0, speed_factors=(0.9,), spec_augment=None)
+    cuts = load_cuts(corpus(tmp_path), "train")
+    batches = train_batches(cuts, recognizer.tokenizer, config, model.frontend, refusal=model.refusal)
+    batch = next(iter(batches))
+    assert dict(zip(batch.ids, batch.feature_lengths.tolist(), strict=True)) == {"train-2": 33, "train-8": 120}
+    assert model.refusal(100, 56) is None and model.refusal(100, 57) == "a text of 61 tokens: Whisper takes 60"
+
+
+def test_english_only_models_are_told_no_language(hub_folder: Maker, tmp_path: Path) -> None:
+    """Their vocabulary has the languages' tokens all the same."""
+    folder = tmp_path / "en"
+    shutil.copytree(hub_folder("whisper"), folder)
+    values = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(
+        json.dumps({**values, "_from_model_config": False, "is_multilingual": False})
+    )
+    model = whisper(folder)[1]
+    assert model.languages == ("en",) and len(model.prompt("en")) == 2
+
+
+def test_languages_whose_codes_have_changed(hub_folder: Maker) -> None:
+    model = whisper(hub_folder("whisper"))[1]
+    model._languages = {"tl": 7, "jw": 8}
+    assert [model.prompt(code)[1] for code in ("tl", "fil", "jw", "jv", "jav")] == [7, 7, 8, 8, 8]
 
 
 def test_loss_is_that_of_transformers(hub_folder: Maker, speech: Path) -> None:

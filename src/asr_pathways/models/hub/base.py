@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from abc import abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +19,9 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.files import MARK
 from asr_pathways.models.face import SpeechModel
 from asr_pathways.models.weights import load_weights
+
+MOST = 1 << 16
+"""Frames (or samples) that give one of the encoder, whatever the model."""
 
 
 class Source(NamedTuple):
@@ -64,7 +70,12 @@ class ExtractorFrontend:
         """
         try:
             found = self.extractor(
-                samples, sampling_rate=SAMPLE_RATE, padding="longest", return_attention_mask=True, return_tensors="pt"
+                samples,
+                sampling_rate=SAMPLE_RATE,
+                padding="longest",
+                truncation=False,  # Whisper's would drop what comes after 30 s, and say nothing
+                return_attention_mask=True,
+                return_tensors="pt",
             )
         except (ValueError, RuntimeError, IndexError) as error:
             raise PathwaysError(f"only {1000 * len(samples) / SAMPLE_RATE:.0f} ms of audio: {error}") from None
@@ -103,6 +114,18 @@ class HubModel(SpeechModel):
     @property
     def frontend(self) -> ExtractorFrontend:
         return self._frontend
+
+    def refusal(self, frames: int, tokens: int) -> str | None:
+        return None if frames >= self._least else "too short for one frame of the model"
+
+    @cached_property
+    def _least(self) -> int:
+        """Frames of features that give one of the encoder."""
+        return bisect_left(range(MOST), 1, key=lambda frames: int(self.output_lengths(torch.tensor([frames]))))
+
+    @abstractmethod
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames of the encoder (B,) from frames of features (B,)."""
 
     def describe(self) -> dict[str, str]:
         """Architecture and vocabulary."""

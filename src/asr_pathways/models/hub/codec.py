@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from asr_pathways.data.languages import plain_language
+from asr_pathways.data.languages import find_language
 from asr_pathways.data.tokenizer import characters
 
 
@@ -47,10 +47,9 @@ class HubTokenizer:
         """For tokenizers with a vocabulary a language."""
 
     def _only_upper(self) -> bool:
-        vocabulary = self.tokenizer.get_vocab()
         key = id(getattr(self.tokenizer, "encoder", None))  # an MMS tokenizer changes it with the language
         if key not in self._upper:
-            letters = [piece for piece in vocabulary if len(piece) == 1 and piece.isalpha()]
+            letters = [piece for piece in self.tokenizer.get_vocab() if len(piece) == 1 and piece.isalpha()]
             self._upper[key] = bool(letters) and not any(piece != piece.upper() for piece in letters)
         return self._upper[key]
 
@@ -68,6 +67,6 @@ class MmsTokenizer(HubTokenizer):
         self._codes = codes
 
     def _turn_to(self, language: str) -> None:
-        code = self._codes[plain_language(language)]
+        code = self._codes[find_language(language, self._codes) or language]
         if self.tokenizer.target_lang != code:
             self.tokenizer.set_target_lang(code)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr_pathways.data.languages import plain_language
+from asr_pathways.data.languages import find_language, plain_language
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, Source, pad_lengths
 
@@ -35,12 +35,12 @@ class Ctc(HubModel):
     def logits(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
         """Features (B, T, ...) or waveforms (B, T), lengths (B,) -> scores (B, T', V) and their lengths (B,)."""
         scores: Tensor = self._run(self._inputs(features, lengths), language).logits
-        return scores, self._output_lengths(lengths).clamp(max=scores.shape[1])
+        return scores, self.output_lengths(lengths).clamp(max=scores.shape[1])
 
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
         inputs: dict[str, Any] = {**self._inputs(features, lengths), "output_hidden_states": True}
         found: Tensor = self._run(inputs, language).hidden_states[-1]
-        return found, self._output_lengths(lengths).clamp(max=found.shape[1])
+        return found, self.output_lengths(lengths).clamp(max=found.shape[1])
 
     def _inputs(self, features: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         inputs = {self.hub.main_input_name: features}
@@ -75,7 +75,12 @@ class Ctc(HubModel):
     def _run(self, inputs: Mapping[str, Any], language: str) -> Any:
         return self.hub(**inputs)
 
-    def _output_lengths(self, lengths: Tensor) -> Tensor:
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames of the encoder (B,) from frames of features or samples (B,).
+
+        Raises:
+            PathwaysError: if transformers does not tell.
+        """
         for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"):
             if hasattr(self.hub, name):
                 return torch.as_tensor(getattr(self.hub, name)(lengths)).long()
@@ -112,9 +117,10 @@ class Mms(Ctc):
         return torch.func.functional_call(self.hub, dict(head.items()), kwargs=dict(inputs))
 
     def _head(self, language: str) -> _Head:
-        code = self._codes.get(plain_language(language))
-        if code is None:
+        known = find_language(language, self._codes)
+        if known is None:
             raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
+        code = self._codes[known]
         if code not in self.heads:
             found = load_adapter_file(self._source, code)
             wanted = set(self.hub._get_adapters())
@@ -163,10 +169,14 @@ class _Head(nn.Module):
 
 
 def mms_codes(tokenizer: Any) -> dict[str, str]:
-    """{plain code: the model's own} of the languages that an MMS tokenizer has vocabularies of."""
+    """{code: the model's own} of the languages that an MMS tokenizer has vocabularies of.
+
+    The code is the plain one, and the model's own for the second script or dialect of a language.
+    """
     codes: dict[str, str] = {}
     for code in tokenizer.vocab:
-        codes.setdefault(plain_language(code), code)
+        plain = plain_language(code)
+        codes[code if plain in codes else plain] = code
     return codes
 
 

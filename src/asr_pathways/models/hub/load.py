@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from asr_pathways.models.face import SpeechModel
 from asr_pathways.models.hub.base import ExtractorFrontend, Source
 from asr_pathways.models.hub.codec import HubTokenizer, MmsTokenizer
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
+from asr_pathways.models.hub.remote import own_folder, pinned
 from asr_pathways.models.hub.transducer import HubTransducer
 from asr_pathways.models.hub.whisper import Whisper
 
@@ -36,13 +36,9 @@ def load_hub_model(name: str, take: Take | None = None) -> Loaded:
         PathwaysError: if transformers is not installed, the model is not to be had, or is of a kind that is not
             supported; the kinds that are get named.
     """
-    try:
-        import transformers
-    except ImportError:
-        raise PathwaysError(f"{name}: needs transformers: pip install 'asr-pathways[hf]'") from None
-    transformers.logging.disable_progress_bar()
+    transformers = _transformers(name)
     with _told(name):
-        source = _pinned(Source.of(name))
+        source = pinned(Source.of(name))
         config = transformers.AutoConfig.from_pretrained(source.name, **source.options)
     architecture = (config.architectures or ["a model of no known architecture"])[0]
     loader = LOADERS.get(architecture)
@@ -53,18 +49,29 @@ def load_hub_model(name: str, take: Take | None = None) -> Loaded:
         return loader(source, config, _network(source, kind) if take is None else take(kind, config))
 
 
-def _pinned(source: Source) -> Source:
-    """The same, with its newest revision if it is a name on the hub and none is asked for."""
-    if source.revision is not None or Path(source.name).is_dir():
-        return source
-    from transformers.utils import cached_file
+def own_model_folder(name: str, card: str) -> tuple[str, Path | None]:
+    """The name of a model on the hub with the commit that it means now, and its folder if that is one of ours.
 
-    config = cached_file(source.name, "config.json")  # in the folder of its commit
-    if config is None or Path(config).parents[1].name != "snapshots":
-        return source
-    pinned = Source(source.name, Path(config).parent.name)
-    print(f"{source}: revision {pinned.revision}; MODEL {pinned} is always this one", file=sys.stderr)
-    return pinned
+    Args:
+        name: ``owner/model``, or ``owner/model@revision``.
+        card: the file by which folders of ours are known.
+
+    Raises:
+        PathwaysError: if transformers is not installed, or the model is not to be had.
+    """
+    _transformers(name)
+    with _told(name):
+        source = pinned(Source.of(name))
+        return str(source), own_folder(source, card)
+
+
+def _transformers(name: str) -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise PathwaysError(f"{name}: needs transformers: pip install 'asr-pathways[hf]'") from None
+    transformers.logging.disable_progress_bar()
+    return transformers
 
 
 @contextmanager

@@ -53,6 +53,9 @@ class HubTransducer(HubModel):
         encoded = self._encode(features, lengths)
         return encoded.last_hidden_state, encoded.attention_mask.sum(-1).long()
 
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        return torch.as_tensor(self.hub.encoder._get_subsampling_output_length(lengths)).long()
+
     def _encode(self, features: Tensor, lengths: Tensor) -> Any:
         mask = pad_lengths(lengths, features.shape[1]).long()
         return self.hub.get_audio_features(input_features=features, attention_mask=mask, **self._options)
@@ -81,7 +84,7 @@ class HubTransducer(HubModel):
     def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
         """Greedy search by transformers' own ``generate``."""
         mask = pad_lengths(lengths, features.shape[1]).long()
-        frames = int(self.hub.encoder._get_subsampling_output_length(lengths).max())
+        frames = int(self.output_lengths(lengths).max())
         found = self.hub.generate(
             input_features=features,
             attention_mask=mask,

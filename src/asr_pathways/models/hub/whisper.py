@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asr_pathways.data.languages import plain_language
+from asr_pathways.data.languages import find_language
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, pad_lengths
 
@@ -25,6 +25,12 @@ STRIDE = 2  # frames of features to one of the encoder
 TOKENS_PER_SECOND = 20
 TOKENS_AT_LEAST = 20
 """Nobody speaks faster: a decoder that goes on is repeating itself."""
+
+RANGE = 2.0
+"""From the largest to the smallest log-mel value: the extractor cuts off what is fainter by 10^8."""
+
+ENGLISH_TOKENS = 51864
+"""In the vocabulary of every English-only model (``whisper-tiny.en``, ...)."""
 
 
 class Whisper(HubModel):
@@ -43,10 +49,11 @@ class Whisper(HubModel):
         super().__init__(hub, frontend, [tokenizer, extractor])
         self._start = _token(tokenizer, "<|startoftranscript|>")
         self._end = int(hub.config.eos_token_id)
-        self._languages = language_tokens(tokenizer)
+        self._languages = language_tokens(tokenizer) if _multilingual(hub) else {}
         self.languages = tuple(self._languages) or ("en",)
         tasks = [_token(tokenizer, name) for name in ("<|transcribe|>", "<|notimestamps|>")]
         self._tasks = tasks if self._languages else tasks[1:]
+        self._prompt_size = 1 + len(self._tasks) + bool(self._languages)
         self.window = float(hub.config.max_source_positions) * STRIDE / FRAME_RATE
         self.frames = int(hub.config.max_source_positions) * STRIDE
         self.longest_text = int(hub.config.max_target_positions)
@@ -70,27 +77,27 @@ class Whisper(HubModel):
         """
         if not self._languages:
             return [self._start, *self._tasks]
-        code = plain_language(language)
-        if code not in self._languages:
+        code = find_language(language, self._languages)
+        if code is None:
             raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
         return [self._start, self._languages[code], *self._tasks]
 
     def encode(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Log-mel features (B, T, F) and their lengths (B,) -> encodings (B, T', D).
 
-        Padding is filled with each row's smallest value, which is what silence gives; T' is 1500 or, if `padding`
+        Padding is filled with what the extractor makes of silence: 2 (eight powers of ten) below each row's largest
+        value; T' is 1500 or, if `padding`
         is ``longest``, half of the longest row.
 
         Raises:
             PathwaysError: if an input is longer than Whisper's window.
         """
-        if int(lengths.max()) > self.frames:
-            seconds, window = float(lengths.max()) / FRAME_RATE, self.frames / FRAME_RATE
-            raise PathwaysError(f"{seconds:.1f} s of audio: Whisper hears at most {window:g} s: cut it")
+        if (reason := self.refusal(int(lengths.max()), 0)) is not None:
+            raise PathwaysError(reason)
         size = self.frames if self.padding == "window" else min(self.frames, int(lengths.max()) + 1) // STRIDE * STRIDE
         features = F.pad(features, (0, 0, 0, max(0, size - features.shape[1])))[:, :size]
         valid = pad_lengths(lengths, size)[..., None]
-        silence = features.masked_fill(~valid, torch.inf).amin(dim=(1, 2), keepdim=True)
+        silence = features.masked_fill(~valid, -torch.inf).amax(dim=(1, 2), keepdim=True) - RANGE
         features = torch.where(valid, features, silence)
         encoder = self.hub.model.encoder
         x = F.gelu(encoder.conv1(features.transpose(1, 2)))
@@ -102,7 +109,18 @@ class Whisper(HubModel):
         return out
 
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
-        return self.encode(features, lengths), (lengths + 1) // STRIDE
+        return self.encode(features, lengths), self.output_lengths(lengths)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        return (lengths + 1) // STRIDE
+
+    def refusal(self, frames: int, tokens: int) -> str | None:
+        if frames > self.frames:
+            seconds, window = frames / FRAME_RATE, self.frames / FRAME_RATE
+            return f"{seconds:.1f} s of audio: Whisper hears at most {window:g} s: cut it"
+        if (total := self._prompt_size + tokens) > self.longest_text:
+            return f"a text of {total} tokens: Whisper takes {self.longest_text}"
+        return super().refusal(frames, tokens)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross entropy of the text and the token that ends it, in nats a token.
@@ -112,9 +130,8 @@ class Whisper(HubModel):
         """
         encodings = self.encode(batch.features, batch.feature_lengths)
         prompt = batch.targets.new_tensor(self.prompt(batch.language)).expand(len(batch), -1)
-        if (total := prompt.shape[1] + batch.targets.shape[1]) > self.longest_text:
-            name = batch.ids[int(batch.target_lengths.argmax())]
-            raise PathwaysError(f"utterance {name}: a text of {total} tokens: Whisper takes {self.longest_text}")
+        if (reason := self.refusal(int(batch.feature_lengths.max()), batch.targets.shape[1])) is not None:
+            raise PathwaysError(f"utterance {batch.ids[int(batch.target_lengths.argmax())]}: {reason}")
         hidden = self.hub.model.decoder(
             input_ids=torch.cat((prompt, batch.targets), dim=1), encoder_hidden_states=encodings, use_cache=False
         ).last_hidden_state
@@ -153,6 +170,12 @@ def language_tokens(tokenizer: Any) -> dict[str, int]:
 
     vocabulary = tokenizer.get_vocab()
     return {code: vocabulary[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in vocabulary}
+
+
+def _multilingual(hub: Any) -> bool:
+    """English-only models have the language tokens too, and were never taught them."""
+    told = getattr(hub.generation_config, "is_multilingual", None)
+    return bool(hub.config.vocab_size != ENGLISH_TOKENS if told is None else told)
 
 
 def _between_layers(side: str, layers: int) -> list[str]:
