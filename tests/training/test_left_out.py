@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from asr_pathways.data.left_out import LeftOut
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.config import EvaluationConfig, TrainRecipe
@@ -93,3 +94,12 @@ def test_a_run_that_goes_on_knows_what_was_left_out(
     (tmp_path / "run" / LEFT_OUT).write_text("[]")
     with pytest.raises(PathwaysError, match=r"left_out.json: not utterances with reasons: remove it"):
         run(tmp_path / "run", resume=True)
+
+
+def test_what_other_ranks_found_counts_once_all_is_known() -> None:
+    left_out = LeftOut(most=1)
+    left_out.add("a", "broken")
+    left_out.update({"a": "broken", "b": "empty"})  # does not end one rank alone
+    assert left_out.too_many
+    with pytest.raises(PathwaysError, match=r"empty: 2 utterances cannot be used, giving up \(max_left_out: 1\)"):
+        left_out.require_few()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import AutoModelForCTC, Wav2Vec2ForCTC
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import load_recognizer, save_recognizer
 from asr_pathways.models.hub.base import pad_lengths
-from asr_pathways.models.hub.ctc import Ctc, Mms
+from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
 from tests.models.hub.test_hub import batches_of
 
 Maker = Callable[[str], Path]
@@ -101,3 +102,9 @@ def test_a_missing_or_foreign_adapter_is_one_line(hub_folder: Maker, tmp_path: P
         model.open_languages(["fr"])
     with pytest.raises(PathwaysError, match="unknown language 'de': this model knows en fr"):
         model.open_languages(["de"])
+
+
+def test_the_second_script_of_a_language_keeps_its_own_code() -> None:
+    names = ["fra", "uzb-script_cyrillic", "uzb-script_latin"]
+    codes = mms_codes(SimpleNamespace(vocab={name: {} for name in names}))
+    assert codes == {"fr": "fra", "uz": "uzb-script_cyrillic", "uzb-script_latin": "uzb-script_latin"}
