@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_pathways.data.corpus import languages_of, load_cuts
+from asr_pathways.data.corpus import SPLITS, languages_of, load_cuts
 from asr_pathways.experiment import corpora
 from asr_pathways.experiment.corpora import data_folder, make_corpora
 from asr_pathways.experiment.plan import Cell, Plan, make_plan
@@ -77,3 +77,25 @@ def test_texts_of_another_corpus_are_left_out(
     plan = make_plan(recipe_of(data, dense_model, data="e"))
     corpora.make_corpora(tmp_path, plan, cells_of(plan, "dense"))
     assert seen["excluded"] == {cut.supervisions[0].text for cut in load_cuts(sines, "train")}
+
+
+def test_a_system_may_train_on_more_than_it_is_tested_on(dense_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("espeakng_loader")
+    source = {"kind": "synth", "texts": "numbers", "languages": ["en", "fr"], "hours": 0.004, "lines": 12}
+    data = {
+        "n": {**source, "held_out": 0.2},
+        "more": {**source, "held_out": 0, "seed": 1},
+        "both": {"kind": "merged", "of": ["n", "more"]},
+    }
+    recipe = recipe_of(data, dense_model, data="n")
+    system = {"method": "dynamic", "table": "T", "steps": 3}
+    values = recipe.model_dump(exclude_unset=True)
+    values["blocks"]["b"]["systems"] = {"own": system, "more": {**system, "data": "both"}}
+    plan = make_plan(ExperimentRecipe.model_validate(values))
+    own, more = (plan.cells[plan.row("b", name).runs[0].cell] for name in ("own", "more"))
+    assert own.name != more.name and own.parents == more.parents
+    make_corpora(tmp_path, plan, [own, more])
+    folders = [data_folder(tmp_path, plan.recipe, cell.spec["data"]) for cell in (own, more)]
+    ids = [{split: [cut.id for cut in load_cuts(folder, split)] for split in SPLITS} for folder in folders]
+    assert ids[0]["test"] == ids[1]["test"] and ids[0]["dev"] == ids[1]["dev"]
+    assert set(ids[0]["train"]) < set(ids[1]["train"])

@@ -46,6 +46,14 @@ def test_vary_makes_a_row_of_each_combination() -> None:
         ({"systems": {"a": {"method": "imp", "table": "B", "seeds": [7]}}, "compare": []}, "seed 7 is none"),
         ({"systems": {"a": {"method": "dense", "table": "B", "sparsity": 0.5}}, "compare": []}, "dense has no masks"),
         ({"epochs": 3}, "blocks.sines.epochs: unknown key"),
+        (
+            {"systems": {"a": {"method": "dense", "table": "B", "data": "sines"}}, "compare": []},
+            "systems.a: data: the block's folds are of its own corpus: leave it out",
+        ),
+        (
+            {"systems": {"a": {"method": "dense", "table": "B", "data": "x"}}, "compare": [], "folds": 0, "seeds": [0]},
+            "blocks.sines.a: no corpus 'x'; there are: sines",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(sines: Path, dense_model: Path, change: dict[str, Any], message: str) -> None:
@@ -54,6 +62,18 @@ def test_what_does_not_fit_is_named(sines: Path, dense_model: Path, change: dict
     with pytest.raises(PathwaysError) as caught:
         parse_config(ExperimentRecipe, data, "recipe.yaml")
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_merged_corpora_are_made_of_others(sines: Path, dense_model: Path) -> None:
+    data = as_data(sines, dense_model)
+    for of, message in (
+        (["sines", "other"], "data.both.of.1: no corpus 'other'; there are: sines, both"),
+        (["sines", "both"], "data.both: 'both' is merged itself: name what it is made of"),
+    ):
+        merged = {**data["data"], "both": {"kind": "merged", "of": of}}
+        with pytest.raises(PathwaysError) as caught:
+            parse_config(ExperimentRecipe, {**data, "data": merged}, "recipe.yaml")
+        assert message in str(caught.value)
 
 
 def test_claims_and_main_name_what_is_there(sines: Path, dense_model: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 from asr_pathways.data.batches import Batch
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import HubCard, load_recognizer
+from asr_pathways.model_folder import HubCard, load_recognizer, save_recognizer
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.prune import PruneRecipe, prune
 from asr_pathways.training.train import dev_batches
@@ -29,7 +31,9 @@ def test_a_student_like_its_teacher_pays_nothing(tokenizer: Tokenizer, batch: Ba
     distillation = Distillation(teacher, 1.0)
     distillation.watch(student)
     student.loss(batch)
-    assert float(distillation.loss(batch).detach()) < 1e-9  # attention rounds otherwise where there are gradients
+    assert (
+        float(distillation.loss(batch, torch.zeros(())).detach()) < 1e-9
+    )  # attention rounds otherwise where there are gradients
 
 
 def test_the_distance_is_that_of_valid_frames(tokenizer: Tokenizer, batch: Batch) -> None:
@@ -40,7 +44,7 @@ def test_the_distance_is_that_of_valid_frames(tokenizer: Tokenizer, batch: Batch
     distillation = Distillation(teacher, 0.5)
     distillation.watch(student)
     student.loss(batch)
-    found = distillation.loss(batch)
+    found = distillation.loss(batch, torch.zeros(()))
     total, count = 0.0, 0
     with torch.no_grad():
         for row, length in enumerate(batch.feature_lengths.tolist()):
@@ -62,9 +66,9 @@ def test_each_loss_is_for_one_forward_pass(tokenizer: Tokenizer, batch: Batch) -
     distillation = Distillation(student, 1.0)
     distillation.watch(student)
     student.loss(batch)
-    distillation.loss(batch)
+    distillation.loss(batch, torch.zeros(()))
     with pytest.raises(AssertionError, match="before the student's forward pass"):
-        distillation.loss(batch)
+        distillation.loss(batch, torch.zeros(()))
 
 
 def test_pruning_with_a_teacher_resumes_as_if_it_had_never_stopped(
@@ -91,7 +95,7 @@ def test_whisper_is_distilled_from_every_layer_of_encoder_and_decoder(speech: Pa
     distillation = Distillation(teacher, 2.0)
     distillation.watch(student)
     student.eval().loss(batch)
-    found = distillation.loss(batch)
+    found = distillation.loss(batch, torch.zeros(()))
     with torch.no_grad():
         wanted, own = (model.encodings(batch.features, batch.feature_lengths, "en")[0] for model in (teacher, student))
         encoder = (own - wanted).square().mean() / wanted.var()
@@ -112,3 +116,67 @@ def test_models_without_matched_modules_are_told(speech: Path, tmp_path: Path) -
     recipe = PruneRecipe.model_validate({"optimizer": {"steps": 2}, "distillation": 1.0})
     with pytest.raises(PathwaysError, match="distillation: only for Whisper and the transducers of this package"):
         prune(hubert(tmp_path / "h"), speech, tmp_path / "o", method="dynamic", sparsity=0.5, recipe=recipe)
+
+
+@pytest.mark.parametrize("maker", [whisper, hubert])
+def test_soft_targets_are_the_divergence_of_each_prediction(
+    maker: Callable[[Path], Path], speech: Path, tmp_path: Path
+) -> None:
+    teacher, recognizer = load_recognizer(maker(tmp_path / "m")), load_recognizer(tmp_path / "m")
+    batch = dev_batches(speech, replace(teacher, card=HubCard(languages=("en",))), 3)[0]
+    for model in (teacher.model, recognizer.model):
+        model.eval().train_on_short_windows()
+    seen: list[torch.Tensor] = []
+    student = recognizer.model
+    with torch.no_grad():
+        for parameter in student.network.get_submodule(student.classifier).parameters():
+            parameter.add_(torch.linspace(-0.2, 0.2, parameter.numel()).view_as(parameter))
+    for model in (teacher.model, student):
+        model.network.get_submodule(model.classifier).register_forward_hook(lambda _, i, out: seen.append(out.detach()))
+    distillation = Distillation(teacher.model, 0.0, soft_targets=0.25)
+    distillation.watch(student)
+    text = student.loss(batch)
+    teacher.model.loss(batch)
+    found = distillation.loss(batch, text)
+    total, count = 0.0, 0
+    own, wanted = (logits.double().softmax(dim=-1) for logits in seen[:2])
+    for row, length in enumerate(student.predictions(batch).tolist()):
+        for n in range(length):
+            total += sum(
+                float(p) * math.log(float(p) / float(q)) for p, q in zip(wanted[row, n], own[row, n], strict=True)
+            )
+            count += 1
+    assert count == int(student.predictions(batch).sum()) and total > 0
+    assert float(found.detach()) == pytest.approx(0.75 * float(text.detach()) + 0.25 * total / count, rel=1e-4)
+    found.backward()
+    assert all(parameter.grad is None for parameter in teacher.model.parameters())
+
+
+def test_a_student_of_soft_targets_alone_comes_near_its_teacher(speech: Path, tmp_path: Path) -> None:
+    """Text counts nothing then: what the dense model would say of it does."""
+    recipe = {"optimizer": {"steps": 12, "peak_lr": 1e-3, "warmup_steps": 1}, "soft_targets": 1.0}
+    dense = load_recognizer(whisper(tmp_path / "random"))
+    with torch.no_grad():
+        dense.model.network.get_submodule("model.decoder.layer_norm").get_parameter("weight").mul_(20)  # to be sure
+    folder = tmp_path / "whisper"
+    save_recognizer(folder, dense)
+    for name, extra in (("before", {"optimizer": {"steps": 0}}), ("after", {})):
+        values = PruneRecipe.model_validate({**recipe, "evaluation": {"utterances": 2}, **extra})
+        prune(folder, speech, tmp_path / name, method="dynamic", sparsity=0.5, recipe=values, languages=["en"])
+    dense.model.eval().train_on_short_windows()
+    batch = dev_batches(speech, replace(dense, card=HubCard(languages=("en",))), 3)[0]
+    divergences = []
+    for name in ("before", "after"):
+        recognizer = load_recognizer(tmp_path / name)
+        recognizer.model.eval().train_on_short_windows()
+        distillation = Distillation(dense.model, 0.0, soft_targets=1.0)
+        distillation.watch(recognizer.model)
+        with torch.no_grad(), recognizer.use("en"):
+            divergences.append(float(distillation.loss(batch, recognizer.model.loss(batch))))
+    assert divergences[1] < 0.9 * divergences[0]
+
+
+def test_models_without_a_classifier_are_told(dense_model: Path, speech: Path, tmp_path: Path) -> None:
+    recipe = PruneRecipe.model_validate({"optimizer": {"steps": 2}, "soft_targets": 1.0})
+    with pytest.raises(PathwaysError, match="soft_targets: only for Whisper and CTC models but Parakeet"):
+        prune(dense_model, speech, tmp_path / "o", method="dynamic", sparsity=0.5, recipe=recipe)

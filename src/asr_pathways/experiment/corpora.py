@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from asr_pathways.data.corpus import SPLITS, load_cuts, resplit
+from asr_pathways.data.corpus import SPLITS, load_cuts, merge, resplit
 from asr_pathways.data.splits import fold_split
 from asr_pathways.experiment.plan import Cell, Plan, corpus_spec, digest
-from asr_pathways.experiment.recipe import ExperimentRecipe, FolderSource, PromptsSource, SpeechSource
+from asr_pathways.experiment.recipe import ExperimentRecipe, FolderSource, MergedSource, PromptsSource, SpeechSource
 
 
 def data_folder(root: Path, recipe: ExperimentRecipe, data: dict[str, Any]) -> Path:
@@ -43,6 +43,13 @@ def make_corpora(root: Path, plan: Plan, cells: list[Cell], source: Path | None 
             resplit(whole, folder, lambda language, text, n=folds, k=fold: fold_split(f"{language} {text}", n, k))  # type: ignore[misc]
 
 
+def _made(root: Path, recipe: ExperimentRecipe, name: str, packages: Path | None) -> Path:
+    """The folder of a corpus that another one needs."""
+    folder = data_folder(root, recipe, {"corpus": corpus_spec(recipe, name), "name": name})
+    _make(root, recipe, name, folder, packages)
+    return folder
+
+
 def _make(root: Path, recipe: ExperimentRecipe, name: str, folder: Path, packages: Path | None) -> None:
     corpus = recipe.data[name]
     if isinstance(corpus, FolderSource) or (folder / "corpus.json").exists():
@@ -51,6 +58,9 @@ def _make(root: Path, recipe: ExperimentRecipe, name: str, folder: Path, package
         from asr_pathways.data.prompts import prepare_prompts
 
         prepare_prompts(folder, packages, corpus.languages)
+        return
+    if isinstance(corpus, MergedSource):
+        merge([_made(root, recipe, part, packages) for part in corpus.of], folder)
         return
     from asr_pathways.data.synth import prepare_synth
     from asr_pathways.data.texts import read_texts
@@ -70,7 +80,6 @@ def _write_texts(root: Path, recipe: ExperimentRecipe, corpus: SpeechSource, out
 
     left_out: set[str] = set()
     if corpus.exclude is not None:
-        other = data_folder(root, recipe, {"corpus": corpus_spec(recipe, corpus.exclude), "name": corpus.exclude})
-        _make(root, recipe, corpus.exclude, other, packages)
+        other = _made(root, recipe, corpus.exclude, packages)
         left_out = {cut.supervisions[0].text for split in SPLITS for cut in load_cuts(other, split)}
     write_texts(out, corpus.languages, None, left_out)

@@ -22,6 +22,7 @@ from asr_pathways.experiment.recipe import (
     DenseSpec,
     ExperimentRecipe,
     FolderSource,
+    MergedSource,
     SpeechSource,
     SystemSpec,
     Variant,
@@ -121,6 +122,8 @@ def corpus_spec(recipe: ExperimentRecipe, name: str) -> dict[str, Any]:
     spec: dict[str, Any] = source.model_dump(mode="json")
     if isinstance(source, FolderSource):
         return {"kind": "folder", "contents": contents(source.path, "*.jsonl.gz")}
+    if isinstance(source, MergedSource):
+        spec["of"] = [corpus_spec(recipe, part) for part in source.of]
     if isinstance(source, SpeechSource) and source.exclude is not None:
         spec["exclude"] = corpus_spec(recipe, source.exclude)
     return spec
@@ -138,6 +141,8 @@ def languages_of_block(recipe: ExperimentRecipe, block: Block) -> tuple[str, ...
         PathwaysError: if it is a folder that is not there.
     """
     source = recipe.data[block.data]
+    while isinstance(source, MergedSource):
+        source = recipe.data[source.of[0]]
     if not isinstance(source, FolderSource):
         return source.languages
     from asr_pathways.data.corpus import summarize
@@ -186,7 +191,7 @@ class _Planner:
         own = block.recipe.model_dump(mode="json", include=set(LoopConfig.model_fields))
         spec: dict[str, Any] = {
             "kind": "train",
-            "data": self._block_data(block, seed),
+            "data": self._data(system.data or block.data, block, seed),
             "languages": group,
             "model": {"cell": dense},
             "test": {"splits": block.test, "utterances": block.utterances},
@@ -257,7 +262,7 @@ class _Planner:
         )
         spec = {
             "kind": "train",
-            "data": self._block_data(block, seed),
+            "data": self._data(block.data, block, seed),
             "languages": languages,
             "model": start,
             "test": {"splits": block.test, "utterances": block.utterances},
@@ -278,8 +283,8 @@ class _Planner:
         }
         return self._add(spec, (), f"model {name}", 0)
 
-    def _block_data(self, block: Block, seed: int) -> dict[str, Any]:
-        data: dict[str, Any] = {"corpus": corpus_spec(self._recipe, block.data), "name": block.data}
+    def _data(self, name: str, block: Block, seed: int) -> dict[str, Any]:
+        data: dict[str, Any] = {"corpus": corpus_spec(self._recipe, name), "name": name}
         return data | ({"folds": block.folds, "fold": seed} if block.folds else {})
 
     def _sparsity(self, block: Block, system: SystemSpec) -> float:

@@ -35,9 +35,16 @@ class SpeechSource(Config):
     languages: tuple[str, ...] = LANGUAGES
     hours: float = Field(gt=0, description="a language")
     lines: int = Field(default=2000, gt=0, description="a language, of numbers")
-    held_out: float = Field(default=0.02, gt=0, lt=0.5)
+    held_out: float = Field(default=0.02, ge=0, lt=0.5)
     exclude: str | None = Field(default=None, description="another corpus, whose texts are left out")
     seed: int = 0
+
+
+class MergedSource(Config):
+    """Other corpora in one; those that have a dev and a test split bring them along."""
+
+    kind: Literal["merged"]
+    of: tuple[str, ...] = Field(min_length=1)
 
 
 class FolderSource(Config):
@@ -47,7 +54,7 @@ class FolderSource(Config):
     path: Path
 
 
-Source = Annotated[PromptsSource | SpeechSource | FolderSource, Field(discriminator="kind")]
+Source = Annotated[PromptsSource | SpeechSource | MergedSource | FolderSource, Field(discriminator="kind")]
 
 
 class ModelSpec(Config):
@@ -77,6 +84,8 @@ class SystemSpec(Config):
         table: the table that it stands in.
         languages: ``all``: one model; ``each``: a model for each language by itself (scenario A).
         steps: optimizer steps of each of its runs.
+        data: what it trains on, if not on the block's corpus; it is tested on this one's test split too, which is to
+            be the same.
         start: the dense system of the block that it starts from; empty: the block's dense model.
         init: where masks start: ``omp``, or the name of a system of the block that prunes: of its masks for each
             language (LSP) or of its one mask (LAP).
@@ -93,6 +102,7 @@ class SystemSpec(Config):
     table: str
     languages: Literal["all", "each"] = "all"
     steps: int = Field(default=0, ge=0)
+    data: str = ""
     start: str = ""
     init: str = "omp"
     sparsity: float | None = Field(default=None, ge=0, lt=1)
@@ -199,6 +209,8 @@ class Block(Config):
                 raise ValueError(
                     f"systems.{name}: start {system.start!r} is no dense system that starts from the block's model"
                 )
+            if system.data and self.folds:
+                raise ValueError(f"systems.{name}: data: the block's folds are of its own corpus: leave it out")
             if system.init == name:
                 raise ValueError(f"systems.{name}: its masks cannot start from its own")
             if extra := set(system.seeds or ()) - set(self.seeds):
@@ -262,10 +274,17 @@ class ExperimentRecipe(Config):
     def _names_are_known(self) -> ExperimentRecipe:
         used = {f"models.{name}": spec.data for name, spec in self.models.items()}
         used |= {f"blocks.{name}": block.data for name, block in self.blocks.items()}
+        for block, spec in self.blocks.items():
+            used |= {f"blocks.{block}.{name}": system.data for name, system in spec.systems.items() if system.data}
         used |= {f"data.{n}": s.exclude for n, s in self.data.items() if isinstance(s, SpeechSource) and s.exclude}
+        merged = {name: source for name, source in self.data.items() if isinstance(source, MergedSource)}
+        used |= {f"data.{name}.of.{n}": part for name, source in merged.items() for n, part in enumerate(source.of)}
         for where, corpus in used.items():
             if corpus not in self.data:
                 raise ValueError(f"{where}: no corpus {corpus!r}; there are: {', '.join(self.data)}")
+        for name, source in merged.items():
+            if part := next((part for part in source.of if part in merged), None):
+                raise ValueError(f"data.{name}: {part!r} is merged itself: name what it is made of")
         for claim in self.claims:
             rows = self.blocks[claim.block].rows() if claim.block in self.blocks else {}
             for name in (claim.better, claim.than):

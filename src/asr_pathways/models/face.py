@@ -20,13 +20,15 @@ class SpeechModel(nn.Module, ABC):
     Attributes:
         unprunable: patterns of the modules or parameters of `network` that stay dense: output layers.
         languages: the codes that the model itself knows; empty: it has no notion of languages.
-        matched: the modules of `network` whose outputs distillation compares; empty: it cannot be distilled.
+        matched: the modules of `network` whose outputs distillation compares; empty: none.
+        classifier: the module of `network` that gives the logits (B, N, V) of a batch's loss; empty: there is none.
         free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
     """
 
     unprunable: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     matched: tuple[str, ...] = ()
+    classifier: str = ""
     free_text: bool = False
     window: float = float("inf")
     """Seconds of audio that are decoded at once; longer recordings are cut at pauses."""
@@ -78,8 +80,12 @@ class SpeechModel(nn.Module, ABC):
         """
 
     def match(self, batch: Batch) -> None:
-        """Runs the modules in `matched` on a batch; by default all of the forward pass."""
+        """Runs the modules in `matched`, and `classifier`, on a batch; by default all of the forward pass."""
         self.loss(batch)
+
+    def predictions(self, batch: Batch) -> Tensor:
+        """How many of the N that `classifier` gives are of each utterance (B,), and not padding."""
+        raise NotImplementedError
 
     def refusal(self, frames: int, tokens: int) -> str | None:
         """Why `loss` cannot take an utterance of so many frames of features and tokens of text; None if it can."""

@@ -29,7 +29,7 @@ from asr_pathways.pruning.targets import tensors_of
 
 T = TypeVar("T")
 
-RIDGE = 0.01
+RIDGE = 0.05
 """Weight of the distance from the dense weights, in units of the mean square of an input summed over what was heard."""
 
 

@@ -1,4 +1,4 @@
-"""Distillation while pruning: what a pathway makes of speech inside stays near what the dense model made of it."""
+"""Distillation while pruning: what a pathway makes of speech stays near what the dense model made of it."""
 
 from __future__ import annotations
 
@@ -13,50 +13,68 @@ from asr_pathways.models.face import SpeechModel
 
 
 class Distillation:
-    """Adds to a training loss how far a student is, inside, from a frozen teacher.
+    """A training loss that says how far a student is from a frozen teacher.
 
-    Compared are the outputs of the modules that the model names (`SpeechModel.matched`), as FitNets (Romero et al.,
-    arXiv 1412.6550) do with hidden layers: the mean square of their difference, over valid frames where the module
+    Inside: compared are the outputs of the modules that the model names (`SpeechModel.matched`), as FitNets (Romero et
+    al., arXiv 1412.6550) do with hidden layers: the mean square of their difference, over valid frames where the module
     tells lengths; where it does not, over all and in units of the teacher's variance. Of several modules (every
     layer's output, as in TinyBERT, Jiao et al., arXiv 1909.10351) the mean is taken.
 
+    At the output: soft targets (Hinton et al., arXiv 1503.02531, at temperature 1), the Kullback-Leibler divergence of
+    the student's posteriors from the teacher's, in nats a token (CTC: a frame).
+
     Args:
         teacher: the dense model; a copy is kept, without dropout and without gradients.
-        weight: what the distance counts beside the training loss, in nats a token.
+        weight: what the distance inside counts beside the training loss, in nats a token.
+        soft_targets: the share of the training loss that soft targets take from the text, in [0, 1].
     """
 
-    def __init__(self, teacher: SpeechModel, weight: float) -> None:
+    def __init__(self, teacher: SpeechModel, weight: float, soft_targets: float = 0.0) -> None:
         self._teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
         self._teacher.train_on_short_windows()  # it is to hear what the student hears
-        self._weight = weight
+        self._weight, self._soft = weight, soft_targets
+        self._watched = (*(teacher.matched if weight else ()), *([teacher.classifier] if soft_targets else ()))
         self._wanted: dict[str, Any] = {}
         self._seen: dict[str, Any] = {}
-        _watch(self._teacher, self._wanted)
+        self._watch(self._teacher, self._wanted)
 
     def watch(self, student: SpeechModel) -> None:
         """Takes what the modules of ``student`` give in every forward pass from now on."""
-        _watch(student, self._seen)
+        self._watch(student, self._seen)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The weighted distance of the student's last forward pass, which must have been of ``batch``."""
+    def loss(self, batch: Batch, text: Tensor) -> Tensor:
+        """The whole training loss of the student's last forward pass, on ``batch``, whose own loss was ``text``."""
         assert self._seen, "loss() before the student's forward pass"
         with torch.no_grad():
             self._teacher.to(batch.features.device).match(batch)
-        distances = [_distance(self._seen[name], wanted) for name, wanted in self._wanted.items()]
+        total = text
+        if self._soft:
+            name = self._teacher.classifier
+            valid = self._teacher.predictions(batch)
+            total = torch.lerp(text, _divergence(self._seen.pop(name), self._wanted.pop(name), valid), self._soft)
+        if self._weight:
+            distances = [_distance(self._seen[name], wanted) for name, wanted in self._wanted.items()]
+            total = total + self._weight * torch.stack(distances).mean()
         self._seen.clear()
         self._wanted.clear()
-        return self._weight * torch.stack(distances).mean()
+        return total
+
+    def _watch(self, model: SpeechModel, outputs: dict[str, Any]) -> None:
+        def hook(name: str) -> Any:
+            def take(module: nn.Module, arguments: Any, output: Any) -> None:
+                outputs[name] = output
+
+            return take
+
+        for name in self._watched:
+            model.network.get_submodule(name).register_forward_hook(hook(name))
 
 
-def _watch(model: SpeechModel, outputs: dict[str, Any]) -> None:
-    def hook(name: str) -> Any:
-        def take(module: nn.Module, arguments: Any, output: Any) -> None:
-            outputs[name] = output
-
-        return take
-
-    for name in model.matched:
-        model.network.get_submodule(name).register_forward_hook(hook(name))
+def _divergence(own: Tensor, wanted: Tensor, lengths: Tensor) -> Tensor:
+    """KL(wanted || own) of logits (B, N, V), the mean over the first ``lengths`` (B,) of each row."""
+    valid = torch.arange(own.shape[1], device=lengths.device) < lengths[:, None]
+    own, wanted = (logits[valid].float().log_softmax(dim=-1) for logits in (own, wanted))
+    return nn.functional.kl_div(own, wanted, reduction="batchmean", log_target=True)
 
 
 def _distance(own: Any, wanted: Any) -> Tensor:

@@ -212,7 +212,7 @@ class TrainingLoop:
         with self.fabric.no_backward_sync(self.model, enabled=waits), self.recognizer.use(batch.language):
             loss: Tensor = self.model.loss(batch)
             if self.distillation is not None:
-                loss = loss + self.distillation.loss(batch)
+                loss = self.distillation.loss(batch, loss)
             self.fabric.backward(loss / self.config.accumulate)
         return float(loss.detach())
 

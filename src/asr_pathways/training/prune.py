@@ -53,6 +53,9 @@ class PruneRecipe(LoopConfig):
     distillation: float = Field(
         default=0.0, ge=0, description="what the distance from the dense model's inner outputs counts in the loss"
     )
+    soft_targets: float = Field(
+        default=0.0, ge=0, le=1, description="share of the loss that learns the dense model's posteriors, not the text"
+    )
     init_steps: int = Field(default=1000, ge=0, description="steps of each pruning run that --init lsp or lap needs")
 
     def with_steps(self, steps: int | None) -> PruneRecipe:
@@ -174,11 +177,13 @@ def pathway_config(
 
 
 def _distillation(dense: Recognizer, recipe: PruneRecipe) -> Distillation | None:
-    if not recipe.distillation:
+    if not (recipe.distillation or recipe.soft_targets):
         return None
-    if not dense.model.matched:
+    if recipe.distillation and not dense.model.matched:
         raise PathwaysError("recipe: distillation: only for Whisper and the transducers of this package: leave it out")
-    return Distillation(dense.model, recipe.distillation)
+    if recipe.soft_targets and not dense.model.classifier:
+        raise PathwaysError("recipe: soft_targets: only for Whisper and CTC models but Parakeet: leave it out")
+    return Distillation(dense.model, recipe.distillation, recipe.soft_targets)
 
 
 def _check_init(init: str | Sequence[Path], method: str, config: PathwayConfig, languages: Sequence[str]) -> None:
@@ -277,7 +282,13 @@ def _make_masks(
     structure = {key: recipe.pathways[key] for key in _STRUCTURE if key in recipe.pathways}
     optimizer = recipe.optimizer.model_copy(update={"steps": recipe.init_steps})
     own = recipe.model_copy(
-        update={"optimizer": optimizer, "pathways": structure, "distillation": 0.0, "refit_batches": 0}
+        update={
+            "optimizer": optimizer,
+            "pathways": structure,
+            "distillation": 0.0,
+            "soft_targets": 0.0,
+            "refit_batches": 0,
+        }
     )
     groups = [pathways.languages] if init == "lap" else [(language,) for language in pathways.languages]
     for group in groups:

@@ -29,6 +29,7 @@ class Ctc(HubModel):
     def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
         super().__init__(hub, frontend, parts)
         self.blank = int(hub.config.pad_token_id)
+        self.classifier = "lm_head" if hasattr(hub, "lm_head") else ""  # Parakeet's is a convolution
         # Models with group norm in their first layers were trained without a mask: padding is zeros to them.
         self._masks = bool(getattr(frontend.extractor, "return_attention_mask", True))
 
@@ -63,6 +64,9 @@ class Ctc(HubModel):
             zero_infinity=True,
         )
         return loss / batch.target_lengths.sum().clamp(min=1)
+
+    def predictions(self, batch: Batch) -> Tensor:
+        return self.output_lengths(batch.feature_lengths)
 
     @torch.no_grad()
     def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:

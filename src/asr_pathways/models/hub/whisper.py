@@ -42,6 +42,7 @@ class Whisper(HubModel):
     """
 
     unprunable = ("proj_out",)
+    classifier = "proj_out"
     free_text = True
 
     def __init__(self, hub: Any, tokenizer: Any, extractor: Any) -> None:
@@ -139,6 +140,9 @@ class Whisper(HubModel):
         wanted = F.pad(batch.targets, (0, 1)).scatter(1, batch.target_lengths[:, None], self._end)
         wanted = wanted.masked_fill(~pad_lengths(batch.target_lengths + 1, wanted.shape[1]), -100)
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
+
+    def predictions(self, batch: Batch) -> Tensor:
+        return batch.target_lengths + 1
 
     @torch.no_grad()
     def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
