@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from asr_pathways.errors import Interrupted, PathwaysError
-from asr_pathways.experiment import ledger, runner
+from asr_pathways.experiment import cells, ledger, runner
 from asr_pathways.experiment.plan import Plan, make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.runner import _drop_checkpoints, ledger_folder, missing_cells, run_cells
@@ -80,14 +80,16 @@ def test_fixed_masks_are_those_of_the_runs_that_made_them(plan: Plan, whole: Pat
 
 
 def test_nothing_runs_twice(plan: Plan, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object) -> None:
+    def never(*_: object, **__: object) -> None:
         raise AssertionError
 
     monkeypatch.setattr(runner, "run_cell", never)
     assert run_cells(plan, whole).done == []
 
 
-def test_models_that_are_gone_are_made_again_only_where_needed(plan: Plan, whole: Path, tmp_path: Path) -> None:
+def test_models_that_are_gone_are_made_again_only_where_needed(
+    plan: Plan, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(ledger_folder(whole), ledger_folder(tmp_path))
     assert missing_cells(plan, tmp_path) == []  # a ledger alone is enough where nothing new is to run
     run = plan.row("sines", "fixed").runs[0]
@@ -95,8 +97,12 @@ def test_models_that_are_gone_are_made_again_only_where_needed(plan: Plan, whole
     masks = [other.cell for other in plan.row("sines", "IMP").runs if other.seed == run.seed]
     again = [cell.name for cell in missing_cells(plan, tmp_path)]
     assert set(again) == {run.cell, *masks, *plan.cells[run.cell].parents}
+    tested = []
+    score = cells.evaluate
+    monkeypatch.setattr(cells, "evaluate", lambda *given, **options: (tested.append(1), score(*given, **options))[1])
     run_cells(plan, tmp_path)
     assert results(tmp_path) == results(whole)
+    assert len(tested) == len(run.languages)  # what the ledger knows is not tested again
 
 
 def test_two_runs_in_one_folder_are_refused(plan: Plan, whole: Path) -> None:
@@ -161,10 +167,10 @@ def test_a_failed_cell_is_told_and_the_rest_go_on(
     bad = plan.row("sines", "IMP").runs[0].cell
     run_cell = runner.run_cell
 
-    def fragile(cell: Any, root: Path, data: Path) -> dict[str, Any]:
+    def fragile(cell: Any, root: Path, data: Path, *, test: bool) -> dict[str, Any]:
         if cell.name == bad:
             raise RuntimeError("out of luck")
-        return run_cell(cell, root, data)
+        return run_cell(cell, root, data, test=test)
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "run_cell", fragile)
@@ -181,7 +187,7 @@ def test_a_failed_cell_is_told_and_the_rest_go_on(
 
 
 def test_an_interrupt_ends_the_experiment(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise Interrupted("interrupted at step 1 of 2")
 
     monkeypatch.setattr(runner, "run_cell", stop)

@@ -34,7 +34,7 @@ def cell_folder(root: Path, name: str) -> Path:
     return root / "cells" / name
 
 
-def run_cell(cell: Cell, root: Path, data: Path) -> dict[str, Any]:
+def run_cell(cell: Cell, root: Path, data: Path, *, test: bool = True) -> dict[str, Any]:
     """Runs a cell to its end, going on where an earlier try was stopped, and gives its ledger entry.
 
     The model stays in the cell's folder, for the cells that start from it.
@@ -43,6 +43,7 @@ def run_cell(cell: Cell, root: Path, data: Path) -> dict[str, Any]:
         cell: what to run; the cells that it starts from are done.
         root: the experiment's folder.
         data: the data folder that the cell's spec names.
+        test: False leaves out what the ledger knows already, where only the model is wanted.
 
     Raises:
         PathwaysError: if the run fails.
@@ -56,7 +57,7 @@ def run_cell(cell: Cell, root: Path, data: Path) -> dict[str, Any]:
     began = time.monotonic()
     recognizer = load_recognizer(out)
     start = load_recognizer(out / "checkpoints" / "start").pathways
-    tested = _test(recognizer, data, cell.spec["test"]) if cell.spec["test"] else {}
+    tested = _test(recognizer, data, cell.spec["test"]) if test and cell.spec["test"] else {}
     return {
         "label": cell.label,
         "spec": cell.spec,

@@ -162,9 +162,10 @@ class _Tasks:
     def ended(self, cell: Cell) -> None:
         self._running.discard(cell.name)
 
-    def arguments(self, cell: Cell) -> tuple[Cell, Path, Path]:
+    def arguments(self, cell: Cell) -> tuple[Cell, Path, Path, bool]:
         data = data_folder(self.root, self.plan.recipe, cell.spec["data"])
-        return cell, self.root, data.absolute()
+        new = read_entry(ledger_folder(self.root), cell.name) is None
+        return cell, self.root, data.absolute(), new
 
 
 def _one_by_one(tasks: _Tasks) -> Iterator[Result]:
@@ -216,14 +217,14 @@ def _needs(parent: str) -> str:
     return f"starts from cell {parent}, which failed"
 
 
-def _run_logged(cell: Cell, root: Path, data: Path) -> dict[str, Any] | str:
+def _run_logged(cell: Cell, root: Path, data: Path, test: bool) -> dict[str, Any] | str:
     """Runs a cell with all that it says going to ``logs/``; its entry, or why it failed."""
     log = root / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as stream, contextlib.redirect_stderr(stream):
         print(f"--- {cell.label}", file=stream)
         try:
-            return run_cell(cell, root, data)
+            return run_cell(cell, root, data, test=test)
         except Interrupted:
             raise
         except PathwaysError as error:
