@@ -102,6 +102,18 @@ def commonvoice(source: Source, out: Out, languages: Languages = None, jobs: Job
 
 
 @app.command()
+def shar(source: Source, out: Out, languages: Languages = None) -> None:
+    """Any corpus as a Lhotse Shar, with folders train, dev and test of shards; texts as they are.
+
+    Example: asr-pathways data shar shards data/own --languages en,fr
+    """
+    from asr_pathways.data.shar import prepare_shar
+
+    _left_out(prepare_shar(out, source, split_languages(languages)))
+    _summary(out)
+
+
+@app.command()
 def texts(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for LANGUAGE.txt files.", show_default=False)],
     languages: Languages = "en,es,fr,it,ru",

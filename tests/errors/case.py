@@ -136,6 +136,19 @@ def removed(folder: str, file: str) -> Make:
     return lambda here: (own(here, folder) / file).unlink()
 
 
+def shard(cuts: bytes, archive: bytes | None = None) -> Make:
+    """A folder ``shards`` with one shard of a Lhotse Shar; ``cuts`` is compressed if it is empty."""
+
+    def make(here: Path) -> None:
+        folder = here / "shards" / "dev"
+        folder.mkdir(parents=True)
+        (folder / "cuts.000000.jsonl.gz").write_bytes(cuts or gzip.compress(cuts))
+        if archive is not None:
+            (folder / "recording.000000.tar").write_bytes(archive)
+
+    return make
+
+
 def changed_json(folder: str, file: str, **values: Any) -> Make:
     """A JSON file in a folder with other values at its top."""
 

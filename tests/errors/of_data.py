@@ -18,6 +18,7 @@ from tests.errors.case import (
     removed,
     replaced,
     several,
+    shard,
     sound,
     text,
 )
@@ -316,6 +317,30 @@ FOLDERS = [
         "data fleurs lines made --languages xx",
         "no 'xx' in FLEURS here: choose among cs, de, en, es, fr, it, nl, pl, pt, ru",
         folder("lines"),
+    ),
+    Case(
+        "a folder without shards",
+        "data shar lines made",
+        "lines: no shards in it: expected such as ...",
+        folder("lines"),
+    ),
+    Case(
+        "a shard without its archive",
+        "data shar shards made",
+        "shards/dev/cuts.000000.jsonl.gz: there is no recording.000000.tar beside it",
+        shard(b""),
+    ),
+    Case(
+        "a shard whose archive is cut short",
+        "data shar shards made",
+        "shards/dev/cuts.000000.jsonl.gz, or recording.000000.tar beside it, is broken: ...",
+        shard(b"", b"half of an archive" * 9),
+    ),
+    Case(
+        "a shard whose manifest is not compressed",
+        "data shar shards made",
+        "shards/dev/cuts.000000.jsonl.gz, or recording.000000.tar beside it, is broken: Not a gzipped file ...",
+        shard(b"{}", b"half of an archive" * 9),
     ),
     Case(
         "prompts in a language without any",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +16,20 @@ SAMPLE_RATE = 16_000  # Hz
 
 Samples = NDArray[np.float32]
 
+_PLACE = re.compile(r"(.+\.tar)#(\d+)\+(\d+)")
+
+
+def place_in(archive: Path, start: int, size: int) -> str:
+    """A name, as `read_audio` takes it, for the ``size`` bytes from byte ``start`` of an uncompressed tar archive."""
+    return f"{archive}#{start}+{size}"
+
 
 def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -> Samples:
     """Samples (N,) of ``path`` at 16 kHz, channels averaged, in [-1, 1].
 
     Args:
-        path: anything that libsndfile reads (wav, flac, ogg, opus, mp3, gsm, ...).
+        path: anything that libsndfile reads (wav, flac, ogg, opus, mp3, gsm, ...), or a place in an archive of such
+            files (see `place_in`).
         offset: where to start, in seconds.
         duration: how much to read, in seconds; None reads to the end.
 
@@ -31,14 +41,7 @@ def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -
 
     path = Path(path)
     try:
-        if not path.is_file():
-            raise PathwaysError(f"{path}: no such audio file")
-        if path.stat().st_size == 0:
-            raise PathwaysError(f"{path}: empty file, no audio in it")
-    except OSError as error:
-        raise PathwaysError(f"{path}: cannot read audio: {error.strerror}") from None
-    try:
-        with soundfile.SoundFile(str(path)) as sound:
+        with soundfile.SoundFile(_opened(path)) as sound:
             rate = sound.samplerate
             start = round(offset * rate)
             wanted = -1 if duration is None else round(duration * rate)
@@ -58,6 +61,28 @@ def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -
     if not np.isfinite(samples).all():
         raise PathwaysError(f"{path}: audio holds values that are not finite")
     return resample(samples.mean(axis=1, dtype=np.float32), rate)
+
+
+def _opened(path: Path) -> Any:
+    """What soundfile opens; raises PathwaysError if it is not there or empty."""
+    try:
+        place = None if path.exists() else _PLACE.fullmatch(str(path))
+        file = path if place is None else Path(place[1])
+        if not file.is_file():
+            raise PathwaysError(f"{file}: no such audio file")
+        if file.stat().st_size == 0:
+            raise PathwaysError(f"{file}: empty file, no audio in it")
+        if place is None:
+            return str(path)
+        start, size = int(place[2]), int(place[3])
+        with file.open("rb") as archive:
+            archive.seek(start)
+            data = archive.read(size)
+    except OSError as error:
+        raise PathwaysError(f"{path}: cannot read audio: {error.strerror}") from None
+    if len(data) < size:
+        raise PathwaysError(f"{path}: the archive ends before it")
+    return io.BytesIO(data)
 
 
 def resample(samples: Samples, rate: float, target: float = SAMPLE_RATE) -> Samples:

@@ -101,7 +101,7 @@ def prepare_published(
             for spoken in corpus.read(source, folder, jobs):
                 seen[spoken.split] += 1
                 text = corpus.text(spoken.text, language)
-                reason = _reason(spoken, text)
+                reason = why_left_out(spoken, text)
                 if reason:
                     reasons[reason] += 1
                     continue
@@ -171,7 +171,8 @@ def _advice(corpus: Published) -> str:
     return f"expected such as {layout}; {corpus.name} ({corpus.licence}) is {corpus.download}"
 
 
-def _reason(spoken: Spoken, text: str) -> str | None:
+def why_left_out(spoken: Spoken, text: str) -> str | None:
+    """What is wrong with an utterance; None: nothing."""
     seconds = spoken.recording.num_samples / spoken.recording.sampling_rate
     if not text:
         return "no words"
