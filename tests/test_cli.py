@@ -182,6 +182,12 @@ def test_debug_shows_the_traceback(
         main()
 
 
+def test_help_names_what_to_install(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    """Square brackets are markup in help texts, unless escaped."""
+    assert run("data", "synth", "--help") == 0
+    assert "'asr-pathways[synth]'" in capsys.readouterr().out
+
+
 def test_help_loads_nothing_heavy() -> None:
     script = (
         "import sys, asr_pathways.cli, asr_pathways; "

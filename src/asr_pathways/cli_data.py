@@ -163,7 +163,7 @@ def synth(
         float, typer.Option(min=0, max=0.4, help="Share of the texts in dev, and as many in test.")
     ] = 0.02,
 ) -> None:
-    """Synthetic speech of many voices, by eSpeak NG (pip install 'asr-pathways[synth]').
+    """Synthetic speech of many voices, by eSpeak NG (pip install 'asr-pathways\\[synth]').
 
     Voices and texts of dev and test are in no other split.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.training.config import LoopConfig
+from asr_pathways.training.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -37,6 +38,8 @@ def launch(config: LoopConfig) -> Fabric:
     if config.precision == "bf16-mixed" and fabric.device.type == "cpu":
         raise PathwaysError("precision bf16-mixed is for GPUs: use 32-true")
     fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     return fabric
 
 

@@ -1,0 +1,36 @@
+"""How the C library hands out memory to tensors on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+# Of glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_MOST = 2**31 - 1
+_SETTINGS = (
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "MALLOC_MMAP_MAX_",
+    "GLIBC_TUNABLES",
+)
+
+
+def keep_freed_memory() -> bool:
+    """Lets glibc keep memory that is freed for the tensors to come, in place of giving it back to the system.
+
+    By default every large tensor is mapped anew and the system clears each page of it at its first touch, which is a
+    quarter of a training step (``python -m benchmarks.memory``). Where malloc is told otherwise by the environment
+    (``man mallopt``), and with another C library than glibc, all stays as it is.
+
+    Returns:
+        Whether it does so now.
+    """
+    if any(name in os.environ for name in _SETTINGS):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, TypeError, OSError):  # of macOS, Windows, musl
+        return False
+    return all([mallopt(_MMAP_THRESHOLD, _MOST), mallopt(_TRIM_THRESHOLD, _MOST)])
