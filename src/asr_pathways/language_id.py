@@ -181,6 +181,6 @@ def rank(recognizer: Recognizer, identifier: LanguageIdentifier, features: Tenso
 
 def _batches(recognizer: Recognizer, data: Path, split: str) -> list[Batch]:
     known: Any = recognizer.languages_for(None, languages_of(load_cuts(data, split)))
-    cuts = load_cuts(data, split, known)
     model = recognizer.model
+    cuts = (cut for cut in load_cuts(data, split, known) if cut.duration <= model.window)
     return list(eval_batches(cuts, max_seconds=60, frontend=model.frontend, refusal=model.refusal))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -167,15 +167,25 @@ def decode_split(
         PathwaysError: if the data folder is broken or has none of the languages.
     """
     languages = recognizer.languages_for(languages, languages_of(load_cuts(data, split)))
+    return decode_cuts(recognizer, load_cuts(data, split, languages))
+
+
+def decode_cuts(recognizer: Recognizer, cuts: Iterable[Any], *, progress: bool = True) -> list[Utterance]:
+    """Decodes Lhotse cuts as `decode_split` does.
+
+    Raises:
+        PathwaysError: if there are none, or their audio is broken.
+    """
     model = recognizer.model
     whole: list[Any] = []
     long: list[Any] = []
-    for cut in load_cuts(data, split, languages):
+    for cut in cuts:
         (whole if cut.duration <= model.window else long).append(cut)
     found = []
     if whole or not long:
         batches = eval_batches(whole, frontend=model.frontend)
-        found = evaluate(model, recognizer.tokenizer, batches, recognizer.pathways, total=len(whole))
+        options: dict[str, Any] = {"total": len(whole), "progress": progress}
+        found = evaluate(model, recognizer.tokenizer, batches, recognizer.pathways, **options)
     for cut in long:
         said = cut.supervisions[0]
         heard, _ = _recognized(recognizer, read_cut(cut), said.language)

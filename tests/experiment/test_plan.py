@@ -11,7 +11,7 @@ import yaml
 from asr_pathways.config import parse_config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.cost import Costs
-from asr_pathways.experiment.plan import Plan, contents, make_plan
+from asr_pathways.experiment.plan import Plan, contents, languages_of_block, make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe, read_recipe
 from tests.experiment.conftest import as_data
 
@@ -131,3 +131,12 @@ def test_a_pinned_model_need_not_be_there(sines: Path, dense_model: Path, tmp_pa
 def test_the_whisper_plan_needs_no_model() -> None:
     plan = make_plan(read_recipe(Path(__file__).parents[2] / "recipes" / "whisper.yaml"))
     assert len(plan.cells) == 8
+
+
+def test_a_merged_corpus_has_the_languages_of_all_its_parts(sines: Path, dense_model: Path) -> None:
+    data = as_data(sines, dense_model)
+    spoken = {"kind": "synth", "texts": "numbers", "hours": 0.1, "languages": ["fr", "it"]}
+    data["data"] |= {"spoken": spoken, "both": {"kind": "merged", "of": ["sines", "spoken"]}}
+    recipe = parse_config(ExperimentRecipe, data, "recipe")
+    block = recipe.blocks["sines"].model_copy(update={"data": "both"})
+    assert languages_of_block(recipe, block) == ("en", "fr", "it")

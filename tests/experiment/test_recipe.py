@@ -76,6 +76,29 @@ def test_merged_corpora_are_made_of_others(sines: Path, dense_model: Path) -> No
         assert message in str(caught.value)
 
 
+def test_a_corpus_to_train_on_tests_what_the_block_tests(sines: Path, dense_model: Path) -> None:
+    data = as_data(sines, dense_model)
+    spoken = {"kind": "synth", "texts": "numbers", "hours": 0.1}
+    block = {**data["blocks"]["sines"], "folds": 0, "seeds": [0], "compare": []}
+    block["systems"] = {"more": {"method": "dynamic", "table": "B", "steps": 1, "data": "both"}}
+    for held_out, of, message in (
+        (0, ["sines", "spoken"], None),
+        (0.1, ["sines", "spoken"], "blocks.sines.more: data 'both' is to be merged of 'sines', on which the block is"),
+        (0, ["spoken"], "blocks.sines.more: data 'both' is to be merged of 'sines', on which the block is"),
+    ):
+        corpora = {"spoken": {**spoken, "held_out": held_out}, "both": {"kind": "merged", "of": of}}
+        values = {**data, "data": {**data["data"], **corpora}, "blocks": {"sines": block}, "claims": []}
+        if message is None:
+            parse_config(ExperimentRecipe, values, "recipe.yaml")
+            continue
+        with pytest.raises(PathwaysError) as caught:
+            parse_config(ExperimentRecipe, values, "recipe.yaml")
+        assert message in str(caught.value)
+    circle = {"spoken": {**spoken, "exclude": "both"}, "both": {"kind": "merged", "of": ["spoken"]}}
+    with pytest.raises(PathwaysError, match=r"data\.spoken: exclude: 'both' is itself, or merged"):
+        parse_config(ExperimentRecipe, {**data, "data": {**data["data"], **circle}}, "recipe.yaml")
+
+
 def test_claims_and_main_name_what_is_there(sines: Path, dense_model: Path) -> None:
     data = as_data(sines, dense_model)
     claim = {"says": "fixed is better", "block": "sines", "better": "fixed", "than": "dense"}

@@ -138,6 +138,22 @@ def test_pathways_come_nearer_to_the_dense_model() -> None:
     assert {name.rpartition(".")[0] for group in seen for name in group.layers} == names - {"shared"}
 
 
+def test_zeros_that_were_written_in_stay_and_are_made_up_for() -> None:
+    """PARP's weights are not the dense ones any more where they are cut."""
+    found = []
+    for policy in ("frozen", "parp"):
+        _, dense, speech = pruned()
+        model = copy.deepcopy(dense)
+        pathways = Pathways.attach(model, PathwayConfig(sparsity=0.5, gradient=policy, shared=True), ["en"])
+        refit(pathways, model, dense, dense, speech)
+        found.append(pathways.extract("en"))
+        own = dict(model.named_parameters())
+        cut = {name: own[name][~mask] for name, mask in pathways.mask("en").items()}
+        assert all(bool((values == 0).all()) == (policy == "parp") for values in cut.values())
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight)
+
+
 def test_what_has_run_is_not_run_again_and_gives_the_same() -> None:
     """Against refitting without anything kept: the layers of each group from whole forward passes."""
     pathways, dense, speech = pruned()

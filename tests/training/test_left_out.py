@@ -11,7 +11,7 @@ import pytest
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.training.config import EvaluationConfig, TrainRecipe
+from asr_pathways.training.config import EvaluationConfig, LoopConfig, TrainRecipe
 from asr_pathways.training.loop import LEFT_OUT
 from asr_pathways.training.prune import PruneRecipe, prune
 from asr_pathways.training.train import train
@@ -63,9 +63,7 @@ def test_a_run_leaves_out_what_is_broken_and_lists_it(
 
 
 def test_a_dense_run_does_too_and_gives_up_beyond_the_limit(broken: Path, tmp_path: Path) -> None:
-    values = recipe().model_dump(
-        exclude={"pathways", "calibration_batches", "refit_batches", "distillation", "init_steps"}
-    )
+    values = recipe().model_dump(include=set(LoopConfig.model_fields))
     config = TrainRecipe.model_validate(values | {"model": {"vocab_size": PIECES}})
     strict = config.model_copy(update={"data": config.data.model_copy(update={"max_left_out": 3})})
     with pytest.raises(PathwaysError, match=r"4 utterances cannot be used, giving up \(max_left_out: 3\)"):
@@ -91,6 +89,9 @@ def test_a_run_that_goes_on_knows_what_was_left_out(
     for name in ("model.safetensors", "history.json", "pathways/masks.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
     assert listed(tmp_path / "run").keys() == BROKEN
+    strict = recipe().model_copy(update={"data": recipe().data.model_copy(update={"max_left_out": 3})})
+    with pytest.raises(PathwaysError, match=r"4 utterances cannot be used, giving up \(max_left_out: 3\)"):
+        prune(dense_model, broken, tmp_path / "run", method="dynamic", sparsity=0.5, recipe=strict, resume=True)
     (tmp_path / "run" / LEFT_OUT).write_text("[]")
     with pytest.raises(PathwaysError, match=r"left_out.json: not utterances with reasons: remove it"):
         run(tmp_path / "run", resume=True)

@@ -173,10 +173,15 @@ class TrainBatches:
         self._frame_rate = frontend.frame_rate
         self._refusal = refusal
         self._utterances = utterances
-        for utterance in chain.from_iterable(utterances.values()):  # what manifests tell need not wait for its turn
-            with self.left_out.instead_of(utterance.identifier):
+        told: dict[str, str] = {}  # what manifests tell need not wait for its turn
+        for utterance in chain.from_iterable(utterances.values()):
+            try:
                 utterance.check_text()
                 utterance.check_size(int(utterance.duration * self._frame_rate), refusal)
+            except PathwaysError as error:
+                told[utterance.identifier] = str(error)
+        self.left_out.update(told)
+        self.left_out.require_few()  # all of them are counted
         self._ranks = (rank, world_size, accumulate)
         self._cache = FeatureCache(frontend, int(config.cache_gigabytes * 1e9))
         self._augment = SpecAugment(config.spec_augment) if config.spec_augment else None

@@ -70,7 +70,7 @@ class LeftOut:
             raise PathwaysError(f"{self.last}: {count} cannot be used, giving up (max_left_out: {self.most})")
 
     def update(self, reasons: Mapping[str, str]) -> None:
-        """Notes what another process found, however many they are together: see `too_many`."""
+        """Notes what was found elsewhere, however many they are together: see `too_many`."""
         for identifier, reason in reasons.items():
             self._reasons.setdefault(identifier, reason)
 

@@ -24,6 +24,9 @@ from asr_pathways.data.progress import track
 from asr_pathways.data.published import Spoken, why_left_out
 from asr_pathways.errors import PathwaysError
 
+UNKNOWN = "?"
+"""In place of the language of a cut that has none, or several."""
+
 
 @dataclass(frozen=True)
 class _Audio:
@@ -58,7 +61,7 @@ def prepare_shar(out: Path, source: Path, languages: Sequence[str] | None = None
     with build_corpus(out, [about]) as builder:
         for split, cuts, archive in track(_shards(source), source.name):
             for language, found in _utterances(split, cuts, archive):
-                if wanted is not None and language not in wanted:
+                if wanted is not None and language not in (*wanted, UNKNOWN):
                     continue
                 if isinstance(found, str):
                     dropped.setdefault(language, Counter())[found] += 1
@@ -100,10 +103,14 @@ def _utterances(split: str, cuts: Path, archive: Path) -> Iterator[tuple[str, di
                 mine = "no more cuts" if cut is None else f"cut {cut['id']!r}"
                 theirs = "nothing more" if entry is None else repr(entry[0])
                 raise PathwaysError(f"{cuts}: {mine} where {archive.name} has {theirs}: not of one shard")
-            languages = {supervision.get("language") for supervision in cut["supervisions"]} - {None, ""}
+            languages = [supervision.get("language") for supervision in cut["supervisions"]]
             if len(languages) != 1:
-                raise PathwaysError(f"{cuts}: cut {cut['id']!r} has {len(languages) or 'no'} languages: it needs one")
-            yield plain_language(languages.pop()), _row(split, cut, entry[1])
+                language = plain_language(languages[0]) if len(set(languages)) == 1 and languages[0] else UNKNOWN
+                yield language, "not one supervision"
+            elif not languages[0]:
+                raise PathwaysError(f"{cuts}: cut {cut['id']!r} has no language")
+            else:
+                yield plain_language(languages[0]), _row(split, cut, entry[1])
     except PathwaysError:
         raise
     except Exception as error:  # of gzip, JSON, tarfile or Lhotse: anything
@@ -133,8 +140,6 @@ def _entries(archive: Path) -> Iterator[tuple[str, _Audio | None]]:
 def _row(split: str, cut: dict[str, Any], audio: _Audio | None) -> dict[str, Any] | str:
     if audio is None:
         return "no audio"
-    if len(cut["supervisions"]) != 1:
-        return "more than one supervision"
     supervision, recording = cut["supervisions"][0], audio.recording
     text, speaker = (supervision.get("text") or "").strip(), supervision.get("speaker")
     reason = why_left_out(Spoken(split, cut["id"], recording, text, speaker), text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import load_cuts
-from asr_pathways.evaluation.evaluate import evaluate
+from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.ledger import Tested
 from asr_pathways.experiment.plan import Cell
 from asr_pathways.inspection import union_density
@@ -24,6 +24,7 @@ from asr_pathways.training.config import TrainRecipe
 from asr_pathways.training.prune import PruneRecipe, prune
 from asr_pathways.training.state import TrainingState
 from asr_pathways.training.train import train
+from asr_pathways.transcription import decode_cuts
 
 _THREADS = torch.get_num_threads()
 """What torch chose: a cell whose recipe names no number is not to inherit that of the cell before it."""
@@ -121,14 +122,15 @@ def _test(recognizer: Recognizer, data: Path, test: Mapping[str, Any]) -> dict[s
         cuts = [cut for split in test["splits"] for cut in load_cuts(data, split, [language])]
         cuts = sorted(cuts, key=lambda cut: cut.id)[: test["utterances"] or None]
         model = recognizer.model
-        batches = list(eval_batches(cuts, recognizer.tokenizer, frontend=model.frontend, refusal=model.refusal))
-        utterances = evaluate(model, recognizer.tokenizer, batches, recognizer.pathways, progress=False)
+        utterances = decode_cuts(recognizer, cuts, progress=False)
+        taken = [cut for cut in cuts if cut.duration <= model.window]  # longer ones have no loss
+        batches = eval_batches(taken, recognizer.tokenizer, frontend=model.frontend, refusal=model.refusal)
         tested[language] = Tested.of(utterances, _loss(recognizer, batches, language))
     return tested
 
 
 @torch.no_grad()
-def _loss(recognizer: Recognizer, batches: Sequence[Batch], language: str) -> float:
+def _loss(recognizer: Recognizer, batches: Iterable[Batch], language: str) -> float:
     """Nats a word piece over all batches."""
     totals: dict[str, float] = defaultdict(float)
     recognizer.model.eval()
@@ -137,6 +139,10 @@ def _loss(recognizer: Recognizer, batches: Sequence[Batch], language: str) -> fl
             pieces = int(batch.target_lengths.sum())
             totals["loss"] += float(recognizer.model.loss(batch)) * pieces
             totals["pieces"] += pieces
+    if not totals:
+        raise PathwaysError(
+            f"test: all utterances of {language} are longer than the model's {recognizer.model.window:g} s"
+        )
     return round(totals["loss"] / totals["pieces"], 6)
 
 

@@ -23,6 +23,7 @@ from asr_pathways.experiment.recipe import (
     ExperimentRecipe,
     FolderSource,
     MergedSource,
+    PromptsSource,
     SpeechSource,
     SystemSpec,
     Variant,
@@ -141,13 +142,19 @@ def languages_of_block(recipe: ExperimentRecipe, block: Block) -> tuple[str, ...
         PathwaysError: if it is a folder that is not there.
     """
     source = recipe.data[block.data]
-    while isinstance(source, MergedSource):
-        source = recipe.data[source.of[0]]
-    if not isinstance(source, FolderSource):
+    parts = source.of if isinstance(source, MergedSource) else (block.data,)
+    return tuple(dict.fromkeys(language for part in parts for language in _languages(recipe, part)))
+
+
+def _languages(recipe: ExperimentRecipe, corpus: str) -> Sequence[str]:
+    """The languages of a corpus that is not merged."""
+    source = recipe.data[corpus]
+    if isinstance(source, PromptsSource | SpeechSource):
         return source.languages
+    assert isinstance(source, FolderSource)
     from asr_pathways.data.corpus import summarize
 
-    return tuple(dict.fromkeys(row.language for row in summarize(source.path)))
+    return [row.language for row in summarize(source.path)]
 
 
 class _Planner:

@@ -285,6 +285,16 @@ class ExperimentRecipe(Config):
         for name, source in merged.items():
             if part := next((part for part in source.of if part in merged), None):
                 raise ValueError(f"data.{name}: {part!r} is merged itself: name what it is made of")
+        for name, spoken in self.data.items():
+            if isinstance(spoken, SpeechSource) and spoken.exclude in {name, *merged}:
+                raise ValueError(f"data.{name}: exclude: {spoken.exclude!r} is itself, or merged")
+        for block, spec in self.blocks.items():
+            for name, system in spec.systems.items():
+                if system.data and not self._tests_alike(system.data, spec.data):
+                    raise ValueError(
+                        f"blocks.{block}.{name}: data {system.data!r} is to be merged of {spec.data!r}, on which the "
+                        "block is tested, and of speech with held_out: 0"
+                    )
         for claim in self.claims:
             rows = self.blocks[claim.block].rows() if claim.block in self.blocks else {}
             for name in (claim.better, claim.than):
@@ -293,6 +303,13 @@ class ExperimentRecipe(Config):
         if (self.readme is not None and self.main is None) or (self.main is not None and self.main not in self.blocks):
             raise ValueError(f"main: {self.main!r} is none of the blocks: {', '.join(self.blocks)}")
         return self
+
+    def _tests_alike(self, name: str, other: str) -> bool:
+        """Whether a corpus has the dev and test splits of another one, as far as the recipe tells."""
+        source = self.data[name]
+        parts = source.of if isinstance(source, MergedSource) else (name,)
+        more = [self.data[part] for part in parts if part != other]
+        return other in parts and not any(isinstance(part, SpeechSource) and part.held_out for part in more)
 
 
 def read_recipe(path: Path) -> ExperimentRecipe:

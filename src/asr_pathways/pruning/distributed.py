@@ -21,9 +21,9 @@ def total(values: Tensor) -> Tensor:
     """The sum of ``values`` over all ranks; ``values`` itself where only one process runs."""
     if alone():
         return values
-    summed = values.clone()
+    summed = _sendable(values)
     torch.distributed.all_reduce(summed)
-    return summed
+    return summed.to(values.device)
 
 
 def anywhere(flags: Sequence[bool], device: torch.device) -> list[bool]:
@@ -57,4 +57,11 @@ def from_first(values: Sequence[Tensor]) -> None:
     """Every rank's ``values`` become those of the first."""
     if not alone():
         for value in values:
-            torch.distributed.broadcast(value, 0)
+            sent = _sendable(value)
+            torch.distributed.broadcast(sent, 0)
+            value.copy_(sent)
+
+
+def _sendable(values: Tensor) -> Tensor:
+    """A copy on a device that the ranks can talk through: before training, models are still on the CPU."""
+    return values.clone() if torch.distributed.get_backend() != "nccl" else values.to("cuda", copy=True)

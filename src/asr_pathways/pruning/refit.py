@@ -79,7 +79,9 @@ def refit(
             grams, crosses = _moments(pathways, *sides, group, batches)
             for name in group.layers:
                 masks = list(pathways.masks_of(name).values())
-                layers[name].weight.copy_(solve(layers[name].weight, masks, grams, crosses, ridge))
+                wanted, own = dense.get_parameter(name), layers[name].weight
+                kept = torch.stack(masks).any(dim=0).to(own.device)
+                own.copy_(torch.where(kept, solve(wanted, masks, grams, crosses, ridge), own))
         distributed.from_first([layer.weight for layer in layers.values()])
 
 

@@ -25,6 +25,9 @@ from asr_pathways.training.ranks import launch
 from asr_pathways.training.state import TrainingState, checkpoints
 from asr_pathways.training.train import attribution, calibration_batches, dev_batches, rank_batches, save_start
 
+_OF_PRUNE = ("pathways", "distillation", "soft_targets", "refit_batches")
+"""Options of recipes that say how all languages are pruned: an added one takes the model's masks' form and weights."""
+
 NEW_PIECES = (128, 96, 64, 48, 32, 24, 16)
 """Sizes of a new language's vocabulary: the first that its texts suffice for is taken."""
 
@@ -68,8 +71,8 @@ def add_language(
             f"{model}: a bundle has lost the weights that no pathway keeps, which a new language would train: "
             "add it to the model folder"
         )
-    if recipe.pathways or recipe.distillation:
-        raise PathwaysError("recipe: pathways and distillation are for prune: an added language takes the model's")
+    if given := [name for name in _OF_PRUNE if getattr(recipe, name)]:
+        raise PathwaysError(f"recipe: {', '.join(given)}: for prune only: leave it out")
     left_out = LeftOut(recipe.data.max_left_out)
     cuts = load_cuts(data, "train", [language], left_out).to_eager()
     going_on = resume and bool(checkpoints(out))

@@ -71,8 +71,6 @@ class TrainingLoop:
         self.left_out = batches.left_out
         self.state = TrainingState()
         self.fabric = fabric
-        if config.threads:
-            torch.set_num_threads(config.threads)
         added = recognizer.pathways is not None and recognizer.pathways.added
         if config.optimizer.steps and not added:  # what other languages hear must stay as it is
             recognizer.model.train_on_short_windows()
@@ -113,6 +111,7 @@ class TrainingLoop:
             raise PathwaysError(f"{path}: a checkpoint of another run: {reason:.200}") from None
         self._resumed = self._saved = True
         self.left_out.read(self.out / LEFT_OUT)
+        self.left_out.require_few()
         if (self.out / "history.json").exists():  # which may know evaluations that come again
             self._write_history()
 
@@ -335,11 +334,12 @@ class TrainingLoop:
         if self._saved:
             return
         self._saved = True
-        for reasons in gather(self.fabric, self.left_out.reasons):
+        found = gather(self.fabric, self.left_out.reasons)
+        for reasons in found:
             self.left_out.update(reasons)
         if self.fabric.is_global_zero:
             self._write_state(progress)
-        if self.left_out.too_many:  # together, so that all ranks know
+        if len(set().union(*found)) > self.left_out.most:  # the same on all ranks, whose threads may have found more
             self.fabric.barrier()
             self.left_out.require_few()
 

@@ -48,7 +48,10 @@ class PruneRecipe(LoopConfig):
     pathways: dict[str, Any] = Field(default_factory=dict)
     calibration_batches: int = Field(default=4, gt=0, description="batches a language for score activation's start")
     refit_batches: int = Field(
-        default=0, ge=0, description="batches a language to solve for the kept weights by, before training; 0: as cut"
+        default=0,
+        ge=0,
+        description="batches a language to solve for the kept weights by, before training (whose layers' outputs are "
+        "all held in memory); 0: as cut",
     )
     distillation: float = Field(
         default=0.0, ge=0, description="what the distance from the dense model's inner outputs counts in the loss"
@@ -117,7 +120,7 @@ def prune(
     dense.model.open_languages(languages)
     config = pathway_config(dense, method, sparsity, languages, recipe)
     _check_init(init, method, config, languages)
-    if recipe.refit_batches and (config.schedule != "oneshot" or config.rewind):
+    if recipe.refit_batches and (config.stage_at(0) != config.sparsity or config.rewind):
         raise PathwaysError(
             f"recipe: refit_batches: masks are not final at the start with method {method}: leave it out"
         )
@@ -144,7 +147,8 @@ def prune(
         else:
             _take_masks(recognizer, init, model, data, out, sparsity, recipe, resume)
         if untouched is not None:
-            _refit(recognizer, untouched, cuts, recipe, left_out)
+            _refit(recognizer, untouched, cuts, recipe, left_out, fabric.is_global_zero)
+            del untouched
         save_start(fabric, start, recognizer)
     loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Pruning ({method})", fabric, distillation)
     if going_on:
@@ -221,8 +225,10 @@ def _choose_by_activation(
         pathways.adapt(language)
 
 
-def _refit(recognizer: Recognizer, dense: SpeechModel, cuts: Any, recipe: PruneRecipe, left_out: LeftOut) -> None:
-    """Solves for the weights that the masks keep, on speech as training will hear it."""
+def _refit(
+    recognizer: Recognizer, dense: SpeechModel, cuts: Any, recipe: PruneRecipe, left_out: LeftOut, shows: bool
+) -> None:
+    """Solves for the weights that the masks keep, on speech as training will hear it; ``shows`` a bar."""
     assert recognizer.pathways is not None
     model = recognizer.model
     for one in (model, dense):
@@ -234,7 +240,7 @@ def _refit(recognizer: Recognizer, dense: SpeechModel, cuts: Any, recipe: PruneR
         own = [cut for cut in cuts if cut.supervisions[0].language == language]
         drawn = calibration_batches(recipe.data, own, recognizer, left_out)
         batches[language] = list(islice(drawn, recipe.refit_batches))
-    bar = partial(track, label="Refitting")
+    bar = partial(track, label="Refitting") if shows else iter
     refit(recognizer.pathways, model.loss, dense.network, dense.loss, batches, progress=bar)
 
 

@@ -40,6 +40,8 @@ def launch(config: LoopConfig) -> Fabric:
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
+    if config.threads:
+        torch.set_num_threads(config.threads)
     return fabric
 
 

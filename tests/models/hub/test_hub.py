@@ -238,6 +238,8 @@ def test_a_model_of_the_hub_is_of_one_revision(hub_folder: Maker, tmp_path: Path
             folder / "model.safetensors",
             {"format": "pt"},
         )
+        (kept / ".no_exist" / commit).mkdir(parents=True)
+        (kept / ".no_exist" / commit / "asr_pathways.json").touch()
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text(NEW)
     (kept / "refs" / "v1").write_text(OLD)
@@ -252,6 +254,9 @@ def test_a_model_of_the_hub_is_of_one_revision(hub_folder: Maker, tmp_path: Path
         f"someone/model: revision {NEW}; MODEL someone/model@{NEW} is always this one",
         f"someone/model@v1: revision {OLD}; MODEL someone/model@{OLD} is always this one",
     ]
+    shutil.rmtree(kept / ".no_exist")  # another program fetched it, and nobody knows whether it was pruned
+    done = offline(script, tmp_path / "cache")
+    assert f"someone/model@{OLD}: the hub cannot be reached, and the cache does not tell" in done.stderr
 
 
 def test_a_pruned_model_on_the_hub_comes_with_its_pathways(

@@ -169,7 +169,10 @@ def test_what_does_not_fit_is_named(hub_folder: Maker, speech: Path) -> None:
         model.encode(torch.zeros(1, 130, 80), torch.tensor([130]))
     long = replace(batch, targets=torch.zeros(len(batch), 70, dtype=torch.long))
     with pytest.raises(PathwaysError, match=re.escape(f"utterance {batch.ids[-1]}: a text of 74 tokens")):
-        model.loss(replace(long, target_lengths=torch.arange(len(batch))))
+        model.loss(replace(long, target_lengths=torch.tensor([1] * (len(batch) - 1) + [70])))
+    lengths = torch.tensor([20, 130] + [20] * (len(batch) - 2))
+    with pytest.raises(PathwaysError, match=re.escape(f"utterance {batch.ids[1]}: 1.3 s of audio: Whisper hears")):
+        model.loss(replace(batch, features=torch.zeros(len(batch), 130, 80), feature_lengths=lengths))
     with pytest.raises(PathwaysError, match="unknown language 'es'"):
         model.prompt("es")
 

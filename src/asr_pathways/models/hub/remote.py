@@ -35,12 +35,25 @@ def own_folder(source: Source, card: str) -> Path | None:
         card: the file by which ours are known, if ``config.json`` is not in our format.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         hf_hub_download(source.name, card, revision=source.revision)
-    except EntryNotFoundError:
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError) and not _known_to_lack(source, card):
+            print(
+                f"{source}: the hub cannot be reached, and the cache does not tell whether this model has pathways: "
+                "it is taken as it was before pruning",
+                file=sys.stderr,
+            )
         config = read_json(Path(hf_hub_download(source.name, "config.json", revision=source.revision)))
         if not (isinstance(config, dict) and "format" in config):
             return None
     return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=list(FILES)))
+
+
+def _known_to_lack(source: Source, name: str) -> bool:
+    """Whether the hub once said that there is no such file."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    return try_to_load_from_cache(source.name, name, revision=source.revision) is _CACHED_NO_EXIST

@@ -129,10 +129,12 @@ class Whisper(HubModel):
         Raises:
             PathwaysError: if an utterance's audio or text is too long for Whisper.
         """
+        sizes = zip(batch.ids, batch.feature_lengths.tolist(), batch.target_lengths.tolist(), strict=True)
+        for identifier, frames, tokens in sizes:
+            if (reason := self.refusal(frames, tokens)) is not None:
+                raise PathwaysError(f"utterance {identifier}: {reason}")
         encodings = self.encode(batch.features, batch.feature_lengths)
         prompt = batch.targets.new_tensor(self.prompt(batch.language)).expand(len(batch), -1)
-        if (reason := self.refusal(int(batch.feature_lengths.max()), batch.targets.shape[1])) is not None:
-            raise PathwaysError(f"utterance {batch.ids[int(batch.target_lengths.argmax())]}: {reason}")
         hidden = self.hub.model.decoder(
             input_ids=torch.cat((prompt, batch.targets), dim=1), encoder_hidden_states=encodings, use_cache=False
         ).last_hidden_state
