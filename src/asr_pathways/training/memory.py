@@ -21,9 +21,10 @@ _SETTINGS = (
 def keep_freed_memory() -> bool:
     """Lets glibc keep memory that is freed for the tensors to come, in place of giving it back to the system.
 
-    By default every large tensor is mapped anew and the system clears each page of it at its first touch, which is a
-    quarter of a training step (``python -m benchmarks.memory``). Where malloc is told otherwise by the environment
-    (``man mallopt``), and with another C library than glibc, all stays as it is.
+    By default every large tensor is mapped anew and the system clears each page of it at its first touch. That was a
+    quarter of a training step of whisper-base (2.24 s without, 2.95 with it), and nothing measurable of the preset
+    ``base`` (``python -m benchmarks.memory``). Where malloc is told otherwise by the environment (``man mallopt``), and
+    with another C library than glibc, all stays as it is.
 
     Returns:
         Whether it does so now.
