@@ -35,6 +35,20 @@ def test_one_language_is_refused() -> None:
         LanguageIdentifier.fit(torch.randn(3, 2), ["en"] * 3)
 
 
+def test_languages_that_the_data_lack_are_not_asked_for(speech: Path, dense_model: Path, tmp_path: Path) -> None:
+    recognizer = load_recognizer(dense_model)
+    recognizer.card = recognizer.card.model_copy(update={"languages": ("en", "fr", "it")})
+    broken = tmp_path / "data"
+    shutil.copytree(speech, broken)
+    next((broken / "audio" / "fr").glob("*train*")).write_bytes(b"")
+    recognizer.model.train()
+    identifier, _ = teach(recognizer, broken)
+    assert identifier.languages == ("en", "fr") and recognizer.model.training
+    recognizer.card = recognizer.card.model_copy(update={"languages": ("en", "it")})
+    with pytest.raises(PathwaysError, match=r"telling languages apart needs 2 of the model's in train: en there"):
+        teach(recognizer, speech)
+
+
 def test_is_kept_exactly(tmp_path: Path) -> None:
     rows = torch.randn(20, 4)
     identifier = LanguageIdentifier.fit(rows, ["en", "fr"] * 10)

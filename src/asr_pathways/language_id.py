@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from asr_pathways.data.batches import Batch, eval_batches
-from asr_pathways.data.corpus import SPLITS, languages_of, load_cuts
+from asr_pathways.data.corpus import SPLITS, load_cuts
+from asr_pathways.data.left_out import LeftOut
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
 from asr_pathways.model_folder import Recognizer, is_bundle
@@ -30,6 +31,12 @@ from asr_pathways.models.face import SpeechModel
 FILE = "language_id.safetensors"
 DECAY = 1e-2
 """Weight decay of the head; encodings are wide and utterances few."""
+
+UTTERANCES = 2000
+"""Of a language and a split at most about so many are heard: a line needs no more."""
+
+MAX_LEFT_OUT = 100
+"""Utterances that may be broken."""
 
 
 class LanguageIdentifier:
@@ -135,32 +142,50 @@ def embed(model: SpeechModel, features: Tensor, lengths: Tensor, language: str) 
     return torch.stack([torch.cat((row.mean(0), row.std(0, unbiased=False))) for row in rows]).float()
 
 
-def embeddings_of(recognizer: Recognizer, batches: Sequence[Batch], description: str) -> tuple[Tensor, list[str]]:
-    """Embeddings (N, D) of all utterances by the first pathway, whatever they speak, and their languages."""
-    recognizer.model.eval()
+def embeddings_of(
+    recognizer: Recognizer, batches: Iterable[Batch], description: str, total: int | None = None
+) -> tuple[Tensor, list[str]]:
+    """Embeddings (N, D) of all utterances by the first pathway, whatever they speak, and their languages.
+
+    ``total`` is the number of utterances, for the progress bar.
+    """
     first = recognizer.languages[0]
     found, labels = [], []
-    with recognizer.use(first):
-        for batch in track(batches, description, transient=True, console=Console(stderr=True)):
-            found.append(embed(recognizer.model, batch.features, batch.feature_lengths, first))
+    with recognizer.hearing(first), Progress(transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total)
+        for batch in batches:
+            batch = batch.to(recognizer.device)
+            found.append(embed(recognizer.model, batch.features, batch.feature_lengths, first).cpu())
             labels += [batch.language] * len(batch)
+            bar.advance(task, len(batch))
     return torch.cat(found), labels
 
 
 def teach(recognizer: Recognizer, data: Path) -> tuple[LanguageIdentifier, dict[str, dict[str, float]]]:
     """Fits an identifier of the model's languages on the train split; its accuracy on dev and test.
 
+    Of each language and split at most :data:`UTTERANCES` are heard. Those that are broken are left out, as in training.
+
     Returns:
         The identifier, and {split: {language: share of utterances told right}}.
 
     Raises:
-        PathwaysError: if the data are broken, or hold fewer than two of the languages.
+        PathwaysError: if too much of the data is broken, or the train split holds fewer than two of the languages, or
+            another none.
     """
-    embeddings, labels = embeddings_of(recognizer, _batches(recognizer, data, "train"), "train")
-    identifier = LanguageIdentifier.fit(embeddings, labels)
+    left_out = LeftOut(MAX_LEFT_OUT)
+    cuts = {split: _sample(recognizer, data, split, left_out) for split in SPLITS}
+
+    def embedded(split: str) -> tuple[Tensor, list[str]]:
+        model = recognizer.model
+        options: dict[str, Any] = {"max_seconds": 60, "frontend": model.frontend, "refusal": model.refusal}
+        batches = eval_batches(cuts[split], left_out=left_out, **options)
+        return embeddings_of(recognizer, batches, split, len(cuts[split]))
+
+    identifier = LanguageIdentifier.fit(*embedded("train"))
     right: dict[str, dict[str, float]] = {}
     for split in SPLITS[1:]:
-        embeddings, labels = embeddings_of(recognizer, _batches(recognizer, data, split), split)
+        embeddings, labels = embedded(split)
         best = identifier.probabilities(embeddings).argmax(-1).tolist()
         told: dict[str, list[bool]] = {}
         for label, index in zip(labels, best, strict=True):
@@ -172,15 +197,25 @@ def teach(recognizer: Recognizer, data: Path) -> tuple[LanguageIdentifier, dict[
 def rank(recognizer: Recognizer, identifier: LanguageIdentifier, features: Tensor) -> list[tuple[str, float]]:
     """The languages of one utterance's features (T, ...), the likeliest first, with their probabilities."""
     first = recognizer.languages[0]
-    recognizer.model.eval()
-    with recognizer.use(first):
-        embedding = embed(recognizer.model, features[None], torch.tensor([len(features)]), first)
+    device = recognizer.device
+    with recognizer.hearing(first):
+        lengths = torch.tensor([len(features)], device=device)
+        embedding = embed(recognizer.model, features[None].to(device), lengths, first)
     shares = identifier.probabilities(embedding)[0].tolist()
     return sorted(zip(identifier.languages, shares, strict=True), key=lambda pair: -pair[1])
 
 
-def _batches(recognizer: Recognizer, data: Path, split: str) -> list[Batch]:
-    known: Any = recognizer.languages_for(None, languages_of(load_cuts(data, split)))
-    model = recognizer.model
-    cuts = (cut for cut in load_cuts(data, split, known) if cut.duration <= model.window)
-    return list(eval_batches(cuts, max_seconds=60, frontend=model.frontend, refusal=model.refusal))
+def _sample(recognizer: Recognizer, data: Path, split: str, left_out: LeftOut) -> list[Any]:
+    """Cuts of the model's languages that the model can hear at once, evenly out of all of a language."""
+    by_language: dict[str, list[Any]] = {}
+    for cut in load_cuts(data, split, left_out=left_out):
+        if cut.duration <= recognizer.model.window:
+            by_language.setdefault(cut.supervisions[0].language, []).append(cut)
+    own = recognizer.languages
+    known = [language for language in sorted(by_language) if not own or language in own]
+    least = 2 if split == "train" else 1
+    if len(known) < least:
+        raise PathwaysError(
+            f"{data}: telling languages apart needs {least} of the model's in {split}: {' '.join(known) or 'none'} there"
+        )
+    return [cut for one in known for cut in by_language[one][:: -(-len(by_language[one]) // UTTERANCES)]]

@@ -9,8 +9,8 @@ own files and names, so that transformers still loads it; beside them lies ``asr
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -135,6 +135,22 @@ class Recognizer:
     def use(self, language: str) -> AbstractContextManager[object]:
         """The pathway of ``language`` while the context lasts; nothing for a dense model."""
         return nullcontext() if self.pathways is None else self.pathways.use(language)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where features are to go."""
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def hearing(self, language: str) -> Iterator[None]:
+        """`use` in eval mode and without gradients; the model's mode is as before afterwards."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with self.use(language), torch.no_grad():
+                yield
+        finally:
+            self.model.train(training)
 
 
 def save_recognizer(folder: Path, recognizer: Recognizer) -> None:

@@ -68,13 +68,13 @@ def transcribe(recognizer: Recognizer, path: Path, language: str) -> Transcript:
 
 def _recognized(recognizer: Recognizer, samples: Samples, language: str) -> tuple[str, list[tuple[str, float]]]:
     """The text of a recording of any length, and its word pieces with their times if the model tells them."""
-    model = recognizer.model.eval()
+    model, device = recognizer.model, recognizer.device
     texts = []
     tokens: list[tuple[str, float]] = []
-    with recognizer.use(language), torch.inference_mode():
+    with recognizer.hearing(language):
         for part in cut_at_pauses(samples, model.window):
-            features = model.frontend(part)[None]
-            lengths = torch.tensor([features.shape[1]])
+            features = model.frontend(part)[None].to(device)
+            lengths = torch.tensor([features.shape[1]], device=device)
             if isinstance(model, Transducer):
                 search = GreedySearch(model, 1)
                 search.accept(model.encodings(features, lengths, language)[0])
@@ -184,7 +184,7 @@ def decode_cuts(recognizer: Recognizer, cuts: Iterable[Any], *, progress: bool =
     found = []
     if whole or not long:
         batches = eval_batches(whole, frontend=model.frontend)
-        options: dict[str, Any] = {"total": len(whole), "progress": progress}
+        options: dict[str, Any] = {"total": len(whole), "progress": progress, "device": recognizer.device}
         found = evaluate(model, recognizer.tokenizer, batches, recognizer.pathways, **options)
     for cut in long:
         said = cut.supervisions[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -209,7 +210,9 @@ def test_evaluating_advances_no_clock(recogniser: Recogniser) -> None:
     recogniser.eval()
     with pathways.use("en"):
         recogniser(tokens(0))
-    assert pathways.step() == []
+    with pytest.raises(PathwaysError, match=r"no pathway was used in training mode: call model\.train\(\)"):
+        pathways.step()
+    assert pathways.steps == 0
 
 
 def test_a_shared_mask_adapts_by_the_steps_of_all(recogniser: Recogniser) -> None:
@@ -279,6 +282,20 @@ def test_calibrating_inside_a_block_sees_the_sub_network() -> None:
         Pathways.attach(model, PathwayConfig(sparsity=0.5), ["en"]).calibrate("en"),
     ):
         pass
+
+
+def test_blocks_inside_a_calibration_do_not_end_it() -> None:
+    seen = []
+    for inside in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 4, bias=False)).eval()
+        pathways = Pathways.attach(model, PathwayConfig(sparsity=0.5, score="activation"), ["en"])
+        with pathways.calibrate("en"):
+            for _ in range(3):
+                with pathways.use("en") if inside else nullcontext():
+                    model(torch.randn(5, 4))
+        seen.append(pathways.state_dict()["statistics"]["en"]["0.weight"])
+    assert torch.equal(*seen) and seen[0][0, -1] == 15
 
 
 def test_gradient_scores_swap_the_smallest_for_the_steepest(recogniser: Recogniser) -> None:

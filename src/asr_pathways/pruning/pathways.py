@@ -183,14 +183,17 @@ class Pathways:
             The masks that changed, in order.
 
         Raises:
-            PathwaysError: inside `use`, if the optimizer is needed and missing, or if the ranks of a run chose
-                different masks, which are compared by checksum each time.
+            PathwaysError: inside `use`, if no pathway was used in training mode since the last call, if the
+                optimizer is needed and missing, or if the ranks of a run chose different masks, which are compared
+                by checksum each time.
         """
         self._switch.require_dense("step()")
         if optimizer is None and (self._config.rewind or self._config.revived == "reset"):
             raise PathwaysError("step(): give it the optimizer, whose state is to follow rewound or revived weights")
         state = self._state
         trained = self._switch.end_step()
+        if not trained:
+            raise PathwaysError("step(): no pathway was used in training mode: call model.train(), then run in use()")
         state.step += 1
         for key in trained:
             state.own_steps[key] += 1

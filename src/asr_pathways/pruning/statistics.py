@@ -91,7 +91,9 @@ class InputStatistics:
         if self.recording is None or x.numel() == 0:
             return
         squares, count = _sum_of_squares(x, channel)
-        seen = self._new.setdefault(self.recording, self._zeros())
+        if self.recording not in self._new:
+            self._new[self.recording] = self._zeros()
+        seen = self._new[self.recording]
         if seen[name].device != x.device:
             with quiet():
                 seen[name] = seen[name].to(x.device)

@@ -138,6 +138,8 @@ class Switch:
     @contextmanager
     def _in_place(self, key: str, training: bool, tracked: bool = True) -> Iterator[None]:
         """The pathway's own tensors and masked weights are in the model, and what training needs is watched."""
+        statistics, gradients = self._state.statistics, self._gradients
+        before = gradients.mask, gradients.taking, statistics.recording  # of a calibrate() that this is in
         with self._state.own.in_place(key):
             try:
                 if self._policy.masks_training or not training:
@@ -147,7 +149,7 @@ class Switch:
                 yield
             finally:
                 self._weights.restore()
-                self._gradients.mask = self._gradients.taking = self._state.statistics.recording = None
+                gradients.mask, gradients.taking, statistics.recording = before
 
     def _watch(self, key: str) -> None:
         self._hook()
