@@ -1,6 +1,6 @@
 """What Whisper's training gains from windows of the batch's length instead of its own 30 seconds.
 
-python -m benchmarks.whisper_windows whisper-base data/prompts --steps 5 --train 40
+python -m benchmarks.whisper_windows openai/whisper-base data/prompts --steps 5 --train 40
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def measure(model: Path, data: Path, steps: int, seconds: float) -> dict[str, ob
             times.append(time.perf_counter() - started)
     ratios = [long / short for long, short in zip(taken["window"], taken["longest"], strict=True)]
     return {
-        "model": str(model),
+        "model": model.name,
         "batches": steps,
         "seconds_of_audio": round(statistics.mean(audio[1:]), 1),
         "threads": torch.get_num_threads(),

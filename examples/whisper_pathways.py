@@ -1,6 +1,7 @@
-"""Prunes a Whisper folder into one pathway a language, and transcribes a recording with each.
+"""Prunes a Whisper model into one pathway a language, and transcribes a recording with each.
 
-python examples/whisper_pathways.py whisper-base data/prompts en,fr runs/whisper-pathways
+asr-pathways data prompts data/prompts
+python examples/whisper_pathways.py openai/whisper-base data/prompts en,fr runs/whisper-pathways
 """
 
 import sys

@@ -34,7 +34,12 @@ app.command()(bench)
 _debug = False
 
 Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A model folder, run folder or bundle.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model folder, Hugging Face folder or hub name (owner/model), run folder or bundle.",
+        show_default=False,
+    ),
 ]
 Data = Annotated[Path, typer.Option(help="A data folder (see [b]asr-pathways data[/b]).", show_default=False)]
 Out = Annotated[Path, typer.Option(help="The run folder; becomes a MODEL.", show_default=False)]
@@ -54,7 +59,7 @@ def _options(debug: Annotated[bool, typer.Option("--debug", help="Show traceback
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option(help="A recipe, such as recipes/tiny.yaml.", show_default=False)],
+    config: Annotated[Path, typer.Option(help="A recipe, such as recipes/train.yaml.", show_default=False)],
     data: Data,
     out: Out,
     init: Annotated[Optional[Path], typer.Option(help="A dense MODEL whose weights to start from.")] = None,  # noqa: UP045
@@ -62,7 +67,7 @@ def train(
 ) -> None:
     """Trains a dense multilingual model.
 
-    Example: asr-pathways train --config recipes/tiny.yaml --data data/prompts --out runs/dense
+    Example: asr-pathways train --config recipes/train.yaml --data data/prompts --out runs/dense
     """
     from asr_pathways.training.train import read_train_recipe
     from asr_pathways.training.train import train as run
@@ -310,7 +315,7 @@ def demo(
     model: Annotated[Path, typer.Option(help="The dense MODEL to prune.")] = Path("models/tiny"),
     out: Annotated[Path, typer.Option(help="Where everything goes; a second run goes on there.")] = Path("demo"),
     source: From = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Fewer steps: minutes instead of a quarter of an hour.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Fewer training steps.")] = False,
 ) -> None:
     """The main job: prunes a real model to 70% on real speech by Dynamic ASR Pathways, and writes report.html."""
     from asr_pathways.demo import run_demo
