@@ -1,6 +1,8 @@
 """Pathways of a CTC model from the hub in a training loop of your own: transformers, torch, and three lines of ours.
 
-python examples/ctc_pathways.py facebook/mms-300m data/prompts en,fr
+python examples/ctc_pathways.py MODEL data/prompts en,fr
+
+MODEL: a CTC checkpoint with its tokenizer, one vocabulary for all languages.
 """
 
 import sys
@@ -11,6 +13,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
 from asr_pathways import PathwayConfig, Pathways
+from asr_pathways.data.batches import read_cut
 from asr_pathways.data.corpus import load_cuts
 
 
@@ -20,8 +23,9 @@ def main(name: str, data: Path, languages: Sequence[str], epochs: int = 5) -> di
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     config = PathwayConfig(sparsity=0.7, score="activation", adapt_every=50, exclude=("lm_head",))
     pathways = Pathways.attach(model, config, languages)
+    model.train()  # from_pretrained gives it in eval mode
     for cut in [*load_cuts(data, "train", languages)] * epochs:
-        inputs = extractor(cut.load_audio()[0], sampling_rate=16_000, return_tensors="pt")
+        inputs = extractor(read_cut(cut), sampling_rate=16_000, return_tensors="pt")
         labels = torch.tensor([tokenizer(cut.supervisions[0].text).input_ids])
         with pathways.use(cut.supervisions[0].language):  # forward and backward of one language's sub-network
             model(**inputs, labels=labels).loss.backward()
@@ -31,7 +35,7 @@ def main(name: str, data: Path, languages: Sequence[str], epochs: int = 5) -> di
     heard = {}
     model.eval()
     for cut in load_cuts(data, "test", languages):
-        inputs = extractor(cut.load_audio()[0], sampling_rate=16_000, return_tensors="pt")
+        inputs = extractor(read_cut(cut), sampling_rate=16_000, return_tensors="pt")
         with pathways.use(cut.supervisions[0].language), torch.no_grad():
             heard[cut.id] = tokenizer.decode(model(**inputs).logits[0].argmax(-1))
     print(pathways.summary().union_density, heard)

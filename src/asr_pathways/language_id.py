@@ -215,7 +215,6 @@ def _sample(recognizer: Recognizer, data: Path, split: str, left_out: LeftOut) -
     known = [language for language in sorted(by_language) if not own or language in own]
     least = 2 if split == "train" else 1
     if len(known) < least:
-        raise PathwaysError(
-            f"{data}: telling languages apart needs {least} of the model's in {split}: {' '.join(known) or 'none'} there"
-        )
+        there = " ".join(known) or "none"
+        raise PathwaysError(f"{data}: telling languages apart needs {least} of the model's in {split}: {there} there")
     return [cut for one in known for cut in by_language[one][:: -(-len(by_language[one]) // UTTERANCES)]]

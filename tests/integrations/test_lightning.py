@@ -182,3 +182,23 @@ def test_the_language_may_be_anywhere_in_a_batch(tmp_path: Path) -> None:
         )
     assert pathways.steps == 8
     assert {event.language for event in callback.events} == {"en", "fr"}
+
+
+def test_a_step_that_float16_skipped_is_none() -> None:
+    class Scaler:
+        scale = 2.0
+
+        def get_scale(self) -> float:
+            return self.scale
+
+    module = Module(0)
+    pathways = attach(module.model)
+    callback, scaler = PathwaysCallback(pathways), Scaler()
+    trainer: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    optimizer = module.configure_optimizers()
+    for language, factor, own_steps in (("en", 0.5, {"en": 0, "fr": 0}), ("fr", 1.0, {"en": 0, "fr": 1})):
+        callback.on_train_batch_start(trainer, module, {"language": language}, 0)
+        callback.on_before_optimizer_step(trainer, module, optimizer)
+        scaler.scale *= factor
+        callback.on_train_batch_end(trainer, module, None, None, 0)
+        assert pathways.state_dict()["own_steps"] == own_steps

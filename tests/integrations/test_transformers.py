@@ -207,10 +207,12 @@ def test_a_checkpoint_without_masks_is_refused(tmp_path: Path) -> None:
 def test_a_skipped_optimizer_step_is_none() -> None:
     pathways = attach(recogniser())
     callback = PathwaysCallback(pathways)
-    for skipped, steps in ((True, 0), (False, 1)):
+    for language, skipped, own_steps in (("en", True, {"en": 0, "fr": 0}), ("fr", False, {"en": 0, "fr": 1})):
         optimizer = SimpleNamespace(step_was_skipped=skipped, zero_grad=lambda: None)
+        with pathways.use(language):
+            pass
         callback.on_optimizer_step(None, None, None, optimizer=optimizer)
-        assert pathways.steps == steps
+        assert pathways.state_dict()["own_steps"] == own_steps
 
 
 def test_batches_are_of_one_language() -> None:

@@ -7,7 +7,14 @@ import torch
 
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.training.state import TrainingState, last_checkpoint, read_checkpoint, write_checkpoint
+from asr_pathways.training.state import (
+    DamagedCheckpoint,
+    TrainingState,
+    last_checkpoint,
+    read_checkpoint,
+    read_last_checkpoint,
+    write_checkpoint,
+)
 from tests.conftest import make_recognizer
 from tests.training.helpers import loop_config, make_loop, recognizer_for, same
 
@@ -58,6 +65,31 @@ def test_a_broken_or_foreign_checkpoint_is_told_in_one_line(tmp_path: Path, how:
     with pytest.raises(PathwaysError, match=r"checkpoints/last.pt: not a readable checkpoint: .") as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        PermissionError(13, "Permission denied"),
+        OSError(5, "Input/output error"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_what_ails_the_machine_is_not_laid_to_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise trouble
+
+    write_checkpoint(tmp_path / "checkpoints" / "last.pt", TrainingState(step=1), {}, keep=2)
+    write_checkpoint(tmp_path / "checkpoints" / "last.pt", TrainingState(step=2), {}, keep=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", load)
+        with pytest.raises(PathwaysError, match=r"last\.pt: cannot read checkpoint: ") as caught:
+            read_last_checkpoint(tmp_path)
+    assert not isinstance(caught.value, DamagedCheckpoint) and "\n" not in str(caught.value)
+    assert read_last_checkpoint(tmp_path)[1].step == 2
 
 
 def test_a_missing_checkpoint_and_one_of_another_version(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -89,7 +90,7 @@ class LanguageSampler:
         self._step = 0
         self._clocks = dict.fromkeys(self._durations, _Clock(0, 0))
 
-    @property
+    @cached_property
     def weights(self) -> dict[str, float]:
         """The probability of each language: hours^(1/T), normalised (Arivazhagan et al. 2019)."""
         hours = np.array([values.sum() / 3600 for values in self._durations.values()])
@@ -122,7 +123,7 @@ class LanguageSampler:
         return {
             "step": self._step,
             "languages": {name: [clock.epoch, clock.position] for name, clock in self._clocks.items()},
-            "fingerprint": self._fingerprint(),
+            "fingerprint": self._fingerprint,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -131,7 +132,7 @@ class LanguageSampler:
         Raises:
             PathwaysError: if the data, the config or the number of batches in a step are not those of the state.
         """
-        if state["fingerprint"] != self._fingerprint():
+        if state["fingerprint"] != self._fingerprint:
             raise PathwaysError(
                 "sampling: the data, the sampling config or the number of batches in a step changed since this "
                 "checkpoint: resume with those it was made with, or start a new run"
@@ -165,6 +166,7 @@ class LanguageSampler:
         self._plans[language] = (epoch, plan)
         return plan
 
+    @cached_property
     def _fingerprint(self) -> int:
         config = self.config.model_dump()
         if config["language_each"] == "step":  # as in runs of releases that knew nothing else

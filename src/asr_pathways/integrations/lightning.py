@@ -46,6 +46,7 @@ class PathwaysCallback(Callback):  # type: ignore[misc]
         self._language = language
         self._block = ExitStack()  # holds the pathway that is in use
         self._optimizer: Any = None  # that steps in the present batch
+        self._scale = 0.0  # of the loss before it, where float16 scales it
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         require_part(self.pathways, pl_module)
@@ -66,13 +67,16 @@ class PathwaysCallback(Callback):  # type: ignore[misc]
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         self._block.close()  # where a training_step that gave None left no backward pass
-        self._optimizer = optimizer
+        self._optimizer, self._scale = optimizer, _scale_of(trainer)
 
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:
         self._block.close()
         if self._optimizer is not None:
             optimizer, self._optimizer = self._optimizer, None
-            self.events += self.pathways.step(optimizer)
+            if _scale_of(trainer) < self._scale:  # gradients overflowed, and the optimizer made no step
+                self.pathways.drop_step()
+            else:
+                self.events += self.pathways.step(optimizer)
 
     def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any, **__: Any) -> None:
         self._use(batch)
@@ -96,3 +100,9 @@ class PathwaysCallback(Callback):  # type: ignore[misc]
 
     def _use(self, batch: Any) -> None:
         self._block.enter_context(self.pathways.use(self._language(batch)))
+
+
+def _scale_of(trainer: Any) -> float:
+    """What float16's losses are multiplied by now; 0 without float16."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return 0.0 if scaler is None else float(scaler.get_scale())

@@ -72,6 +72,8 @@ class PathwaysCallback(TrainerCallback):  # type: ignore[misc]
         optimizer = kwargs["optimizer"]
         if not optimizer.step_was_skipped:  # as float16 does where gradients overflow
             self.events += self.pathways.step(optimizer)
+        else:
+            self.pathways.drop_step()
         optimizer.zero_grad()  # of an added language's own parameters too, which are not in the model now
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

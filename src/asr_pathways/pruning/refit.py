@@ -134,16 +134,19 @@ def _linear_layers(pathways: Pathways) -> dict[str, nn.Linear]:
 def _groups(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) -> list[Group]:
     """What runs once in a forward pass, in order."""
     modules = {name.rpartition(".")[0]: name for name in layers}
-    begun: list[tuple[str, int, Tensor]] = []  # a layer, when, and its input
+    begun: list[tuple[str, bool]] = []  # a layer, and whether it reads another input than the one before it
+    latest: Tensor | None = None
     ended: dict[str, int] = {}
     calls: Counter[str] = Counter()
     removers = []
     for name, module in model.named_modules():
 
         def enter(_: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
+            nonlocal latest
             calls[name] += 1
             if name in modules:
-                begun.append((name, len(begun), inputs[0]))
+                begun.append((name, inputs[0] is not latest))
+                latest = inputs[0]
 
         def leave(_: nn.Module, inputs: object, output: object, name: str = name) -> None:
             ended[name] = len(begun)
@@ -154,14 +157,17 @@ def _groups(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) 
     finally:
         for remover in removers:
             remover.remove()
-    groups: list[tuple[Tensor, int, list[str]]] = []
-    for name, when, entered in begun:
+    groups: list[tuple[int, list[str]]] = []
+    other = True
+    for when, (name, differs) in enumerate(begun):
+        other = other or differs
         if calls[name] == 1:
-            if not groups or groups[-1][0] is not entered:
-                groups.append((entered, when, []))
-            groups[-1][2].append(modules[name])
+            if other:
+                groups.append((when, []))
+            groups[-1][1].append(modules[name])
+            other = False
     found = []
-    for _, when, names in groups:
+    for when, names in groups:
         done = {name for name, end in ended.items() if calls[name] == 1 and end <= when}
         whole = tuple(sorted(name for name in done if not done.intersection(_above(name))))
         found.append(Group(tuple(names), whole))

@@ -81,7 +81,7 @@ def add_language(
         if recognizer.pathways is None or recognizer.pathways.added[-1:] != (language,):
             raise PathwaysError(f"{out}: the run there adds another language: cannot resume it")
     else:
-        recognizer = load_recognizer(model)
+        recognizer = load_recognizer(model, fabric.device)
         _add(recognizer, model, [str(cut.supervisions[0].text) for cut in cuts], language, sparsity, reuse, recipe)
         credits = dict.fromkeys((*recognizer.card.attribution, *attribution(data)))
         update = {"languages": recognizer.languages, "attribution": tuple(credits)}
@@ -158,5 +158,5 @@ def _choose_by_activation(
     recognizer.model.eval()
     with pathways.use(language), pathways.calibrate(language), torch.no_grad():
         for _ in range(recipe.calibration_batches):
-            recognizer.model.loss(next(batches))
+            recognizer.model.loss(next(batches).to(recognizer.device))
     pathways.adapt(language)

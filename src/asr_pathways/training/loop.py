@@ -79,6 +79,9 @@ class TrainingLoop:
         self.model: Any
         self.model, self._fabric_optimizer = self.fabric.setup(recognizer.model, self.optimizer)
         self.model.mark_forward_method("loss")
+        if added:  # its own tensors follow the model to its device when they are used: before the optimizer has a state
+            with recognizer.hearing(recognizer.languages[-1]):
+                pass
         self.distillation = distillation
         if distillation is not None:
             distillation.watch(recognizer.model)
@@ -98,6 +101,8 @@ class TrainingLoop:
         """
         with self.fabric.rank_zero_first():  # which puts damaged ones aside
             path, self.state, parts = read_last_checkpoint(self.out)
+        if len(set(steps := gather(self.fabric, self.state.step))) > 1:
+            raise PathwaysError(f"{self.out}: ranks read checkpoints of different steps ({steps}): start them again")
         try:
             self.recognizer.model.load_state_dict(parts["model"])
             self.optimizer.load_state_dict(parts["optimizer"])
@@ -211,7 +216,8 @@ class TrainingLoop:
         with self.fabric.no_backward_sync(self.model, enabled=waits), self.recognizer.use(batch.language):
             loss: Tensor = self.model.loss(batch)
             if self.distillation is not None:
-                loss = self.distillation.loss(batch, loss)
+                with self.fabric.autocast():  # the teacher's forward pass, too
+                    loss = self.distillation.loss(batch, loss)
             self.fabric.backward(loss / self.config.accumulate)
         return float(loss.detach())
 

@@ -118,6 +118,7 @@ def prune(
     left_out = LeftOut(recipe.data.max_left_out)
     languages = dense.languages_for(languages, languages_of(load_cuts(data, "train", left_out=left_out)))
     dense.model.open_languages(languages)
+    dense.model.to(fabric.device)
     config = pathway_config(dense, method, sparsity, languages, recipe)
     _check_init(init, method, config, languages)
     if recipe.refit_batches and (config.stage_at(0) != config.sparsity or config.rewind):
@@ -150,6 +151,7 @@ def prune(
             _refit(recognizer, untouched, cuts, recipe, left_out, fabric.is_global_zero)
             del untouched
         save_start(fabric, start, recognizer)
+    del cuts, dense  # training may be long, and the corpus large
     loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Pruning ({method})", fabric, distillation)
     if going_on:
         loop.resume()
@@ -220,7 +222,7 @@ def _choose_by_activation(
         batches = calibration_batches(recipe.data, own, recognizer, left_out)
         with pathways.calibrate(language), torch.no_grad():
             for _ in range(recipe.calibration_batches if listens else 0):
-                recognizer.model.loss(next(batches))
+                recognizer.model.loss(next(batches).to(recognizer.device))
     for language in pathways.languages[: 1 if pathways.config.shared else None]:
         pathways.adapt(language)
 
@@ -239,7 +241,7 @@ def _refit(
     for language in recognizer.pathways.languages:
         own = [cut for cut in cuts if cut.supervisions[0].language == language]
         drawn = calibration_batches(recipe.data, own, recognizer, left_out)
-        batches[language] = list(islice(drawn, recipe.refit_batches))
+        batches[language] = [batch.to(recognizer.device) for batch in islice(drawn, recipe.refit_batches)]
     bar = partial(track, label="Refitting") if shows else iter
     refit(recognizer.pathways, model.loss, dense.network, dense.loss, batches, progress=bar)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,9 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path, flush
 
 VERSION = 1
+
+_PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""Troubles of a machine that say nothing about a file."""
 
 
 @dataclass
@@ -88,8 +92,8 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     """Reads what :func:`write_checkpoint` wrote, and restores torch's random numbers.
 
     Raises:
-        PathwaysError: if the file is missing or of another version; `DamagedCheckpoint` if it is truncated, or not
-            a checkpoint.
+        PathwaysError: if the file is missing or of another version, or the machine cannot read it now;
+            `DamagedCheckpoint` if it is truncated, or not a checkpoint.
     """
     try:
         parts = torch.load(path, map_location="cpu", weights_only=True)
@@ -102,12 +106,16 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
         raise PathwaysError(f"{path}: no checkpoint to resume from") from None
     except PathwaysError:
         raise
+    except (PermissionError, MemoryError) as error:  # of the machine, not of the file
+        raise PathwaysError(f"{path}: cannot read checkpoint: {error or 'out of memory'}") from None
     except UnpicklingError:  # torch would advise to load it all the same
         raise DamagedCheckpoint(
             f"{path}: not a readable checkpoint: it holds more than tensors and plain values, and is not loaded"
         ) from None
     except Exception as error:  # whatever a truncated or foreign file makes torch raise
         reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+        if getattr(error, "errno", None) in _PASSING or "allocate memory" in reason:
+            raise PathwaysError(f"{path}: cannot read checkpoint: {reason:.200}") from None
         raise DamagedCheckpoint(f"{path}: not a readable checkpoint: {reason:.200}") from None
     return state, parts
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _STATISTICS_UTTERANCES = 200
 """About how many utterances the mean and deviation of features are estimated from."""
 
+_LISTENED = 20_000
+"""Of at most so many utterances of a language are batches to listen to drawn."""
+
 _TOKENIZER_TEXTS = 200_000
 """At most so many texts of a language are word pieces trained on."""
 
@@ -121,7 +124,9 @@ def rank_batches(
 def calibration_batches(
     config: DataConfig, cuts: Iterable[Any], recognizer: Recognizer, left_out: LeftOut
 ) -> Iterator[Batch]:
-    """Batches to listen to: neither augmented nor made ahead."""
+    """Batches to listen to, in one language: neither augmented nor made ahead, of an even sample of a large corpus."""
+    cuts = list(cuts)
+    cuts = cuts[:: -(-len(cuts) // _LISTENED)]
     plain = config.model_copy(update={"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0})
     model = recognizer.model
     found = train_batches(cuts, recognizer.tokenizer, plain, model.frontend, left_out=left_out, refusal=model.refusal)

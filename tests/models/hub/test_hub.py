@@ -283,3 +283,14 @@ def offline(script: str, cache: Path) -> subprocess.CompletedProcess[str]:
     """Runs Python that may ask the hub for nothing but what its cache has."""
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
     return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+
+
+def test_batch_normalisation_keeps_the_statistics_of_the_checkpoint(hub_folder: Maker, speech: Path) -> None:
+    recognizer = load_recognizer(hub_folder("parakeet_ctc"))
+    buffers = {name: tensor.clone() for name, tensor in recognizer.model.named_buffers() if "running" in name}
+    assert buffers
+    recognizer.model.train()
+    for batch in batches_of(recognizer, speech, "en"):
+        recognizer.model.loss(batch)
+    now = dict(recognizer.model.named_buffers())
+    assert all(torch.equal(now[name], tensor) for name, tensor in buffers.items())

@@ -8,17 +8,20 @@ from bisect import bisect_left
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import MARK
 from asr_pathways.models.face import SpeechModel
 from asr_pathways.models.weights import load_weights
+
+Model = TypeVar("Model", bound=nn.Module)
 
 MOST = 1 << 16
 """Frames (or samples) that give one of the encoder, whatever the model."""
@@ -105,6 +108,18 @@ class HubModel(SpeechModel):
             hub.config.apply_spec_augment = False
 
     window = 30.0
+
+    def train(self: Model, mode: bool = True) -> Model:
+        """As ever, but batch normalisation keeps the checkpoint's statistics.
+
+        Those of a batch would be of one language; and what training adds to running ones differs between ranks, is in
+        no gradient, and stays where a batch is skipped because its loss is NaN.
+        """
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
 
     @property
     def network(self) -> nn.Module:
