@@ -54,7 +54,7 @@ def manifest(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, or TSV with a header.")],
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of bad rows to leave out.")] = 0.01,
 ) -> None:
-    """Your own recordings: rows of audio_filepath, text, lang and, if you like, offset, duration and split.
+    """Your own recordings in any language: rows of audio_filepath, text, lang; offset, duration, split if you like.
 
     Example: asr-pathways data manifest data/own own.jsonl
     """
@@ -91,7 +91,7 @@ def fleurs(source: Source, out: Out, languages: Languages = None, jobs: Jobs = 1
 
 @app.command()
 def commonvoice(source: Source, out: Out, languages: Languages = None, jobs: Jobs = 1) -> None:
-    """Common Voice, downloaded from commonvoice.mozilla.org (cs en es fr it nl ru): read sentences, many speakers.
+    """Common Voice, downloaded from commonvoice.mozilla.org, in any language: read sentences, many speakers.
 
     Example: asr-pathways data commonvoice downloads/cv-corpus-17.0-2024-03-15 data/cv --languages en,fr
     """
@@ -123,7 +123,7 @@ def texts(
         typer.Option(help="A data folder whose texts are left out, so that no test text is ever said."),
     ] = None,
 ) -> None:
-    """Lines of everyday language for synth, from Debian packages (dialogues, fortunes, help texts).
+    """Lines of everyday language for synth (cs en es fr it nl ru), from Debian's dialogues, fortunes and help texts.
 
     Example: asr-pathways data texts data/texts --languages en,fr --exclude data/prompts
     """
@@ -143,7 +143,7 @@ def numbers(
     languages: Languages = "en,es,fr,it,ru",
     lines: Annotated[int, typer.Option(min=1, help="Lines a language.")] = 2000,
 ) -> None:
-    """Spoken numbers for synth: a small task on which even a tiny model gets good, for controlled experiments.
+    """Spoken numbers for synth, in 28 languages: a small task that even a tiny model learns, for experiments.
 
     Example: asr-pathways data numbers data/numbers-texts --lines 4000
     """
@@ -163,7 +163,7 @@ def synth(
         float, typer.Option(min=0, max=0.4, help="Share of the texts in dev, and as many in test.")
     ] = 0.02,
 ) -> None:
-    """Synthetic speech of many voices, by eSpeak NG (pip install 'asr-pathways\\[synth]').
+    """Synthetic speech of many voices, by eSpeak NG (pip install 'asr-pathways\\[synth]'), in any language that it has.
 
     Voices and texts of dev and test are in no other split.
 

@@ -60,6 +60,16 @@ def test_json_lines(folder: Path, tmp_path: Path) -> None:
     assert cuts["000002-0"][1].supervisions[0].text == "number zero"
 
 
+def test_a_language_has_one_code(folder: Path, tmp_path: Path) -> None:
+    codes = ["fr", "fra", "fr-FR", "<|fr|>", "ja", "sr", "sr"]
+    texts = [*["Un"] * 4, "1月", "Један", "Jedan"]
+    rows = [row(i, lang=code, text=text) for i, (code, text) in enumerate(zip(codes, texts, strict=True))]
+    assert prepare_manifest(tmp_path / "out", write(folder / "m.jsonl", list(rows))) == []
+    cuts = [cut for _, cut in all_cuts(tmp_path / "out").values()]
+    assert languages_of(cuts) == ["fr", "ja", "sr"]
+    assert {cut.supervisions[0].text for cut in cuts} == {"un", "1月", "један", "jedan"}
+
+
 def test_tsv_with_splits(folder: Path, tmp_path: Path) -> None:
     lines = ["lang\ttext\taudio_filepath\tduration\tsplit"]
     lines += [f'en\tsay "{i}"\twavs/{i}.wav\t{"0.5" if i else ""}\t{SPLITS[i % 3]}' for i in range(6)]
@@ -87,6 +97,7 @@ BAD = [
     (row(1, text="(...)"), "no words in its text"),
     (row(1, text="\u4f60\u597d"), "its text is not in Latin letters, as 'en' is: \u4f60\u597d"),
     (row(1, text="number", lang="ru"), "its text is not in Cyrillic letters, as 'ru' is: number"),
+    (row(1, text="number", lang="ja"), "not in Hiragana or Katakana or CJK letters, as 'ja' is: number"),
     (row(1, lang="xx"), "unknown language 'xx'"),
     (row(1, audio_filepath="none.wav"), "no such audio file"),
     (row(1, audio_filepath="m.jsonl"), "not readable as audio"),

@@ -9,7 +9,7 @@ from asr_pathways.data.texts import read_texts
 from asr_pathways.errors import PathwaysError
 
 
-@pytest.mark.parametrize("language", ["en", "es", "fr", "it", "ru", "cs", "nl"])
+@pytest.mark.parametrize("language", ["en", "es", "fr", "it", "ru", "cs", "nl", "de", "pt", "th"])
 def test_lines_are_distinct_words_and_the_same_every_time(language: str) -> None:
     lines = number_lines(language, 200)
     assert len(set(lines)) == 200 and lines == number_lines(language, 200)
@@ -31,4 +31,6 @@ def test_files_that_synth_reads(tmp_path: Path) -> None:
 def test_unknown_language(tmp_path: Path) -> None:
     with pytest.raises(PathwaysError, match="xx"):
         write_numbers(tmp_path, ["en", "xx"], 2)
+    with pytest.raises(PathwaysError, match="numbers are not spelled out in 'ja': choose among be, ca, cs"):
+        write_numbers(tmp_path, ["en", "ja"], 2)
     assert not list(tmp_path.iterdir())

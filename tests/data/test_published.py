@@ -9,11 +9,11 @@ import pytest
 from asr_pathways.cli import main
 from asr_pathways.data.audio import SAMPLE_RATE, read_audio
 from asr_pathways.data.batches import eval_batches
-from asr_pathways.data.commonvoice import prepare_commonvoice
+from asr_pathways.data.commonvoice import COMMON_VOICE, prepare_commonvoice
 from asr_pathways.data.corpus import SPLITS, load_cuts, merge, resplit, sources_of, summarize
-from asr_pathways.data.fleurs import prepare_fleurs
+from asr_pathways.data.fleurs import FLEURS, prepare_fleurs
 from asr_pathways.data.mls import prepare_mls
-from asr_pathways.data.published import TAGS
+from asr_pathways.data.published import Published, with_languages_of
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder import load_recognizer
 from tests.data.published import COUNTS, SENTENCES, make_commonvoice, make_fleurs, make_mls
@@ -144,7 +144,43 @@ def test_a_language_is_one_that_the_corpus_has(mls: Path, tmp_path: Path) -> Non
     with pytest.raises(PathwaysError, match="no 'ru' in Multilingual LibriSpeech here: choose among de, en, es, fr"):
         prepare_mls(tmp_path / "out", mls, ["en", "ru"])
     assert not (tmp_path / "out").exists()
-    assert {key for tags in TAGS.values() for key in tags} == {"mls", "fleurs", "commonvoice"}
+    with pytest.raises(PathwaysError, match="no 'xx' in FLEURS here: choose among cs, de, en"):
+        prepare_fleurs(tmp_path / "out", mls, ["xx"])
+
+
+@pytest.mark.parametrize(
+    ("corpus", "names", "found"),
+    [
+        (COMMON_VOICE, "de notes sv-SE zh-CN zh-TW", {"de": "de", "sv": "sv-SE", "zh-CN": "zh-CN", "zh-TW": "zh-TW"}),
+        (FLEURS, "de_de nb_no cmn_hans_cn yue_hant_hk", "de de_de no nb_no zh cmn_hans_cn yue yue_hant_hk"),
+    ],
+)
+def test_which_folder_is_which_language(corpus: Published, names: str, found: Any, tmp_path: Path) -> None:
+    for name in names.split():
+        table = tmp_path / corpus.transcripts.format(folder=name, split="train")
+        table.parent.mkdir(parents=True)
+        table.touch()
+    if isinstance(found, str):
+        found = dict(zip(found.split()[::2], found.split()[1::2], strict=True))
+    known = with_languages_of(tmp_path, corpus, None).folders
+    assert {code: folder for code, folder in known.items() if folder in names.split()} == found
+    assert with_languages_of(tmp_path, corpus, ["sw", "xx"]).folders == {**known, "sw": "sw"}
+
+
+@pytest.mark.parametrize(
+    ("make", "prepare", "folder", "asked", "code"),
+    [
+        (make_commonvoice, prepare_commonvoice, "sv-SE", ["sv-SE"], "sv"),
+        (make_fleurs, prepare_fleurs, "cmn_hans_cn", ["zho"], "zh"),
+        (make_mls, prepare_mls, "mls_polish", ["pol"], "pl"),
+    ],
+)
+def test_languages_may_be_named_in_any_form(
+    make: Any, prepare: Any, folder: str, asked: list[str], code: str, tmp_path: Path
+) -> None:
+    source = make(tmp_path / "source", {folder: "fr"})
+    prepare(tmp_path / "out", source, asked)
+    assert {cut.supervisions[0].language for cut in load_cuts(tmp_path / "out", "test")} == {code}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import pytest
 from asr_pathways.data.corpus import load_cuts, summarize
 from asr_pathways.data.espeak import Espeak
 from asr_pathways.data.synth import ACCENTS, VOICES, prepare_synth, utterances
-from asr_pathways.data.text import LANGUAGES
 from asr_pathways.errors import PathwaysError
 
 SEED = 3  # for which some of the voices are breathy ones, which draw noise
@@ -61,13 +60,26 @@ def test_how_much_is_held_out() -> None:
 
 def test_every_voice_exists_and_speaks() -> None:
     espeak = Espeak()
-    for language in LANGUAGES:
-        for accent in dict.fromkeys(ACCENTS[language]):
+    for accents in ACCENTS.values():
+        for accent in dict.fromkeys(accents):
             assert len(espeak.say("a", f"{accent}+f1")) > 1000
     for voice in (name for names in VOICES.values() for name in names):
         assert np.abs(espeak.say("one two", f"en-us+{voice}").astype(int)).max() > 500
     with pytest.raises(PathwaysError, match="no voice 'zz'"):
         espeak.say("a", "zz")
+
+
+def test_any_language_that_espeak_speaks(tmp_path: Path) -> None:
+    texts = {"de": ["Guten Morgen"], "zh": ["你好，世界"], "yue": ["早晨"], "tr": ["Günaydın"], "fra": ["Bonjour"]}
+    prepare_synth(tmp_path / "out", {**texts, "fr-CA": ["Bonsoir"]})
+    cuts = [cut for split in VOICES for cut in load_cuts(tmp_path / "out", split)]
+    said = {(cut.supervisions[0].language, cut.supervisions[0].text) for cut in cuts}
+    assert said == {
+        *(("de", "guten morgen"), ("zh", "你好 世界"), ("yue", "早晨"), ("tr", "günaydın")),
+        *(("fr", "bonjour"), ("fr", "bonsoir")),
+    }
+    with pytest.raises(PathwaysError, match=r"^synth zu: eSpeak NG has no voice 'zu\+"):
+        prepare_synth(tmp_path / "none", {"zu": ["Sawubona"]})
 
 
 def test_bad_input_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,40 @@
 from __future__ import annotations
 
+import random
 import unicodedata
+from decimal import Decimal
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asr_pathways.data.text import LANGUAGES, fold_accents, normalize, scoring_text
+from asr_pathways.data.text import (
+    SPELLED,
+    check_language,
+    check_script,
+    fold_accents,
+    is_language,
+    letters_apart,
+    normalize,
+    scoring_text,
+)
 from asr_pathways.errors import PathwaysError
+
+WHISPER = (
+    "en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi ml "
+    "cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd gu am "
+    "yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su yue"
+)
+LANGUAGES = WHISPER.split()
+GREETINGS = {
+    **{"ar": "مرحبا بالعالم", "bg": "Здравей", "bn": "ওহে বিশ্ব", "el": "Γειά σου Κόσμε", "fa": "سلام دنیا"},
+    **{"he": "שלום עולם", "hi": "नमस्ते दुनिया", "hy": "Բարև աշխարհ", "ja": "こんにちは世界", "ka": "გამარჯობა"},
+    **{"km": "សួស្តី", "ko": "안녕하세요 세계", "lo": "ສະບາຍດີ", "my": "မင်္ဂလာပါ", "ta": "வணக்கம்", "th": "สวัสดี"},
+    **{"uk": "Привіт", "vi": "Xin chào thế giới", "yi": "שלום", "yue": "早晨", "zh": "你好世界", "de": "Grüß Gott"},
+}
+
+
+DEAR = "die straße kostet eine million einhunderteintausend mark achtundzwanzig komma acht"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +58,32 @@ from asr_pathways.errors import PathwaysError
         ("cs", "Máš 5 ryb?", "máš pět ryb"),
         ("nl", "'s Avonds zo'n 3e keer", "'s avonds zo'n derde keer"),
         ("en", "[nothing (at) all]", ""),
+        ("en", "٣ x² 1,00,000", "three x one zero zero zero zero zero"),
+        ("de", "Die Straße kostet 1.101.000 Mark, 28,8 %", DEAR),
+        ("de", "Am 3. um 21 Uhr", "am drei um einundzwanzig uhr"),
+        ("pt", "O 1º e a 22ª, 1.234,5", "o primeiro e a vigésima segunda mil duzentos e trinta e quatro vírgula cinco"),
+        ("pt-PT", "16 Ônibus", "dezesseis ônibus"),
+        ("sv", "År 1999", "år ettusen niohundranittionio"),
+        ("hu", "102 alma, 2,05", "százkettő alma kettő egész öt század"),
+        ("hu", "0,1234", "nulla ezerkétszázharmincnégy"),
+        ("ca", "28,8 graus", "vint i vuit vuit graus"),
+        ("eo", "1100", "mil cent"),
+        ("kk", "5 бала", "бес бала"),
+        ("uk", "П’ять і 5", "п'ять і п'ять"),
+        ("fa", "۱٬۲۳۴ نفر", "هزار و دویست و سی و چهار نفر"),
+        ("he", "1,000 איש", "אלף איש"),
+        ("th", "มี 11 คน ๒๑", "มี สิบเอ็ด คน ยี่สิบเอ็ด"),
+        ("tr", "IŞIK İyi, 1.000'den 3D", "ışık iyi 1000'den 3d"),
+        ("az", "QIZIL İlıq", "qızıl ilıq"),
+        ("ja", "２０２４年に1,000円、二〇年「コーヒー」", "2024年に1000円 二〇年 コーヒー"),
+        ("zh", "你好，世界！28.8", "你好 世界 28 8"),
+        ("hi", "कीमत १,००,००० रुपये", "कीमत 100000 रुपये"),
+        ("ar", "عددهم ١٬٢٣٤٬٥٦٧", "عددهم 1234567"),
+        ("da", "Kl. 8 kom de 1.234", "kl 8 kom de 1234"),
+        ("ko", "3시 30분", "3시 30분"),
+        ("<|fr|>", "Le 1er", "le premier"),
+        ("fra", "71", "soixante et onze"),
+        ("jw", "Wong 2", "wong 2"),
     ],
 )
 def test_normalize(language: str, text: str, expected: str) -> None:
@@ -41,23 +94,68 @@ def test_normalize(language: str, text: str, expected: str) -> None:
 @example("a\N{SOFT HYPHEN}\N{COMBINING ACUTE ACCENT}", "fr")
 @example("İΣ ﬁ Ǆ 1² ٣ ½", "en")
 @example("((a)b) ''a'' 'em' 'po'", "it")
+@example("İ̦ İ ı 1.000.00 ١٬٠٠٠ 1,00,000", "tr")
+@example("1.000 1,00,000,00 〇 Ⅷ ٣d2", "hi")
 def test_normalize_is_idempotent_and_leaves_words_only(text: str, language: str) -> None:
     once = normalize(text, language)
     assert normalize(once, language) == once
-    assert all(c in " '" or unicodedata.category(c)[0] in "LM" for c in once)
+    left = " '" if check_language(language) in SPELLED else " '0123456789〇"
+    assert all(c in left or unicodedata.category(c)[0] in "LM" for c in once)
     assert once == " ".join(once.split())
     assert unicodedata.is_normalized("NFC", once)
 
 
-@given(st.integers(0, 10**14), st.sampled_from(LANGUAGES))
-def test_numbers_are_spelled_in_letters(number: int, language: str) -> None:
+@given(st.integers(0, 10**14) | st.decimals(0, 10**7, places=3), st.sampled_from(sorted(SPELLED)))
+def test_numbers_are_spelled_in_letters(number: int | Decimal, language: str) -> None:
     words = normalize(f"x {number} y", language)
     assert words.startswith("x ") and words.endswith(" y") and len(words) > 5
+    assert not any(character.isdigit() for character in words)
 
 
-def test_unknown_language_lists_the_known() -> None:
-    with pytest.raises(PathwaysError, match=r"unknown language 'xx': choose among en, es"):
-        normalize("hello", "xx")
+@pytest.mark.parametrize("language", sorted(SPELLED))
+def test_no_two_numbers_are_said_alike(language: str) -> None:
+    rng = random.Random(language)
+    numbers = [*range(200), *(int(10 ** rng.uniform(2, 12)) for _ in range(300))]
+    numbers += [thousands * 1000 + rest for thousands in (1, 2, 21, 100, 101) for rest in (0, 1, 2, 10, 11, 100)]
+    numbers = sorted(set(numbers))
+    assert len({normalize(str(number), language) for number in numbers}) == len(numbers)
+    decimals = [f"{whole},{part}" for whole in (0, 1, 28, 123456) for part in ("5", "05", "8", "25", "101", "1234")]
+    assert len({normalize(number, language) for number in decimals}) == len(decimals)
+
+
+@given(st.integers(0, 10**14), st.sampled_from(sorted(set(LANGUAGES) - set(SPELLED))))
+def test_elsewhere_digits_stay(number: int, language: str) -> None:
+    assert normalize(f"x {number} y", language) == f"x {number} y"
+    assert normalize(f"x {number:,} y", "zh") == normalize(f"x {number:,} y".replace(",", "."), "tr") == f"x {number} y"
+
+
+@pytest.mark.parametrize("language", ["xx", "zzz", "klingon", "und", "mul", "mis", "zxx", "qaa", "qtz", "", "x-a", "-"])
+def test_unknown_language(language: str) -> None:
+    with pytest.raises(PathwaysError, match=r"^unknown language '.*': give an ISO 639 code, such as de or yue$"):
+        normalize("hello", language)
+    assert not is_language(language)
+
+
+@given(st.text(max_size=8))
+def test_any_other_text_is_no_language_or_a_short_code(text: str) -> None:
+    assert not is_language(text) or check_language(text) == check_language(check_language(text))
+
+
+@pytest.mark.parametrize(("language", "text"), GREETINGS.items())
+def test_scripts(language: str, text: str) -> None:
+    check_script(normalize(text, language), language)
+    for other in ("en", "ru"):
+        if {language, other} not in ({"de", "en"}, {"vi", "en"}, {"bg", "ru"}, {"uk", "ru"}):
+            with pytest.raises(PathwaysError, match=r"its text is not in \w+ letters"):
+                check_script(text, other)
+    with pytest.raises(PathwaysError, match=r"its text is not in [\w ]+ letters, as "):
+        check_script("ᏣᎳᎩ", language)
+
+
+@pytest.mark.parametrize("language", ["sr", "uz", "kk", "az", "mn", "pa", "ku", "tlh", "ber", "chr"])
+def test_languages_of_two_scripts_or_of_one_that_is_not_well_known_pass(language: str) -> None:
+    for text in ("hello", "привет", "سلام"):
+        check_script(text, language)
 
 
 def test_fold_accents() -> None:
@@ -66,4 +164,21 @@ def test_fold_accents() -> None:
 
 def test_spanish_is_scored_without_accents() -> None:
     assert scoring_text("¿Cuál es su Contraseña?", "es") == "cual es su contrasena"
+    assert scoring_text("Contraseña", "spa") == "contrasena"
     assert scoring_text("L'été, déjà !", "fr") == "l'été déjà"
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("zh", "你好，iPad 12", "你 好 i p a d 1 2"),
+        ("ja-JP", "がんばれ don't", "が ん ば れ d o n t"),
+        ("th", "ที่นี่", "ที่ นี่"),
+        ("my", "မြန်မာ", "မြ န် မာ"),
+        ("ko", "안녕 세계", "안녕 세계"),
+        ("zh", "...", ""),
+    ],
+)
+def test_languages_without_spaces_are_scored_by_letter(language: str, text: str, expected: str) -> None:
+    apart = letters_apart(scoring_text(text, language), language)
+    assert apart == expected == letters_apart(apart, language)

@@ -78,15 +78,24 @@ def test_write_and_read(tree: Path, tmp_path: Path) -> None:
     assert write_texts(tmp_path / "c", ["en"], tree, limit=3)["en"] < counts["en"]
 
 
+def test_texts_of_the_user_in_any_language(tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("Um 8 Uhr!\n", encoding="utf-8")
+    (tmp_path / "ja.txt").write_text("8時です。\n", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("no language\n")
+    assert read_texts(tmp_path) == {"de": ["um acht uhr"], "ja": ["8時です"]}
+
+
 def test_bad_input(tree: Path, tmp_path: Path) -> None:
-    with pytest.raises(PathwaysError, match="unknown language 'xx'"):
-        write_texts(tmp_path, ["xx"], tree)
+    with pytest.raises(PathwaysError, match="no Debian texts in 'de': choose among en, es, fr, it, ru, cs, nl"):
+        write_texts(tmp_path, ["de"], tree)
     with pytest.raises(PathwaysError, match="no dialogues in 'fr'"):
         write_texts(tmp_path, ["fr"], tree)
     with pytest.raises(PathwaysError, match="no text files named after a language"):
         read_texts(tmp_path)
     with pytest.raises(PathwaysError, match=r"fr\.txt: cannot read"):
         read_texts(tmp_path, ["fr"])
+    with pytest.raises(PathwaysError, match="unknown language 'xx'"):
+        read_texts(tmp_path, ["xx"])
     (tmp_path / "fr.txt").write_text("\n ... \n")
     with pytest.raises(PathwaysError, match=r"fr\.txt: no text in it"):
         read_texts(tmp_path)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.evaluate import evaluate
-from asr_pathways.evaluation.wer import Utterance
+from asr_pathways.evaluation.evaluate import evaluate, pair
+from asr_pathways.evaluation.wer import Utterance, character_counts, word_counts
 
 
 @dataclass(frozen=True)
@@ -129,3 +129,11 @@ def test_model_that_loses_an_utterance_is_noticed() -> None:
 
     with pytest.raises(ValueError, match="shorter"):
         evaluate(Loser([]), Tokenizer(), BATCHES, progress=False)
+
+
+@pytest.mark.parametrize("free_text", [True, False])
+def test_languages_without_spaces_are_scored_by_letter(free_text: bool) -> None:
+    found = pair("a", "cmn-Hans", "你好吗 世界", "你好 世界了", free_text)
+    for counts in (word_counts(found), character_counts(found)):
+        assert (counts.errors, counts.reference_length) == (2, 5)
+    assert pair("a", "ko", "안녕 세계", "안녕", free_text) == Utterance("a", "ko", "안녕 세계", "안녕")

@@ -1,7 +1,7 @@
 """Mozilla Common Voice: sentences read by volunteers, MP3 at 32 or 48 kHz; by Lhotse's recipe.
 
-The text has case and punctuation: it goes through :func:`asr_pathways.data.text.normalize`, so only languages with
-rules there are known.
+The text has case and punctuation: it goes through :func:`asr_pathways.data.text.normalize`. Common Voice names a
+language's folder by its code, some with a region (``sv-SE``): every folder of the download that is named so is known.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from asr_pathways.data.corpus import SPLITS
-from asr_pathways.data.published import Published, Spoken, prepare_published, reading
+from asr_pathways.data.published import Published, Spoken, prepare_published, reading, with_languages_of
 from asr_pathways.data.text import normalize
 from asr_pathways.errors import PathwaysError
 
@@ -24,7 +24,7 @@ def prepare_commonvoice(
     out: Path, source: Path, languages: Sequence[str] | None = None, jobs: int = 1
 ) -> dict[str, Counter[str]]:
     """Makes a data folder of Common Voice; see :func:`asr_pathways.data.published.prepare_published`."""
-    return prepare_published(out, source, COMMON_VOICE, languages, jobs)
+    return prepare_published(out, source, with_languages_of(source, COMMON_VOICE, languages), languages, jobs)
 
 
 def _read(source: Path, folder: str, jobs: int) -> Iterator[Spoken]:
@@ -50,7 +50,6 @@ def _check_header(table: Path) -> None:
 
 
 COMMON_VOICE = Published(
-    key="commonvoice",
     name="Common Voice",
     licence="CC0-1.0",
     attribution="Common Voice, Mozilla and its volunteers",
@@ -60,4 +59,5 @@ COMMON_VOICE = Published(
     read=_read,
     text=normalize,
     header=1,
+    folders={code: code for code in ("cs", "de", "en", "es", "fr", "it", "nl", "pl", "pt", "ru")},  # among others
 )

@@ -1,7 +1,8 @@
 """FLEURS: sentences of Wikipedia read aloud, about ten hours a language, WAV at 16 kHz; by Lhotse's recipe.
 
 The text is the corpus's own normalised field, ``transcription`` (lower case, no punctuation; digits stay digits), as
-published results score it.
+published results score it. A language's folder is named by code and region (``de_de``, ``cmn_hans_cn``): every folder
+of the download that is named so is known.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from asr_pathways.data.corpus import SPLITS
-from asr_pathways.data.published import Published, Spoken, prepare_published, reading
+from asr_pathways.data.published import Published, Spoken, prepare_published, reading, with_languages_of
 
 
 def prepare_fleurs(
     out: Path, source: Path, languages: Sequence[str] | None = None, jobs: int = 1
 ) -> dict[str, Counter[str]]:
     """Makes a data folder of FLEURS; see :func:`asr_pathways.data.published.prepare_published`."""
-    return prepare_published(out, source, FLEURS, languages, jobs)
+    return prepare_published(out, source, with_languages_of(source, FLEURS, languages), languages, jobs)
 
 
 def _read(source: Path, folder: str, jobs: int) -> Iterator[Spoken]:
@@ -41,7 +42,6 @@ def _as_it_is(text: str, language: str) -> str:
 
 
 FLEURS = Published(
-    key="fleurs",
     name="FLEURS",
     licence="CC BY 4.0",
     attribution="FLEURS (Conneau et al., SLT 2022), Google",
@@ -50,4 +50,16 @@ FLEURS = Published(
     audio="{folder}/{split}",
     read=_read,
     text=_as_it_is,
+    folders={  # some, of whatever download; it may have a hundred
+        "cs": "cs_cz",
+        "de": "de_de",
+        "en": "en_us",
+        "es": "es_419",
+        "fr": "fr_fr",
+        "it": "it_it",
+        "nl": "nl_nl",
+        "pl": "pl_pl",
+        "pt": "pt_br",
+        "ru": "ru_ru",
+    },
 )

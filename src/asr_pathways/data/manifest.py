@@ -4,6 +4,7 @@ Each row names an audio file, what is said in it and the language::
 
     {"audio_filepath": "a/1.wav", "text": "Hello there!", "lang": "en", "duration": 1.5, "offset": 0.0}
 
+``lang`` is the code of a language in any form (``fr``, ``fra``, ``fr-FR``): the data folder has the shortest.
 ``duration`` and ``offset`` (seconds), ``split`` (train, dev or test) and ``speaker`` are optional; paths are
 relative to the manifest. Without ``split`` a row's split follows from the hash of its audio path, 80/10/10.
 """
@@ -24,7 +25,7 @@ from asr_pathways.data.corpus import SPLITS, build_corpus
 from asr_pathways.data.progress import track
 from asr_pathways.data.prompts import MAX_CHARACTERS_PER_SECOND
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import check_script, normalize
+from asr_pathways.data.text import check_language, check_script, normalize
 from asr_pathways.errors import PathwaysError
 
 REQUIRED = ("audio_filepath", "text", "lang")
@@ -135,7 +136,7 @@ def _check(raw: Any, line: int, folder: Path) -> _Row:
     for name in REQUIRED:
         if not isinstance(raw.get(name), str):
             raise PathwaysError(f"no {name!r}" if raw.get(name) is None else f"{name!r} is not text")
-    language = raw["lang"]
+    language = check_language(raw["lang"])
     text = normalize(raw["text"], language)
     if not text:
         raise PathwaysError("no words in its text")

@@ -66,7 +66,6 @@ def _as_it_is(text: str, language: str) -> str:
 
 
 MLS = Published(
-    key="mls",
     name="Multilingual LibriSpeech",
     licence="CC BY 4.0",
     attribution="Multilingual LibriSpeech (Pratap et al., Interspeech 2020), from audiobooks of LibriVox",
@@ -76,4 +75,14 @@ MLS = Published(
     read=_read,
     text=_as_it_is,
     suffixes=("", "_opus"),
+    folders={
+        "de": "mls_german",
+        "en": "mls_english",
+        "es": "mls_spanish",
+        "fr": "mls_french",
+        "it": "mls_italian",
+        "nl": "mls_dutch",
+        "pl": "mls_polish",
+        "pt": "mls_portuguese",
+    },
 )

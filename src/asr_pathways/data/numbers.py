@@ -1,4 +1,4 @@
-"""Lines of spoken numbers: a small, closed task in any language, for controlled experiments.
+"""Lines of spoken numbers: a small, closed task in many languages, for controlled experiments.
 
 With a hundred words a language, synthetic speech of these lines is learnt in minutes to a word error rate of a few
 per cent, where small differences between methods show.
@@ -10,7 +10,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr_pathways.data.text import check_language, normalize
+from asr_pathways.data.text import SPELLED, check_language, normalize
+from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
 
 
@@ -18,10 +19,12 @@ def write_numbers(out: Path, languages: Sequence[str], lines: int) -> None:
     """Writes ``out/<language>.txt``: ``lines`` distinct lines each, the same ones every time.
 
     Raises:
-        PathwaysError: if a language is unknown.
+        PathwaysError: if a language is unknown, or its numbers are not spelled out.
     """
     for language in languages:
-        check_language(language)
+        if check_language(language) not in SPELLED:
+            known = ", ".join(sorted(SPELLED))
+            raise PathwaysError(f"numbers are not spelled out in {language!r}: choose among {known}")
     for language in languages:
         with atomic_path(out / f"{language}.txt") as temporary:
             temporary.write_text("".join(f"{line}\n" for line in number_lines(language, lines)), encoding="utf-8")

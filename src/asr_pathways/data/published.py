@@ -8,30 +8,18 @@ special to a corpus (its layout, its reader, its text) lies in a module of its o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from asr_pathways.data.corpus import SPLITS, About, build_corpus, cut_row
+from asr_pathways.data.languages import find_language, plain_language
 from asr_pathways.data.manifest import MAX_SECONDS
 from asr_pathways.data.prompts import MAX_CHARACTERS_PER_SECOND
+from asr_pathways.data.text import is_language
 from asr_pathways.errors import PathwaysError
-
-TAGS: dict[str, dict[str, str]] = {
-    "cs": {"fleurs": "cs_cz", "commonvoice": "cs"},
-    "de": {"mls": "mls_german", "fleurs": "de_de"},
-    "en": {"mls": "mls_english", "fleurs": "en_us", "commonvoice": "en"},
-    "es": {"mls": "mls_spanish", "fleurs": "es_419", "commonvoice": "es"},
-    "fr": {"mls": "mls_french", "fleurs": "fr_fr", "commonvoice": "fr"},
-    "it": {"mls": "mls_italian", "fleurs": "it_it", "commonvoice": "it"},
-    "nl": {"mls": "mls_dutch", "fleurs": "nl_nl", "commonvoice": "nl"},
-    "pl": {"mls": "mls_polish", "fleurs": "pl_pl"},
-    "pt": {"mls": "mls_portuguese", "fleurs": "pt_br"},
-    "ru": {"fleurs": "ru_ru", "commonvoice": "ru"},
-}
-"""Our language code, and the folder of that language in each corpus; Common Voice's in those we can normalise."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +37,6 @@ class Spoken:
 class Published:
     """A corpus as it is published; paths are relative to the downloaded folder, with {folder} and {split} in them."""
 
-    key: str  # in TAGS
     name: str
     licence: str
     attribution: str
@@ -60,11 +47,7 @@ class Published:
     text: Callable[[str, str], str]  # of (text, our language code): the training target and reference
     header: int = 0  # lines before the first utterance of a transcript
     suffixes: tuple[str, ...] = ("",)  # of a language's folder, the first that is there
-
-    @property
-    def folders(self) -> dict[str, str]:
-        """The corpus's own folder name of each of our language codes."""
-        return {code: tags[self.key] for code, tags in TAGS.items() if self.key in tags}
+    folders: Mapping[str, str] = field(default_factory=dict)  # our language codes, and the corpus's own folder names
 
     def about(self, language: str) -> About:
         """Name, licence and attribution, as ``corpus.json`` has them."""
@@ -139,13 +122,16 @@ def reading(folder: Path, corpus: str) -> Iterator[None]:
 def _find(source: Path, corpus: Published, languages: Sequence[str] | None) -> dict[str, str]:
     """The folder name of each language, in order; all files and folders that the corpus needs are there."""
     known = corpus.folders
-    for language in languages or ():
-        if language not in known:
+    asked: list[str] = []
+    for language in languages or known:
+        code = find_language(language, known)
+        if code is None:
             raise PathwaysError(f"no {language!r} in {corpus.name} here: choose among {', '.join(known)}")
+        asked.append(code)
     if not source.is_dir():
         raise PathwaysError(f"{source}: no such folder: {_advice(corpus)}")
     found = {}
-    for language in dict.fromkeys(languages or known):
+    for language in dict.fromkeys(asked):
         names = [known[language] + suffix for suffix in corpus.suffixes]
         folder = next((name for name in names if (source / name).is_dir()), None)
         if folder is not None:
@@ -169,6 +155,21 @@ def _advice(corpus: Published) -> str:
         for pattern in (corpus.transcripts, corpus.audio)
     )
     return f"expected such as {layout}; {corpus.name} ({corpus.licence}) is {corpus.download}"
+
+
+def with_languages_of(source: Path, corpus: Published, languages: Sequence[str] | None) -> Published:
+    """``corpus`` with the languages whose folders, named after a code, a download has, and those asked for.
+
+    Of several folders of one language, such as zh-CN and zh-TW, each is a language of its own, by its whole name.
+    """
+    tables = source.glob(corpus.transcripts.format(folder="*", split="train"))
+    names = sorted(name for path in tables if is_language(name := path.parent.name))
+    codes = {name: plain_language(name) for name in names}
+    shared = Counter(codes.values())
+    found = {code if shared[code] == 1 else name: name for name, code in codes.items()}
+    known = {**corpus.folders, **found}
+    others = [one for one in languages or () if is_language(one) and find_language(one, known) is None]
+    return replace(corpus, folders={**known, **dict(zip(others, others, strict=True))})
 
 
 def why_left_out(spoken: Spoken, text: str) -> str | None:

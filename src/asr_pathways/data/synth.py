@@ -34,7 +34,12 @@ ACCENTS = {
     "ru": ("ru",),
     "cs": ("cs",),
     "nl": ("nl",),
+    "pt": ("pt-br", "pt"),
+    "no": ("nb",),
+    "nn": ("nb",),
+    "zh": ("cmn",),
 }
+"""eSpeak NG's voices of a language, the more frequent more often; of any other, the one named as its code is."""
 # Variants that sound like people: no robots, whispers or creatures.
 VOICES: Mapping[str, tuple[str, ...]] = {
     "train": (
@@ -74,7 +79,7 @@ def prepare_synth(
 
     Args:
         out: the data folder to make.
-        texts: for each language, lines to say; they are normalised here.
+        texts: for each language, lines to say; they are normalised here. Several codes of one language are one.
         seed: chooses voices, rates and pitches.
         hours: how much speech to make per language: lines are said again, in other voices, or left unsaid, until
             it is reached; None says each line once.
@@ -84,12 +89,14 @@ def prepare_synth(
         How many lines each language left out because nothing, or too much, came out.
 
     Raises:
-        PathwaysError: if a language is unknown or has no text, or eSpeak NG is not installed.
+        PathwaysError: if a language is unknown or has no text, or eSpeak NG is not installed, or
+            does not speak it.
     """
     lines: dict[str, list[str]] = {}
-    for language, raw in texts.items():
-        check_language(language)
-        lines[language] = list(dict.fromkeys(text for line in raw if (text := normalize(line, language))))
+    for code, raw in texts.items():
+        language = check_language(code)
+        said = (text for line in raw if (text := normalize(line, language)))
+        lines[language] = list(dict.fromkeys([*lines.get(language, ()), *said]))
         if not lines[language]:
             raise PathwaysError(f"synth: no text in {language!r}")
     sources = [
@@ -120,7 +127,7 @@ def utterances(
                 index=index,
                 split=split,
                 text=text,
-                voice=f"{rng.choice(ACCENTS[language])}+{rng.choice(VOICES[split])}",
+                voice=f"{rng.choice(ACCENTS.get(language, (language,)))}+{rng.choice(VOICES[split])}",
                 rate=rng.randint(130, 210),
                 pitch=rng.randint(30, 70),
                 range=rng.randint(30, 80),
@@ -179,5 +186,6 @@ def _say_all(
         if worker.returncode != 0:
             complaints.seek(0)
             said = [line for line in complaints.read().splitlines() if line.strip()]
-            raise PathwaysError(said[-1] if said else f"synth {language}: stopped with {worker.returncode}")
+            problem = said[-1] if said else f"stopped with {worker.returncode}"
+            raise PathwaysError(f"synth {language}: {problem.removeprefix(f'synth {language}: ')}")
     return left_out

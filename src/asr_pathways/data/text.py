@@ -4,11 +4,15 @@ The rules, in order:
 
 1. Cues in brackets, ``[..] (..) <..> {..}``, are dropped with what they hold; so are invisible characters.
 2. Curly and modifier apostrophes become ``'``.
-3. Numbers are spelled out by num2words in the language: decimals (``28.8``, ``28,8``), groups of three
-   (``1,000`` in English, ``1.000`` elsewhere), ordinals (``1st``, ``2ème``, ``3º``, ``3e``). Numbers of more
-   than 12 digits or with a leading zero are read digit by digit. Letters glued to digits become words.
-4. NFC and lower case; in Russian ``ё`` becomes ``е``, since Russian print uses them interchangeably.
-5. Everything but letters, combining marks and apostrophes becomes a space; so do hyphens.
+3. Digits of other scripts become 0 to 9. In the languages of :data:`SPELLED`, numbers are spelled out by num2words:
+   decimals (``28.8``, ``28,8``), groups of three (``1,000`` in English and where else the decimal sign is a point,
+   ``1.000`` elsewhere), ordinals (``1st``, ``2ème``, ``3º``, ``3e``). Numbers of more than 12 digits or with a
+   leading zero are read digit by digit. Letters glued to digits become words. In other languages digits stay, in
+   one group, and so does ``〇``.
+4. NFC and lower case; in Russian ``ё`` becomes ``е``, since Russian print uses them interchangeably; in Turkish
+   and Azerbaijani ``I`` becomes ``ı``, and ``İ`` becomes ``i``.
+5. Everything but letters, combining marks, apostrophes and the digits that rule 3 leaves becomes a space; so do
+   hyphens.
 6. An apostrophe stays inside a word (``don't``, ``l'eau``). At a word's edge it stays only in the words that
    the language writes so (English ``'em``, Italian ``po'``, Dutch ``'s``); elsewhere it was a quotation mark.
 7. Runs of spaces collapse.
@@ -18,10 +22,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from functools import cache
 
+from asr_pathways.data.languages import plain_language
 from asr_pathways.errors import PathwaysError
 
-LANGUAGES = ("en", "es", "fr", "it", "ru", "cs", "nl")
+_SPELLED = "be cs de en eo es fi fr he id is it kk lt lv nl pl pt ro ru sk sl sv th uk"
+SPELLED: Mapping[str, int] = {**dict.fromkeys(_SPELLED.split(), 4), "hu": 3, "ca": 0, "fa": 0}
+"""The languages whose numbers are spelled out, and with how many decimals at most they are said as one number.
+
+num2words 0.5.14 has converters for more. Left out are those that do not end (am), say two numbers alike (az, cy, tet,
+tr), stop at 10 digits (kn, te), say or write numbers as nobody does (ar, da, no, vi, and sr in Latin letters), could
+not be compared with CLDR's spelled numbers (bn, ce, tg), or whose language writes digits (ja, ko).
+"""
 
 _BRACKETS = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|<[^<>]*>|\{[^{}]*\}")
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘‛ʼʹ′＇`´", "'"))
@@ -32,7 +46,23 @@ _ORDINALS = {
     "fr": re.compile(r"(\d{1,12})(ers?|res?|èmes?|emes?|es?)\b", re.IGNORECASE),
     "it": re.compile(r"(\d{1,12})\.?([ºª°])"),
     "nl": re.compile(r"(\d{1,12})(ste|de|e)\b", re.IGNORECASE),
+    "pt": re.compile(r"(\d{1,12})\.?([ºª])"),
 }
+_CONVERTERS = {"kk": "kz", "pt": "pt_BR"}  # num2words' names
+_REPAIRS = {  # what num2words misspells, and how it is written
+    "de": ("einstausend", "eintausend"),
+    "eo": ("milcent", "mil cent"),
+    "hu": ("két$", "kettő"),
+    "sv": ("etttusen", "ettusen"),
+}
+# By CLDR 48, the languages, beside English, whose decimal sign is a point, with commas between groups of digits;
+# first those where all groups but the last may have two digits (1,00,000).
+_LAKHS = "as bn gu hi kn ml mr ne or pa sa ta te ur"
+_COMMAS = (
+    "am ar bo ceb ckb cmn cy fa fil ga gd ha haw he ig ja km ko kok lg mi mni ms mt my nso om sat sd si sn so st sw "
+    "th ti tn ug xh yi yo yue zh zu"
+)
+_GROUPED = {"en": (",", 3), **dict.fromkeys(_LAKHS.split(), ("[,٬]", 2)), **dict.fromkeys(_COMMAS.split(), ("[,٬]", 3))}
 _ITALIAN = "po' mo' di' fa' va' da' sta' be' to' ve' ca' de' ne' co' a' su' que' vo'"
 _DUTCH = "'s 't 'n 'k 'r 'm 'ns 'tis"
 _EDGE_WORDS = {
@@ -40,46 +70,84 @@ _EDGE_WORDS = {
     "it": frozenset(_ITALIAN.split()),
     "nl": frozenset(_DUTCH.split()),
 }
+UNSPACED = frozenset({"ja", "km", "lo", "my", "th", "yue", "zh"})
+"""Languages written without spaces between words."""
+
+_TWO_SCRIPTS = "az bm bs crh ff ha hak jv kk kok ks ku ky lad mn mni ms nan pa rom sa sd shi sr su tg tk tt ug uz za"
+_SCRIPTS = (  # the other languages' ones, by ISO 15924, and how Unicode's names of their letters begin
+    "Arab ARABIC, Armn ARMENIAN, Beng BENGALI, Cyrl CYRILLIC, Deva DEVANAGARI, Ethi ETHIOPIC, Geor GEORGIAN, "
+    "Grek GREEK, Gujr GUJARATI, Hans CJK, Hant CJK, Hebr HEBREW, Jpan HIRAGANA KATAKANA CJK, Khmr KHMER, "
+    "Knda KANNADA, Kore HANGUL CJK, Laoo LAO, Latn LATIN, Mlym MALAYALAM, Mymr MYANMAR, Orya ORIYA, Sinh SINHALA, "
+    "Taml TAMIL, Telu TELUGU, Thai THAI, Tibt TIBETAN"
+)
+_LETTERS = {script: tuple(names) for script, *names in (row.split() for row in _SCRIPTS.split(","))}
 
 
 def normalize(text: str, language: str) -> str:
     """The words of ``text`` as ``language`` writes them, in lower case, by the rules of this module.
 
-    Idempotent. What is left are letters, combining marks, apostrophes and single spaces between words.
+    Idempotent. What is left are letters, combining marks, apostrophes and single spaces between words; and digits,
+    in the languages that are not in :data:`SPELLED`.
 
     Raises:
-        PathwaysError: if ``language`` is not one of :data:`LANGUAGES`.
+        PathwaysError: if ``language`` is no code of a language.
     """
-    check_language(language)
+    language = check_language(language)
     if text.isascii() and text.isalpha() and text.islower():
         return text
     text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text if _visible(c))
     while (shorter := _BRACKETS.sub(" ", text)) != text:
         text = shorter
     text = text.translate(_APOSTROPHES)
-    text = _spell_numbers(unicodedata.normalize("NFC", text), language)
+    text = _numbers(unicodedata.normalize("NFC", text), language)
+    if language in ("az", "tr"):
+        text = text.replace("I", "ı").replace("İ", "i")
     text = unicodedata.normalize("NFC", text.lower())
     if language == "ru":
         text = text.replace("ё", "е")
-    text = "".join(c if c == "'" or unicodedata.category(c)[0] in "LM" else " " for c in text)
+    kept = "'" if language in SPELLED else "'0123456789〇"
+    text = "".join(c if c in kept or unicodedata.category(c)[0] in "LM" else " " for c in text)
     edge_words = _EDGE_WORDS.get(language, frozenset())
     words = (word if word in edge_words else word.strip("'") for word in text.split())
     return " ".join(re.sub("''+", "'", word) for word in words if word)
 
 
-def check_language(language: str) -> None:
-    """Raises PathwaysError, listing the known languages, if ``language`` is not one of them."""
-    if language not in LANGUAGES:
-        raise PathwaysError(f"unknown language {language!r}: choose among {', '.join(LANGUAGES)}")
+@cache
+def check_language(language: str) -> str:
+    """The shortest ISO 639 code of ``language``, which may be written as ``fra``, ``fr-FR`` or ``<|fr|>``.
+
+    Raises:
+        PathwaysError: if no language has this code.
+    """
+    from langcodes import tag_is_valid
+
+    code = plain_language(language)
+    known = re.fullmatch("[a-z]{2,3}", code) and tag_is_valid(code)
+    if not known or code in ("mis", "mul", "und", "zxx") or "qaa" <= code <= "qtz":
+        raise PathwaysError(f"unknown language {language!r}: give an ISO 639 code, such as de or yue")
+    return code
+
+
+def is_language(code: str) -> bool:
+    """Whether :func:`check_language` knows ``code``."""
+    try:
+        check_language(code)
+    except PathwaysError:
+        return False
+    return True
 
 
 def check_script(text: str, language: str) -> None:
-    """Raises PathwaysError if most letters of ``text`` are of a script that ``language`` is not written in."""
+    """Raises PathwaysError if most letters of ``text`` are of a script that ``language`` is not written in.
+
+    Languages that are written in two scripts, or in one that is not well known, pass with any.
+    """
+    names = _letters(check_language(language))
     letters = [c for c in text if unicodedata.category(c)[0] == "L"]
-    script = "CYRILLIC" if language == "ru" else "LATIN"
-    own = sum(unicodedata.name(c, "").startswith(script) for c in letters)
-    if 2 * own < len(letters):
-        raise PathwaysError(f"its text is not in {script.capitalize()} letters, as {language!r} is: {text:.20}")
+    own = sum(unicodedata.name(c, "").startswith(names) for c in letters)
+    if names and 2 * own < len(letters):
+        script = " or ".join(name if name == "CJK" else name.capitalize() for name in names)
+        raise PathwaysError(f"its text is not in {script} letters, as {language!r} is: {text:.20}")
 
 
 def fold_accents(text: str) -> str:
@@ -95,16 +163,46 @@ def scoring_text(text: str, language: str) -> str:
     The Spanish references of the prompts lack accents here and there; both sides lose them.
     """
     plain = normalize(text, language)
-    return fold_accents(plain) if language == "es" else plain
+    return fold_accents(plain) if check_language(language) == "es" else plain
+
+
+def letters_apart(text: str, language: str) -> str:
+    """In languages written without spaces between words, each letter with its marks is a word of its own.
+
+    So word errors are character errors there, as in Whisper's paper (Radford et al. 2022, arXiv 2212.04356,
+    appendix C). Text of other languages stays as it is.
+    """
+    if plain_language(language) not in UNSPACED:
+        return text
+    apart = (c if unicodedata.category(c)[0] == "M" else f" {c}" for c in text if c not in " '")
+    return "".join(apart).strip()
+
+
+@cache
+def _letters(language: str) -> tuple[str, ...]:
+    """How the names of the letters begin that ``language`` is written in; empty where any will do."""
+    from langcodes import Language
+
+    if language in _TWO_SCRIPTS.split():
+        return ()
+    script = Language.get(language).assume_script().script
+    if script is None:
+        likely = Language.get(language).maximize()
+        # Of what it does not know, langcodes says that it is American.
+        script = None if likely.territory == "US" else likely.script
+    return _LETTERS.get(script, ())
 
 
 def _visible(character: str) -> bool:
     return unicodedata.category(character) not in ("Cf", "Cs", "Co", "Cn")
 
 
-def _spell_numbers(text: str, language: str) -> str:
+def _numbers(text: str, language: str) -> str:
     if not re.search(r"\d", text):
         return text
+    text = re.sub(r"\d", lambda match: str(int(match[0])), text)
+    if language not in SPELLED:
+        return _ungroup(text, language)
     ordinals = _ORDINALS.get(language)
     if ordinals:
         text = ordinals.sub(lambda match: _apart(match, _ordinal(match[1], match[2], language)), text)
@@ -117,21 +215,19 @@ def _apart(match: re.Match[str], words: str) -> str:
 
 
 def _ungroup(text: str, language: str) -> str:
-    separator = "," if language == "en" else r"\."
-    groups = rf"(?<![\d.,])\d{{1,3}}(?:{separator}\d{{3}})+(?![\d])"
+    separator, least = _GROUPED.get(language, (r"\.", 3))
+    groups = rf"(?<![\d.,])\d{{1,3}}(?:{separator}\d{{{least},3}})*{separator}\d{{3}}(?![\d])"
     return re.sub(groups, lambda match: re.sub(r"\D", "", match[0]), text)
 
 
 def _cardinal(number: str, language: str) -> str:
-    from num2words import num2words
-
     parts = re.split("[.,]", number)
-    if len(parts) == 2 and len(parts[0]) <= 6 and len(parts[1]) <= 4 and not _by_digit(parts[0]):
-        return str(num2words(float(f"{parts[0]}.{parts[1]}"), lang=language))
+    if len(parts) == 2 and len(parts[0]) <= 6 and len(parts[1]) <= SPELLED[language] and not _by_digit(parts[0]):
+        return _say(float(f"{parts[0]}.{parts[1]}"), language)
     words = []
     for part in parts:
         for piece in part if _by_digit(part) else [part]:
-            words.append(str(num2words(int(piece), lang=language)))
+            words.append(_say(int(piece), language))
     return " ".join(words)
 
 
@@ -140,11 +236,18 @@ def _by_digit(digits: str) -> bool:
 
 
 def _ordinal(digits: str, ending: str, language: str) -> str:
-    from num2words import num2words
-
-    word = str(num2words(int(digits), lang=language, to="ordinal"))
+    word = _say(int(digits), language, to="ordinal")
+    if ending == "ª" and language == "pt":
+        return re.sub(r"o\b", "a", word)  # every part of it: vigésima segunda
     if ending == "ª" and word.endswith("o"):
         return word[:-1] + "a"
     if language == "fr" and int(digits) == 1 and ending.lower().startswith("re"):
         return "première"
     return word
+
+
+def _say(number: float, language: str, to: str = "cardinal") -> str:
+    from num2words import num2words
+
+    words = str(num2words(number, lang=_CONVERTERS.get(language, language), to=to))
+    return re.sub(*_REPAIRS[language], words) if language in _REPAIRS else words

@@ -19,7 +19,7 @@ from asr_pathways.data.debian import unpacked
 from asr_pathways.data.dialogues import PACKAGE as DIALOGUES
 from asr_pathways.data.dialogues import read_dialogues
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import LANGUAGES, check_language, normalize
+from asr_pathways.data.text import check_language, is_language, normalize
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
 
@@ -68,10 +68,11 @@ def write_texts(
         How many lines each language got.
 
     Raises:
-        PathwaysError: if a language is unknown, or packages cannot be fetched or hold no text.
+        PathwaysError: if no packages are known for a language, or they cannot be fetched or hold no text.
     """
     for language in languages:
-        check_language(language)
+        if language not in ALPHABETS:
+            raise PathwaysError(f"no Debian texts in {language!r}: choose among {', '.join(ALPHABETS)}")
     names = [_packages(language) for language in languages]
     counts = {}
     with unpacked(list(dict.fromkeys(name for group in names for name in group)), source) as root:
@@ -88,13 +89,13 @@ def read_texts(folder: Path, languages: Sequence[str] | None = None) -> dict[str
 
     Args:
         folder: a folder of text files, one utterance a line.
-        languages: which languages; None takes every file that is named after a known language.
+        languages: which languages; None takes every file that is named after a language.
 
     Raises:
-        PathwaysError: if a file is missing, is not UTF-8, or holds no text.
+        PathwaysError: if a language is unknown, or a file is missing, is not UTF-8, or holds no text.
     """
     if languages is None:
-        languages = [name for name in LANGUAGES if (folder / f"{name}.txt").is_file()]
+        languages = sorted(path.stem for path in folder.glob("*.txt") if path.is_file() and is_language(path.stem))
     if not languages:
         raise PathwaysError(f"{folder}: no text files named after a language, such as en.txt")
     lines = {}

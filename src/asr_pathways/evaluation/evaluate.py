@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from asr_pathways.data.text import scoring_text
+from asr_pathways.data.text import letters_apart, scoring_text
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.wer import Utterance
 
@@ -105,9 +105,13 @@ def _decode(model: Model, tokenizer: TokenDecoder, batch: EvaluationBatch) -> It
 
 
 def pair(identifier: str, language: str, text: str, heard: str, free_text: bool) -> Utterance:
-    """What was said and what was heard, normalised alike if the model writes cases and punctuation."""
+    """What was said and what was heard, normalised alike if the model writes cases and punctuation.
+
+    In languages without spaces between words both are taken apart into letters.
+    """
     if free_text:
         text, heard = (scoring_text(words, language) for words in (text, heard))
+    text, heard = (letters_apart(words, language) for words in (text, heard))
     return Utterance(identifier, language, text, heard)
 
 

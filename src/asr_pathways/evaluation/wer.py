@@ -21,6 +21,8 @@ import jiwer
 import numpy as np
 import numpy.typing as npt
 
+from asr_pathways.data.languages import plain_language
+from asr_pathways.data.text import UNSPACED
 from asr_pathways.errors import PathwaysError
 
 REPLICATIONS = 10_000
@@ -270,8 +272,10 @@ def word_counts(utterance: Utterance) -> ErrorCounts:
 
 
 def character_counts(utterance: Utterance) -> ErrorCounts:
-    reference = " ".join(utterance.reference.split())
-    output = jiwer.process_characters(reference, " ".join(utterance.hypothesis.split()))
+    """Spaces between words count as characters, in languages that have them."""
+    space = "" if plain_language(utterance.language) in UNSPACED else " "
+    reference = space.join(utterance.reference.split())
+    output = jiwer.process_characters(reference, space.join(utterance.hypothesis.split()))
     return ErrorCounts(output.substitutions, output.deletions, output.insertions, len(reference))
 
 
