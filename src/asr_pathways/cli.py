@@ -159,12 +159,12 @@ def evaluate(
     from asr_pathways.evaluation.listing import write_alignments, write_evaluation
     from asr_pathways.evaluation.tables import score_table
     from asr_pathways.evaluation.wer import score
-    from asr_pathways.model_folder import load_recognizer
+    from asr_pathways.model_folder import fastest_device, load_recognizer
     from asr_pathways.transcription import decode_split
 
     if split not in SPLITS:
         raise PathwaysError(f"--split {split}: choose among {', '.join(SPLITS)}")
-    recognizer = load_recognizer(model)
+    recognizer = load_recognizer(model, fastest_device())
     utterances = decode_split(recognizer, data, split, split_languages(languages))
     scores = score(utterances)
     print_table(score_table(scores, f"{model} on {data}, {split}"))
@@ -257,13 +257,13 @@ def identify(model: Model, data: Data) -> None:
     """
     from asr_pathways.evaluation.tables import identification_table
     from asr_pathways.language_id import teach
-    from asr_pathways.model_folder import is_bundle, load_recognizer
+    from asr_pathways.model_folder import fastest_device, is_bundle, load_recognizer
 
     if is_bundle(model):
         raise PathwaysError(f"{model}: a bundle is not changed: teach the model folder, then export it again")
     if not model.is_dir():
         raise PathwaysError(f"{model}: no such model folder: the identifier is kept in it")
-    identifier, right = teach(load_recognizer(model), data)
+    identifier, right = teach(load_recognizer(model, fastest_device()), data)
     identifier.save(model)
     print_table(identification_table(right))
 

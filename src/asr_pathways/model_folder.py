@@ -172,6 +172,11 @@ def save_recognizer(folder: Path, recognizer: Recognizer) -> None:
     write_json(folder / name, recognizer.card.model_dump(mode="json"))
 
 
+def fastest_device() -> torch.device:
+    """The first GPU of CUDA, if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def load_recognizer(model: Path | str, device: torch.device | str = "cpu") -> Recognizer:
     """Reads a MODEL: a folder of ours, a Hugging Face folder, the name of a model on the hub, or a bundle.
 

@@ -37,6 +37,7 @@ def test_there_are_recipes() -> None:
     [
         ("optimizer: {steps: 5, learning_rate: 1}", "x.yaml: optimizer.learning_rate: unknown key"),
         ("optimizer: {steps: 5}\nepochs: 3", "x.yaml: epochs: unknown key"),
+        ("optimizer: {steps: 5}\nevaluation: {choose: last, patience: 2}", "patience needs choose: best"),
         ("optimizer: {steps: -1}", "x.yaml: optimizer.steps: Input should be greater than or equal to 0"),
         ("optimizer: {steps: 5}\ndata: {max_secs: 3}", "x.yaml: data.max_secs: unknown key"),
         ("optimizer: {steps: 5}\nevaluation: {every: 0}", "x.yaml: evaluation.every: Input should be greater than 0"),

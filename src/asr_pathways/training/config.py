@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from asr_pathways.config import Config
 from asr_pathways.data.batches import DataConfig
@@ -42,6 +42,12 @@ class EvaluationConfig(Config):
     )
     average: bool = Field(default=True, description="also try the mean of the kept models' weights (dense only)")
     patience: int = Field(default=0, ge=0, description="stop after so many evaluations without a better one; 0: never")
+
+    @model_validator(mode="after")
+    def _is_heeded(self) -> EvaluationConfig:
+        if self.patience and self.choose == "last":
+            raise ValueError("patience needs choose: best")
+        return self
 
 
 class LoopConfig(Config):
