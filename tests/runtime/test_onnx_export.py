@@ -201,6 +201,9 @@ def test_a_model_in_training_is_exported_as_it_is(tokenizer: Tokenizer, tmp_path
     assert export_onnx(recognizer, tmp_path / "out").difference < 1e-4
     assert model.training
     assert any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    with recognizer.use("en"):
+        model.encodings(torch.randn(2, 90, 80), torch.tensor([90, 80]))[0].sum().backward()
+    optimizer.step()
     recognizer.pathways.step(optimizer)
 
 
