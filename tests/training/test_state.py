@@ -131,3 +131,13 @@ def test_a_checkpoint_of_another_run_is_refused(
     with pytest.raises(PathwaysError, match=message) as caught:
         loop.resume()
     assert "\n" not in str(caught.value)
+
+
+def test_ranks_that_read_different_checkpoints_are_told(
+    tmp_path: Path, speech: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_loop(speech, recognizer_for(tokenizer, None, 1), tmp_path, loop_config(1)).run()
+    loop = make_loop(speech, recognizer_for(tokenizer, None, 1), tmp_path, loop_config(1))
+    monkeypatch.setattr("asr_pathways.training.loop.gather", lambda fabric, value: [value, value - 1])
+    with pytest.raises(PathwaysError, match=r"ranks read checkpoints of different steps \(\[1, 0\]\)"):
+        loop.resume()

@@ -129,12 +129,10 @@ def _test(recognizer: Recognizer, data: Path, test: Mapping[str, Any]) -> dict[s
     return tested
 
 
-@torch.no_grad()
 def _loss(recognizer: Recognizer, batches: Iterable[Batch], language: str) -> float:
     """Nats a word piece over all batches."""
     totals: dict[str, float] = defaultdict(float)
-    recognizer.model.eval()
-    with recognizer.use(language):
+    with recognizer.hearing(language):
         for batch in batches:
             pieces = int(batch.target_lengths.sum())
             totals["loss"] += float(recognizer.model.loss(batch)) * pieces

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from asr_pathways.errors import PathwaysError
+
 if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
     from asr_pathways.data.features import Frontend
@@ -84,8 +86,12 @@ class SpeechModel(nn.Module, ABC):
         self.loss(batch)
 
     def predictions(self, batch: Batch) -> Tensor:
-        """How many of the N that `classifier` gives are of each utterance (B,), and not padding."""
-        raise NotImplementedError
+        """How many of the N that `classifier` gives are of each utterance (B,), and not padding.
+
+        Raises:
+            PathwaysError: if the model has no `classifier`.
+        """
+        raise PathwaysError(f"{type(self).__name__} has no classifier, whose logits are of each utterance")
 
     def refusal(self, frames: int, tokens: int) -> str | None:
         """Why `loss` cannot take an utterance of so many frames of features and tokens of text; None if it can."""

@@ -294,3 +294,9 @@ def test_batch_normalisation_keeps_the_statistics_of_the_checkpoint(hub_folder: 
         recognizer.model.loss(batch)
     now = dict(recognizer.model.named_buffers())
     assert all(torch.equal(now[name], tensor) for name, tensor in buffers.items())
+
+
+def test_a_model_without_a_classifier_says_so(hub_folder: Maker, speech: Path) -> None:
+    recognizer = load_recognizer(hub_folder("parakeet_rnnt"))
+    with pytest.raises(PathwaysError, match="has no classifier"):
+        recognizer.model.predictions(batches_of(recognizer, speech, "en")[0])
