@@ -15,11 +15,11 @@ from typing import Annotated, Any
 
 import typer
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.evaluation.wer import Utterance, compare, score
-from asr_pathways.model_folder import load_recognizer
+from asr_pathways.model_folder.decode import decode_split
 from asr_pathways.training.add_language import add_language
 from asr_pathways.training.prune import PruneRecipe, prune
-from asr_pathways.transcription import decode_split
 
 RECIPE: dict[str, Any] = {
     "optimizer": {"steps": 0, "peak_lr": 5.0e-4, "final_lr": 2.0e-5, "warmup_steps": 20},
@@ -33,7 +33,7 @@ RECIPE: dict[str, Any] = {
 def measure(model: Path, data: Path, language: str, out: Path, steps: int, reuse: Sequence[float]) -> dict[str, object]:
     """WER of the held-out language: pruned together with the others, or added for each value of ``reuse``."""
     recipe = PruneRecipe.model_validate(RECIPE)
-    languages = load_recognizer(model).languages
+    languages = load_model(model).languages
     others = tuple(code for code in languages if code != language)
     sparse: dict[str, Any] = {"method": "dynamic", "sparsity": 0.7}
     prune(model, data, out / "joint", recipe=recipe.with_steps(steps * len(languages)), languages=languages, **sparse)
@@ -59,7 +59,7 @@ def measure(model: Path, data: Path, language: str, out: Path, steps: int, reuse
 
 
 def _heard(folder: Path, data: Path, languages: Sequence[str]) -> list[Utterance]:
-    return decode_split(load_recognizer(folder), data, "test", languages)
+    return decode_split(load_model(folder), data, "test", languages)
 
 
 def _row(name: str, heard: list[Utterance], joint: list[Utterance]) -> dict[str, object]:

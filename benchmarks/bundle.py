@@ -18,13 +18,14 @@ from pathlib import Path
 
 import torch
 
+from asr_pathways.bundle.bundle import Bundle, write_bundle
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.model_folder import ModelCard, Recognizer, load_recognizer
+from asr_pathways.model_folder.model import AsrModel, ModelCard
 from asr_pathways.models.presets import Preset, preset
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import PathwayConfig, Pathways
 from asr_pathways.pruning.targets import matching
-from asr_pathways.runtime.bundle import Bundle, write_bundle
 
 LANGUAGES = ("en", "es", "fr", "it", "ru")
 TOKENIZER = Path(__file__).parents[1] / "models" / "tiny" / "tokenizer.model"
@@ -32,7 +33,7 @@ NOISE = 0.25
 """Standard deviation of the logarithm of what each language multiplies magnitudes by: union density about 0.45."""
 
 
-def random_model(size: Preset, sparsity: float = 0.7) -> Recognizer:
+def random_model(size: Preset, sparsity: float = 0.7) -> AsrModel:
     """Random weights, and masks of their largest magnitudes times noise of each language's own."""
     draw = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -51,32 +52,32 @@ def random_model(size: Preset, sparsity: float = 0.7) -> Recognizer:
             keep = round((1 - sparsity) * score.numel())
             mask[name] = score > score.flatten().kthvalue(score.numel() - keep).values
         pathways.set_mask(language, mask)
-    return Recognizer(model.eval(), tokenizer, ModelCard(model=model.config, languages=LANGUAGES), pathways)
+    return AsrModel(model.eval(), tokenizer, ModelCard(model=model.config, languages=LANGUAGES), pathways)
 
 
-def measure(name: str, recognizer: Recognizer, runs: int = 3) -> dict[str, object]:
+def measure(name: str, asr: AsrModel, runs: int = 3) -> dict[str, object]:
     """Bytes, bits and seconds of the bundles of a pruned model."""
-    assert recognizer.pathways is not None
-    dense = sum(tensor.numel() for tensor in recognizer.model.network.state_dict().values())
+    assert asr.pathways is not None
+    dense = sum(tensor.numel() for tensor in asr.model.network.state_dict().values())
     found: dict[str, object] = {"model": name, "weights": dense, "dense_float16_bytes": 2 * dense}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "all.asrp"
         for dtype in ("float32", "int8", "float16"):
             started = time.perf_counter()
-            sizes = write_bundle(recognizer, path, dtype)  # type: ignore[arg-type]
+            sizes = write_bundle(asr, path, dtype)  # type: ignore[arg-type]
             found[f"{dtype}_bytes"] = sizes.total
         found["write_seconds"] = round(time.perf_counter() - started, 2)
-        separate = sum(Bundle.open(path).extract(one, Path(folder) / "one.asrp").total for one in recognizer.languages)
+        separate = sum(Bundle.open(path).extract(one, Path(folder) / "one.asrp").total for one in asr.languages)
         seconds = {
             "open_seconds": lambda: Bundle.open(path),
-            "one_language_masks_seconds": lambda: Bundle.open(path).mask(recognizer.languages[0]),
+            "one_language_masks_seconds": lambda: Bundle.open(path).mask(asr.languages[0]),
             "all_masks_seconds": lambda: _all_masks(path),
-            "one_language_weights_seconds": lambda: Bundle.open(path).weights(recognizer.languages[0]),
+            "one_language_weights_seconds": lambda: Bundle.open(path).weights(asr.languages[0]),
         }
         timed = {what: _median(call, runs) for what, call in seconds.items()}
     return {
         **found,
-        "languages": len(recognizer.languages),
+        "languages": len(asr.languages),
         "prunable": sizes.weights,
         "union_density": round(sizes.union_density, 4),
         "separate_float16_bytes": separate,
@@ -115,7 +116,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results = [measure(f"{options.size}, random", random_model(options.size), options.runs)]
-    results += [measure(str(path), load_recognizer(path), options.runs) for path in options.models]
+    results += [measure(str(path), load_model(path), options.runs) for path in options.models]
     command = " ".join(["python -m benchmarks.bundle", *map(str, options.models)])
     text = json.dumps({"command": command, "results": results}, indent=1)
     print(text)

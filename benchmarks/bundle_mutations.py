@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
-from asr_pathways.runtime import archive, layout
-from asr_pathways.runtime.bundle import Bundle, BundleError
+from asr_pathways.bundle import archive, layout
+from asr_pathways.bundle.bundle import Bundle, BundleError
 
 Random = random.Random
 SECONDS = 20
@@ -249,7 +249,7 @@ def load(path: Path) -> Bundle:
     bundle.sizes()
     for language in bundle.languages:
         bundle.weights(language)
-    bundle.recognizer()
+    bundle.model()
     return bundle
 
 

@@ -18,22 +18,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.corpus import load_cuts
+from asr_pathways.export.onnx import open_graphs
+from asr_pathways.export.sherpa import export_sherpa
 from asr_pathways.files import write_json
-from asr_pathways.model_folder import Recognizer, load_recognizer
-from asr_pathways.runtime.onnx_export import open_graphs
-from asr_pathways.runtime.sherpa_export import export_sherpa
-from asr_pathways.runtime.sources import RecognizerSource
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.runtime.sources import ModelSource
 from asr_pathways.runtime.streaming import Recognizer as StreamingRecognizer
 from benchmarks.bundle import random_model
 
 
-def sizes_and_times(recognizer: Recognizer, folder: Path, runs: int = 20) -> dict[str, object]:
+def sizes_and_times(asr: AsrModel, folder: Path, runs: int = 20) -> dict[str, object]:
     """Exports the first language and all of them to ``folder``; milliseconds of the encoder's chunks, one thread."""
     found: dict[str, object] = {}
-    for name, languages in (("one", recognizer.languages[:1]), ("all", None)):
-        exported = export_sherpa(recognizer, folder / name, languages)
+    for name, languages in (("one", asr.languages[:1]), ("all", None)):
+        exported = export_sherpa(asr, folder / name, languages)
         encoder, _, _ = open_graphs(folder / name)
         feed = {
             one.name: np.zeros([1, *one.shape[1:]], np.int64 if "int64" in one.type else np.float32)
@@ -55,9 +56,9 @@ def sizes_and_times(recognizer: Recognizer, folder: Path, runs: int = 20) -> dic
     return found
 
 
-def compare(recognizer: Recognizer, folder: Path, data: Path, split: str = "test") -> dict[str, int]:
+def compare(asr: AsrModel, folder: Path, data: Path, split: str = "test") -> dict[str, int]:
     """Utterances of a data folder whose tokens and times by sherpa-onnx are those of our own recogniser."""
-    ours = StreamingRecognizer(RecognizerSource(recognizer), dtype="dense")
+    ours = StreamingRecognizer(ModelSource(asr), dtype="dense")
     theirs = _open(folder)
     found = dict.fromkeys(("utterances", "tokens", "same", "same_with_silence", "changed_by_language"), 0)
     for cut in load_cuts(data, split):
@@ -68,7 +69,7 @@ def compare(recognizer: Recognizer, folder: Path, data: Path, split: str = "test
         expected = [(piece.replace("\u2581", " "), time) for piece, time in stream.final().tokens]
         end = np.full(2 * SAMPLE_RATE, np.nan, np.float32)
         marked = np.concatenate([np.pad(samples, (0, 200), mode="symmetric"), end])
-        other = next(code for code in recognizer.languages if code != language)
+        other = next(code for code in asr.languages if code != language)
         found["utterances"] += 1
         found["tokens"] += len(expected)
         found["same"] += _run(theirs, marked, language) == expected
@@ -104,9 +105,9 @@ def main() -> None:
     command = f"python -m benchmarks.exports {options.model} --data {options.data}"
     found: dict[str, object] = {"command": command}
     with tempfile.TemporaryDirectory() as folder:
-        recognizer = load_recognizer(options.model)
-        found["sizes_and_times"] = sizes_and_times(recognizer, Path(folder))
-        found["tokens"] = compare(recognizer, Path(folder) / "all", options.data)
+        asr = load_model(options.model)
+        found["sizes_and_times"] = sizes_and_times(asr, Path(folder))
+        found["tokens"] = compare(asr, Path(folder) / "all", options.data)
         found["base"] = sizes_and_times(random_model("base"), Path(folder) / "base", runs=7)
     print(json.dumps(found, indent=2))
     if options.json is not None:

@@ -23,9 +23,9 @@ import typer
 from torch import Tensor
 from torch.nn.functional import linear
 
+from asr_pathways.bench.roofline import OUT_OF_CACHE, multiply_add_rate, read_rate
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import parse_granularity
-from asr_pathways.runtime.bench.roofline import OUT_OF_CACHE, multiply_add_rate, read_rate
 from asr_pathways.runtime.kernels import SparseMatrix, available, variants
 
 SHAPES = ("512x2048", "2048x512", "512x512", "1536x512")

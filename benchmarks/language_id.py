@@ -15,10 +15,11 @@ from typing import Annotated
 import torch
 import typer
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import load_cuts
-from asr_pathways.language_id import LanguageIdentifier, embed, embeddings_of
-from asr_pathways.model_folder import Recognizer, load_recognizer
+from asr_pathways.model_folder.language_id import LanguageIdentifier, embed, embeddings_of
+from asr_pathways.model_folder.model import AsrModel
 
 
 def measure(model: Path, data: list[Path], utterances: int) -> dict[str, object]:
@@ -29,10 +30,10 @@ def measure(model: Path, data: list[Path], utterances: int) -> dict[str, object]
         data: data folders in the model's languages.
         utterances: of each test split, for the scores of pathways and for times: every n-th of so many.
     """
-    recognizer = load_recognizer(model)
-    test = {folder.name: _batches(recognizer, folder, "test") for folder in data}
-    seen = {name: embeddings_of(recognizer, batches, name) for name, batches in test.items()}
-    taught = {folder.name: embeddings_of(recognizer, _batches(recognizer, folder, "train"), "train") for folder in data}
+    asr = load_model(model)
+    test = {folder.name: _batches(asr, folder, "test") for folder in data}
+    seen = {name: embeddings_of(asr, batches, name) for name, batches in test.items()}
+    taught = {folder.name: embeddings_of(asr, _batches(asr, folder, "train"), "train") for folder in data}
     heads = {}
     for name in (*taught, "all") if len(taught) > 1 else taught:
         parts = [part for other, part in taught.items() if name in (other, "all")]
@@ -41,20 +42,20 @@ def measure(model: Path, data: list[Path], utterances: int) -> dict[str, object]
     few = {name: _few(batches, utterances) for name, batches in test.items()}
     return {
         "model": str(model),
-        "languages": list(recognizer.languages),
+        "languages": list(asr.languages),
         "utterances": {name: len(labels) for name, (_, labels) in seen.items()},
         "head_taught_on": {
             name: {split: _right(head, *found) for split, found in seen.items()} for name, head in heads.items()
         },
-        "best_score_of_pathways": {name: _by_score(recognizer, batches) for name, batches in few.items()},
-        **_times(recognizer, [batch for batches in few.values() for batch in batches]),
+        "best_score_of_pathways": {name: _by_score(asr, batches) for name, batches in few.items()},
+        **_times(asr, [batch for batches in few.values() for batch in batches]),
         "threads": torch.get_num_threads(),
     }
 
 
-def _batches(recognizer: Recognizer, data: Path, split: str, seconds: float = 60) -> list[Batch]:
-    cuts = load_cuts(data, split, recognizer.languages)
-    return list(eval_batches(cuts, max_seconds=seconds, frontend=recognizer.model.frontend))
+def _batches(asr: AsrModel, data: Path, split: str, seconds: float = 60) -> list[Batch]:
+    cuts = load_cuts(data, split, asr.languages)
+    return list(eval_batches(cuts, max_seconds=seconds, frontend=asr.model.frontend))
 
 
 def _few(batches: list[Batch], count: int) -> list[Batch]:
@@ -81,37 +82,37 @@ def _right(head: LanguageIdentifier, embeddings: torch.Tensor, labels: list[str]
 
 
 @torch.no_grad()
-def _by_score(recognizer: Recognizer, batches: list[Batch]) -> float:
+def _by_score(asr: AsrModel, batches: list[Batch]) -> float:
     """The share of utterances whose own pathway finds its transcript likeliest, in nats a token."""
     right = 0
     for batch in batches:
         scores = {}
-        for language in recognizer.languages:
-            with recognizer.use(language):
-                (found,) = recognizer.model.decode(batch.features, batch.feature_lengths, language)
+        for language in asr.languages:
+            with asr.use(language):
+                (found,) = asr.model.decode(batch.features, batch.feature_lengths, language)
                 heard = replace(
                     batch,
                     language=language,
                     targets=torch.tensor([found], dtype=torch.long),
                     target_lengths=torch.tensor([len(found)]),
                 )
-                scores[language] = float(recognizer.model.loss(heard))
+                scores[language] = float(asr.model.loss(heard))
         right += min(scores, key=lambda language: scores[language]) == batch.language
     return round(right / len(batches), 3)
 
 
 @torch.no_grad()
-def _times(recognizer: Recognizer, batches: list[Batch]) -> dict[str, float]:
+def _times(asr: AsrModel, batches: list[Batch]) -> dict[str, float]:
     """Median seconds an utterance: to embed it, and to transcribe it in a known language."""
-    first = recognizer.languages[0]
+    first = asr.languages[0]
     embedding, transcribing = [], []
-    with recognizer.use(first):
+    with asr.use(first):
         for batch in batches[:20]:
             started = time.perf_counter()
-            embed(recognizer.model, batch.features, batch.feature_lengths, first)
+            embed(asr.model, batch.features, batch.feature_lengths, first)
             embedding.append(time.perf_counter() - started)
             started = time.perf_counter()
-            recognizer.model.decode(batch.features, batch.feature_lengths, first)
+            asr.model.decode(batch.features, batch.feature_lengths, first)
             transcribing.append(time.perf_counter() - started)
     times = statistics.median(embedding), statistics.median(transcribing)
     return {

@@ -15,28 +15,28 @@ from typing import Annotated
 import torch
 import typer
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import DataConfig, train_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.evaluation.wer import Scores, score
-from asr_pathways.model_folder import load_recognizer
-from asr_pathways.transcription import decode_split
+from asr_pathways.model_folder.decode import decode_split
 
 PEAK_LR = 2e-5
 
 
 def measure(model: Path, data: Path, steps: int, seconds: float) -> dict[str, object]:
     """Medians over the same batches: each is trained on with long and with short windows in turn."""
-    recognizer = load_recognizer(model)
-    whisper = recognizer.model.train()
+    asr = load_model(model)
+    whisper = asr.model.train()
     cuts = load_cuts(data, "train").to_eager()
-    batches = train_batches(cuts, recognizer.tokenizer, DataConfig(max_seconds=seconds), whisper.frontend)
+    batches = train_batches(cuts, asr.tokenizer, DataConfig(max_seconds=seconds), whisper.frontend)
     optimizer = torch.optim.AdamW(whisper.parameters(), lr=0.0)
     taken: dict[str, list[float]] = {"window": [], "longest": []}
     audio = []
     for batch in islice(batches, steps + 1):
         audio.append(batch.seconds)
         for padding, times in taken.items():
-            recognizer.model.network.config.padding = padding  # type: ignore[union-attr]
+            asr.model.network.config.padding = padding  # type: ignore[union-attr]
             started = time.perf_counter()
             whisper.loss(batch).backward()
             optimizer.step()
@@ -56,11 +56,11 @@ def measure(model: Path, data: Path, steps: int, seconds: float) -> dict[str, ob
 
 def trained(model: Path, data: Path, padding: str, steps: int, seconds: float) -> Scores:
     """WER on test after ``steps`` of training with windows of one kind, decoded with the same."""
-    recognizer = load_recognizer(model)
-    whisper = recognizer.model.train()
-    recognizer.model.network.config.padding = padding  # type: ignore[union-attr]
+    asr = load_model(model)
+    whisper = asr.model.train()
+    asr.model.network.config.padding = padding  # type: ignore[union-attr]
     cuts = load_cuts(data, "train").to_eager()
-    batches = train_batches(cuts, recognizer.tokenizer, DataConfig(max_seconds=seconds), whisper.frontend)
+    batches = train_batches(cuts, asr.tokenizer, DataConfig(max_seconds=seconds), whisper.frontend)
     optimizer = torch.optim.AdamW(whisper.parameters(), lr=PEAK_LR)
     torch.manual_seed(0)
     for step, batch in enumerate(islice(batches, steps)):
@@ -70,7 +70,7 @@ def trained(model: Path, data: Path, padding: str, steps: int, seconds: float) -
         optimizer.step()
         optimizer.zero_grad()
     whisper.eval()
-    return score(decode_split(recognizer, data, "test"))
+    return score(decode_split(asr, data, "test"))
 
 
 def run(

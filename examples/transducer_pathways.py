@@ -11,21 +11,22 @@ from pathlib import Path
 import torch
 
 from asr_pathways import PathwayConfig, Pathways
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import DataConfig, train_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.evaluation.wer import score
-from asr_pathways.model_folder import load_recognizer, save_recognizer
-from asr_pathways.transcription import decode_split
+from asr_pathways.model_folder.decode import decode_split
+from asr_pathways.model_folder.folder import save_model
 
 
 def main(name: str, data: Path, languages: Sequence[str], out: Path, steps: int = 1000) -> float:
-    recognizer = load_recognizer(name)
-    model = recognizer.model
+    asr = load_model(name)
+    model = asr.model
     config = PathwayConfig(sparsity=0.7, score="activation", adapt_every=100, exclude=model.unprunable)
-    pathways = recognizer.pathways = Pathways.attach(model.network, config, languages)
+    pathways = asr.pathways = Pathways.attach(model.network, config, languages)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     cuts = load_cuts(data, "train", languages).to_eager()
-    batches = train_batches(cuts, recognizer.tokenizer, DataConfig(max_seconds=20), model.frontend)
+    batches = train_batches(cuts, asr.tokenizer, DataConfig(max_seconds=20), model.frontend)
     model.train()
     for batch in islice(batches, steps):
         with pathways.use(batch.language):
@@ -33,8 +34,8 @@ def main(name: str, data: Path, languages: Sequence[str], out: Path, steps: int 
         optimizer.step()
         optimizer.zero_grad()
         pathways.step(optimizer)
-    save_recognizer(out, recognizer)  # a folder that transformers reads, and pathways/ beside it
-    scores = score(decode_split(recognizer, data, "test", languages))
+    save_model(out, asr)  # a folder that transformers reads, and pathways/ beside it
+    scores = score(decode_split(asr, data, "test", languages))
     print(f"mean WER {100 * scores.mean_wer:.1f}%")
     return scores.mean_wer
 

@@ -8,16 +8,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr_pathways.model_folder import load_recognizer
+from asr_pathways.bundle.load import load_model
+from asr_pathways.model_folder.decode import transcribe
 from asr_pathways.training.config import OptimizerConfig
 from asr_pathways.training.prune import PruneRecipe, prune
-from asr_pathways.transcription import transcribe
 
 
 def main(model: Path, data: Path, languages: Sequence[str], out: Path, steps: int = 700) -> dict[str, str]:
     recipe = PruneRecipe(optimizer=OptimizerConfig(steps=steps, peak_lr=1e-4, warmup_steps=steps // 10))
     prune(model, data, out, method="dynamic", sparsity=0.7, languages=languages, recipe=recipe)
-    sparse = load_recognizer(out)
+    sparse = load_model(out)
     heard = {}
     for language in languages:
         recording = next((data / "audio" / language).glob("*.flac"))

@@ -11,7 +11,8 @@ import torch
 
 from asr_pathways.data.corpus import SPLITS, build_corpus
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.model_folder import ModelCard, Recognizer, save_recognizer
+from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.model import AsrModel, ModelCard
 from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.models.transducer import Transducer, TransducerConfig
 
@@ -93,18 +94,36 @@ def tiny_config(**options: object) -> TransducerConfig:
     return TransducerConfig.model_validate({**values, **options})
 
 
-def make_recognizer(tokenizer: Tokenizer, languages: tuple[str, ...] = LANGUAGES, **options: object) -> Recognizer:
+def make_model(tokenizer: Tokenizer, languages: tuple[str, ...] = LANGUAGES, **options: object) -> AsrModel:
     """A dense recogniser of random weights, the same at every call."""
     torch.manual_seed(7)
     model = Transducer(tiny_config(**options))
     model.set_feature_statistics(torch.full((80,), -8.0), torch.full((80,), 4.0))
     torch.nn.init.constant_(model.joiner.output.bias[-1:], 2.0)  # not ten symbols in every frame
-    return Recognizer(model.eval(), tokenizer, ModelCard(model=model.config, languages=languages))
+    return AsrModel(model.eval(), tokenizer, ModelCard(model=model.config, languages=languages))
 
 
 @pytest.fixture(scope="session")
 def dense_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
     """A dense MODEL folder of random weights."""
     folder = tmp_path_factory.mktemp("models") / "dense"
-    save_recognizer(folder, make_recognizer(tokenizer))
+    save_model(folder, make_model(tokenizer))
     return folder
+
+
+@pytest.fixture(scope="session")
+def five(tokenizer: Tokenizer) -> AsrModel:
+    """Five languages, sparsity 70%."""
+    from tests.pruned import pruned
+
+    return pruned(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def five_file(five: AsrModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their bundle, exact."""
+    from asr_pathways.bundle.bundle import write_bundle
+
+    path = tmp_path_factory.mktemp("bundle") / "five.asrp"
+    write_bundle(five, path, "float32")
+    return path

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from asr_pathways import demo
+from asr_pathways.bundle.load import load_model
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.listing import read_evaluation
-from asr_pathways.model_folder import load_recognizer
 from asr_pathways.training.prune import PruneRecipe
 
 
@@ -43,7 +43,7 @@ def test_demo_from_prompts_to_report_and_a_second_run_repeats_nothing(
     scores, utterances = read_evaluation(out / "test-dynamic.json")
     assert [entry.language for entry in scores.languages] == ["en", "fr"]
     assert len(utterances) == 4
-    dynamic = load_recognizer(out / "dynamic").pathways
+    dynamic = load_model(out / "dynamic").pathways
     assert dynamic is not None
     assert all(abs(sparsity - 0.7) < 0.01 for sparsity in dynamic.summary().sparsity.values())
 

@@ -1,5 +1,5 @@
 """``python -m asr_pathways``, for launchers such as torchrun."""
 
-from asr_pathways.cli import main
+from asr_pathways.cli.main import main
 
 main()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from asr_pathways.bundle.load import load_model
+from asr_pathways.data.corpora.prompts import prepare_prompts
 from asr_pathways.data.corpus import load_cuts, sources_of
-from asr_pathways.data.prompts import prepare_prompts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.listing import write_alignments, write_evaluation
 from asr_pathways.evaluation.report import Curve, LayerDensity, Origin, Overlap, Pair, Report, Sample, Sizes, System
@@ -19,10 +20,8 @@ from asr_pathways.evaluation.report import write_report as write
 from asr_pathways.evaluation.tables import comparison_table, systems_table
 from asr_pathways.evaluation.wer import Utterance, compare, score
 from asr_pathways.files import read_json
-from asr_pathways.inspection import union_density
-from asr_pathways.model_folder import load_recognizer
+from asr_pathways.model_folder.decode import decode_split, transcribe
 from asr_pathways.training.prune import PruneRecipe, prune
-from asr_pathways.transcription import decode_split, transcribe
 
 SPARSITY = 0.7
 DENSE, ONE_SHOT, FIXED, DYNAMIC = "dense", "one-shot", "fixed pathways", "dynamic pathways"
@@ -63,7 +62,7 @@ def run_demo(model: Path, out: Path, *, source: Path | None = None, fast: bool =
     """
     began = time.monotonic()
     console = Console(stderr=True, highlight=False)
-    load_recognizer(model)  # a wrong --model is told before minutes are spent
+    load_model(model)  # a wrong --model is told before minutes are spent
     data = out / "prompts"
     if not (data / "corpus.json").exists():
         console.print("[bold]1/5[/] Fetching real recordings in five languages")
@@ -81,8 +80,8 @@ def run_demo(model: Path, out: Path, *, source: Path | None = None, fast: bool =
     console.print("[bold]4/5[/] Transcribing the test split")
     decoded: dict[str, list[Utterance]] = {}
     for name, folder in folders.items():
-        recognizer = load_recognizer(folder)
-        decoded[name] = decode_split(recognizer, data, "test", recognizer.languages)
+        asr = load_model(folder)
+        decoded[name] = decode_split(asr, data, "test", asr.languages)
         write_evaluation(out / f"test-{folder.name}.json", score(decoded[name]), decoded[name])
     write_alignments(out / "errors-dynamic.txt", decoded[DYNAMIC])
     report = _report(folders, data, decoded, recipe, _command(fast), time.monotonic() - began)
@@ -92,10 +91,10 @@ def run_demo(model: Path, out: Path, *, source: Path | None = None, fast: bool =
         shown.print(comparison_table(pair.a, pair.b, pair.comparison))
 
     console.print("[bold]5/5[/] One recording of each language, by its own pathway")
-    recognizer = load_recognizer(folders[DYNAMIC])
+    asr = load_model(folders[DYNAMIC])
     for sample in report.samples:
         path = _audio(data, sample)
-        heard = transcribe(recognizer, path, sample.language)
+        heard = transcribe(asr, path, sample.language)
         shown.print(f"[bold]{sample.language}[/] {path}\n   said  {sample.reference}\n   heard {heard.text}")
     write(out / "report.html", report)
     console.print(f"[bold]Done[/] in {time.monotonic() - began:.0f} s: open {out / 'report.html'}")
@@ -126,11 +125,11 @@ def _report(
     command: str,
     seconds: float,
 ) -> Report:
-    before, after = (load_recognizer(folders[name]).pathways for name in (ONE_SHOT, DYNAMIC))
+    before, after = (load_model(folders[name]).pathways for name in (ONE_SHOT, DYNAMIC))
     if before is None or after is None:
         raise PathwaysError(f"{folders[DYNAMIC]}: has no pathways; delete it and run the demo again")
     summary = after.summary()
-    dense = load_recognizer(folders[DENSE])
+    dense = load_model(folders[DENSE])
     start = read_json(folders[ONE_SHOT] / "history.json")  # where both trainings begin
     curves = []
     for name in (FIXED, DYNAMIC):
@@ -147,7 +146,7 @@ def _report(
             Overlap.of("Before training", before.summary(), before.overlap()),
             Overlap.of("After training", summary, after.overlap()),
         ],
-        layers=LayerDensity.of(summary, union_density(after)),
+        layers=LayerDensity.of(summary, summary.union),
         sizes=Sizes.of(
             summary,
             dense_bytes=(folders[DENSE] / "model.safetensors").stat().st_size,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from asr_pathways.model_folder import load_recognizer
-from asr_pathways.runtime.bundle import write_bundle
+from asr_pathways.bundle.bundle import write_bundle
+from asr_pathways.bundle.load import load_model
 from asr_pathways.training.prune import PruneRecipe, prune, read_prune_recipe
 from tests.errors.case import sound
 
@@ -33,7 +33,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, dense_model: Path, speech: 
         return folder / name
 
     sparse = pruned("sparse", "dynamic", recipe.with_steps(0))
-    write_bundle(load_recognizer(sparse), folder / "sparse.asrp", "float16")
+    write_bundle(load_model(sparse), folder / "sparse.asrp", "float16")
     sound("hello.wav", 1, value=0.1)(folder)
     return {
         "dense": dense_model,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_pathways.cli import main
+from asr_pathways.cli.main import main
 from tests.errors.case import Case
 from tests.errors.of_models import HELD
 from tests.errors.table import CASES, PAGE, page

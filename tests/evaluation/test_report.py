@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.formats import percent
 from asr_pathways.evaluation.report import (
     Curve,
     LayerDensity,
@@ -23,6 +22,7 @@ from asr_pathways.evaluation.report import (
     write_report,
 )
 from asr_pathways.evaluation.wer import Utterance, score
+from asr_pathways.formats import percent
 from tests.evaluation.example import example_report
 
 VOID = {"meta", "br"}

@@ -7,11 +7,11 @@ from pathlib import Path
 from types import ModuleType
 
 from asr_pathways import PathwayConfig, Pathways
+from asr_pathways.bundle.bundle import write_bundle
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.model_folder import load_recognizer
-from asr_pathways.runtime.bundle import write_bundle
-from asr_pathways.transcription import transcribe
-from tests.conftest import make_recognizer
+from asr_pathways.model_folder.decode import transcribe
+from tests.conftest import make_model
 from tests.models.hub.tiny import hubert, parakeet_tdt, whisper
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -28,7 +28,7 @@ def example(name: str) -> ModuleType:
 def test_whisper(speech: Path, tmp_path: Path) -> None:
     heard = example("whisper_pathways").main(whisper(tmp_path / "w"), speech, ("en", "fr"), tmp_path / "out", steps=4)
     assert set(heard) == {"en", "fr"}
-    pathways = load_recognizer(tmp_path / "out").pathways
+    pathways = load_model(tmp_path / "out").pathways
     assert pathways is not None and abs(pathways.summary().sparsity["en"] - 0.7) < 0.01
 
 
@@ -42,16 +42,16 @@ def test_transducer(speech: Path, tmp_path: Path) -> None:
         str(parakeet_tdt(tmp_path / "p")), speech, ("en", "fr"), tmp_path / "out", steps=4
     )
     assert wer > 0
-    assert load_recognizer(tmp_path / "out").languages == ("en", "fr")
+    assert load_model(tmp_path / "out").languages == ("en", "fr")
 
 
 def test_streaming(speech: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    recognizer = make_recognizer(tokenizer)
-    recognizer.pathways = Pathways.attach(recognizer.model, PathwayConfig(sparsity=0.5), ["en", "fr"])
-    write_bundle(recognizer, tmp_path / "b.asrp")
+    asr = make_model(tokenizer)
+    asr.pathways = Pathways.attach(asr.model, PathwayConfig(sparsity=0.5), ["en", "fr"])
+    write_bundle(asr, tmp_path / "b.asrp")
     files = [next((speech / "audio" / language).glob("*.flac")) for language in ("en", "fr")]
     heard = example("streaming").main(tmp_path / "b.asrp", list(zip(("en", "fr"), files, strict=True)))
-    shipped = load_recognizer(tmp_path / "b.asrp")
+    shipped = load_model(tmp_path / "b.asrp")
     assert heard == [
         transcribe(shipped, file, language).text for language, file in zip(("en", "fr"), files, strict=True)
     ]

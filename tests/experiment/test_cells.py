@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment import cells
-from asr_pathways.model_folder import load_recognizer
 from asr_pathways.models.transducer import Transducer
 
 TEST = {"splits": ["test"], "utterances": 0}
@@ -16,13 +16,13 @@ TEST = {"splits": ["test"], "utterances": 0}
 def test_recordings_longer_than_the_models_window_are_tested_in_parts(
     dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recognizer = load_recognizer(dense_model)
+    asr = load_model(dense_model)
     longest = max(cut.duration for cut in load_cuts(speech, "test", ["fr"]))
-    whole = cells._test(recognizer, speech, TEST)
+    whole = cells._test(asr, speech, TEST)
     monkeypatch.setattr(Transducer, "window", longest - 0.01)
-    found = cells._test(recognizer, speech, TEST)
+    found = cells._test(asr, speech, TEST)
     for language, tested in found.items():
         assert tested.utterances == whole[language].utterances
     assert found["fr"].loss != whole["fr"].loss  # of the others only
     with pytest.raises(PathwaysError, match="all utterances of en are longer than the model's"):
-        cells._loss(recognizer, [], "en")
+        cells._loss(asr, [], "en")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from asr_pathways.cli import app
+from asr_pathways.cli.main import app
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment import command
 from asr_pathways.experiment.plan import make_plan

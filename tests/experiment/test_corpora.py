@@ -67,9 +67,9 @@ def test_texts_of_another_corpus_are_left_out(
     def write_texts(out: Path, languages: object, source: object, exclude: set[str]) -> None:
         seen["excluded"] = exclude
 
-    monkeypatch.setattr("asr_pathways.data.texts.write_texts", write_texts)
-    monkeypatch.setattr("asr_pathways.data.texts.read_texts", lambda *_: {})
-    monkeypatch.setattr("asr_pathways.data.synth.prepare_synth", lambda *_: {})
+    monkeypatch.setattr("asr_pathways.data.corpora.texts.write_texts", write_texts)
+    monkeypatch.setattr("asr_pathways.data.corpora.texts.read_texts", lambda *_: {})
+    monkeypatch.setattr("asr_pathways.data.corpora.synth.prepare_synth", lambda *_: {})
     data = {
         "s": {"kind": "folder", "path": str(sines)},
         "e": {"kind": "synth", "texts": "everyday", "languages": ["en", "fr"], "hours": 1, "exclude": "s"},

@@ -9,11 +9,11 @@ import pytest
 from markdown_it import MarkdownIt
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.formats import percent, percent_interval, points
 from asr_pathways.experiment.findings import gather
 from asr_pathways.experiment.plan import make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe, read_recipe
 from asr_pathways.experiment.results import write_results
+from asr_pathways.formats import percent, percent_interval, points
 from tests.evaluation.test_report import Page
 from tests.experiment.example import as_data, fill, planned
 

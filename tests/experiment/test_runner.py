@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.experiment import cells, ledger, runner
 from asr_pathways.experiment.plan import Plan, make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.runner import _drop_checkpoints, ledger_folder, missing_cells, run_cells
-from asr_pathways.model_folder import load_recognizer
 from tests.experiment.conftest import as_data
 
 
@@ -52,15 +52,15 @@ def test_every_cell_has_an_entry_and_a_model(plan: Plan, whole: Path) -> None:
     for name, cell in plan.cells.items():
         entry = ledger.read_entry(ledger_folder(whole), name)
         assert entry is not None
-        recognizer = load_recognizer(whole / "cells" / name)
-        assert tuple(entry["tested"]) == recognizer.languages == tuple(cell.spec["languages"])
+        asr = load_model(whole / "cells" / name)
+        assert tuple(entry["tested"]) == asr.languages == tuple(cell.spec["languages"])
         for language, counts in ledger.tested(entry).items():
             tested[language].add(counts.utterances)
             assert sum(counts.words) > 0 and counts.loss > 0
         if cell.kind == "prune":
-            assert recognizer.pathways is not None
-            assert recognizer.pathways.summary().sparsity == pytest.approx(dict.fromkeys(recognizer.languages, 0.5))
-            assert entry["masks"]["sparsity"] == pytest.approx(recognizer.pathways.summary().sparsity, abs=1e-6)
+            assert asr.pathways is not None
+            assert asr.pathways.summary().sparsity == pytest.approx(dict.fromkeys(asr.languages, 0.5))
+            assert entry["masks"]["sparsity"] == pytest.approx(asr.pathways.summary().sparsity, abs=1e-6)
         assert not (whole / "cells" / name / "checkpoints").exists()
     assert all(len(folds) == 2 for folds in tested.values())  # each fold has its own utterances
     dynamic = results(whole)[plan.row("sines", "dynamic, adapt_every 1").runs[0].cell]
@@ -69,11 +69,11 @@ def test_every_cell_has_an_entry_and_a_model(plan: Plan, whole: Path) -> None:
 
 def test_fixed_masks_are_those_of_the_runs_that_made_them(plan: Plan, whole: Path) -> None:
     run = plan.row("sines", "fixed").runs[0]
-    fixed = load_recognizer(whole / "cells" / run.cell).pathways
+    fixed = load_model(whole / "cells" / run.cell).pathways
     assert fixed is not None
     for other in plan.row("sines", "IMP").runs[:2]:
         (language,) = other.languages
-        made = load_recognizer(whole / "cells" / other.cell).pathways
+        made = load_model(whole / "cells" / other.cell).pathways
         assert made is not None
         for name, mask in made.mask(language).items():
             assert mask.equal(fixed.mask(language)[name])

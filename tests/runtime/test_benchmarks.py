@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_pathways.model_folder import Recognizer
+from asr_pathways.model_folder.model import AsrModel
 from benchmarks import bundle, bundle_mutations, exports
 
 
@@ -22,7 +22,7 @@ def test_mutations_are_counted(five_file: Path) -> None:
     assert sum(count for kind, count in found.items() if kind.startswith(("bytes", "contents"))) == 20  # type: ignore[misc]
 
 
-def test_exports_are_compared(five: Recognizer, speech: Path, tmp_path: Path) -> None:
+def test_exports_are_compared(five: AsrModel, speech: Path, tmp_path: Path) -> None:
     pytest.importorskip("sherpa_onnx", reason="sherpa_onnx is not installed: pip install '.[export]'")
     found = exports.sizes_and_times(five, tmp_path, runs=1)
     one, several = found["one"], found["all"]

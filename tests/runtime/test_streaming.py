@@ -9,16 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.data.features import Fbank
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import Recognizer as Trained
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
-from asr_pathways.runtime.bundle import write_bundle
-from asr_pathways.runtime.sources import RecognizerSource
+from asr_pathways.runtime.sources import ModelSource
 from asr_pathways.runtime.streaming import Endpointing, Recognizer, Stream
-from tests.conftest import LANGUAGES, WORDS, make_recognizer, spoken
+from tests.conftest import LANGUAGES, WORDS, make_model, spoken
 
 LAYOUTS = {
     "conv": {},
@@ -27,31 +27,31 @@ LAYOUTS = {
 }
 
 
-def pruned(tokenizer: Tokenizer, layout: str = "conv") -> Trained:
+def pruned(tokenizer: Tokenizer, layout: str = "conv") -> AsrModel:
     """A recogniser of two pathways that give different texts, drawn at random."""
-    recognizer = make_recognizer(tokenizer, **LAYOUTS[layout])
-    model = recognizer.model
+    asr = make_model(tokenizer, **LAYOUTS[layout])
+    model = asr.model
     structure = "block:4x1" if layout == "blocks" else "unstructured"
     config = PathwayConfig(sparsity=0.7, granularity=structure, exclude=matching(model, model.unprunable))
-    recognizer.pathways = Pathways.attach(model, config, LANGUAGES)
+    asr.pathways = Pathways.attach(model, config, LANGUAGES)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.encoder.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    recognizer.pathways.adapt("fr")  # another mask than that of English
-    _speak(recognizer)
-    return recognizer
+    asr.pathways.adapt("fr")  # another mask than that of English
+    _speak(asr)
+    return asr
 
 
-def _speak(recognizer: Trained) -> None:
+def _speak(asr: AsrModel) -> None:
     """Makes blank win in about two frames of three, so that there is something to compare."""
-    model = recognizer.model
+    model = asr.model
     margins = []
     with torch.no_grad():
         model.joiner.encoding.weight.mul_(8)
         for language in LANGUAGES:
             features = Fbank()(utterance(language, 1))[None]
-            with recognizer.use(language):
+            with asr.use(language):
                 encodings, _ = model.encodings(features, torch.tensor([features.shape[1]]), language)
                 logits = model.joiner(encodings, model.predictor(torch.tensor([[model.blank]]))[0])[0, :, 0]
             margins.append(logits[:, :-1].amax(dim=1) - logits[:, -1])
@@ -59,7 +59,7 @@ def _speak(recognizer: Trained) -> None:
 
 
 @pytest.fixture(scope="module", params=list(LAYOUTS))
-def trained(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Trained:
+def trained(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> AsrModel:
     return pruned(tokenizer, request.param)
 
 
@@ -68,7 +68,7 @@ def utterance(language: str, seed: int, words: int = 9) -> np.ndarray:
     return spoken([names[(seed + place * place) % 5] for place in range(words)], language, seed)
 
 
-def expected(trained: Trained, samples: np.ndarray, language: str) -> list[int]:
+def expected(trained: AsrModel, samples: np.ndarray, language: str) -> list[int]:
     """What the training side finds in a whole utterance."""
     features = Fbank()(samples)
     with trained.use(language):
@@ -85,17 +85,17 @@ def symbols(stream: Stream, samples: np.ndarray, cuts: list[int], rate: int = 16
 @settings(max_examples=20, deadline=None)
 @given(cuts=st.lists(st.integers(0, 21_000), max_size=8), seed=st.integers(0, 5), language=st.sampled_from(LANGUAGES))
 def test_pieces_of_any_size_give_what_the_training_side_finds(
-    trained: Trained, cuts: list[int], seed: int, language: str
+    trained: AsrModel, cuts: list[int], seed: int, language: str
 ) -> None:
-    recognizer = Recognizer(RecognizerSource(trained), language)
+    recognizer = Recognizer(ModelSource(trained), language)
     samples = utterance(language, seed)
     wanted = expected(trained, samples, language)
     pieces = trained.tokenizer.pieces()
     assert symbols(recognizer.stream(), samples, cuts) == [pieces[symbol] for symbol in wanted]
 
 
-def test_encodings_are_those_of_the_training_side(trained: Trained) -> None:
-    recognizer = Recognizer(RecognizerSource(trained))
+def test_encodings_are_those_of_the_training_side(trained: AsrModel) -> None:
+    recognizer = Recognizer(ModelSource(trained))
     features = Fbank()(utterance("fr", 1))[None]
     lengths = torch.tensor([features.shape[1]])
     with trained.use("fr"), torch.no_grad():
@@ -110,16 +110,16 @@ def test_encodings_are_those_of_the_training_side(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("name", ["five.asrp", "folder"])
-def test_bundles_stream(trained: Trained, tmp_path: Path, name: str) -> None:
+def test_bundles_stream(trained: AsrModel, tmp_path: Path, name: str) -> None:
     write_bundle(trained, tmp_path / name, "float32")
-    shipped, own = Recognizer(tmp_path / name), Recognizer(RecognizerSource(trained))
+    shipped, own = Recognizer(tmp_path / name), Recognizer(ModelSource(trained))
     for language in LANGUAGES:
         samples = utterance(language, 2)
         assert symbols(shipped.stream(language), samples, []) == symbols(own.stream(language), samples, [])
 
 
-def test_int8_is_near_and_smaller(trained: Trained) -> None:
-    source = RecognizerSource(trained)
+def test_int8_is_near_and_smaller(trained: AsrModel) -> None:
+    source = ModelSource(trained)
     exact, rounded = Recognizer(source, "fr"), Recognizer(source, "fr", dtype="int8")
     assert rounded.models.nbytes < 0.8 * exact.models.nbytes
     features = Fbank()(utterance("fr", 1))[None]
@@ -132,8 +132,8 @@ def test_int8_is_near_and_smaller(trained: Trained) -> None:
     assert 0 < (found[0] - found[1]).abs().mean() < 0.05 * found[0].abs().mean()
 
 
-def test_streams_side_by_side_do_not_disturb_each_other(trained: Trained) -> None:
-    recognizer = Recognizer(RecognizerSource(trained))
+def test_streams_side_by_side_do_not_disturb_each_other(trained: AsrModel) -> None:
+    recognizer = Recognizer(ModelSource(trained))
     jobs = [(language, utterance(language, seed, words=4 + seed)) for seed in range(4) for language in LANGUAGES]
     streams = [recognizer.stream(language) for language, _ in jobs]
     for start in range(0, 24_000, 2_000):
@@ -149,8 +149,8 @@ def test_streams_side_by_side_do_not_disturb_each_other(trained: Trained) -> Non
         assert [token for token, _ in stream.final().tokens] == wanted
 
 
-def test_a_switch_between_segments_is_like_a_new_stream(trained: Trained) -> None:
-    recognizer = Recognizer(RecognizerSource(trained), "en")
+def test_a_switch_between_segments_is_like_a_new_stream(trained: AsrModel) -> None:
+    recognizer = Recognizer(ModelSource(trained), "en")
     one, two = utterance("en", 0), utterance("fr", 1)
     stream = recognizer.stream()
     stream.accept(one)
@@ -170,8 +170,8 @@ def test_a_switch_between_segments_is_like_a_new_stream(trained: Trained) -> Non
     assert first.final and second.language == "fr"
 
 
-def test_a_segment_must_end_before_the_language_is_switched(trained: Trained) -> None:
-    stream = Recognizer(RecognizerSource(trained), "en").stream()
+def test_a_segment_must_end_before_the_language_is_switched(trained: AsrModel) -> None:
+    stream = Recognizer(ModelSource(trained), "en").stream()
     stream.accept(utterance("en", 0))
     with pytest.raises(PathwaysError, match=r"a segment has begun: end it by final\(\)"):
         stream.switch("fr")
@@ -180,8 +180,8 @@ def test_a_segment_must_end_before_the_language_is_switched(trained: Trained) ->
         stream.switch("xx")
 
 
-def test_other_rates_are_resampled_piece_by_piece(trained: Trained) -> None:
-    recognizer = Recognizer(RecognizerSource(trained), "en")
+def test_other_rates_are_resampled_piece_by_piece(trained: AsrModel) -> None:
+    recognizer = Recognizer(ModelSource(trained), "en")
     samples = np.repeat(utterance("en", 2), 3)
     whole = symbols(recognizer.stream(), samples, [], 48_000)
     assert symbols(recognizer.stream(), samples, [100, 5_000, 5_001, 40_000], 48_000) == whole
@@ -192,8 +192,8 @@ def test_other_rates_are_resampled_piece_by_piece(trained: Trained) -> None:
     assert stream.final().end == pytest.approx(len(samples) / 48_000, abs=0.001)
 
 
-def test_what_was_used_longest_ago_leaves_memory(trained: Trained) -> None:
-    source = RecognizerSource(trained)
+def test_what_was_used_longest_ago_leaves_memory(trained: AsrModel) -> None:
+    source = ModelSource(trained)
     both = Recognizer(source)
     for language in LANGUAGES:
         both.load(language)
@@ -208,8 +208,8 @@ def test_what_was_used_longest_ago_leaves_memory(trained: Trained) -> None:
     assert stream.final() == wanted.final()
 
 
-def test_threads_may_share_a_recogniser(trained: Trained) -> None:
-    recognizer = Recognizer(RecognizerSource(trained))
+def test_threads_may_share_a_recogniser(trained: AsrModel) -> None:
+    recognizer = Recognizer(ModelSource(trained))
     pieces = trained.tokenizer.pieces()
     jobs = [(language, utterance(language, seed)) for seed in range(6) for language in LANGUAGES]
 
@@ -221,9 +221,9 @@ def test_threads_may_share_a_recogniser(trained: Trained) -> None:
     assert found == [[pieces[s] for s in expected(trained, samples, language)] for language, samples in jobs]
 
 
-def test_silence_ends_a_segment(trained: Trained) -> None:
+def test_silence_ends_a_segment(trained: AsrModel) -> None:
     rules = Endpointing(after_speech=0.4, before_speech=1.0, longest=5.0)
-    recognizer = Recognizer(RecognizerSource(trained), "en", endpointing=rules)
+    recognizer = Recognizer(ModelSource(trained), "en", endpointing=rules)
     stream = recognizer.stream()
     assert not stream.endpoint()
     stream._segment.search.past = [24]
@@ -247,14 +247,14 @@ def test_silence_ends_a_segment(trained: Trained) -> None:
         (np.zeros(10, np.float32), 0, "sample rate 0 Hz"),
     ],
 )
-def test_bad_samples_are_refused(trained: Trained, samples: np.ndarray, rate: int, message: str) -> None:
-    stream = Recognizer(RecognizerSource(trained), "en").stream()
+def test_bad_samples_are_refused(trained: AsrModel, samples: np.ndarray, rate: int, message: str) -> None:
+    stream = Recognizer(ModelSource(trained), "en").stream()
     with pytest.raises(PathwaysError, match=message):
         stream.accept(samples, rate)
 
 
-def test_beam_search_streams_and_knows_phrases(trained: Trained) -> None:
-    source = RecognizerSource(trained)
+def test_beam_search_streams_and_knows_phrases(trained: AsrModel) -> None:
+    source = ModelSource(trained)
     plain, biased = (
         Recognizer(source, "en", beam=12, phrases=phrases, bonus=50.0) for phrases in ((), ("Five!", "two three"))
     )
@@ -271,19 +271,19 @@ def test_beam_search_streams_and_knows_phrases(trained: Trained) -> None:
     assert "five" in text or "twothree" in text.replace(" ", "")
 
 
-def test_a_stream_needs_a_language(trained: Trained) -> None:
+def test_a_stream_needs_a_language(trained: AsrModel) -> None:
     with pytest.raises(PathwaysError, match="language: choose one of en fr"):
-        Recognizer(RecognizerSource(trained)).stream()
+        Recognizer(ModelSource(trained)).stream()
     with pytest.raises(PathwaysError, match="unknown language 'xx'"):
-        Recognizer(RecognizerSource(trained), "xx")
+        Recognizer(ModelSource(trained), "xx")
     with pytest.raises(PathwaysError, match="threads: 0"):
-        Recognizer(RecognizerSource(trained), threads=0)
+        Recognizer(ModelSource(trained), threads=0)
     with pytest.raises(PathwaysError, match="beam: 0"):
-        Recognizer(RecognizerSource(trained), beam=0)
+        Recognizer(ModelSource(trained), beam=0)
     with pytest.raises(PathwaysError, match="phrases: greedy search knows no phrases"):
-        Recognizer(RecognizerSource(trained), phrases=["one"])
+        Recognizer(ModelSource(trained), phrases=["one"])
 
 
-def test_no_audio_gives_no_words(trained: Trained) -> None:
-    stream = Recognizer(RecognizerSource(trained), "en").stream()
+def test_no_audio_gives_no_words(trained: AsrModel) -> None:
+    stream = Recognizer(ModelSource(trained), "en").stream()
     assert stream.partial().text == "" and stream.final().tokens == []

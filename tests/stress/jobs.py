@@ -19,13 +19,13 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.experiment.plan import make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.runner import ledger_folder, run_cells
-from asr_pathways.model_folder import save_recognizer
+from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.transducer import Transducer, TransducerConfig
 from asr_pathways.training.config import TrainRecipe
 from asr_pathways.training.prune import PruneRecipe, prune
 from asr_pathways.training.state import last_checkpoint
 from asr_pathways.training.train import train
-from tests.conftest import LANGUAGES, PIECES, WORDS, make_recognizer, make_speech, spoken, tiny_config
+from tests.conftest import LANGUAGES, PIECES, WORDS, make_model, make_speech, spoken, tiny_config
 from tests.experiment.conftest import as_data
 
 RECIPE: dict[str, Any] = {
@@ -62,9 +62,7 @@ def make_data(root: Path) -> None:
                 samples = spoken(words, language, index)
                 corpus.add("train", f"{language}-{index:02d}", language, " ".join(words), samples)
     every = [word for language in LANGUAGES for word in WORDS[language]]
-    save_recognizer(
-        root / "dense", make_recognizer(Tokenizer.train([f"{a} {b}" for a in every for b in every], PIECES))
-    )
+    save_model(root / "dense", make_model(Tokenizer.train([f"{a} {b}" for a in every for b in every], PIECES)))
 
 
 def jobs(root: Path) -> list[Job]:

@@ -12,14 +12,14 @@ from torch import Tensor
 from asr_pathways.data.batches import Batch, DataConfig, train_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.model_folder import Recognizer
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import METHODS, Pathways
 from asr_pathways.training.config import EvaluationConfig, LoopConfig, OptimizerConfig
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.ranks import launch
 from asr_pathways.training.train import dev_batches
-from tests.conftest import LANGUAGES, make_recognizer
+from tests.conftest import LANGUAGES, make_model
 
 DATA = DataConfig(max_seconds=1.5, speed_factors=(1.0, 1.1), prefetch=2)
 
@@ -34,21 +34,21 @@ def loop_config(steps: int, **options: Any) -> LoopConfig:
     return LoopConfig.model_validate({**values, **options})
 
 
-def recognizer_for(tokenizer: Tokenizer, method: str | None, steps: int, **options: Any) -> Recognizer:
+def recognizer_for(tokenizer: Tokenizer, method: str | None, steps: int, **options: Any) -> AsrModel:
     """The same weights each time; with the pathways of a method, if one is named."""
-    recognizer = make_recognizer(tokenizer)
+    asr = make_model(tokenizer)
     if method is not None:
-        options = {"exclude": recognizer.model.unprunable, **options}
+        options = {"exclude": asr.model.unprunable, **options}
         config = METHODS[method].config(0.7, steps, LANGUAGES, **options)
-        recognizer.pathways = Pathways.attach(recognizer.model, config, LANGUAGES)
-    return recognizer
+        asr.pathways = Pathways.attach(asr.model, config, LANGUAGES)
+    return asr
 
 
-def make_loop(speech: Path, recognizer: Recognizer, out: Path, config: LoopConfig) -> TrainingLoop:
+def make_loop(speech: Path, asr: AsrModel, out: Path, config: LoopConfig) -> TrainingLoop:
     cuts = load_cuts(speech, "train")
-    batches = train_batches(cuts, recognizer.tokenizer, config.data, accumulate=config.accumulate)
-    dev = dev_batches(speech, recognizer, config.evaluation.utterances)
-    return TrainingLoop(recognizer, batches, dev, config, out, "Testing", launch(config))
+    batches = train_batches(cuts, asr.tokenizer, config.data, accumulate=config.accumulate)
+    dev = dev_batches(speech, asr, config.evaluation.utterances)
+    return TrainingLoop(asr, batches, dev, config, out, "Testing", launch(config))
 
 
 def on_loss(call: int, action: Callable[[Transducer, Tensor], Tensor | None]) -> Callable[[Transducer, Batch], Tensor]:

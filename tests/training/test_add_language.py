@@ -10,19 +10,21 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from asr_pathways.cli import app
+from asr_pathways.bundle.load import load_model
+from asr_pathways.cli.inspection import inspection_tables
+from asr_pathways.cli.main import app
 from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.tokenizer import Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
-from asr_pathways.inspection import inspection_tables
-from asr_pathways.model_folder import Recognizer, load_recognizer, save_recognizer
+from asr_pathways.model_folder.decode import decode_split, transcribe
+from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import METHODS, Pathways, matching
 from asr_pathways.training.add_language import add_language
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.prune import PruneRecipe
-from asr_pathways.transcription import decode_split, transcribe
-from tests.conftest import WORDS, make_recognizer
+from tests.conftest import WORDS, make_model
 from tests.models.hub.tiny import hubert, mms, whisper
 from tests.training.helpers import same
 
@@ -40,42 +42,42 @@ def recipe(steps: int = 6, **options: object) -> PruneRecipe:
     )
 
 
-def pruned(folder: Path, recognizer: Recognizer, sparsity: float = 0.7) -> Path:
+def pruned(folder: Path, asr: AsrModel, sparsity: float = 0.7) -> Path:
     """A MODEL folder with one pathway, of English."""
-    exclude = matching(recognizer.model.network, recognizer.model.unprunable)
+    exclude = matching(asr.model.network, asr.model.unprunable)
     config = METHODS["dynamic"].config(sparsity, 6, ["en"], exclude=exclude, adapt_every=2)
-    recognizer.pathways = Pathways.attach(recognizer.model.network, config, ["en"])
-    recognizer.card = recognizer.card.model_copy(update={"languages": ("en",), "attribution": ("Somebody",)})
-    save_recognizer(folder, recognizer)
+    asr.pathways = Pathways.attach(asr.model.network, config, ["en"])
+    asr.card = asr.card.model_copy(update={"languages": ("en",), "attribution": ("Somebody",)})
+    save_model(folder, asr)
     return folder
 
 
 @pytest.fixture
 def english(tokenizer: Tokenizer, tmp_path: Path) -> Path:
     """A native MODEL folder with one pathway; its word pieces spell French, too."""
-    return pruned(tmp_path / "english", make_recognizer(tokenizer, ("en",)))
+    return pruned(tmp_path / "english", make_model(tokenizer, ("en",)))
 
 
 @pytest.fixture
 def english_letters(tmp_path: Path) -> Path:
     """The same with word pieces that cannot spell French."""
     tokenizer = Tokenizer.train([f"{a} {b}" for a in WORDS["en"] for b in WORDS["en"]], 18)
-    return pruned(tmp_path / "english", make_recognizer(tokenizer, ("en",), vocab_size=18))
+    return pruned(tmp_path / "english", make_model(tokenizer, ("en",), vocab_size=18))
 
 
-def english_batch(recognizer: Recognizer, speech: Path) -> Batch:
+def english_batch(asr: AsrModel, speech: Path) -> Batch:
     cuts = load_cuts(speech, "test", ["en"])
-    return next(eval_batches(cuts, recognizer.tokenizer, frontend=recognizer.model.frontend))
+    return next(eval_batches(cuts, asr.tokenizer, frontend=asr.model.frontend))
 
 
 @torch.no_grad()
-def english_outputs(recognizer: Recognizer, speech: Path) -> tuple[Tensor, Tensor, object]:
+def english_outputs(asr: AsrModel, speech: Path) -> tuple[Tensor, Tensor, object]:
     """Encodings, loss and texts of English speech by its pathway."""
-    batch = english_batch(recognizer, speech)
-    with recognizer.use("en"):
-        encodings, _ = recognizer.model.encodings(batch.features, batch.feature_lengths, "en")
-        text = recognizer.model.decode(batch.features, batch.feature_lengths, "en")
-        return encodings, recognizer.model.loss(batch), text
+    batch = english_batch(asr, speech)
+    with asr.use("en"):
+        encodings, _ = asr.model.encodings(batch.features, batch.feature_lengths, "en")
+        text = asr.model.decode(batch.features, batch.feature_lengths, "en")
+        return encodings, asr.model.loss(batch), text
 
 
 @pytest.mark.parametrize("fixture", ["english", "english_letters"])
@@ -83,9 +85,9 @@ def test_old_pathways_write_the_same_bit_for_bit(
     fixture: str, request: pytest.FixtureRequest, speech: Path, tmp_path: Path
 ) -> None:
     model = request.getfixturevalue(fixture)
-    before = english_outputs(load_recognizer(model), speech)
+    before = english_outputs(load_model(model), speech)
     add_language(model, speech, tmp_path / "both", language="fr", recipe=recipe())
-    both = load_recognizer(tmp_path / "both")
+    both = load_model(tmp_path / "both")
     assert both.languages == ("en", "fr")
     after = english_outputs(both, speech)
     assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1]) and before[2] == after[2]
@@ -103,13 +105,11 @@ def cells(table: object) -> list[str]:
 
 def test_new_letters_get_pieces_of_their_own(english_letters: Path, speech: Path, tmp_path: Path) -> None:
     add_language(english_letters, speech, tmp_path / "both", language="fr", recipe=recipe(2))
-    both = load_recognizer(tmp_path / "both")
+    both = load_model(tmp_path / "both")
     assert isinstance(both.tokenizer, TokenizerFamily)
     ids = both.tokenizer.encode("quatre deux", "fr")
     assert min(ids) > 18 and both.tokenizer.decode(ids, "fr") == "quatre deux"
-    assert both.tokenizer.encode("four two", "en") == load_recognizer(english_letters).tokenizer.encode(
-        "four two", "en"
-    )
+    assert both.tokenizer.encode("four two", "en") == load_model(english_letters).tokenizer.encode("four two", "en")
     state = both.pathways.extract("fr") if both.pathways else {}
     assert len(state["joiner.output.weight"]) == 19 + both.tokenizer.added["fr"].new.vocab_size
 
@@ -120,11 +120,11 @@ def test_the_new_language_is_learnt(english_letters: Path, speech: Path, tmp_pat
     add_language(english_letters, speech, tmp_path / "end", language="fr", recipe=recipe(60, evaluation=last))
     losses = []
     for name in ("start", "end"):
-        recognizer = load_recognizer(tmp_path / name)
+        asr = load_model(tmp_path / name)
         cuts = load_cuts(speech, "train", ["fr"])
-        batch = next(eval_batches(cuts, recognizer.tokenizer, frontend=recognizer.model.frontend))
-        with recognizer.use("fr"), torch.no_grad():
-            losses.append(float(recognizer.model.loss(batch)))
+        batch = next(eval_batches(cuts, asr.tokenizer, frontend=asr.model.frontend))
+        with asr.use("fr"), torch.no_grad():
+            losses.append(float(asr.model.loss(batch)))
     assert losses[1] < 0.7 * losses[0]
 
 
@@ -145,7 +145,7 @@ def test_a_stopped_run_goes_on_the_same(english_letters: Path, speech: Path, tmp
         patch.setattr(TrainingLoop, "_step", step)
         add_language(english_letters, speech, tmp_path / "parts", language="fr", recipe=recipe())
     add_language(english_letters, speech, tmp_path / "parts", language="fr", recipe=recipe(), resume=True)
-    whole, parts = load_recognizer(tmp_path / "whole").pathways, load_recognizer(tmp_path / "parts").pathways
+    whole, parts = load_model(tmp_path / "whole").pathways, load_model(tmp_path / "parts").pathways
     assert whole is not None and parts is not None
     assert same(whole.extract("fr"), parts.extract("fr")) and same(whole.mask("fr"), parts.mask("fr"))
     with pytest.raises(PathwaysError, match="adds another language"):
@@ -156,12 +156,12 @@ def test_a_stopped_run_goes_on_the_same(english_letters: Path, speech: Path, tmp
 
 @pytest.mark.parametrize("maker", [whisper, mms])
 def test_models_from_elsewhere(maker: object, speech: Path, tmp_path: Path) -> None:
-    recognizer = load_recognizer(maker(tmp_path / "hub"))  # type: ignore[operator]
-    recognizer.model.open_languages(["en", "fr"])
-    model = pruned(tmp_path / "english", recognizer)
-    before = english_outputs(load_recognizer(model), speech)
+    asr = load_model(maker(tmp_path / "hub"))  # type: ignore[operator]
+    asr.model.open_languages(["en", "fr"])
+    model = pruned(tmp_path / "english", asr)
+    before = english_outputs(load_model(model), speech)
     add_language(model, speech, tmp_path / "both", language="fr", recipe=recipe(3))
-    after = english_outputs(load_recognizer(tmp_path / "both"), speech)
+    after = english_outputs(load_model(tmp_path / "both"), speech)
     assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1]) and before[2] == after[2]
 
 
@@ -185,7 +185,7 @@ def test_refusals(english: Path, dense_model: Path, speech: Path, tmp_path: Path
     vocabulary = (folder / "vocab.json").read_text().replace('"q"', '"Q"').replace('"x"', '"X"')
     (folder / "vocab.json").write_text(vocabulary)
     with pytest.raises(PathwaysError, match=r"lacks 2 characters of its texts \(q x\)"):
-        add(pruned(tmp_path / "english-letters", load_recognizer(folder)))
+        add(pruned(tmp_path / "english-letters", load_model(folder)))
     assert not (tmp_path / "out").exists()
 
 
@@ -194,4 +194,4 @@ def test_command(english: Path, speech: Path, tmp_path: Path) -> None:
     config.write_text("data: {max_seconds: 2, prefetch: 0}\nevaluation: {every: 2, keep_best: 1}\nthreads: 1\n")
     words = ["add-language", str(english), "--language", "fr", "--data", str(speech), "--out", str(tmp_path / "both")]
     result = CliRunner().invoke(app, [*words, "--config", str(config), "--steps", "2"], catch_exceptions=False)
-    assert result.exit_code == 0 and load_recognizer(tmp_path / "both").languages == ("en", "fr")
+    assert result.exit_code == 0 and load_model(tmp_path / "both").languages == ("en", "fr")

@@ -20,7 +20,7 @@ def test_the_recipes_of_the_repository_are_valid(path: Path) -> None:
     if path.name.startswith("prune"):
         recipe = read_prune_recipe(path)
         assert recipe.optimizer.steps > 0
-    elif path.name in ("paper.yaml", "whisper.yaml", "blocks.yaml"):
+    elif path.name in ("paper.yaml", "whisper.yaml", "blocks.yaml", "long.yaml"):
         assert make_plan(read_recipe(path)).cells
     else:
         dense = parse_config(TrainRecipe, load_yaml(path), str(path))

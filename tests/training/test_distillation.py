@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import HubCard, load_recognizer, save_recognizer
+from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.model import HubCard
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.prune import PruneRecipe, prune
 from asr_pathways.training.train import dev_batches
-from tests.conftest import make_recognizer
+from tests.conftest import make_model
 from tests.models.hub.tiny import hubert, whisper
 from tests.training.helpers import same
 from tests.training.test_prune import run
@@ -23,11 +25,11 @@ from tests.training.test_prune import run
 
 @pytest.fixture
 def batch(speech: Path, tokenizer: Tokenizer) -> Batch:
-    return dev_batches(speech, make_recognizer(tokenizer), 2)[0]
+    return dev_batches(speech, make_model(tokenizer), 2)[0]
 
 
 def test_a_student_like_its_teacher_pays_nothing(tokenizer: Tokenizer, batch: Batch) -> None:
-    teacher, student = make_recognizer(tokenizer).model.eval(), make_recognizer(tokenizer).model.eval()
+    teacher, student = make_model(tokenizer).model.eval(), make_model(tokenizer).model.eval()
     distillation = Distillation(teacher, 1.0)
     distillation.watch(student)
     student.loss(batch)
@@ -37,7 +39,7 @@ def test_a_student_like_its_teacher_pays_nothing(tokenizer: Tokenizer, batch: Ba
 
 
 def test_the_distance_is_that_of_valid_frames(tokenizer: Tokenizer, batch: Batch) -> None:
-    teacher, student = make_recognizer(tokenizer).model.eval(), make_recognizer(tokenizer).model.eval()
+    teacher, student = make_model(tokenizer).model.eval(), make_model(tokenizer).model.eval()
     with torch.no_grad():
         for parameter in student.encoder.norm.parameters():
             parameter.add_(0.3)
@@ -62,7 +64,7 @@ def test_the_distance_is_that_of_valid_frames(tokenizer: Tokenizer, batch: Batch
 
 
 def test_each_loss_is_for_one_forward_pass(tokenizer: Tokenizer, batch: Batch) -> None:
-    student = make_recognizer(tokenizer).model
+    student = make_model(tokenizer).model
     distillation = Distillation(student, 1.0)
     distillation.watch(student)
     student.loss(batch)
@@ -76,18 +78,18 @@ def test_pruning_with_a_teacher_resumes_as_if_it_had_never_stopped(
 ) -> None:
     run(dense_model, speech, tmp_path / "plain", steps=8)
     run(dense_model, speech, tmp_path / "whole", steps=8, distillation=2.0)
-    plain, whole = (load_recognizer(tmp_path / name).model.state_dict() for name in ("plain", "whole"))
+    plain, whole = (load_model(tmp_path / name).model.state_dict() for name in ("plain", "whole"))
     assert not same(plain, whole)
     run(dense_model, speech, tmp_path / "resumed", steps=8, distillation=2.0)
     (tmp_path / "resumed" / "config.json").unlink()  # as if killed after its last checkpoint
     run(dense_model, speech, tmp_path / "resumed", steps=8, distillation=2.0, resume=True)
-    assert same(load_recognizer(tmp_path / "resumed").model.state_dict(), whole)
+    assert same(load_model(tmp_path / "resumed").model.state_dict(), whole)
 
 
 def test_whisper_is_distilled_from_every_layer_of_encoder_and_decoder(speech: Path, tmp_path: Path) -> None:
-    teacher, student = (load_recognizer(whisper(tmp_path / name)).model for name in ("teacher", "student"))
-    recognizer = load_recognizer(tmp_path / "student")
-    batch = dev_batches(speech, replace(recognizer, card=HubCard(languages=("en",))), 2)[0]
+    teacher, student = (load_model(whisper(tmp_path / name)).model for name in ("teacher", "student"))
+    asr = load_model(tmp_path / "student")
+    batch = dev_batches(speech, replace(asr, card=HubCard(languages=("en",))), 2)[0]
     for model in (teacher, student):
         model.train_on_short_windows()
     with torch.no_grad():
@@ -122,12 +124,12 @@ def test_models_without_matched_modules_are_told(speech: Path, tmp_path: Path) -
 def test_soft_targets_are_the_divergence_of_each_prediction(
     maker: Callable[[Path], Path], speech: Path, tmp_path: Path
 ) -> None:
-    teacher, recognizer = load_recognizer(maker(tmp_path / "m")), load_recognizer(tmp_path / "m")
+    teacher, asr = load_model(maker(tmp_path / "m")), load_model(tmp_path / "m")
     batch = dev_batches(speech, replace(teacher, card=HubCard(languages=("en",))), 3)[0]
-    for model in (teacher.model, recognizer.model):
+    for model in (teacher.model, asr.model):
         model.eval().train_on_short_windows()
     seen: list[torch.Tensor] = []
-    student = recognizer.model
+    student = asr.model
     with torch.no_grad():
         for parameter in student.network.get_submodule(student.classifier).parameters():
             parameter.add_(torch.linspace(-0.2, 0.2, parameter.numel()).view_as(parameter))
@@ -155,11 +157,11 @@ def test_soft_targets_are_the_divergence_of_each_prediction(
 def test_a_student_of_soft_targets_alone_comes_near_its_teacher(speech: Path, tmp_path: Path) -> None:
     """Text counts nothing then: what the dense model would say of it does."""
     recipe = {"optimizer": {"steps": 12, "peak_lr": 1e-3, "warmup_steps": 1}, "soft_targets": 1.0}
-    dense = load_recognizer(whisper(tmp_path / "random"))
+    dense = load_model(whisper(tmp_path / "random"))
     with torch.no_grad():
         dense.model.network.get_submodule("model.decoder.layer_norm").get_parameter("weight").mul_(20)  # to be sure
     folder = tmp_path / "whisper"
-    save_recognizer(folder, dense)
+    save_model(folder, dense)
     for name, extra in (("before", {"optimizer": {"steps": 0}}), ("after", {})):
         values = PruneRecipe.model_validate({**recipe, "evaluation": {"utterances": 2}, **extra})
         prune(folder, speech, tmp_path / name, method="dynamic", sparsity=0.5, recipe=values, languages=["en"])
@@ -167,12 +169,12 @@ def test_a_student_of_soft_targets_alone_comes_near_its_teacher(speech: Path, tm
     batch = dev_batches(speech, replace(dense, card=HubCard(languages=("en",))), 3)[0]
     divergences = []
     for name in ("before", "after"):
-        recognizer = load_recognizer(tmp_path / name)
-        recognizer.model.eval().train_on_short_windows()
+        asr = load_model(tmp_path / name)
+        asr.model.eval().train_on_short_windows()
         distillation = Distillation(dense.model, 0.0, soft_targets=1.0)
-        distillation.watch(recognizer.model)
-        with torch.no_grad(), recognizer.use("en"):
-            divergences.append(float(distillation.loss(batch, recognizer.model.loss(batch))))
+        distillation.watch(asr.model)
+        with torch.no_grad(), asr.use("en"):
+            divergences.append(float(distillation.loss(batch, asr.model.loss(batch))))
     assert divergences[1] < 0.9 * divergences[0]
 
 

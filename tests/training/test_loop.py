@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import load_recognizer
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.config import EvaluationConfig
 from asr_pathways.training.loop import TrainingLoop
@@ -24,7 +24,7 @@ def everything(loop: TrainingLoop) -> dict[str, object]:
     """All that a run leaves: its last checkpoint and the model that it chose."""
     checkpoint = torch.load(loop.checkpoint, weights_only=True)
     checkpoint["state"].pop("seconds")
-    written = load_recognizer(loop.out).model.state_dict()
+    written = load_model(loop.out).model.state_dict()
     return {**checkpoint, "written": written, "history": json.loads((loop.out / "history.json").read_text())}
 
 
@@ -91,7 +91,7 @@ def test_an_interrupt_leaves_a_checkpoint_and_a_model(
         loop.run()
     assert loop.recognizer.pathways is not None
     assert loop.recognizer.pathways.steps == 3  # the step that was going on was finished, and its clocks too
-    model = load_recognizer(tmp_path)
+    model = load_model(tmp_path)
     assert model.pathways is not None
     assert same(model.model.state_dict(), loop.recognizer.model.state_dict())
     assert same(model.pathways.mask("fr"), loop.recognizer.pathways.mask("fr"))
@@ -163,7 +163,7 @@ def test_an_interrupt_while_the_best_model_is_chosen_loses_nothing(
     assert same(again.recognizer.model.state_dict(), trained)
     assert not same(loop.recognizer.model.state_dict(), trained)  # but the mean
     again.run()
-    assert load_recognizer(tmp_path).pathways is None
+    assert load_model(tmp_path).pathways is None
 
 
 def test_a_dense_run_learns_and_leaves_a_model(tmp_path: Path, speech: Path, tokenizer: Tokenizer) -> None:
@@ -181,7 +181,7 @@ def test_a_dense_run_learns_and_leaves_a_model(tmp_path: Path, speech: Path, tok
     assert set(history[0]) == {"step", "mean_wer", "mean_cer", "wer"}
     assert set(history[0]["wer"]) == {"en", "fr"}
     assert history[0]["mean_wer"] == pytest.approx(sum(history[0]["wer"].values()) / 2)
-    assert same(load_recognizer(tmp_path).model.state_dict(), loop.recognizer.model.state_dict())
+    assert same(load_model(tmp_path).model.state_dict(), loop.recognizer.model.state_dict())
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoints",
         "config.json",
@@ -196,8 +196,8 @@ def test_a_dense_run_learns_and_leaves_a_model(tmp_path: Path, speech: Path, tok
 def test_masks_are_remembered_and_prunes_told(
     tmp_path: Path, speech: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recognizer = recognizer_for(tokenizer, "dynamic", 12, schedule="linear", prune_stages=2, prune_every=4)
-    state = make_loop(speech, recognizer, tmp_path, loop_config(12)).run()
+    asr = recognizer_for(tokenizer, "dynamic", 12, schedule="linear", prune_stages=2, prune_every=4)
+    state = make_loop(speech, asr, tmp_path, loop_config(12)).run()
     kinds = [(event["step"], event["kind"]) for event in state.masks]
     assert [step for step, kind in kinds if kind == "prune"] == [4, 4]  # the first stage fell on step 0
     assert [kind for step, kind in kinds if step > 4] == ["adapt"] * 8
@@ -288,8 +288,8 @@ def test_the_best_models_are_kept(tmp_path: Path, speech: Path, tokenizer: Token
     # Of two that are as good the earlier one comes first.
     assert state.best == [{"step": 3, "wer": 0.4}, {"step": 4, "wer": 0.4}]
     assert best_folders(tmp_path) == ["step-0000003", "step-0000004"]
-    chosen = load_recognizer(tmp_path / "checkpoints" / "step-0000003").model.state_dict()
-    assert same(load_recognizer(tmp_path).model.state_dict(), chosen)
+    chosen = load_model(tmp_path / "checkpoints" / "step-0000003").model.state_dict()
+    assert same(load_model(tmp_path).model.state_dict(), chosen)
     assert same(loop.recognizer.model.state_dict(), chosen)
 
 
@@ -302,8 +302,8 @@ def test_the_mean_of_the_best_models_is_taken_if_it_is_as_good(
     scored(loop, [0.9, 0.6, 0.4, 0.5, averaged])
     loop.run()
     assert best_folders(tmp_path) == ["step-0000002", "step-0000003", "step-0000004"]
-    kept = [load_recognizer(tmp_path / "checkpoints" / name).model.state_dict() for name in best_folders(tmp_path)]
-    found = load_recognizer(tmp_path).model.state_dict()
+    kept = [load_model(tmp_path / "checkpoints" / name).model.state_dict() for name in best_folders(tmp_path)]
+    found = load_model(tmp_path).model.state_dict()
     for name, value in found.items():
         mean = torch.stack([state[name] for state in kept]).mean(dim=0)
         if taken:
@@ -315,16 +315,16 @@ def test_the_mean_of_the_best_models_is_taken_if_it_is_as_good(
 
 def test_models_that_are_not_sparse_yet_are_not_candidates(tmp_path: Path, speech: Path, tokenizer: Tokenizer) -> None:
     config = loop_config(12, evaluation=EvaluationConfig(every=2, keep_best=2))
-    recognizer = recognizer_for(tokenizer, "imp", 12, prune_every=1)  # stages at steps 0 to 5
-    loop = make_loop(speech, recognizer, tmp_path, config)
+    asr = recognizer_for(tokenizer, "imp", 12, prune_every=1)  # stages at steps 0 to 5
+    loop = make_loop(speech, asr, tmp_path, config)
     scored(loop, [0.1, 0.2, 0.5, 0.4, 0.6, 0.7])
     state = loop.run()
     assert [entry["step"] for entry in state.best] == [8, 6]
     assert [round(entry["sparsity"], 3) for entry in state.history] == [0.488, 0.672, 0.7, 0.7, 0.7, 0.7]
-    written = load_recognizer(tmp_path)
+    written = load_model(tmp_path)
     assert written.pathways is not None
     assert written.pathways.steps == 8  # weights and masks of the best step, clocks too
-    best = load_recognizer(tmp_path / "checkpoints" / "step-0000008")
+    best = load_model(tmp_path / "checkpoints" / "step-0000008")
     assert same(written.model.state_dict(), best.model.state_dict())
 
 
@@ -334,7 +334,7 @@ def test_training_stops_when_nothing_gets_better(tmp_path: Path, speech: Path, t
     scored(loop, [0.5, 0.6, 0.4, 0.4, 0.5, 0.41])
     state = loop.run()
     assert (state.step, state.stale) == (6, 3)
-    assert load_recognizer(tmp_path).pathways is None
+    assert load_model(tmp_path).pathways is None
     again = make_loop(speech, recognizer_for(tokenizer, None, 20), tmp_path, config)
     again.resume()
     assert again.run().step == 6  # and stays stopped
@@ -344,7 +344,7 @@ def test_a_run_of_no_steps_writes_the_model_as_it_is(tmp_path: Path, speech: Pat
     loop = make_loop(speech, recognizer_for(tokenizer, "pathways", 0), tmp_path, loop_config(0))
     before = {name: value.clone() for name, value in loop.recognizer.model.state_dict().items()}
     assert loop.run().step == 0
-    assert same(load_recognizer(tmp_path).model.state_dict(), before)
+    assert same(load_model(tmp_path).model.state_dict(), before)
 
 
 def test_half_precision_is_refused_where_it_does_not_work(tmp_path: Path, speech: Path, tokenizer: Tokenizer) -> None:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import load_recognizer, save_recognizer
+from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import METHODS
 from asr_pathways.training.prune import PruneRecipe, prune
@@ -41,7 +42,7 @@ def run(model: Path, data: Path, out: Path, method: str = "dynamic", steps: int 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_ends_at_its_sparsity(tmp_path: Path, dense_model: Path, speech: Path, method: str) -> None:
     run(dense_model, speech, tmp_path, method, steps=7)
-    pruned = load_recognizer(tmp_path)
+    pruned = load_model(tmp_path)
     assert pruned.pathways is not None
     assert pruned.pathways.at_target
     assert pruned.pathways.languages == pruned.languages == ("en", "fr")
@@ -51,7 +52,7 @@ def test_every_method_ends_at_its_sparsity(tmp_path: Path, dense_model: Path, sp
     history = json.loads((tmp_path / "history.json").read_text())
     assert history[-1]["sparsity"] == 0.7
     assert [entry["step"] for entry in history] == [4, 7]
-    dense = load_recognizer(dense_model)
+    dense = load_model(dense_model)
     assert dense.pathways is None
     assert not any("joiner" in name or "embedding" in name for name in pruned.pathways.names)
     if METHODS[method].own_masks and method == "dynamic":
@@ -62,7 +63,7 @@ def test_every_method_ends_at_its_sparsity(tmp_path: Path, dense_model: Path, sp
 
 def test_one_language_makes_a_sparse_monolingual_model(tmp_path: Path, dense_model: Path, speech: Path) -> None:
     run(dense_model, speech, tmp_path, "adaptive", steps=7, languages=["fr"])
-    pruned = load_recognizer(tmp_path)
+    pruned = load_model(tmp_path)
     assert pruned.languages == ("fr",)
     assert pruned.check_languages(None) == ("fr",)
     history = json.loads((tmp_path / "history.json").read_text())
@@ -71,7 +72,7 @@ def test_one_language_makes_a_sparse_monolingual_model(tmp_path: Path, dense_mod
 
 def test_frozen_weights_outside_the_masks_do_not_move(tmp_path: Path, dense_model: Path, speech: Path) -> None:
     run(dense_model, speech, tmp_path, "pathways", steps=5)
-    dense, pruned = load_recognizer(dense_model).model.state_dict(), load_recognizer(tmp_path)
+    dense, pruned = load_model(dense_model).model.state_dict(), load_model(tmp_path)
     assert pruned.pathways is not None
     masks = [pruned.pathways.mask(language) for language in ("en", "fr")]
     for name in pruned.pathways.names:
@@ -82,12 +83,12 @@ def test_frozen_weights_outside_the_masks_do_not_move(tmp_path: Path, dense_mode
 
 def test_one_shot_masks_follow_what_each_language_excites(tmp_path: Path, dense_model: Path, speech: Path) -> None:
     run(dense_model, speech, tmp_path, "dynamic", steps=0)
-    pruned = load_recognizer(tmp_path)
+    pruned = load_model(tmp_path)
     assert pruned.pathways is not None
     assert pruned.pathways.overlap()[("en", "fr")] < 1
-    assert same(pruned.model.state_dict(), load_recognizer(dense_model).model.state_dict())
+    assert same(pruned.model.state_dict(), load_model(dense_model).model.state_dict())
     run(dense_model, speech, tmp_path / "again", "dynamic", steps=0)
-    again = load_recognizer(tmp_path / "again").pathways
+    again = load_model(tmp_path / "again").pathways
     assert again is not None
     assert same(again.mask("fr"), pruned.pathways.mask("fr"))
 
@@ -96,12 +97,12 @@ def test_kept_weights_are_refitted_before_training(tmp_path: Path, dense_model: 
     run(dense_model, speech, tmp_path / "cut", steps=0)
     run(dense_model, speech, tmp_path / "refitted", steps=0, refit_batches=2)
     run(dense_model, speech, tmp_path / "lap", steps=0, refit_batches=2, init="lap")
-    dense = load_recognizer(dense_model)
+    dense = load_model(dense_model)
     cuts = load_cuts(speech, "train", ["en", "fr"])
     batches = list(eval_batches(cuts, dense.tokenizer, frontend=dense.model.frontend))
     distances = []
     for name in ("cut", "refitted"):
-        pruned = load_recognizer(tmp_path / name)
+        pruned = load_model(tmp_path / name)
         assert pruned.pathways is not None and pruned.pathways.at_target
         distance = 0.0
         for batch in batches:
@@ -122,12 +123,12 @@ def _speech(batch: Batch) -> tuple[Tensor, Tensor, str]:
 @pytest.mark.parametrize("init", ["lap", "lsp"])
 def test_masks_from_pruning_runs_of_their_own(tmp_path: Path, dense_model: Path, speech: Path, init: str) -> None:
     run(dense_model, speech, tmp_path, "pathways", steps=1, init=init)
-    pruned = load_recognizer(tmp_path)
+    pruned = load_model(tmp_path)
     assert pruned.pathways is not None
     folders = {"lap": ["en-fr"], "lsp": ["en", "fr"]}[init]
     assert sorted(path.name for path in (tmp_path / "init").iterdir()) == folders
     for language in ("en", "fr"):
-        own = load_recognizer(tmp_path / "init" / ("en-fr" if init == "lap" else language)).pathways
+        own = load_model(tmp_path / "init" / ("en-fr" if init == "lap" else language)).pathways
         assert own is not None
         assert own.steps == 6
         assert same(own.mask(language), pruned.pathways.mask(language))
@@ -137,7 +138,7 @@ def test_masks_from_pruning_runs_of_their_own(tmp_path: Path, dense_model: Path,
 def test_runs_for_first_masks_share_their_structure(tmp_path: Path, dense_model: Path, speech: Path) -> None:
     pathways = {"granularity": "block:4x1", "exclude": ["joiner", "ctc_output", "*.depthwise", "predictor"]}
     run(dense_model, speech, tmp_path, "pathways", steps=0, init="lsp", pathways={**pathways, "revived": "reset"})
-    pruned = load_recognizer(tmp_path).pathways
+    pruned = load_model(tmp_path).pathways
     assert pruned is not None
     assert not any(name.startswith("predictor") for name in pruned.names)
     for mask in pruned.mask("en").values():
@@ -148,7 +149,7 @@ def test_runs_for_first_masks_share_their_structure(tmp_path: Path, dense_model:
 def test_masks_from_a_pruned_model(tmp_path: Path, dense_model: Path, speech: Path) -> None:
     run(dense_model, speech, tmp_path / "first", "dynamic", steps=0)
     run(dense_model, speech, tmp_path / "second", "pathways", steps=1, init=str(tmp_path / "first"))
-    first, second = (load_recognizer(tmp_path / name).pathways for name in ("first", "second"))
+    first, second = (load_model(tmp_path / name).pathways for name in ("first", "second"))
     assert first is not None
     assert second is not None
     assert all(same(first.mask(language), second.mask(language)) for language in ("en", "fr"))
@@ -188,7 +189,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
 
 
 def test_a_pruned_model_is_not_pruned_again(tmp_path: Path, speech: Path, tokenizer: Tokenizer) -> None:
-    save_recognizer(tmp_path / "pruned", recognizer_for(tokenizer, "dynamic", 1))
+    save_model(tmp_path / "pruned", recognizer_for(tokenizer, "dynamic", 1))
     with pytest.raises(PathwaysError, match="pruned: is pruned already; pruning starts from a dense model"):
         run(tmp_path / "pruned", speech, tmp_path / "run")
 
@@ -218,7 +219,7 @@ def test_an_interrupted_run_of_first_masks_is_finished_when_resumed(
         with pytest.raises(PathwaysError, match="interrupted at step "):
             run(dense_model, speech, tmp_path / "parts", **options)
     run(dense_model, speech, tmp_path / "parts", resume=True, **options)
-    whole, parts = load_recognizer(tmp_path / "whole"), load_recognizer(tmp_path / "parts")
+    whole, parts = load_model(tmp_path / "whole"), load_model(tmp_path / "parts")
     assert same(whole.model.state_dict(), parts.model.state_dict())
     assert whole.pathways is not None
     assert parts.pathways is not None
@@ -239,5 +240,5 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_again(
         with pytest.raises(MemoryError):
             run(dense_model, speech, tmp_path / "parts", method, steps=7)
     run(dense_model, speech, tmp_path / "parts", method, steps=7, resume=True)
-    whole, parts = load_recognizer(tmp_path / "whole"), load_recognizer(tmp_path / "parts")
+    whole, parts = load_model(tmp_path / "whole"), load_model(tmp_path / "parts")
     assert same(whole.model.state_dict(), parts.model.state_dict())

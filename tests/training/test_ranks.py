@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import Interrupted
 from asr_pathways.files import read_json
-from asr_pathways.model_folder import load_recognizer, save_recognizer
+from asr_pathways.model_folder.folder import save_model
 from asr_pathways.training.loop import LEFT_OUT, TrainingLoop
 from asr_pathways.training.prune import prune as run
 from asr_pathways.training.prune import read_prune_recipe
-from tests.conftest import make_recognizer
+from tests.conftest import make_model
 
 RECIPE = """
 optimizer: {steps: 6, peak_lr: 5.0e-3, warmup_steps: 2}
@@ -36,7 +37,7 @@ threads: 1
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
     folder = tmp_path_factory.mktemp("dense")
-    save_recognizer(folder / "model", make_recognizer(tokenizer))
+    save_model(folder / "model", make_model(tokenizer))
     return folder / "model"
 
 
@@ -72,7 +73,7 @@ def test_two_ranks_prune_as_one_does_on_the_same_batches(dense: Path, speech: Pa
     said = prune(dense, data, both, 2, 2, each=each)
     assert read_json(alone / LEFT_OUT).keys() == read_json(both / LEFT_OUT).keys() == broken
     assert said.count("model written") == 1
-    one, two = load_recognizer(alone), load_recognizer(both)
+    one, two = load_model(alone), load_model(both)
     assert one.pathways is not None and two.pathways is not None
     for language in one.languages:
         masks = two.pathways.mask(language)
@@ -102,6 +103,6 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     last.write_bytes(last.read_bytes()[:-1000])  # as a disk does: the first rank puts it aside, for all
     said = prune(dense, speech, out, 2, 2, "--resume")
     assert said.count("it is now damaged-last.pt") == 1
-    expected = load_recognizer(whole).model.state_dict()
-    for name, weight in load_recognizer(out).model.state_dict().items():
+    expected = load_model(whole).model.state_dict()
+    for name, weight in load_model(out).model.state_dict().items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)

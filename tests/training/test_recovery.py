@@ -15,10 +15,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch, TrainBatches
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import load_recognizer
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.config import EvaluationConfig
 from asr_pathways.training.loop import TrainingLoop
@@ -156,16 +156,16 @@ def test_a_skipped_batch_moves_no_clock(
 ) -> None:
     monkeypatch.setattr(Transducer, "loss", on_loss(1, nan))
     trained: list[str] = []
-    recognizer = recognizer_for(tokenizer, method, 4)
-    assert recognizer.pathways is not None
-    use = recognizer.pathways.use
-    monkeypatch.setattr(recognizer.pathways, "use", lambda language: (trained.append(language), use(language))[1])
-    loop = make_loop(speech, recognizer, tmp_path, loop_config(4, evaluation=EvaluationConfig(every=99)))
+    asr = recognizer_for(tokenizer, method, 4)
+    assert asr.pathways is not None
+    use = asr.pathways.use
+    monkeypatch.setattr(asr.pathways, "use", lambda language: (trained.append(language), use(language))[1])
+    loop = make_loop(speech, asr, tmp_path, loop_config(4, evaluation=EvaluationConfig(every=99)))
     monkeypatch.setattr(loop, "_evaluate_if_due", lambda progress: None)
     loop.run()
     assert len(trained) == 5 and len(set(trained)) == 2
     del trained[1]  # the skipped one
-    assert recognizer.pathways.state_dict()["own_steps"] == {one: trained.count(one) for one in ("en", "fr")}
+    assert asr.pathways.state_dict()["own_steps"] == {one: trained.count(one) for one in ("en", "fr")}
 
 
 def test_a_run_stopped_after_a_skipped_batch_resumes_exactly(
@@ -279,16 +279,16 @@ def test_the_model_of_an_interrupt_does_not_pass_for_the_result(
         patch.setattr(Transducer, "loss", on_loss(4, lambda *_: os.kill(os.getpid(), signal.SIGINT)))
         with pytest.raises(PathwaysError, match="interrupted at step 3 of 6"):
             pruned(dense_model, speech, tmp_path, 6)
-    load_recognizer(tmp_path)
+    load_model(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(TrainingLoop, "_finish", killed)
         with pytest.raises(Killed):
             pruned(dense_model, speech, tmp_path, 6, resume=True)
     assert [entry["step"] for entry in json.loads((tmp_path / "history.json").read_text())] == [2, 4, 6]
     with pytest.raises(PathwaysError, match=r"not a model folder: it has no config.json"):
-        load_recognizer(tmp_path)
+        load_model(tmp_path)
     pruned(dense_model, speech, tmp_path, 6, resume=True)
-    load_recognizer(tmp_path)
+    load_model(tmp_path)
 
 
 def test_the_best_model_stays_until_no_checkpoint_names_it(

@@ -15,7 +15,7 @@ from asr_pathways.training.state import (
     read_last_checkpoint,
     write_checkpoint,
 )
-from tests.conftest import make_recognizer
+from tests.conftest import make_model
 from tests.training.helpers import loop_config, make_loop, recognizer_for, same
 
 
@@ -120,14 +120,14 @@ def test_a_checkpoint_of_another_run_is_refused(
     make_loop(speech, recognizer_for(tokenizer, method, 1), tmp_path, loop_config(1)).run()
     config = loop_config(1)
     if resumed == "wider":
-        recognizer = make_recognizer(tokenizer, joiner_dim=20)
+        asr = make_model(tokenizer, joiner_dim=20)
     elif resumed == "other data":
-        recognizer = recognizer_for(tokenizer, None, 1)
+        asr = recognizer_for(tokenizer, None, 1)
         config = loop_config(1, data=config.data.model_copy(update={"max_seconds": 1.0}))
     else:
         options = {"granularity": "block:4x1"} if resumed == "by blocks" else {}
-        recognizer = recognizer_for(tokenizer, "dynamic", 1, **options)
-    loop = make_loop(speech, recognizer, tmp_path, config)
+        asr = recognizer_for(tokenizer, "dynamic", 1, **options)
+    loop = make_loop(speech, asr, tmp_path, config)
     with pytest.raises(PathwaysError, match=message) as caught:
         loop.resume()
     assert "\n" not in str(caught.value)

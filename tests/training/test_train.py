@@ -9,15 +9,16 @@ import pytest
 import torch
 import yaml
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import load_recognizer, save_recognizer
+from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.transducer import Transducer, TransducerConfig
 from asr_pathways.training.state import TrainingState, last_checkpoint
 from asr_pathways.training.train import dev_batches, feature_statistics, read_train_recipe, tokenizer_texts
 from asr_pathways.training.train import train as train_recipe
-from tests.conftest import LANGUAGES, PIECES, make_recognizer, tiny_config
+from tests.conftest import LANGUAGES, PIECES, make_model, tiny_config
 from tests.training.helpers import on_loss, recognizer_for, same
 
 RECIPE: dict[str, Any] = {
@@ -57,23 +58,23 @@ def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_from_scratch(tmp_path: Path, recipe: Path, speech: Path) -> None:
     state = train(recipe, speech, tmp_path / "run")
     assert state.step == 4
-    trained = load_recognizer(tmp_path / "run")
+    trained = load_model(tmp_path / "run")
     assert trained.languages == LANGUAGES
     assert trained.card.attribution == ("Sines by nobody",)
     assert trained.tokenizer.vocab_size == trained.card.model.vocab_size == PIECES
     mean, deviation = feature_statistics(load_cuts(speech, "train"), trained.card.features)
     torch.testing.assert_close(trained.model.feature_mean, mean)
     torch.testing.assert_close(trained.model.feature_scale, 1 / deviation)
-    start = load_recognizer(tmp_path / "run" / "checkpoints" / "start")
+    start = load_model(tmp_path / "run" / "checkpoints" / "start")
     assert not same(start.model.state_dict(), trained.model.state_dict())
 
     again = train(recipe, speech, tmp_path / "again")
     assert again.history == state.history
-    assert same(load_recognizer(tmp_path / "again").model.state_dict(), trained.model.state_dict())
+    assert same(load_model(tmp_path / "again").model.state_dict(), trained.model.state_dict())
 
     other = write(tmp_path / "other.yaml", seed=1)
     train(other, speech, tmp_path / "other")
-    assert not same(load_recognizer(tmp_path / "other").model.state_dict(), trained.model.state_dict())
+    assert not same(load_model(tmp_path / "other").model.state_dict(), trained.model.state_dict())
 
 
 def test_word_pieces_are_trained_on_a_spread_of_texts(speech: Path) -> None:
@@ -85,19 +86,19 @@ def test_word_pieces_are_trained_on_a_spread_of_texts(speech: Path) -> None:
 
 
 def test_statistics_are_of_the_frames_without_padding(speech: Path, tokenizer: Tokenizer) -> None:
-    recognizer = make_recognizer(tokenizer)
-    batches = dev_batches(speech, recognizer, 0)
+    asr = make_model(tokenizer)
+    batches = dev_batches(speech, asr, 0)
     assert [(batch.language, len(batch)) for batch in batches] == [("en", 2), ("fr", 2)]
     frames = torch.cat([f[:n] for b in batches for f, n in zip(b.features, b.feature_lengths.tolist(), strict=True)])
-    mean, deviation = feature_statistics(load_cuts(speech, "dev"), recognizer.card.features)
+    mean, deviation = feature_statistics(load_cuts(speech, "dev"), asr.card.features)
     torch.testing.assert_close(mean, frames.mean(dim=0))
     torch.testing.assert_close(deviation, frames.std(dim=0))
 
 
 def test_dev_utterances_are_the_first_of_each_language(speech: Path, tokenizer: Tokenizer) -> None:
-    batches = dev_batches(speech, make_recognizer(tokenizer), 1)
+    batches = dev_batches(speech, make_model(tokenizer), 1)
     assert [batch.ids for batch in batches] == [["en-dev-0"], ["fr-dev-0"]]
-    assert [batch.ids for batch in dev_batches(speech, make_recognizer(tokenizer, ("fr",)), 1)] == [["fr-dev-0"]]
+    assert [batch.ids for batch in dev_batches(speech, make_model(tokenizer, ("fr",)), 1)] == [["fr-dev-0"]]
 
 
 def test_a_run_is_not_overwritten_but_resumed(
@@ -127,7 +128,7 @@ def test_a_run_that_died_before_its_first_checkpoint_resumes_from_its_start(
             train(recipe, speech, tmp_path / "run")
     assert not last_checkpoint(tmp_path / "run").exists()
     train(recipe, speech, tmp_path / "run", resume=True)
-    whole, resumed = load_recognizer(tmp_path / "whole"), load_recognizer(tmp_path / "run")
+    whole, resumed = load_model(tmp_path / "whole"), load_model(tmp_path / "run")
     assert same(whole.model.state_dict(), resumed.model.state_dict())
 
 
@@ -137,20 +138,20 @@ def test_where_there_is_nothing_to_resume_a_run_begins(
     """So that whatever restarts a killed run needs to know nothing of it."""
     train(recipe, speech, tmp_path / "run", resume=True)
     assert capsys.readouterr().err.startswith(f"{tmp_path / 'run'}: no run to resume there: it begins now\n")
-    assert load_recognizer(tmp_path / "run").pathways is None
+    assert load_model(tmp_path / "run").pathways is None
 
 
 def test_a_run_goes_on_from_another_model(tmp_path: Path, speech: Path, dense_model: Path) -> None:
     recipe = write(tmp_path / "recipe.yaml", optimizer={"steps": 0}, model={"vocab_size": 999})
     train(recipe, speech, tmp_path / "run", init=dense_model)
-    old, new = load_recognizer(dense_model), load_recognizer(tmp_path / "run")
+    old, new = load_model(dense_model), load_model(tmp_path / "run")
     assert same(old.model.state_dict(), new.model.state_dict())
     assert new.tokenizer.pieces() == old.tokenizer.pieces()
     assert new.card.attribution == ("Sines by nobody",)
 
 
 def test_a_pruned_model_is_no_start(tmp_path: Path, recipe: Path, speech: Path, tokenizer: Tokenizer) -> None:
-    save_recognizer(tmp_path / "pruned", recognizer_for(tokenizer, "dynamic", 1))
+    save_model(tmp_path / "pruned", recognizer_for(tokenizer, "dynamic", 1))
     with pytest.raises(PathwaysError, match="pruned: is pruned already; training starts from a dense model"):
         train(recipe, speech, tmp_path / "run", init=tmp_path / "pruned")
     assert not (tmp_path / "run").exists()
@@ -190,7 +191,7 @@ def test_broken_audio_is_named(tmp_path: Path, recipe: Path, speech: Path) -> No
 
 def test_some_of_the_languages(tmp_path: Path, recipe: Path, speech: Path, dense_model: Path) -> None:
     train(recipe, speech, tmp_path / "run", init=dense_model, languages=("fr",))
-    assert load_recognizer(tmp_path / "run").languages == ("fr",)
+    assert load_model(tmp_path / "run").languages == ("fr",)
     with pytest.raises(PathwaysError, match="no 'de' in split 'train': it holds en, fr"):
         train(recipe, speech, tmp_path / "other", languages=("de",))
 
@@ -201,4 +202,4 @@ def test_the_last_model_is_the_result_where_that_is_asked_for(tmp_path: Path, sp
     assert state.best == [] and len(state.history) == 4
     assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
     last = torch.load(last_checkpoint(tmp_path / "run"), weights_only=True)["model"]
-    assert same(load_recognizer(tmp_path / "run").model.state_dict(), last)
+    assert same(load_model(tmp_path / "run").model.state_dict(), last)

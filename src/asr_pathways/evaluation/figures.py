@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from asr_pathways.evaluation.formats import language_name, percent
 from asr_pathways.evaluation.markup import Html, element
 from asr_pathways.evaluation.style import SERIES
 from asr_pathways.evaluation.wer import Interval, Scores
+from asr_pathways.formats import language_name, percent
 
 # Matplotlib is given these stand-ins; in the SVG they become the style sheet's variables.
 INK, SOFT, RULE, HEAT = "#010101", "#020202", "#030303", "#050505"

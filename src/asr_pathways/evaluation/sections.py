@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from asr_pathways.evaluation import figures
-from asr_pathways.evaluation.formats import (
-    comparison_sentence,
-    difference_name,
+from asr_pathways.evaluation.markup import Html, element, figure, heading_row, join, row, section, table
+from asr_pathways.evaluation.report import Overlap, Report, Sample
+from asr_pathways.evaluation.tables import comparison_sentence, difference_name, probability
+from asr_pathways.evaluation.wer import Edit, LanguageScore, align
+from asr_pathways.formats import (
     duration,
     language_name,
     percent,
     percent_interval,
     points,
     points_interval,
-    probability,
     size,
 )
-from asr_pathways.evaluation.markup import Html, element, figure, heading_row, join, row, section, table
-from asr_pathways.evaluation.report import Overlap, Report, Sample
-from asr_pathways.evaluation.wer import Edit, LanguageScore, align
 
 NOTHING = Html("")
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.formats import percent, percent_interval, points, points_interval, probability
-from asr_pathways.evaluation.wer import Comparison, Scores
+from asr_pathways.evaluation.wer import MEAN, Comparison, Difference, Scores
+from asr_pathways.formats import language_name, percent, percent_interval, points, points_interval
 
 
 def score_table(scores: Scores, title: str | None = None) -> Table:
@@ -92,3 +92,23 @@ def comparison_table(a: str, b: str, comparison: Comparison) -> Table:
             table.add_section()
         table.add_row(entry.language, points(entry.difference), points_interval(entry.ci), probability(entry))
     return table
+
+
+def comparison_sentence(a: str, b: str, comparison: Comparison) -> str:
+    """One sentence on the difference in mean WER between systems ``a`` and ``b``, with its interval."""
+    mean = comparison.mean
+    interval = f"(95% CI {points_interval(mean.ci)}; better in {probability(mean)} of resamples)"
+    if not mean.significant:
+        return f"{a} against {b}: no measurable difference in mean WER, {points(mean.difference)} points {interval}."
+    direction = "lower" if mean.difference < 0 else "higher"
+    return f"{a} against {b}: {direction} mean WER, {points(mean.difference)} points {interval}."
+
+
+def probability(difference: Difference) -> str:
+    """The share of resamples in which the first system is better, as whole percent."""
+    return f"{100 * difference.probability:.0f}%"
+
+
+def difference_name(difference: Difference) -> str:
+    """The language of a difference, by name; the mean over languages is "Mean"."""
+    return "Mean" if difference.language == MEAN else language_name(difference.language)

@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.ledger import Tested
 from asr_pathways.experiment.plan import Cell
-from asr_pathways.inspection import union_density
-from asr_pathways.model_folder import Recognizer, load_recognizer
+from asr_pathways.model_folder.decode import decode_cuts
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import Pathways
 from asr_pathways.training.config import TrainRecipe
 from asr_pathways.training.prune import PruneRecipe, prune
 from asr_pathways.training.state import TrainingState
 from asr_pathways.training.train import train
-from asr_pathways.transcription import decode_cuts
 
 _THREADS = torch.get_num_threads()
 """What torch chose: a cell whose recipe names no number is not to inherit that of the cell before it."""
@@ -56,15 +56,15 @@ def run_cell(cell: Cell, root: Path, data: Path, *, test: bool = True) -> dict[s
     # An earlier try's time is in the state, and this one's in both: the longer of the two is nearest to the truth.
     trained = max(state.seconds, time.monotonic() - began)
     began = time.monotonic()
-    recognizer = load_recognizer(out)
-    start = load_recognizer(out / "checkpoints" / "start").pathways
-    tested = _test(recognizer, data, cell.spec["test"]) if test and cell.spec["test"] else {}
+    asr = load_model(out)
+    start = load_model(out / "checkpoints" / "start").pathways
+    tested = _test(asr, data, cell.spec["test"]) if test and cell.spec["test"] else {}
     return {
         "label": cell.label,
         "spec": cell.spec,
         "tested": tested,
         "history": state.history,
-        "masks": _masks(recognizer.pathways, tensors=True),
+        "masks": _masks(asr.pathways, tensors=True),
         "first_masks": _masks(start, tensors=False),
         "events": [{key: value for key, value in event.items() if value is not None} for event in state.masks],
         "digest": model_digest(out),
@@ -115,32 +115,30 @@ def _model(spec: Mapping[str, str] | None, root: Path) -> Path | None:
     return cell_folder(root, spec["cell"]) if "cell" in spec else Path(spec["path"])
 
 
-def _test(recognizer: Recognizer, data: Path, test: Mapping[str, Any]) -> dict[str, Tested]:
+def _test(asr: AsrModel, data: Path, test: Mapping[str, Any]) -> dict[str, Tested]:
     """Decodes the test splits, each language through its own pathway, and takes the model's loss on them."""
     tested = {}
-    for language in recognizer.check_languages(None):
+    for language in asr.check_languages(None):
         cuts = [cut for split in test["splits"] for cut in load_cuts(data, split, [language])]
         cuts = sorted(cuts, key=lambda cut: cut.id)[: test["utterances"] or None]
-        model = recognizer.model
-        utterances = decode_cuts(recognizer, cuts, progress=False)
+        model = asr.model
+        utterances = decode_cuts(asr, cuts, progress=False)
         taken = [cut for cut in cuts if cut.duration <= model.window]  # longer ones have no loss
-        batches = eval_batches(taken, recognizer.tokenizer, frontend=model.frontend, refusal=model.refusal)
-        tested[language] = Tested.of(utterances, _loss(recognizer, batches, language))
+        batches = eval_batches(taken, asr.tokenizer, frontend=model.frontend, refusal=model.refusal)
+        tested[language] = Tested.of(utterances, _loss(asr, batches, language))
     return tested
 
 
-def _loss(recognizer: Recognizer, batches: Iterable[Batch], language: str) -> float:
+def _loss(asr: AsrModel, batches: Iterable[Batch], language: str) -> float:
     """Nats a word piece over all batches."""
     totals: dict[str, float] = defaultdict(float)
-    with recognizer.hearing(language):
+    with asr.hearing(language):
         for batch in batches:
             pieces = int(batch.target_lengths.sum())
-            totals["loss"] += float(recognizer.model.loss(batch)) * pieces
+            totals["loss"] += float(asr.model.loss(batch)) * pieces
             totals["pieces"] += pieces
     if not totals:
-        raise PathwaysError(
-            f"test: all utterances of {language} are longer than the model's {recognizer.model.window:g} s"
-        )
+        raise PathwaysError(f"test: all utterances of {language} are longer than the model's {asr.model.window:g} s")
     return round(totals["loss"] / totals["pieces"], 6)
 
 
@@ -156,7 +154,7 @@ def _masks(pathways: Pathways | None, *, tensors: bool) -> dict[str, Any] | None
             language: {name: round(value, 4) for name, value in own.items()}
             for language, own in summary.tensors.items()
         }
-        found["union"] = {name: round(value, 4) for name, value in union_density(pathways).items()}
+        found["union"] = {name: round(value, 4) for name, value in pathways.summary().union.items()}
     return found
 
 

@@ -55,15 +55,15 @@ def _make(root: Path, recipe: ExperimentRecipe, name: str, folder: Path, package
     if isinstance(corpus, FolderSource) or (folder / "corpus.json").exists():
         return
     if isinstance(corpus, PromptsSource):
-        from asr_pathways.data.prompts import prepare_prompts
+        from asr_pathways.data.corpora.prompts import prepare_prompts
 
         prepare_prompts(folder, packages, corpus.languages)
         return
     if isinstance(corpus, MergedSource):
         merge([_made(root, recipe, part, packages) for part in corpus.of], folder)
         return
-    from asr_pathways.data.synth import prepare_synth
-    from asr_pathways.data.texts import read_texts
+    from asr_pathways.data.corpora.synth import prepare_synth
+    from asr_pathways.data.corpora.texts import read_texts
 
     texts = folder.with_name(folder.name + "-texts")
     _write_texts(root, recipe, corpus, texts, packages)
@@ -72,11 +72,11 @@ def _make(root: Path, recipe: ExperimentRecipe, name: str, folder: Path, package
 
 def _write_texts(root: Path, recipe: ExperimentRecipe, corpus: SpeechSource, out: Path, packages: Path | None) -> None:
     if corpus.texts == "numbers":
-        from asr_pathways.data.numbers import write_numbers
+        from asr_pathways.data.corpora.numbers import write_numbers
 
         write_numbers(out, corpus.languages, corpus.lines)
         return
-    from asr_pathways.data.texts import write_texts
+    from asr_pathways.data.corpora.texts import write_texts
 
     left_out: set[str] = set()
     if corpus.exclude is not None:

@@ -9,10 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from asr_pathways.evaluation.figures import as_svg, canvas
-from asr_pathways.evaluation.formats import percent, percent_interval
 from asr_pathways.experiment.charts import Line, Look, Point, decorate, draw_lines, heat, looks, wrapped
 from asr_pathways.experiment.document import Picture
 from asr_pathways.experiment.findings import BlockFinding, Entry, RowFinding, most_seeds
+from asr_pathways.formats import percent, percent_interval
 
 MULTILINGUAL = "B"
 """The table whose rows the figures are about."""

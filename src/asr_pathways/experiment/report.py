@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from asr_pathways.evaluation.formats import language_name, percent, percent_interval, points, points_interval
 from asr_pathways.experiment.document import (
     Bullets,
     Cell,
@@ -23,6 +22,7 @@ from asr_pathways.experiment.findings import BlockFinding, ClaimFinding, Finding
 from asr_pathways.experiment.pictures import pictures
 from asr_pathways.experiment.recipe import DENSE
 from asr_pathways.experiment.significance import Difference, Paired
+from asr_pathways.formats import language_name, percent, percent_interval, points, points_interval
 
 _TITLES = {"A": "Table A: monolingual", "B": "Table B: multilingual"}
 _SIGN = "*"

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from asr_pathways import ranks as distributed
 from asr_pathways.errors import PathwaysError
-from asr_pathways.pruning import distributed
 from asr_pathways.pruning.config import PathwayConfig
 from asr_pathways.pruning.gradients import GradientHooks
 from asr_pathways.pruning.granularity import parse_granularity

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from asr_pathways import ranks as distributed
 from asr_pathways.errors import PathwaysError
-from asr_pathways.pruning import distributed, masks, storage
+from asr_pathways.pruning import masks, storage
 from asr_pathways.pruning.chooser import Chooser
 from asr_pathways.pruning.config import SHARED, PathwayConfig
 from asr_pathways.pruning.gradients import GradientHooks

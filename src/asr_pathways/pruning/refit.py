@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from asr_pathways import ranks as distributed
 from asr_pathways.errors import PathwaysError
-from asr_pathways.pruning import distributed
 from asr_pathways.pruning.pathways import Pathways
 from asr_pathways.pruning.targets import tensors_of
 

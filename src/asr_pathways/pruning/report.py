@@ -56,6 +56,7 @@ class Summary:
         sparsity: share of them at zero, by language.
         tensors: the same by language and tensor.
         union_density: share that at least one pathway keeps.
+        union: the same by tensor.
         mean_iou: mean overlap of all pairs of languages; None for a single language.
         mask_bytes: size of all masks in memory and on disk.
     """
@@ -64,6 +65,7 @@ class Summary:
     sparsity: dict[str, float]
     tensors: dict[str, dict[str, float]]
     union_density: float
+    union: dict[str, float]
     mean_iou: float | None
     mask_bytes: int
 
@@ -89,6 +91,7 @@ def summarize(bank: MaskBank, targets: Sequence[Target], pathways: Mapping[str, 
     sizes = {target.name: target.parameter.numel() for target in targets}
     kept = {language: dict(zip(sizes, bank.kept(own), strict=True)) for language, own in pathways.items()}
     own_masks = list(dict.fromkeys(pathways.values()))
+    union = dict(zip(sizes, map(masks.popcount, bank.packed_union(own_masks)), strict=True))
     return Summary(
         weights=bank.weights,
         sparsity={language: 1 - sum(counts.values()) / bank.weights for language, counts in kept.items()},
@@ -96,7 +99,8 @@ def summarize(bank: MaskBank, targets: Sequence[Target], pathways: Mapping[str, 
             language: {name: 1 - count / sizes[name] for name, count in counts.items()}
             for language, counts in kept.items()
         },
-        union_density=union_density(bank, own_masks),
+        union_density=sum(union.values()) / bank.weights,
+        union={name: count / sizes[name] for name, count in union.items()},
         mean_iou=mean_iou(bank, pathways),
         mask_bytes=sum(packed.numel() for own in own_masks for packed in bank.packed(own)),
     )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from asr_pathways.pruning import distributed
+from asr_pathways import ranks as distributed
 from asr_pathways.pruning.targets import CONVOLUTIONS, Target, modules_of
 from asr_pathways.pruning.weights import quiet
 

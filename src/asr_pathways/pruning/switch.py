@@ -8,8 +8,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from asr_pathways import ranks as distributed
 from asr_pathways.errors import PathwaysError
-from asr_pathways.pruning import distributed
 from asr_pathways.pruning.gradients import GradientHooks
 from asr_pathways.pruning.policy import POLICIES
 from asr_pathways.pruning.rows import Rows

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr_pathways.bundle.building import tokenizer_of
+from asr_pathways.bundle.bundle import Bundle
+from asr_pathways.bundle.load import is_bundle, load_model
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import ModelCard, Recognizer, is_bundle, load_recognizer
+from asr_pathways.model_folder.model import AsrModel, ModelCard
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning.masks import pack, popcount
-from asr_pathways.runtime.building import tokenizer_of
-from asr_pathways.runtime.bundle import Bundle
 from asr_pathways.runtime.kernels import SparseMatrix, ValueType
 
 
@@ -71,31 +72,31 @@ class Masked:
         return SparseMatrix.pack(self.weight, granularity, dtype)
 
 
-class RecognizerSource:
+class ModelSource:
     """A transducer in memory; a dense one is its own only pathway."""
 
-    def __init__(self, recognizer: Recognizer) -> None:
-        assert isinstance(recognizer.card, ModelCard) and isinstance(recognizer.tokenizer, Tokenizer)
-        self.card, self.tokenizer = recognizer.card, recognizer.tokenizer
-        self._recognizer = recognizer
+    def __init__(self, asr: AsrModel) -> None:
+        assert isinstance(asr.card, ModelCard) and isinstance(asr.tokenizer, Tokenizer)
+        self.card, self.tokenizer = asr.card, asr.tokenizer
+        self._asr = asr
 
     @property
     def languages(self) -> tuple[str, ...]:
-        return self._recognizer.languages
+        return self._asr.languages
 
     @property
     def granularity(self) -> str:
-        pathways = self._recognizer.pathways
+        pathways = self._asr.pathways
         return "unstructured" if pathways is None else pathways.config.granularity
 
     def dense(self, language: str) -> dict[str, Tensor]:
-        pathways = self._recognizer.pathways
+        pathways = self._asr.pathways
         names = () if pathways is None else pathways.names
-        state = self._recognizer.model.state_dict() if pathways is None else pathways.extract(language)
+        state = self._asr.model.state_dict() if pathways is None else pathways.extract(language)
         return {name: tensor for name, tensor in state.items() if name not in names}
 
     def pruned(self, language: str) -> Mapping[str, Pruned]:
-        pathways = self._recognizer.pathways
+        pathways = self._asr.pathways
         if pathways is None:
             return {}
         state = pathways.extract(language)
@@ -186,7 +187,7 @@ def open_source(path: str | Path) -> PathwaySource:
     """
     if is_bundle(Path(path)):
         return BundleSource(Bundle.open(path))
-    recognizer = load_recognizer(path)
-    if not isinstance(recognizer.model, Transducer):
+    asr = load_model(path)
+    if not isinstance(asr.model, Transducer):
         raise PathwaysError(f"{path}: only the transducers of this package stream: leave --stream out")
-    return RecognizerSource(recognizer)
+    return ModelSource(asr)

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from asr_pathways.bundle.load import is_bundle, load_model
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import ModelCard, Recognizer, is_bundle, load_recognizer
+from asr_pathways.model_folder.model import AsrModel, ModelCard
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.folder import holding_out
 from asr_pathways.training.loop import TrainingLoop
@@ -77,27 +78,27 @@ def add_language(
     cuts = load_cuts(data, "train", [language], left_out).to_eager()
     going_on = resume and bool(checkpoints(out))
     if going_on:
-        recognizer = load_recognizer(start)
-        if recognizer.pathways is None or recognizer.pathways.added[-1:] != (language,):
+        asr = load_model(start)
+        if asr.pathways is None or asr.pathways.added[-1:] != (language,):
             raise PathwaysError(f"{out}: the run there adds another language: cannot resume it")
     else:
-        recognizer = load_recognizer(model, fabric.device)
-        _add(recognizer, model, [str(cut.supervisions[0].text) for cut in cuts], language, sparsity, reuse, recipe)
-        credits = dict.fromkeys((*recognizer.card.attribution, *attribution(data)))
-        update = {"languages": recognizer.languages, "attribution": tuple(credits)}
-        recognizer.card = recognizer.card.model_copy(update=update)
-        _choose_by_activation(recognizer, cuts, language, recipe, left_out)
-        save_start(fabric, start, recognizer)
-    batches = rank_batches(fabric, recipe, cuts, recognizer, left_out)
-    dev = dev_batches(data, recognizer, recipe.evaluation.utterances, [language], left_out)
-    loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Adding {language}", fabric)
+        asr = load_model(model, fabric.device)
+        _add(asr, model, [str(cut.supervisions[0].text) for cut in cuts], language, sparsity, reuse, recipe)
+        credits = dict.fromkeys((*asr.card.attribution, *attribution(data)))
+        update = {"languages": asr.languages, "attribution": tuple(credits)}
+        asr.card = asr.card.model_copy(update=update)
+        _choose_by_activation(asr, cuts, language, recipe, left_out)
+        save_start(fabric, start, asr)
+    batches = rank_batches(fabric, recipe, cuts, asr, left_out)
+    dev = dev_batches(data, asr, recipe.evaluation.utterances, [language], left_out)
+    loop = TrainingLoop(asr, batches, dev, recipe, out, f"Adding {language}", fabric)
     if going_on:
         loop.resume()
     return loop.run()
 
 
 def _add(
-    recognizer: Recognizer,
+    asr: AsrModel,
     model: Path,
     texts: Sequence[str],
     language: str,
@@ -105,21 +106,21 @@ def _add(
     reuse: float,
     recipe: PruneRecipe,
 ) -> None:
-    pathways = recognizer.pathways
+    pathways = asr.pathways
     if pathways is None:
         raise PathwaysError(f"{model}: has no pathways: prune it first; a dense model is trained on all languages")
-    known = recognizer.model.languages
+    known = asr.model.languages
     if known and language not in known:
         raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(known)}")
-    recognizer.model.open_languages([language])
+    asr.model.open_languages([language])
     torch.manual_seed(recipe.seed)
     pathways.add(language, sparsity, reuse=reuse)
-    _grow_vocabulary(recognizer, texts, language)
+    _grow_vocabulary(asr, texts, language)
 
 
-def _grow_vocabulary(recognizer: Recognizer, texts: Sequence[str], language: str) -> None:
+def _grow_vocabulary(asr: AsrModel, texts: Sequence[str], language: str) -> None:
     """New symbols for a language whose characters the model cannot write; only that language has them."""
-    tokenizer, model, card = recognizer.tokenizer, recognizer.model, recognizer.card
+    tokenizer, model, card = asr.tokenizer, asr.model, asr.card
     unknown = tokenizer.unknown(texts, language)
     if not unknown:
         return
@@ -128,13 +129,13 @@ def _grow_vocabulary(recognizer: Recognizer, texts: Sequence[str], language: str
             f"{language}: the vocabulary lacks {len(unknown)} characters of its texts ({' '.join(unknown):.60}): only "
             "transducers of this package get new ones"
         )
-    assert recognizer.pathways is not None
+    assert asr.pathways is not None
     new = _new_pieces(texts, language)
     added = dict(tokenizer.added) if isinstance(tokenizer, TokenizerFamily) else {}
     added[language] = ExtendedTokenizer(tokenizer, new)
-    recognizer.tokenizer = TokenizerFamily(tokenizer, added)
-    recognizer.card = card.model_copy(update={"added": tuple(added)})
-    recognizer.pathways.set_own(language, model.grown(new.vocab_size))
+    asr.tokenizer = TokenizerFamily(tokenizer, added)
+    asr.card = card.model_copy(update={"added": tuple(added)})
+    asr.pathways.set_own(language, model.grown(new.vocab_size))
 
 
 def _new_pieces(texts: Sequence[str], language: str) -> Tokenizer:
@@ -147,16 +148,16 @@ def _new_pieces(texts: Sequence[str], language: str) -> Tokenizer:
 
 
 def _choose_by_activation(
-    recognizer: Recognizer, cuts: Iterable[Any], language: str, recipe: PruneRecipe, left_out: LeftOut
+    asr: AsrModel, cuts: Iterable[Any], language: str, recipe: PruneRecipe, left_out: LeftOut
 ) -> None:
     """The mask by what the language's speech excites in its first one, where the score asks for that."""
-    pathways = recognizer.pathways
+    pathways = asr.pathways
     assert pathways is not None
     if pathways.config.score != "activation":
         return
-    batches = calibration_batches(recipe.data, cuts, recognizer, left_out)
-    recognizer.model.eval()
+    batches = calibration_batches(recipe.data, cuts, asr, left_out)
+    asr.model.eval()
     with pathways.use(language), pathways.calibrate(language), torch.no_grad():
         for _ in range(recipe.calibration_batches):
-            recognizer.model.loss(next(batches).to(recognizer.device))
+            asr.model.loss(next(batches).to(asr.device))
     pathways.adapt(language)

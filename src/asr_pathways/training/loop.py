@@ -15,19 +15,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from asr_pathways import ranks
 from asr_pathways.data.batches import Batch, TrainBatches
 from asr_pathways.errors import Interrupted, PathwaysError
-from asr_pathways.evaluation.evaluate import evaluate
 from asr_pathways.evaluation.wer import Scores, Utterance, score
 from asr_pathways.files import write_json
-from asr_pathways.model_folder import CARD, Recognizer, save_recognizer
-from asr_pathways.pruning import MaskEvent, distributed
+from asr_pathways.model_folder.decode import evaluate
+from asr_pathways.model_folder.folder import CARD, save_model
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.pruning import MaskEvent
 from asr_pathways.training.config import LoopConfig
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.interrupt import Interrupts
 from asr_pathways.training.optimizer import learning_rate, make_optimizer
 from asr_pathways.training.progress import TrainingProgress
-from asr_pathways.training.ranks import gather
 from asr_pathways.training.state import TrainingState, last_checkpoint, read_last_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
@@ -39,13 +40,13 @@ LEFT_OUT = "left_out.json"
 
 
 class TrainingLoop:
-    """Trains ``recognizer`` (under its pathways, if it has any) and leaves a MODEL folder in ``out``.
+    """Trains ``asr`` (under its pathways, if it has any) and leaves a MODEL folder in ``out``.
 
     ``out`` also gets ``checkpoints/`` (the last state, the best models), ``history.json``, ``tensorboard/`` and, if
     there are utterances that cannot be used, ``left_out.json``.
 
     Args:
-        recognizer: the model to train, in place.
+        asr: the model to train, in place.
         batches: endless training batches, with a state.
         dev: evaluation batches, kept in memory.
         config: everything that decides the run.
@@ -57,7 +58,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        recognizer: Recognizer,
+        asr: AsrModel,
         batches: TrainBatches,
         dev: Iterable[Batch],
         config: LoopConfig,
@@ -66,25 +67,25 @@ class TrainingLoop:
         fabric: Fabric,
         distillation: Distillation | None = None,
     ) -> None:
-        self.recognizer, self.batches, self.dev = recognizer, batches, list(dev)
+        self.asr, self.batches, self.dev = asr, batches, list(dev)
         self.config, self.out, self.description = config, out, description
         self.left_out = batches.left_out
         self.state = TrainingState()
         self.fabric = fabric
-        added = recognizer.pathways is not None and recognizer.pathways.added
+        added = asr.pathways is not None and asr.pathways.added
         if config.optimizer.steps and not added:  # what other languages hear must stay as it is
-            recognizer.model.train_on_short_windows()
-        self.trained = recognizer.trained()
+            asr.model.train_on_short_windows()
+        self.trained = asr.trained()
         self.optimizer = make_optimizer(self.trained, config.optimizer)
         self.model: Any
-        self.model, self._fabric_optimizer = self.fabric.setup(recognizer.model, self.optimizer)
+        self.model, self._fabric_optimizer = self.fabric.setup(asr.model, self.optimizer)
         self.model.mark_forward_method("loss")
         if added:  # its own tensors follow the model to its device when they are used: before the optimizer has a state
-            with recognizer.hearing(recognizer.languages[-1]):
+            with asr.hearing(asr.languages[-1]):
                 pass
         self.distillation = distillation
         if distillation is not None:
-            distillation.watch(recognizer.model)
+            distillation.watch(asr.model)
         self.checkpoint = last_checkpoint(out)
         self._interrupts = Interrupts()
         self._batches_a_step = config.accumulate * fabric.world_size
@@ -101,13 +102,13 @@ class TrainingLoop:
         """
         with self.fabric.rank_zero_first():  # which puts damaged ones aside
             path, self.state, parts = read_last_checkpoint(self.out)
-        if len(set(steps := gather(self.fabric, self.state.step))) > 1:
+        if len(set(steps := ranks.gather(self.state.step, self.fabric.device))) > 1:
             raise PathwaysError(f"{self.out}: ranks read checkpoints of different steps ({steps}): start them again")
         try:
-            self.recognizer.model.load_state_dict(parts["model"])
+            self.asr.model.load_state_dict(parts["model"])
             self.optimizer.load_state_dict(parts["optimizer"])
-            if self.recognizer.pathways is not None:
-                self.recognizer.pathways.load_state_dict(parts["pathways"])
+            if self.asr.pathways is not None:
+                self.asr.pathways.load_state_dict(parts["pathways"])
             self.batches.load_state_dict(parts["batches"])
         except KeyError as error:
             raise PathwaysError(f"{path}: a checkpoint of another run: it has no {error}") from None
@@ -155,7 +156,7 @@ class TrainingLoop:
                     raise Interrupted(f"{where}; go on from the last checkpoint with --resume") from None
                 self._write_checkpoint(progress)
                 if self.fabric.is_global_zero:
-                    save_recognizer(self.out, self.recognizer)
+                    save_model(self.out, self.asr)
                 raise Interrupted(f"{where}; go on with --resume, or use {self.out} as it is") from None
             finally:
                 batches.close()  # type: ignore[attr-defined]
@@ -181,7 +182,7 @@ class TrainingLoop:
 
     def _stop_if_asked(self) -> None:
         """Raises KeyboardInterrupt, on all ranks at the same step, if one of them was asked to stop."""
-        if any(distributed.anywhere([self._interrupts.asked], self.fabric.device)):
+        if any(ranks.anywhere([self._interrupts.asked], self.fabric.device)):
             raise KeyboardInterrupt
 
     def _step(self, batches: Sequence[Batch], progress: TrainingProgress) -> None:
@@ -191,7 +192,7 @@ class TrainingLoop:
         self.model.train()
         losses = [self._backward(batch.to(self.fabric.device), number) for number, batch in enumerate(batches)]
         sums = torch.tensor([sum(losses), sum(batch.seconds for batch in batches)], device=self.fabric.device)
-        loss, seconds = distributed.total(sums).tolist()
+        loss, seconds = ranks.total(sums).tolist()
         loss /= self._batches_a_step
         norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.config.optimizer.clip_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -202,8 +203,8 @@ class TrainingLoop:
         self.state.step += 1
         scalars = {"train/learning_rate": rate, "train/gradient_norm": norm}
         scalars |= {f"train/{batch.language}": value for batch, value in zip(batches, losses, strict=True)}
-        if self.recognizer.pathways is not None:
-            for event in self.recognizer.pathways.step(self.optimizer):
+        if self.asr.pathways is not None:
+            for event in self.asr.pathways.step(self.optimizer):
                 self._remember(event, progress, scalars)
         progress.step(self.state.step, loss, seconds, scalars)
 
@@ -213,7 +214,7 @@ class TrainingLoop:
         # Whichever rank has the batch, dropout is the same.
         torch.manual_seed(zlib.crc32(f"{self.config.seed}/{self.state.step}/{place}".encode()))
         waits = number + 1 < self.config.accumulate  # ranks exchange gradients once a step
-        with self.fabric.no_backward_sync(self.model, enabled=waits), self.recognizer.use(batch.language):
+        with self.fabric.no_backward_sync(self.model, enabled=waits), self.asr.use(batch.language):
             loss: Tensor = self.model.loss(batch)
             if self.distillation is not None:
                 with self.fabric.autocast():  # the teacher's forward pass, too
@@ -236,8 +237,8 @@ class TrainingLoop:
     ) -> None:
         """Leaves the weights as they are; each rank tells of its own batches, and the first of what is nobody's."""
         self.optimizer.zero_grad(set_to_none=True)
-        if self.recognizer.pathways is not None:
-            self.recognizer.pathways.drop_step()
+        if self.asr.pathways is not None:
+            self.asr.pathways.drop_step()
         self.state.bad_losses += 1
         bad = [(b, value) for b, value in zip(batches, losses, strict=True) if not math.isfinite(value)]
         batch, value = bad[0] if bad else (batches[0], 0.0)
@@ -256,7 +257,7 @@ class TrainingLoop:
         share = slice(self.fabric.global_rank, None, self.fabric.world_size) if shared else slice(None)
         utterances = self._decoded(self.dev[share])
         if shared:
-            heard = gather(self.fabric, [asdict(utterance) for utterance in utterances])
+            heard = ranks.gather([asdict(utterance) for utterance in utterances], self.fabric.device)
             utterances = sorted(
                 (Utterance(**fields) for rank in heard for fields in rank), key=lambda one: one.language
             )
@@ -265,10 +266,7 @@ class TrainingLoop:
     def _decoded(self, batches: Sequence[Batch]) -> list[Utterance]:
         if not batches:  # there are more ranks
             return []
-        recognizer = self.recognizer
-        heard = self._unless_interrupted(batches)
-        options: dict[str, Any] = {"device": self.fabric.device, "progress": False}
-        return evaluate(recognizer.model, recognizer.tokenizer, heard, recognizer.pathways, **options)
+        return evaluate(self.asr, self._unless_interrupted(batches), progress=False)
 
     def _unless_interrupted(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -287,7 +285,7 @@ class TrainingLoop:
         step, wer = self.state.step, scores.mean_wer
         by_language = {entry.language: entry.wer.rate for entry in scores.languages}
         entry: dict[str, Any] = {"step": step, "mean_wer": wer, "mean_cer": scores.mean_cer, "wer": by_language}
-        pathways = self.recognizer.pathways
+        pathways = self.asr.pathways
         if pathways is not None:
             entry["sparsity"] = pathways.sparsity
         self._saved = False
@@ -309,7 +307,7 @@ class TrainingLoop:
 
     def _masks(self) -> str:
         """How the pathways stand, where each language has its own."""
-        pathways = self.recognizer.pathways
+        pathways = self.asr.pathways
         if pathways is None or pathways.config.shared:
             return ""
         summary = pathways.summary()
@@ -324,7 +322,7 @@ class TrainingLoop:
         if not self.fabric.is_global_zero:
             return
         if {"step": step, "wer": wer} in self.state.best:
-            save_recognizer(self._best_folder(step), self.recognizer)
+            save_model(self._best_folder(step), self.asr)
 
     def _best_folder(self, step: float) -> Path:
         return self.out / "checkpoints" / f"step-{int(step):07d}"
@@ -340,7 +338,7 @@ class TrainingLoop:
         if self._saved:
             return
         self._saved = True
-        found = gather(self.fabric, self.left_out.reasons)
+        found = ranks.gather(self.left_out.reasons, self.fabric.device)
         for reasons in found:
             self.left_out.update(reasons)
         if self.fabric.is_global_zero:
@@ -354,12 +352,12 @@ class TrainingLoop:
         if self.left_out:
             self.left_out.write(self.out / LEFT_OUT)
         parts: dict[str, Any] = {
-            "model": self.recognizer.model.state_dict(),
+            "model": self.asr.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "batches": self.batches.state_dict(),
         }
-        if self.recognizer.pathways is not None:
-            parts["pathways"] = self.recognizer.pathways.state_dict()
+        if self.asr.pathways is not None:
+            parts["pathways"] = self.asr.pathways.state_dict()
         write_checkpoint(self.checkpoint, self.state, parts, self.config.keep_last)
         self._needed.append({self._best_folder(entry["step"]) for entry in self.state.best})
         for folder in self._best_folders().difference(*self._needed):
@@ -381,28 +379,28 @@ class TrainingLoop:
             best = self.state.best[0]
             self._load(self._best_folder(best["step"]))
             chosen = f"step {int(best['step'])}, dev WER {100 * best['wer']:.1f}%"
-            if self.config.evaluation.average and self.recognizer.pathways is None and len(self.state.best) > 1:
-                single = {name: value.clone() for name, value in self.recognizer.model.state_dict().items()}
-                self.recognizer.model.load_state_dict(self._mean_of_best())
+            if self.config.evaluation.average and self.asr.pathways is None and len(self.state.best) > 1:
+                single = {name: value.clone() for name, value in self.asr.model.state_dict().items()}
+                self.asr.model.load_state_dict(self._mean_of_best())
                 averaged = self.scores(shared=False).mean_wer
                 if averaged <= best["wer"]:
                     chosen = f"mean of {len(self.state.best)} models, dev WER {100 * averaged:.1f}%"
                 else:
-                    self.recognizer.model.load_state_dict(single)
+                    self.asr.model.load_state_dict(single)
             progress.line(f"best: {chosen}")
-        save_recognizer(self.out, self.recognizer)
+        save_model(self.out, self.asr)
 
     def _load(self, folder: Path) -> None:
-        self.recognizer.model.load_weights(folder)
-        if self.recognizer.pathways is not None:
-            self.recognizer.pathways.load_masks(folder / "pathways")
+        self.asr.model.load_weights(folder)
+        if self.asr.pathways is not None:
+            self.asr.pathways.load_masks(folder / "pathways")
 
     def _mean_of_best(self) -> dict[str, Tensor]:
         """The mean of the kept models' weights (Izmailov et al. 2018, arXiv 1803.05407)."""
         total: dict[str, Tensor] = {}
         for entry in self.state.best:
-            self.recognizer.model.load_weights(self._best_folder(entry["step"]))
-            for name, value in self.recognizer.model.state_dict().items():
+            self.asr.model.load_weights(self._best_folder(entry["step"]))
+            for name, value in self.asr.model.state_dict().items():
                 share = value.detach() / len(self.state.best)
                 total[name] = total[name] + share if name in total else share.clone()
         return total

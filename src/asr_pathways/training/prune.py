@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from pydantic import Field
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.config import load_yaml, parse_config
 from asr_pathways.data.corpus import languages_of, load_cuts
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import Recognizer, load_recognizer
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.face import SpeechModel
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
 from asr_pathways.pruning.refit import refit
@@ -112,7 +113,7 @@ def prune(
     start = out / "checkpoints" / "start"
     if start.exists() and not resume:
         raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
-    dense = load_recognizer(model)
+    dense = load_model(model)
     if dense.pathways is not None:
         raise PathwaysError(f"{model}: is pruned already; pruning starts from a dense model")
     left_out = LeftOut(recipe.data.max_left_out)
@@ -133,8 +134,8 @@ def prune(
     going_on = resume and bool(checkpoints(out))
     fabric.barrier()  # all have looked before the first writes
     if going_on:
-        recognizer = load_recognizer(start)
-        pathways = recognizer.pathways
+        asr = load_model(start)
+        pathways = asr.pathways
         if pathways is None or (pathways.config, pathways.languages) != (config, languages):
             raise PathwaysError(
                 f"{out}: the run there has another method, sparsity, recipe or languages: cannot resume it"
@@ -142,24 +143,24 @@ def prune(
     else:
         untouched = copy.deepcopy(dense.model) if recipe.refit_batches else None
         pathways = Pathways.attach(dense.model.network, config, languages)
-        recognizer = Recognizer(dense.model, dense.tokenizer, dense.card, pathways)
+        asr = AsrModel(dense.model, dense.tokenizer, dense.card, pathways)
         if init == "omp":
-            _choose_by_activation(recognizer, cuts, recipe, fabric.is_global_zero, left_out)
+            _choose_by_activation(asr, cuts, recipe, fabric.is_global_zero, left_out)
         else:
-            _take_masks(recognizer, init, model, data, out, sparsity, recipe, resume)
+            _take_masks(asr, init, model, data, out, sparsity, recipe, resume)
         if untouched is not None:
-            _refit(recognizer, untouched, cuts, recipe, left_out, fabric.is_global_zero)
+            _refit(asr, untouched, cuts, recipe, left_out, fabric.is_global_zero)
             del untouched
-        save_start(fabric, start, recognizer)
+        save_start(fabric, start, asr)
     del cuts, dense  # training may be long, and the corpus large
-    loop = TrainingLoop(recognizer, batches, dev, recipe, out, f"Pruning ({method})", fabric, distillation)
+    loop = TrainingLoop(asr, batches, dev, recipe, out, f"Pruning ({method})", fabric, distillation)
     if going_on:
         loop.resume()
     return loop.run()
 
 
 def pathway_config(
-    recognizer: Recognizer, method: str, sparsity: float, languages: Sequence[str], recipe: PruneRecipe
+    asr: AsrModel, method: str, sparsity: float, languages: Sequence[str], recipe: PruneRecipe
 ) -> PathwayConfig:
     """The method's config for a run of ``recipe``.
 
@@ -170,7 +171,7 @@ def pathway_config(
         raise PathwaysError(f"unknown method {method!r}: choose among {', '.join(METHODS)}")
     if "sparsity" in recipe.pathways:
         raise PathwaysError("recipe: pathways.sparsity: sparsity is given beside the recipe: leave it out")
-    options = {"exclude": matching(recognizer.model.network, recognizer.model.unprunable), **recipe.pathways}
+    options = {"exclude": matching(asr.model.network, asr.model.unprunable), **recipe.pathways}
     steps = recipe.optimizer.steps
     config = METHODS[method].config(sparsity, steps, languages, **options)
     last = config.prune_start + (len(config.stages) - 1) * (config.prune_every or 0)
@@ -182,7 +183,7 @@ def pathway_config(
     return config
 
 
-def _distillation(dense: Recognizer, recipe: PruneRecipe) -> Distillation | None:
+def _distillation(dense: AsrModel, recipe: PruneRecipe) -> Distillation | None:
     if not (recipe.distillation or recipe.soft_targets):
         return None
     if recipe.distillation and not dense.model.matched:
@@ -205,49 +206,45 @@ def _check_init(init: str | Sequence[Path], method: str, config: PathwayConfig, 
         )
 
 
-def _choose_by_activation(
-    recognizer: Recognizer, cuts: Any, recipe: PruneRecipe, listens: bool, left_out: LeftOut
-) -> None:
+def _choose_by_activation(asr: AsrModel, cuts: Any, recipe: PruneRecipe, listens: bool, left_out: LeftOut) -> None:
     """One-shot masks by what each language's speech excites, where the score asks for that.
 
     Of several ranks one listens; all choose the same masks then.
     """
-    pathways = recognizer.pathways
+    pathways = asr.pathways
     assert pathways is not None
     if pathways.config.score != "activation" or pathways.sparsity == 0:
         return
-    recognizer.model.eval()
+    asr.model.eval()
     for language in pathways.languages:
         own = [cut for cut in cuts if cut.supervisions[0].language == language]
-        batches = calibration_batches(recipe.data, own, recognizer, left_out)
+        batches = calibration_batches(recipe.data, own, asr, left_out)
         with pathways.calibrate(language), torch.no_grad():
             for _ in range(recipe.calibration_batches if listens else 0):
-                recognizer.model.loss(next(batches).to(recognizer.device))
+                asr.model.loss(next(batches).to(asr.device))
     for language in pathways.languages[: 1 if pathways.config.shared else None]:
         pathways.adapt(language)
 
 
-def _refit(
-    recognizer: Recognizer, dense: SpeechModel, cuts: Any, recipe: PruneRecipe, left_out: LeftOut, shows: bool
-) -> None:
+def _refit(asr: AsrModel, dense: SpeechModel, cuts: Any, recipe: PruneRecipe, left_out: LeftOut, shows: bool) -> None:
     """Solves for the weights that the masks keep, on speech as training will hear it; ``shows`` a bar."""
-    assert recognizer.pathways is not None
-    model = recognizer.model
+    assert asr.pathways is not None
+    model = asr.model
     for one in (model, dense):
         one.eval()
         if recipe.optimizer.steps:
             one.train_on_short_windows()
     batches = {}
-    for language in recognizer.pathways.languages:
+    for language in asr.pathways.languages:
         own = [cut for cut in cuts if cut.supervisions[0].language == language]
-        drawn = calibration_batches(recipe.data, own, recognizer, left_out)
-        batches[language] = [batch.to(recognizer.device) for batch in islice(drawn, recipe.refit_batches)]
+        drawn = calibration_batches(recipe.data, own, asr, left_out)
+        batches[language] = [batch.to(asr.device) for batch in islice(drawn, recipe.refit_batches)]
     bar = partial(track, label="Refitting") if shows else iter
-    refit(recognizer.pathways, model.loss, dense.network, dense.loss, batches, progress=bar)
+    refit(asr.pathways, model.loss, dense.network, dense.loss, batches, progress=bar)
 
 
 def _take_masks(
-    recognizer: Recognizer,
+    asr: AsrModel,
     init: str | Sequence[Path],
     model: Path,
     data: Path,
@@ -257,7 +254,7 @@ def _take_masks(
     resume: bool,
 ) -> None:
     """Masks from pruning runs made for the purpose (``lap``, ``lsp``) or from pruned MODEL folders."""
-    pathways = recognizer.pathways
+    pathways = asr.pathways
     assert pathways is not None
     if isinstance(init, str) and init in INITS:
         _make_masks(pathways, init, model, data, out, sparsity, recipe, resume)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.training.config import LoopConfig
@@ -43,21 +41,3 @@ def launch(config: LoopConfig) -> Fabric:
     if config.threads:
         torch.set_num_threads(config.threads)
     return fabric
-
-
-def gather(fabric: Fabric, value: Any) -> list[Any]:
-    """What every rank gives, plain JSON data, in order of ranks."""
-    if fabric.world_size == 1:
-        return [value]
-    own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(fabric.device)
-    sizes = _all(torch.tensor([len(own)], device=fabric.device), fabric.world_size)
-    room = torch.zeros(int(max(sizes)), dtype=torch.uint8, device=fabric.device)
-    room[: len(own)] = own
-    found = _all(room, fabric.world_size)
-    return [json.loads(bytes(t[: int(size)].tolist())) for t, size in zip(found, sizes, strict=True)]
-
-
-def _all(tensor: Tensor, count: int) -> list[Tensor]:
-    found = [torch.zeros_like(tensor) for _ in range(count)]
-    torch.distributed.all_gather(found, tensor)
-    return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.config import load_yaml, parse_config
 from asr_pathways.data.batches import Batch, DataConfig, TrainBatches, eval_batches, train_batches
 from asr_pathways.data.corpus import languages_of, load_cuts, sources_of
@@ -18,7 +19,8 @@ from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder
-from asr_pathways.model_folder import ModelCard, Recognizer, load_recognizer, save_recognizer
+from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.model import AsrModel, ModelCard
 from asr_pathways.models.presets import preset
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.config import LoopConfig, TrainRecipe
@@ -81,15 +83,15 @@ def train(
     left_out = LeftOut(config.data.max_left_out)
     cuts = load_cuts(data, "train", languages, left_out).to_eager()
     if resume:
-        recognizer = load_recognizer(start)
+        asr = load_model(start)
     elif init is not None:
-        recognizer = load_recognizer(init)
-        if recognizer.pathways is not None:
+        asr = load_model(init)
+        if asr.pathways is not None:
             raise PathwaysError(f"{init}: is pruned already; training starts from a dense model (see prune)")
-        taught = recognizer.model.languages and recognizer.languages_for(languages, languages_of(cuts))
+        taught = asr.model.languages and asr.languages_for(languages, languages_of(cuts))
         update = {"languages": taught or tuple(languages or languages_of(cuts)), "attribution": attribution(data)}
-        recognizer.card = recognizer.card.model_copy(update=update)
-        recognizer.model.open_languages(recognizer.card.languages)
+        asr.card = asr.card.model_copy(update=update)
+        asr.model.open_languages(asr.card.languages)
     else:
         tokenizer = Tokenizer.train(tokenizer_texts(cuts), config.model.vocab_size)
         torch.manual_seed(config.seed)
@@ -101,43 +103,41 @@ def train(
             languages=tuple(languages or languages_of(cuts)),
             attribution=attribution(data),
         )
-        recognizer = Recognizer(model, tokenizer, card)
-    batches = rank_batches(fabric, config, cuts, recognizer, left_out)
-    dev = dev_batches(data, recognizer, config.evaluation.utterances, left_out=left_out)
-    loop = TrainingLoop(recognizer, batches, dev, config, out, "Training", fabric)
+        asr = AsrModel(model, tokenizer, card)
+    batches = rank_batches(fabric, config, cuts, asr, left_out)
+    dev = dev_batches(data, asr, config.evaluation.utterances, left_out=left_out)
+    loop = TrainingLoop(asr, batches, dev, config, out, "Training", fabric)
     if not resume:
-        save_start(fabric, start, recognizer)
+        save_start(fabric, start, asr)
     elif checkpoints(out):
         loop.resume()
     return loop.run()
 
 
 def rank_batches(
-    fabric: Fabric, config: LoopConfig, cuts: Iterable[Any], recognizer: Recognizer, left_out: LeftOut
+    fabric: Fabric, config: LoopConfig, cuts: Iterable[Any], asr: AsrModel, left_out: LeftOut
 ) -> TrainBatches:
     """This rank's training batches."""
     ranks = fabric.global_rank, fabric.world_size, config.accumulate
-    model = recognizer.model
-    return train_batches(cuts, recognizer.tokenizer, config.data, model.frontend, *ranks, left_out, model.refusal)
+    model = asr.model
+    return train_batches(cuts, asr.tokenizer, config.data, model.frontend, *ranks, left_out, model.refusal)
 
 
-def calibration_batches(
-    config: DataConfig, cuts: Iterable[Any], recognizer: Recognizer, left_out: LeftOut
-) -> Iterator[Batch]:
+def calibration_batches(config: DataConfig, cuts: Iterable[Any], asr: AsrModel, left_out: LeftOut) -> Iterator[Batch]:
     """Batches to listen to, in one language: neither augmented nor made ahead, of an even sample of a large corpus."""
     cuts = list(cuts)
     cuts = cuts[:: -(-len(cuts) // _LISTENED)]
     plain = config.model_copy(update={"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0})
-    model = recognizer.model
-    found = train_batches(cuts, recognizer.tokenizer, plain, model.frontend, left_out=left_out, refusal=model.refusal)
+    model = asr.model
+    found = train_batches(cuts, asr.tokenizer, plain, model.frontend, left_out=left_out, refusal=model.refusal)
     return iter(found)
 
 
-def save_start(fabric: Fabric, folder: Path, recognizer: Recognizer) -> None:
+def save_start(fabric: Fabric, folder: Path, asr: AsrModel) -> None:
     """Writes what a run starts from, by its first rank; the others wait."""
     if fabric.is_global_zero:
         with atomic_folder(folder) as temporary:
-            save_recognizer(temporary, recognizer)
+            save_model(temporary, asr)
     fabric.barrier()
 
 
@@ -148,13 +148,13 @@ def attribution(data: Path) -> tuple[str, ...]:
 
 def dev_batches(
     data: Path,
-    recognizer: Recognizer,
+    asr: AsrModel,
     utterances: int,
     languages: Sequence[str] | None = None,
     left_out: LeftOut | None = None,
 ) -> list[Batch]:
     """Dev batches of some or all of the model's languages: the first ``utterances`` of each by id, or all if 0."""
-    cuts = sorted(load_cuts(data, "dev", languages or recognizer.languages, left_out), key=lambda cut: cut.id)
+    cuts = sorted(load_cuts(data, "dev", languages or asr.languages, left_out), key=lambda cut: cut.id)
     count: Counter[str] = Counter()
     kept = []
     for cut in cuts:
@@ -162,9 +162,9 @@ def dev_batches(
         count[language] += 1
         if not utterances or count[language] <= utterances:
             kept.append(cut)
-    model = recognizer.model
+    model = asr.model
     refusal = None if left_out is None else model.refusal
-    return list(eval_batches(kept, recognizer.tokenizer, frontend=model.frontend, left_out=left_out, refusal=refusal))
+    return list(eval_batches(kept, asr.tokenizer, frontend=model.frontend, left_out=left_out, refusal=refusal))
 
 
 def tokenizer_texts(cuts: Iterable[Any], most: int = _TOKENIZER_TEXTS) -> list[str]:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCTC, Wav2Vec2ForCTC
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import load_recognizer, save_recognizer
+from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.hub.base import pad_lengths
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
 from tests.models.hub.test_hub import batches_of
@@ -22,8 +23,8 @@ Maker = Callable[[str], Path]
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wav2vec2_bert", "parakeet_ctc"])
 def test_loss_is_that_of_transformers(kind: str, hub_folder: Maker, speech: Path) -> None:
-    recognizer = load_recognizer(hub_folder(kind))
-    batch = batches_of(recognizer, speech, "en")[-1]
+    asr = load_model(hub_folder(kind))
+    batch = batches_of(asr, speech, "en")[-1]
     hub = AutoModelForCTC.from_pretrained(hub_folder(kind)).eval()
     hub.config.ctc_loss_reduction, hub.config.ctc_zero_infinity = "sum", True
     inputs = {hub.main_input_name: batch.features}
@@ -38,22 +39,22 @@ def test_loss_is_that_of_transformers(kind: str, hub_folder: Maker, speech: Path
         assert batch.feature_lengths[-1] == batch.features.shape[1]
         from tests.models.hub.test_hub import one
 
-        assert recognizer.model.loss(one(batch, len(batch) - 1)).item() == pytest.approx(expected, rel=1e-5)
+        assert asr.model.loss(one(batch, len(batch) - 1)).item() == pytest.approx(expected, rel=1e-5)
         return
     expected = hub(**inputs, labels=labels).loss.item() / int(batch.target_lengths.sum())
-    assert recognizer.model.loss(batch).item() == pytest.approx(expected, rel=1e-5)
+    assert asr.model.loss(batch).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "mms", "parakeet_ctc", "parakeet_rnnt"])
 def test_texts_come_back(kind: str, hub_folder: Maker) -> None:
-    codec = load_recognizer(hub_folder(kind)).tokenizer
+    codec = load_model(hub_folder(kind)).tokenizer
     for text, language in (("three one", "en"), ("quatre deux", "fr"), ("three", "en")):
         ids = codec.encode(text, language)
         assert codec.decode(ids, language) == text
 
 
 def test_search_drops_repetitions_and_blanks(hub_folder: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load_recognizer(hub_folder("hubert")).model
+    model = load_model(hub_folder("hubert")).model
     assert isinstance(model, Ctc)
     best = torch.tensor([[0, 5, 5, 0, 5, 6, 6], [7, 7, 0, 0, 9, 9, 9]])
     scores = torch.nn.functional.one_hot(best, 20).float()
@@ -62,11 +63,11 @@ def test_search_drops_repetitions_and_blanks(hub_folder: Maker, monkeypatch: pyt
 
 
 def test_mms_uses_the_adapter_of_the_language(hub_folder: Maker, speech: Path) -> None:
-    recognizer = load_recognizer(hub_folder("mms"))
-    model = recognizer.model
+    asr = load_model(hub_folder("mms"))
+    model = asr.model
     assert isinstance(model, Mms) and model.languages == ("en", "fr")
     for language, code in (("fr", "fra"), ("en", "eng"), ("fr", "fra")):
-        batch = batches_of(recognizer, speech, language)[0]
+        batch = batches_of(asr, speech, language)[0]
         found, _ = model.logits(batch.features, batch.feature_lengths, language)
         theirs = Wav2Vec2ForCTC.from_pretrained(hub_folder("mms"), target_lang=code, ignore_mismatched_sizes=True)
         mask = pad_lengths(batch.feature_lengths, batch.features.shape[1]).long()
@@ -75,26 +76,26 @@ def test_mms_uses_the_adapter_of_the_language(hub_folder: Maker, speech: Path) -
 
 
 def test_mms_trains_and_keeps_its_adapters(hub_folder: Maker, speech: Path, tmp_path: Path) -> None:
-    recognizer = load_recognizer(hub_folder("mms"))
-    recognizer.model.open_languages(["fr"])
-    batch = batches_of(recognizer, speech, "fr")[0]
-    head = recognizer.model.get_submodule("heads.fra")
-    recognizer.model.loss(batch).backward()
+    asr = load_model(hub_folder("mms"))
+    asr.model.open_languages(["fr"])
+    batch = batches_of(asr, speech, "fr")[0]
+    head = asr.model.get_submodule("heads.fra")
+    asr.model.loss(batch).backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(0.5)
-    save_recognizer(tmp_path, recognizer)
+    save_model(tmp_path, asr)
     assert not (tmp_path / "adapter.eng.safetensors").exists()
-    again = load_recognizer(tmp_path)
-    torch.testing.assert_close(again.model.loss(batch), recognizer.model.loss(batch))
+    again = load_model(tmp_path)
+    torch.testing.assert_close(again.model.loss(batch), asr.model.loss(batch))
 
 
 def test_a_missing_or_foreign_adapter_is_one_line(hub_folder: Maker, tmp_path: Path) -> None:
     folder = tmp_path / "mms"
     shutil.copytree(hub_folder("mms"), folder)
     (folder / "adapter.fra.safetensors").unlink()
-    model = load_recognizer(folder).model
+    model = load_model(folder).model
     with pytest.raises(PathwaysError, match=r"no adapter\.fra\.safetensors: put the adapter"):
         model.open_languages(["fr"])
     (folder / "adapter.fra.safetensors").write_bytes(b"broken")

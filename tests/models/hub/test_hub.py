@@ -16,11 +16,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from asr_pathways.cli import app
+from asr_pathways.bundle.load import load_model
+from asr_pathways.cli.main import app
 from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import Recognizer, load_recognizer, save_recognizer
+from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.training.config import TrainRecipe
 from asr_pathways.training.prune import PruneRecipe, prune
 from asr_pathways.training.train import train
@@ -43,9 +45,9 @@ def recipe(**options: object) -> PruneRecipe:
     return PruneRecipe.model_validate({**RECIPE, **options})
 
 
-def batches_of(recognizer: Recognizer, data: Path, language: str) -> list[Batch]:
+def batches_of(asr: AsrModel, data: Path, language: str) -> list[Batch]:
     cuts = load_cuts(data, "train", [language])
-    return list(eval_batches(cuts, recognizer.tokenizer, max_seconds=3, frontend=recognizer.model.frontend))
+    return list(eval_batches(cuts, asr.tokenizer, max_seconds=3, frontend=asr.model.frontend))
 
 
 @KINDS
@@ -67,41 +69,41 @@ def test_the_commands_work_on_it(kind: str, hub_folder: Maker, speech: Path, tmp
         assert result.exit_code == 0, result.output
     assert "Sparsity" in result.output and "IoU of pathways" in result.output
     assert set(json.loads((tmp_path / "scores.json").read_text())["languages"]) == {"en", "fr"}
-    pruned = load_recognizer(run)
+    pruned = load_model(run)
     assert pruned.pathways is not None and pruned.languages == ("en", "fr")
     assert all(abs(share - 0.5) < 0.01 for share in pruned.pathways.summary().sparsity.values())
 
 
 @KINDS
 def test_transformers_reads_the_folder_that_is_written(kind: str, hub_folder: Maker, tmp_path: Path) -> None:
-    recognizer = load_recognizer(hub_folder(kind))
+    asr = load_model(hub_folder(kind))
     with torch.no_grad():
-        next(recognizer.model.network.parameters()).add_(1)
-    save_recognizer(tmp_path, recognizer)
-    again = getattr(transformers, type(recognizer.model.network).__name__).from_pretrained(tmp_path)
-    assert same(dict(again.state_dict()), dict(recognizer.model.network.state_dict()))
-    assert same(load_recognizer(tmp_path).model.state_dict(), recognizer.model.state_dict())
+        next(asr.model.network.parameters()).add_(1)
+    save_model(tmp_path, asr)
+    again = getattr(transformers, type(asr.model.network).__name__).from_pretrained(tmp_path)
+    assert same(dict(again.state_dict()), dict(asr.model.network.state_dict()))
+    assert same(load_model(tmp_path).model.state_dict(), asr.model.state_dict())
 
 
 @KINDS
 def test_padding_changes_neither_loss_nor_text(kind: str, hub_folder: Maker, speech: Path) -> None:
     if kind == "wav2vec2":
         pytest.skip("group norm sees the padding, in transformers too")
-    recognizer = load_recognizer(hub_folder(kind))
-    batch = batches_of(recognizer, speech, "fr")[-1]
+    asr = load_model(hub_folder(kind))
+    batch = batches_of(asr, speech, "fr")[-1]
     assert len(batch) > 1 and len(set(batch.feature_lengths.tolist())) > 1
-    together = recognizer.model.decode(batch.features, batch.feature_lengths, "fr")
+    together = asr.model.decode(batch.features, batch.feature_lengths, "fr")
     total = 0.0
     for row, length in enumerate(batch.feature_lengths.tolist()):
         alone = one(batch, row)
-        found = recognizer.model.decode(alone.features, alone.feature_lengths, "fr")[0]
+        found = asr.model.decode(alone.features, alone.feature_lengths, "fr")[0]
         # the search of a row that is done goes on until the longest is
         assert found[: len(together[row])] == together[row][: len(found)]
         tokens = int(alone.target_lengths[0]) + (kind == "whisper")
-        total += recognizer.model.loss(alone).item() * tokens
+        total += asr.model.loss(alone).item() * tokens
         assert alone.features.shape[1] == length
     tokens = int(batch.target_lengths.sum()) + len(batch) * (kind == "whisper")
-    assert recognizer.model.loss(batch).item() == pytest.approx(total / tokens, rel=1e-4)
+    assert asr.model.loss(batch).item() == pytest.approx(total / tokens, rel=1e-4)
 
 
 def one(batch: Batch, row: int) -> Batch:
@@ -141,7 +143,7 @@ def test_resumed_run_is_the_same_run(kind: str, hub_folder: Maker, speech: Path,
         patch.setattr(TrainingLoop, "_step", step)
         prune(model, speech, tmp_path / "parts", method="dynamic", sparsity=0.5, recipe=half)
     prune(model, speech, tmp_path / "parts", method="dynamic", sparsity=0.5, recipe=recipe(), resume=True)
-    whole, parts = load_recognizer(tmp_path / "whole"), load_recognizer(tmp_path / "parts")
+    whole, parts = load_model(tmp_path / "whole"), load_model(tmp_path / "parts")
     assert whole.pathways is not None and parts.pathways is not None
     assert same(whole.model.state_dict(), parts.model.state_dict())
     assert all(same(whole.pathways.mask(language), parts.pathways.mask(language)) for language in ("en", "fr"))
@@ -149,17 +151,17 @@ def test_resumed_run_is_the_same_run(kind: str, hub_folder: Maker, speech: Path,
 
 @pytest.mark.parametrize("code", ["fr", "fra", "fr-FR", "<|fr|>", "fr_CA"])
 def test_a_language_may_be_written_in_many_ways(code: str, hub_folder: Maker) -> None:
-    assert load_recognizer(hub_folder("whisper")).check_languages([code]) == ("fr",)
+    assert load_model(hub_folder("whisper")).check_languages([code]) == ("fr",)
 
 
 def test_an_unknown_language_is_told_with_the_known_ones(hub_folder: Maker, speech: Path) -> None:
     with pytest.raises(PathwaysError, match="unknown language 'xx': this model knows en de fr"):
-        load_recognizer(hub_folder("whisper")).check_languages(["xx"])
+        load_model(hub_folder("whisper")).check_languages(["xx"])
 
 
 def test_data_without_a_language_that_the_model_knows(hub_folder: Maker) -> None:
     with pytest.raises(PathwaysError, match="the data are in ru, and this model knows en de fr"):
-        load_recognizer(hub_folder("whisper")).languages_for(None, ["ru"])
+        load_model(hub_folder("whisper")).languages_for(None, ["ru"])
 
 
 def test_only_transducers_of_this_package_stream(hub_folder: Maker) -> None:
@@ -172,7 +174,7 @@ def test_only_transducers_of_this_package_stream(hub_folder: Maker) -> None:
 def test_a_kind_that_is_not_supported_is_told(tmp_path: Path) -> None:
     transformers.BertConfig(architectures=["BertModel"]).save_pretrained(tmp_path)
     with pytest.raises(PathwaysError, match=r"BertModel is not supported; these are: .*WhisperForConditional"):
-        load_recognizer(tmp_path)
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.json", "vocab.json"])
@@ -185,7 +187,7 @@ def test_a_broken_part_is_one_line(part: str, kind: str, hub_folder: Maker, tmp_
         pytest.skip("the model has no such file")
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(PathwaysError) as caught:
-        load_recognizer(folder)
+        load_model(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -199,15 +201,15 @@ def test_a_missing_tensor_is_not_made_up(kind: str, hub_folder: Maker, tmp_path:
         {name: value for name, value in state.items() if name != lost}, folder / "model.safetensors", {"format": "pt"}
     )
     with pytest.raises(PathwaysError, match=f"lack 1 tensors of the model, such as {lost}"):
-        load_recognizer(folder)
+        load_model(folder)
 
 
 def test_a_missing_model_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(PathwaysError, match="no such model folder"):
-        load_recognizer("nowhere")
+        load_model("nowhere")
     with pytest.raises(PathwaysError, match="nobody/nothing: cannot load this Hugging Face model"):
-        load_recognizer("nobody/nothing")
+        load_model("nobody/nothing")
 
 
 @pytest.mark.parametrize("kind", ["whisper", "mms", "parakeet_tdt"])
@@ -215,12 +217,12 @@ def test_is_finetuned(kind: str, hub_folder: Maker, speech: Path, tmp_path: Path
     config = TrainRecipe.model_validate({**RECIPE, "optimizer": {"steps": 20, "peak_lr": 5e-3}})
     state = train(config, speech, tmp_path / "run", init=hub_folder(kind))
     assert state.step == 20
-    before, after = load_recognizer(hub_folder(kind)), load_recognizer(tmp_path / "run")
+    before, after = load_model(hub_folder(kind)), load_model(tmp_path / "run")
     assert after.languages == ("en", "fr") and after.card.attribution == ("Sines by nobody",)
     losses = []
-    for recognizer in (before, after):
-        recognizer.model.open_languages(["fr"])
-        losses.append(recognizer.model.loss(batches_of(recognizer, speech, "fr")[0]).item())
+    for asr in (before, after):
+        asr.model.open_languages(["fr"])
+        losses.append(asr.model.loss(batches_of(asr, speech, "fr")[0]).item())
     assert losses[1] < losses[0]
     with pytest.raises(PathwaysError, match="no 'de' in split"):
         train(config, speech, tmp_path / "other", init=hub_folder(kind), languages=["de"])
@@ -244,9 +246,9 @@ def test_a_model_of_the_hub_is_of_one_revision(hub_folder: Maker, tmp_path: Path
     (kept / "refs" / "main").write_text(NEW)
     (kept / "refs" / "v1").write_text(OLD)
     script = (
-        "from asr_pathways.model_folder import load_recognizer\n"
+        "from asr_pathways.model_folder.model import load_model\n"
         f"for name in ('someone/model', 'someone/model@{OLD}', 'someone/model@v1'):\n"
-        "    print(max(float(p.max()) for p in load_recognizer(name).model.parameters()))"
+        "    print(max(float(p.max()) for p in load_model(name).model.parameters()))"
     )
     done = offline(script, tmp_path / "cache")
     assert done.stdout.split() == ["1.0", "0.0", "0.0"]
@@ -270,12 +272,12 @@ def test_a_pruned_model_on_the_hub_comes_with_its_pathways(
         (kept / "refs").mkdir()
         (kept / "refs" / "main").write_text(NEW)
     script = (
-        "from asr_pathways.model_folder import load_recognizer\n"
+        "from asr_pathways.model_folder.model import load_model\n"
         "for name in ('theirs', 'ours'):\n"
-        "    print(load_recognizer(f'someone/{name}').pathways.summary().union_density)"
+        "    print(load_model(f'someone/{name}').pathways.summary().union_density)"
     )
     found = [float(word) for word in offline(script, tmp_path / "cache").stdout.split()]
-    pathways = [load_recognizer(folder).pathways for folder in folders.values()]
+    pathways = [load_model(folder).pathways for folder in folders.values()]
     assert found == [one.summary().union_density for one in pathways if one is not None]
 
 
@@ -286,17 +288,17 @@ def offline(script: str, cache: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_batch_normalisation_keeps_the_statistics_of_the_checkpoint(hub_folder: Maker, speech: Path) -> None:
-    recognizer = load_recognizer(hub_folder("parakeet_ctc"))
-    buffers = {name: tensor.clone() for name, tensor in recognizer.model.named_buffers() if "running" in name}
+    asr = load_model(hub_folder("parakeet_ctc"))
+    buffers = {name: tensor.clone() for name, tensor in asr.model.named_buffers() if "running" in name}
     assert buffers
-    recognizer.model.train()
-    for batch in batches_of(recognizer, speech, "en"):
-        recognizer.model.loss(batch)
-    now = dict(recognizer.model.named_buffers())
+    asr.model.train()
+    for batch in batches_of(asr, speech, "en"):
+        asr.model.loss(batch)
+    now = dict(asr.model.named_buffers())
     assert all(torch.equal(now[name], tensor) for name, tensor in buffers.items())
 
 
 def test_a_model_without_a_classifier_says_so(hub_folder: Maker, speech: Path) -> None:
-    recognizer = load_recognizer(hub_folder("parakeet_rnnt"))
+    asr = load_model(hub_folder("parakeet_rnnt"))
     with pytest.raises(PathwaysError, match="has no classifier"):
-        recognizer.model.predictions(batches_of(recognizer, speech, "en")[0])
+        asr.model.predictions(batches_of(asr, speech, "en")[0])

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from transformers import ParakeetForTDT
 
-from asr_pathways.model_folder import load_recognizer
+from asr_pathways.bundle.load import load_model
 from asr_pathways.models.hub.base import pad_lengths
 from asr_pathways.models.hub.transducer import HubTransducer
 from tests.models.hub.test_hub import batches_of, one
@@ -19,8 +19,8 @@ Maker = Callable[[str], Path]
 
 
 def test_tdt_loss_is_that_of_transformers(hub_folder: Maker, speech: Path) -> None:
-    recognizer = load_recognizer(hub_folder("parakeet_tdt"))
-    batch = batches_of(recognizer, speech, "en")[-1]
+    asr = load_model(hub_folder("parakeet_tdt"))
+    batch = batches_of(asr, speech, "en")[-1]
     hub = ParakeetForTDT.from_pretrained(hub_folder("parakeet_tdt")).eval()
     mask = pad_lengths(batch.feature_lengths, batch.features.shape[1]).long()
     labels = batch.targets.masked_fill(~pad_lengths(batch.target_lengths, batch.targets.shape[1]), 2)
@@ -28,15 +28,15 @@ def test_tdt_loss_is_that_of_transformers(hub_folder: Maker, speech: Path) -> No
     found = hub(
         input_features=batch.features, attention_mask=mask, decoder_input_ids=tokens, labels=labels, reduction="sum"
     )
-    assert recognizer.model.loss(batch).item() == pytest.approx(found.loss.item() / int(batch.target_lengths.sum()))
+    assert asr.model.loss(batch).item() == pytest.approx(found.loss.item() / int(batch.target_lengths.sum()))
 
 
 @pytest.mark.parametrize("kind", ["parakeet_rnnt", "nemotron"])
 def test_rnnt_loss_sums_over_all_alignments(kind: str, hub_folder: Maker, speech: Path) -> None:
-    recognizer = load_recognizer(hub_folder(kind))
-    model = recognizer.model
+    asr = load_model(hub_folder(kind))
+    model = asr.model
     assert isinstance(model, HubTransducer)
-    batch = one(batches_of(recognizer, speech, "en")[0], 0)
+    batch = one(batches_of(asr, speech, "en")[0], 0)
     encoded = model.hub.get_audio_features(
         input_features=batch.features, attention_mask=torch.ones(batch.features.shape[:2]).long(), **model._options
     )
@@ -57,13 +57,13 @@ def test_rnnt_loss_sums_over_all_alignments(kind: str, hub_folder: Maker, speech
 
 
 def test_search_is_the_plain_loop(hub_folder: Maker, speech: Path) -> None:
-    recognizer = load_recognizer(hub_folder("parakeet_rnnt"))
-    model = recognizer.model
+    asr = load_model(hub_folder("parakeet_rnnt"))
+    model = asr.model
     assert isinstance(model, HubTransducer)
     torch.manual_seed(3)
     with torch.no_grad():
         model.hub.joint.head.weight.normal_(std=2)
-    batch = one(batches_of(recognizer, speech, "en")[-1], 0)
+    batch = one(batches_of(asr, speech, "en")[-1], 0)
     mask = torch.ones(batch.features.shape[:2]).long()
     frames = model.hub.get_audio_features(input_features=batch.features, attention_mask=mask).pooler_output[0]
     expected: list[int] = []

@@ -15,26 +15,28 @@ import torch
 from torch.nn import functional as F
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch, DataConfig, train_batches
 from asr_pathways.data.corpus import build_corpus, load_cuts
 from asr_pathways.data.text import scoring_text
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder import Recognizer, load_recognizer, save_recognizer
+from asr_pathways.model_folder.decode import decode_split, transcribe
+from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.hub.whisper import Whisper
 from asr_pathways.training.config import TrainRecipe
 from asr_pathways.training.loop import LEFT_OUT
 from asr_pathways.training.train import train
-from asr_pathways.transcription import decode_split, transcribe
 from tests.conftest import WORDS, spoken
 from tests.models.hub.test_hub import batches_of
 
 Maker = Callable[[str], Path]
 
 
-def whisper(folder: Path) -> tuple[Recognizer, Whisper]:
-    recognizer = load_recognizer(folder)
-    assert isinstance(recognizer.model, Whisper)
-    return recognizer, recognizer.model
+def whisper(folder: Path) -> tuple[AsrModel, Whisper]:
+    asr = load_model(folder)
+    assert isinstance(asr.model, Whisper)
+    return asr, asr.model
 
 
 def padded(batch: Batch, frames: int) -> torch.Tensor:
@@ -70,13 +72,13 @@ def test_padding_is_what_the_extractor_makes_of_silence(hub_folder: Maker) -> No
 
 
 def test_audio_beyond_the_window_is_not_dropped(hub_folder: Maker, tmp_path: Path) -> None:
-    recognizer, model = whisper(hub_folder("whisper"))
+    asr, model = whisper(hub_folder("whisper"))
     assert len(model.frontend(np.zeros(16_000 * 31, dtype=np.float32))) == 3100
     model.hub.config.padding = "longest"
-    found = {utterance.id: utterance for utterance in decode_split(recognizer, corpus(tmp_path), "test", ["en"])}
+    found = {utterance.id: utterance for utterance in decode_split(asr, corpus(tmp_path), "test", ["en"])}
     assert found.keys() == {"test-2", "test-12"}
     (path,) = (tmp_path / "audio" / "en").glob("test-12.*")
-    words = transcribe(recognizer, path, "en").text
+    words = transcribe(asr, path, "en").text
     assert found["test-12"].hypothesis == scoring_text(words, "en")
     assert found["test-12"].reference.split()[:2] == ["one", "two"]
 
@@ -96,10 +98,10 @@ def test_training_leaves_out_what_the_model_cannot_take(hub_folder: Maker, tmp_p
 
 
 def test_an_utterance_that_is_too_long_when_slowed_down_keeps_its_speed(hub_folder: Maker, tmp_path: Path) -> None:
-    recognizer, model = whisper(hub_folder("whisper"))
+    asr, model = whisper(hub_folder("whisper"))
     config = DataConfig(max_seconds=9, prefetch=0, speed_factors=(0.9,), spec_augment=None)
     cuts = load_cuts(corpus(tmp_path), "train")
-    batches = train_batches(cuts, recognizer.tokenizer, config, model.frontend, refusal=model.refusal)
+    batches = train_batches(cuts, asr.tokenizer, config, model.frontend, refusal=model.refusal)
     batch = next(iter(batches))
     assert dict(zip(batch.ids, batch.feature_lengths.tolist(), strict=True)) == {"train-2": 33, "train-8": 120}
     assert model.refusal(100, 56) is None and model.refusal(100, 57) == "a text of 61 tokens: Whisper takes 60"
@@ -124,8 +126,8 @@ def test_languages_whose_codes_have_changed(hub_folder: Maker) -> None:
 
 
 def test_loss_is_that_of_transformers(hub_folder: Maker, speech: Path) -> None:
-    recognizer, model = whisper(hub_folder("whisper"))
-    batch = batches_of(recognizer, speech, "fr")[-1]
+    asr, model = whisper(hub_folder("whisper"))
+    batch = batches_of(asr, speech, "fr")[-1]
     prompt = model.prompt("fr")
     labels = torch.full((len(batch), len(prompt) + batch.targets.shape[1]), -100)
     for row, length in enumerate(batch.target_lengths.tolist()):
@@ -138,8 +140,8 @@ def test_loss_is_that_of_transformers(hub_folder: Maker, speech: Path) -> None:
 
 
 def test_text_is_that_of_transformers(hub_folder: Maker, speech: Path) -> None:
-    recognizer, model = whisper(hub_folder("whisper"))
-    batch = batches_of(recognizer, speech, "fr")[-1]
+    asr, model = whisper(hub_folder("whisper"))
+    batch = batches_of(asr, speech, "fr")[-1]
     tokens = torch.tensor([model.prompt("fr")] * len(batch))
     features = padded(batch, 120)
     prompt = tokens.shape[1]
@@ -153,18 +155,18 @@ def test_text_is_that_of_transformers(hub_folder: Maker, speech: Path) -> None:
 
 
 def test_short_windows_only_after_training_began(hub_folder: Maker, speech: Path, tmp_path: Path) -> None:
-    recognizer, model = whisper(hub_folder("whisper"))
-    batch = batches_of(recognizer, speech, "en")[0]
+    asr, model = whisper(hub_folder("whisper"))
+    batch = batches_of(asr, speech, "en")[0]
     assert model.encode(batch.features, batch.feature_lengths).shape[1] == 60
     model.train_on_short_windows()
     assert model.encode(batch.features, batch.feature_lengths).shape[1] == int(batch.feature_lengths.max() + 1) // 2
-    save_recognizer(tmp_path, recognizer)
+    save_model(tmp_path, asr)
     assert whisper(tmp_path)[1].padding == "longest"
 
 
 def test_what_does_not_fit_is_named(hub_folder: Maker, speech: Path) -> None:
-    recognizer, model = whisper(hub_folder("whisper"))
-    batch = batches_of(recognizer, speech, "en")[0]
+    asr, model = whisper(hub_folder("whisper"))
+    batch = batches_of(asr, speech, "en")[0]
     with pytest.raises(PathwaysError, match=r"1\.3 s of audio: Whisper hears at most 1\.2 s"):
         model.encode(torch.zeros(1, 130, 80), torch.tensor([130]))
     long = replace(batch, targets=torch.zeros(len(batch), 70, dtype=torch.long))
@@ -185,8 +187,8 @@ def test_a_folder_as_the_hub_holds_it(hub_folder: Maker, speech: Path, tmp_path:
     """Published checkpoints have older keys in both configs; suppressed tokens are heeded, the rest does no harm."""
     folder = tmp_path / "hub"
     shutil.copytree(hub_folder("whisper"), folder)
-    recognizer, plain = whisper(folder)
-    batch = batches_of(recognizer, speech, "fr")[-1]
+    asr, plain = whisper(folder)
+    batch = batches_of(asr, speech, "fr")[-1]
     before = plain.decode(batch.features, batch.feature_lengths, "fr")
     silent = before[0][0]
     start, translate = plain.prompt("fr")[0], plain.prompt("fr")[2] - 1
@@ -200,8 +202,8 @@ def test_a_folder_as_the_hub_holds_it(hub_folder: Maker, speech: Path, tmp_path:
     for name, extra in (("config.json", old), ("generation_config.json", {**old, **new})):
         values = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps({**values, **extra}))
-    recognizer, model = whisper(folder)
+    asr, model = whisper(folder)
     found = model.decode(batch.features, batch.feature_lengths, "fr")
     assert not any(silent in row for row in found)
-    save_recognizer(tmp_path / "again", recognizer)
+    save_model(tmp_path / "again", asr)
     assert whisper(tmp_path / "again")[1].decode(batch.features, batch.feature_lengths, "fr") == found

@@ -1,0 +1,52 @@
+"""What loading a system takes, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from asr_pathways.bench.systems import Kind, open_system
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Seconds until the first pathway is ready, and the most memory that the process had, in MiB."""
+
+    load: float
+    peak: float
+
+
+def footprint(kind: Kind, bundle: Path) -> Footprint:
+    """Opens a system in a process of its own and lets it hear two seconds."""
+    command = [sys.executable, "-m", "asr_pathways.bench.footprint", kind, str(bundle)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return Footprint(**json.loads(found.splitlines()[-1]))
+
+
+def main(kind: Kind, bundle: Path) -> None:
+    from asr_pathways.bench.models import sound
+
+    began = time.perf_counter()
+    system = open_system(kind, bundle, threads=1)
+    load = time.perf_counter() - began
+    system.stream()(sound(2.0))
+    print(json.dumps({"load": load, "peak": _peak()}))
+
+
+def _peak() -> float:
+    """MiB; getrusage would count what the process had that started this one."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+if __name__ == "__main__":
+    main(cast(Kind, sys.argv[1]), Path(sys.argv[2]))

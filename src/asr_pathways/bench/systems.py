@@ -1,0 +1,81 @@
+"""What is timed: this package's recogniser with sparse and with torch's dense layers, and other runtimes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from asr_pathways.bench.timing import System, Tokens
+from asr_pathways.data.audio import Samples
+from asr_pathways.models.transducer import Transducer
+from asr_pathways.runtime.pathway_models import WeightType
+from asr_pathways.runtime.streaming import Recognizer
+
+
+class OnBundle:
+    """The streaming recogniser on a bundle."""
+
+    def __init__(self, bundle: Path, threads: int, dtype: WeightType) -> None:
+        self.disk = bundle.stat().st_size
+        self.recognizer = Recognizer(bundle, threads=threads, dtype=dtype)
+        self.language = self.recognizer.languages[0]
+        self.recognizer.load(self.language)
+
+    @property
+    def model(self) -> Transducer:
+        """With the layers that run."""
+        return self.recognizer.models.get(self.language).model
+
+    def stream(self) -> Callable[[Samples], Tokens]:
+        stream = self.recognizer.stream(self.language)
+
+        def accept(samples: Samples) -> Tokens:
+            stream.accept(samples)
+            return stream.partial().tokens
+
+        return accept
+
+
+class TorchInt8(OnBundle):
+    """Dense layers of 8 bits by torch's dynamic quantisation."""
+
+    def __init__(self, bundle: Path, threads: int) -> None:
+        super().__init__(bundle, threads, "dense")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated, and what people still use on CPUs
+            quantize: Any = torch.ao.quantization.quantize_dynamic
+            quantize(self.model, {nn.Linear, nn.LSTM}, dtype=torch.qint8, inplace=True)
+
+
+Kind = Literal[
+    "sparse float32",
+    "sparse int8",
+    "torch float32",
+    "torch int8",
+    "onnxruntime float32",
+    "onnxruntime int8",
+    "sherpa-onnx float32",
+]
+SPARSE: tuple[Kind, ...] = ("sparse float32", "sparse int8")
+DENSE: tuple[Kind, ...] = ("torch float32", "torch int8")
+EXPORTED: tuple[Kind, ...] = ("onnxruntime float32", "onnxruntime int8", "sherpa-onnx float32")
+"""Those that run an exported folder instead of a bundle."""
+
+
+def open_system(kind: Kind, place: Path, threads: int) -> System:
+    """A system by its name, on a bundle or an exported folder."""
+    if kind in EXPORTED:
+        from asr_pathways.bench.onnx_systems import OnnxRuntime, SherpaOnnx
+
+        if kind == "sherpa-onnx float32":
+            return SherpaOnnx(place, threads)
+        return OnnxRuntime(place, threads, kind == "onnxruntime int8")
+    if kind == "torch int8":
+        return TorchInt8(place, threads)
+    dtypes: dict[str, WeightType] = {"sparse float32": "float32", "sparse int8": "int8", "torch float32": "dense"}
+    return OnBundle(place, threads, dtypes[kind])

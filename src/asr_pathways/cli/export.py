@@ -1,0 +1,106 @@
+"""``export``: a pruned model in the forms in which others take it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from asr_pathways.cli.tables import split_languages
+from asr_pathways.errors import PathwaysError
+
+if TYPE_CHECKING:
+    from asr_pathways.bundle.layout import Score
+
+FORMATS = ("bundle", "hf", "onnx", "sherpa")
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A pruned model folder, or a bundle.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder; for a bundle also a file, OUT.asrp.")],
+    format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "bundle",
+    dtype: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it
+        typer.Option(help="Of a bundle's weights: float32, float16 or int8.", show_default="float16"),
+    ] = None,
+    languages: Annotated[Optional[str], typer.Option(help="Language codes with commas between, such as en,fr.")] = None,  # noqa: UP045
+    scores: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="What evaluate --json wrote, for the card; else MODEL/scores.json if it is there."),
+    ] = None,
+) -> None:
+    """Writes a pruned model as one bundle of all its languages, or as a plain model of one of them.
+
+    bundle: weights that some language keeps, and a coded mask a language; every MODEL argument takes it.
+    hf: a model folder (of a Hugging Face model: one that transformers loads) with the zeros of one language written in.
+    onnx, sherpa: streaming graphs of one language or of several to choose from; sherpa-onnx runs the latter.
+
+    Example: asr-pathways export runs/dynamic dynamic.asrp
+    """
+    if format not in FORMATS:
+        raise PathwaysError(f"--format {format}: the formats are {', '.join(FORMATS)}")
+    if format != "bundle" and (dtype is not None or scores is not None):
+        raise PathwaysError(f"--dtype and --scores are of bundles: leave them out for --format {format}")
+    chosen = split_languages(languages)
+    if format == "bundle":
+        _bundle(model, out, dtype, chosen, scores)
+        return
+    from asr_pathways.bundle.load import load_model
+
+    asr = load_model(model)
+    if format == "hf":
+        from asr_pathways.export.plain import write_plain
+
+        write_plain(asr, out, chosen)
+        typer.echo(f"{out}: model written", err=True)
+        return
+    from asr_pathways.export.onnx import export_onnx
+    from asr_pathways.export.sherpa import export_sherpa
+
+    exported = (export_onnx if format == "onnx" else export_sherpa)(asr, out, chosen)
+    typer.echo(
+        f"{out}: {', '.join(exported.languages)}; scores differ from the model's by {exported.difference:.1e} at most",
+        err=True,
+    )
+
+
+def _bundle(model: Path, out: Path, dtype: str | None, languages: Sequence[str] | None, scores: Path | None) -> None:
+    from asr_pathways.bundle.bundle import Bundle, write_bundle
+    from asr_pathways.bundle.layout import IDENTIFIER, QUANTITIES
+    from asr_pathways.bundle.load import is_bundle, load_model
+    from asr_pathways.formats import size
+
+    quantity = next((known for known in QUANTITIES if known == (dtype or "float16")), None)
+    if quantity is None:
+        raise PathwaysError(f"--dtype {dtype}: one of {', '.join(QUANTITIES)}")
+    if is_bundle(model):
+        bundle = Bundle.open(model)
+        known = dict(bundle.config.scores)
+        identifier = bundle.file(IDENTIFIER) if bundle.has(IDENTIFIER) else None
+    else:
+        beside, taught = model / "scores.json", model / IDENTIFIER
+        known = _read_scores(beside) if beside.is_file() else {}
+        identifier = taught.read_bytes() if taught.is_file() else None
+    if scores is not None:
+        known = _read_scores(scores)
+    sizes = write_bundle(load_model(model), out, quantity, languages, scores=known, identifier=identifier)
+    typer.echo(
+        f"{out}: {len(sizes.masks)} masks, {size(sizes.total)}; "
+        f"{sizes.mask_bits:.2f} bits of masks a prunable weight, {100 * sizes.union_density:.1f}% of them kept",
+        err=True,
+    )
+
+
+def _read_scores(path: Path) -> dict[str, Score]:
+    """Scores by language from what ``evaluate --json`` wrote.
+
+    Raises:
+        PathwaysError: if it is no evaluation.
+    """
+    from asr_pathways.bundle.layout import Score
+    from asr_pathways.evaluation.listing import read_evaluation
+
+    scores, _ = read_evaluation(path)
+    return {one.language: Score(wer=one.wer.rate, words=one.words) for one in scores.languages}

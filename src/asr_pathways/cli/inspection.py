@@ -1,0 +1,75 @@
+"""What ``inspect`` shows of a MODEL folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.table import Table
+
+from asr_pathways.bundle.load import is_bundle
+from asr_pathways.formats import percent, size
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.pruning import Pathways
+
+_PARTS = ("model.safetensors", "tokenizer.model", "pathways/masks.safetensors", "pathways/own.safetensors")
+
+
+def inspection_tables(asr: AsrModel, folder: Path) -> Iterator[Table]:
+    """Tables of sizes and, for a pruned model, of sparsity and overlap; for a bundle, of its parts too."""
+    yield _sizes(asr, folder)
+    if is_bundle(folder):
+        from asr_pathways.cli.bundle_tables import bundle_tables
+
+        yield from bundle_tables(folder)
+    if asr.pathways is not None:
+        yield _sparsity(asr.pathways)
+        if len(asr.pathways.languages) > 1:
+            yield _overlap(asr.pathways)
+
+
+def _sizes(asr: AsrModel, folder: Path) -> Table:
+    model, card = asr.model, asr.card
+    table = Table(title=str(folder), show_header=False)
+    table.add_row("languages", " ".join(asr.languages) or "any")
+    table.add_row("weights", f"{sum(p.numel() for p in model.parameters()):,}")
+    for term, value in model.describe().items():
+        table.add_row(term, value)
+    for part in _PARTS:
+        if (folder / part).is_file():
+            table.add_row(part, size((folder / part).stat().st_size))
+    if asr.pathways is not None:
+        summary = asr.pathways.summary()
+        table.add_row("prunable weights", f"{summary.weights:,}")
+        table.add_row("union density", percent(summary.union_density))
+        if summary.mean_iou is not None:
+            table.add_row("mean IoU of pathways", f"{summary.mean_iou:.3f}")
+        table.add_row("masks", size(summary.mask_bytes))
+    for line in card.attribution:
+        table.add_row("attribution", line)
+    return table
+
+
+def _sparsity(pathways: Pathways) -> Table:
+    summary = pathways.summary()
+    table = Table("tensor", title="Sparsity")
+    for language in pathways.languages:
+        table.add_column(language, justify="right")
+    table.add_column("in no pathway", justify="right")
+    for name in pathways.names:
+        shares = [percent(summary.tensors[language][name]) for language in pathways.languages]
+        table.add_row(name, *shares, percent(1 - summary.union[name]))
+    total = [percent(summary.sparsity[language]) for language in pathways.languages]
+    table.add_row("all", *total, percent(1 - summary.union_density), style="bold")
+    return table
+
+
+def _overlap(pathways: Pathways) -> Table:
+    pairs = pathways.overlap()
+    table = Table("", title="IoU of pathways")
+    for language in pathways.languages:
+        table.add_column(language, justify="right")
+    for a in pathways.languages:
+        row = ["1" if a == b else f"{pairs.get((a, b), pairs.get((b, a), 0.0)):.3f}" for b in pathways.languages]
+        table.add_row(a, *row)
+    return table

@@ -1,0 +1,345 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from asr_pathways.cli.bench import bench
+from asr_pathways.cli.data import app as data_app
+from asr_pathways.cli.export import export
+from asr_pathways.cli.tables import print_table, split_languages
+from asr_pathways.errors import PathwaysError
+
+if TYPE_CHECKING:
+    from asr_pathways.model_folder.decode import Transcript
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Prunes a multilingual speech recogniser into one sparse sub-network (pathway) per language.",
+)
+app.add_typer(data_app, name="data")
+app.command()(export)
+app.command()(bench)
+
+_debug = False
+
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model folder, Hugging Face folder or hub name (owner/model), run folder or bundle.",
+        show_default=False,
+    ),
+]
+Data = Annotated[Path, typer.Option(help="A data folder (see [b]asr-pathways data[/b]).", show_default=False)]
+Out = Annotated[Path, typer.Option(help="The run folder; becomes a MODEL.", show_default=False)]
+Languages = Annotated[Optional[str], typer.Option(help="Language codes with commas between, such as en,fr.")]  # noqa: UP045 - typer reads it
+From = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--from", help="Already unpacked prompt packages, where there is no apt."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False) -> None:
+    global _debug
+    _debug = debug
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="A recipe, such as recipes/train.yaml.", show_default=False)],
+    data: Data,
+    out: Out,
+    init: Annotated[Optional[Path], typer.Option(help="A dense MODEL whose weights to start from.")] = None,  # noqa: UP045
+    resume: Resume = False,
+) -> None:
+    """Trains a dense multilingual model.
+
+    Example: asr-pathways train --config recipes/train.yaml --data data/prompts --out runs/dense
+    """
+    from asr_pathways.training.train import read_train_recipe
+    from asr_pathways.training.train import train as run
+
+    run(read_train_recipe(config), data, out, init=init, resume=resume)
+    _say(f"{out}: model written")
+
+
+@app.command()
+def prune(
+    model: Model,
+    data: Data,
+    method: Annotated[str, typer.Option(help="omp, imp, lth, parp, adaptive, pathways or dynamic.")],
+    sparsity: Annotated[float, typer.Option(help="Share of prunable weights at zero, such as 0.7.")],
+    out: Out,
+    languages: Languages = None,
+    init: Annotated[
+        str, typer.Option(help="Where masks start: omp (one shot), lap, lsp, or a pruned MODEL folder.")
+    ] = "omp",
+    config: Annotated[Optional[Path], typer.Option(help="A recipe, such as recipes/prune.yaml.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(min=0, help="Training steps, instead of the recipe's.")] = None,  # noqa: UP045
+    resume: Resume = False,
+) -> None:
+    """Prunes a dense model into one sparse pathway per language.
+
+    One language makes a sparse monolingual model; several make one model with a mask each. With --steps 0 nothing
+    is trained: the masks are those of --init.
+
+    Example: asr-pathways prune models/tiny --data data/prompts --method dynamic --sparsity 0.7 --out runs/dynamic
+    """
+    from asr_pathways.training.prune import prune as run
+    from asr_pathways.training.prune import read_prune_recipe
+
+    recipe = read_prune_recipe(config).with_steps(steps)
+    run(
+        model,
+        data,
+        out,
+        method=method,
+        sparsity=sparsity,
+        recipe=recipe,
+        languages=split_languages(languages),
+        init=init,
+        resume=resume,
+    )
+    _say(f"{out}: model written")
+
+
+@app.command("add-language")
+def add_language(
+    model: Model,
+    language: Annotated[str, typer.Option(help="The code of the new language, such as it.", show_default=False)],
+    data: Data,
+    out: Out,
+    sparsity: Annotated[Optional[float], typer.Option(help="Of the new pathway; else that of the others.")] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], typer.Option(help="A recipe, such as recipes/prune.yaml.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(min=0, help="Training steps, instead of the recipe's.")] = None,  # noqa: UP045
+    resume: Resume = False,
+) -> None:
+    """Adds a language to a pruned model; what it writes in the others stays the same bit for bit.
+
+    The new pathway uses any weight and trains only those that no other keeps. A language whose letters the model
+    lacks gets word pieces of its own.
+
+    Example: asr-pathways add-language runs/dynamic --language it --data data/prompts --out runs/with-it
+    """
+    from asr_pathways.training.add_language import add_language as run
+    from asr_pathways.training.prune import read_prune_recipe
+
+    recipe = read_prune_recipe(config).with_steps(steps)
+    run(model, data, out, language=language, recipe=recipe, sparsity=sparsity, resume=resume)
+    _say(f"{out}: model written")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data,
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    languages: Languages = None,
+    json: Annotated[Optional[Path], typer.Option(help="Write scores and utterances here.")] = None,  # noqa: UP045
+    errors: Annotated[Optional[Path], typer.Option(help="Write aligned errors of each utterance here.")] = None,  # noqa: UP045
+) -> None:
+    """Prints WER and CER of each language, with confidence intervals.
+
+    Example: asr-pathways evaluate models/tiny --data data/prompts --split test --json scores.json
+    """
+    from asr_pathways.bundle.load import load_model
+    from asr_pathways.data.corpus import SPLITS
+    from asr_pathways.evaluation.listing import write_alignments, write_evaluation
+    from asr_pathways.evaluation.tables import score_table
+    from asr_pathways.evaluation.wer import score
+    from asr_pathways.model_folder.decode import decode_split
+    from asr_pathways.model_folder.folder import fastest_device
+
+    if split not in SPLITS:
+        raise PathwaysError(f"--split {split}: choose among {', '.join(SPLITS)}")
+    asr = load_model(model, fastest_device())
+    utterances = decode_split(asr, data, split, split_languages(languages))
+    scores = score(utterances)
+    print_table(score_table(scores, f"{model} on {data}, {split}"))
+    if json is not None:
+        write_evaluation(json, scores, utterances)
+    if errors is not None:
+        write_alignments(errors, utterances)
+
+
+@app.command()
+def transcribe(
+    model: Model,
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="Audio files; - is what arecord -r 16000 -f S16_LE gives (with --stream).",
+            show_default=False,
+        ),
+    ],
+    language: Annotated[
+        str, typer.Option(help="The language that is spoken; auto: the model finds out.", show_default=False)
+    ],
+    stream: Annotated[bool, typer.Option("--stream", help="Recognise piece by piece, showing partial texts.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with token times.")] = False,
+) -> None:
+    """Transcribes audio files of any rate and format that libsndfile reads.
+
+    Example: asr-pathways transcribe runs/dynamic --language fr call.wav --stream
+
+    Microphone: arecord -r 16000 -f S16_LE | asr-pathways transcribe runs/dynamic --language fr --stream -
+    """
+    import dataclasses
+    from json import dumps
+
+    from asr_pathways.bundle.load import load_identifier, load_model
+    from asr_pathways.model_folder.decode import transcribe as whole
+    from asr_pathways.model_folder.decode import transcribe_any
+
+    if stream and language == "auto":
+        raise PathwaysError("--language auto hears a whole recording before it decides: leave --stream out")
+    if Path("-") in files and not stream:
+        raise PathwaysError("-: standard input is recognised as it comes: add --stream")
+    if stream:
+        results = _streamed(model, files, language)
+    else:
+        asr = load_model(model)
+        if language == "auto":
+            identifier = load_identifier(model)
+            results = (transcribe_any(asr, identifier, file) for file in files)
+        else:
+            asr.check_languages([language])
+            results = (whole(asr, file, language) for file in files)
+    for result in results:
+        if json:
+            typer.echo(dumps(dataclasses.asdict(result), ensure_ascii=False))
+        else:
+            typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
+
+
+def _streamed(model: Path, files: list[Path], language: str) -> Iterator[Transcript]:
+    """The final transcripts; what is known on the way goes to stderr."""
+    from asr_pathways.runtime.streaming import Recognizer
+    from asr_pathways.runtime.transcription import transcribe_live, transcribe_stream
+
+    recognizer = Recognizer(model, language)
+    shown = ""
+    for file in files:
+        if file == Path("-"):
+            found = transcribe_live(recognizer, sys.stdin.buffer, language)
+        else:
+            found = transcribe_stream(recognizer, file, language)
+        for result, final in found:
+            if final:
+                yield result
+            elif result.text != shown:
+                typer.echo(f"... {result.text}", err=True)
+            shown = result.text
+
+
+@app.command()
+def identify(model: Model, data: Data) -> None:
+    """Teaches a MODEL to tell its languages apart, for [b]transcribe --language auto[/b]; prints how often it is right.
+
+    A linear head on the encoder's output; minutes. Take data with many speakers in each language: with one speaker a
+    language it learns the voices.
+
+    Example: asr-pathways identify runs/dynamic --data data/prompts
+    """
+    from asr_pathways.bundle.load import is_bundle, load_model
+    from asr_pathways.evaluation.tables import identification_table
+    from asr_pathways.model_folder.folder import fastest_device
+    from asr_pathways.model_folder.language_id import teach
+
+    if is_bundle(model):
+        raise PathwaysError(f"{model}: a bundle is not changed: teach the model folder, then export it again")
+    if not model.is_dir():
+        raise PathwaysError(f"{model}: no such model folder: the identifier is kept in it")
+    identifier, right = teach(load_model(model, fastest_device()), data)
+    identifier.save(model)
+    print_table(identification_table(right))
+
+
+@app.command()
+def inspect(model: Model) -> None:
+    """Prints what a model is: sizes, and for a pruned one sparsity per layer, overlap and union density.
+
+    Example: asr-pathways inspect runs/dynamic
+    """
+    from asr_pathways.bundle.load import load_model
+    from asr_pathways.cli.inspection import inspection_tables
+
+    for table in inspection_tables(load_model(model), model):
+        print_table(table)
+
+
+@app.command()
+def experiment(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A matrix of runs, such as recipes/paper.yaml.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where all goes, and a second run goes on.", show_default="results/ and the recipe's name"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells and what they will cost.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Run nothing: only write the report of the ledger.")] = False,
+    ray: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="ADDRESS", help="Run on a Ray cluster; local: as many cells at once as processors."),
+    ] = None,
+    source: From = None,
+) -> None:
+    """Runs a matrix of trainings and prunings, each once, and reports what they show together.
+
+    Whatever an interrupted or killed run has done is kept: start the same command again. The recipe's document and
+    README are written only from results/ and the recipe's name; with another --out they stay as they are.
+
+    Example: asr-pathways experiment recipes/paper.yaml --out results/paper
+    """
+    from asr_pathways.experiment.command import run_experiment
+
+    if dry_run and report:
+        raise typer.BadParameter("--dry-run and --report do not go together: neither runs anything")
+    run_experiment(recipe, out, ray=ray, source=source, dry_run=dry_run, report=report)
+
+
+@app.command()
+def demo(
+    model: Annotated[Path, typer.Option(help="The dense MODEL to prune.")] = Path("models/tiny"),
+    out: Annotated[Path, typer.Option(help="Where everything goes; a second run goes on there.")] = Path("demo"),
+    source: From = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Fewer training steps.")] = False,
+) -> None:
+    """The main job: prunes a real model to 70% on real speech by Dynamic ASR Pathways, and writes report.html."""
+    from asr_pathways.demo import run_demo
+
+    run_demo(model, out, source=source, fast=fast)
+
+
+def _say(text: str) -> None:
+    """Of several processes of one run, the first says it."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text, err=True)
+
+
+def main() -> None:
+    """Runs the command line: exit status 0 ok, 1 failed (one line on stderr), 2 misuse."""
+    try:
+        app()
+    except PathwaysError as error:
+        if _debug:
+            raise
+        typer.echo(f"asr-pathways: {error}", err=True)
+        sys.exit(1)
+    except (OSError, MemoryError) as error:
+        if _debug:
+            raise
+        typer.echo(f"asr-pathways: {error or type(error).__name__}", err=True)
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Corpora to data folders; a new corpus is a file here."""

@@ -1,0 +1,175 @@
+"""A user's own recordings, from a manifest: JSON lines (as NeMo writes them) or TSV with a header.
+
+Each row names an audio file, what is said in it and the language::
+
+    {"audio_filepath": "a/1.wav", "text": "Hello there!", "lang": "en", "duration": 1.5, "offset": 0.0}
+
+``lang`` is the code of a language in any form (``fr``, ``fra``, ``fr-FR``): the data folder has the shortest.
+``duration`` and ``offset`` (seconds), ``split`` (train, dev or test) and ``speaker`` are optional; paths are
+relative to the manifest. Without ``split`` a row's split follows from the hash of its audio path, 80/10/10.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
+from asr_pathways.data.corpora.prompts import MAX_CHARACTERS_PER_SECOND
+from asr_pathways.data.corpus import SPLITS, build_corpus
+from asr_pathways.data.progress import track
+from asr_pathways.data.splits import split_of
+from asr_pathways.data.text import check_language, check_script, normalize
+from asr_pathways.errors import PathwaysError
+
+REQUIRED = ("audio_filepath", "text", "lang")
+MAX_SECONDS = 40.0
+LONGEST_FILE = 1e7  # seconds: no offset or duration reaches so far
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that was left out: its line number, from 1, and what is wrong with it."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    identifier: str
+    split: str
+    language: str
+    text: str
+    samples: Samples
+    speaker: str | None
+
+
+def prepare_manifest(out: Path, manifest: Path, max_bad: float = 0.01) -> list[BadRow]:
+    """Makes a data folder from a manifest; the audio is converted to 16 kHz mono FLAC.
+
+    Args:
+        out: the data folder to make.
+        manifest: a ``.tsv`` file, or JSON lines under any other name.
+        max_bad: the share of bad rows up to which they are left out; with more it is an error.
+
+    Returns:
+        The rows left out.
+
+    Raises:
+        PathwaysError: if the manifest cannot be read or is empty, or too many of its rows are bad.
+    """
+    rows = _read_tsv(manifest) if manifest.suffix.lower() == ".tsv" else _read_lines(manifest)
+    if not rows:
+        raise PathwaysError(f"{manifest}: no rows in it")
+    bad: list[BadRow] = []
+    about = {"name": manifest.name, "licence": "the user's own", "attribution": f"from {manifest.name}"}
+    with build_corpus(out, [about]) as corpus:
+        for line, raw in track(rows, manifest.name):
+            try:
+                row = _check(raw, line, manifest.parent)
+            except PathwaysError as error:
+                bad.append(BadRow(line, " ".join(str(error).split())))
+                if len(bad) > max_bad * len(rows):
+                    raise PathwaysError(_complaint(manifest, bad, len(rows), max_bad)) from None
+            else:
+                corpus.add(row.split, row.identifier, row.language, row.text, row.samples, row.speaker)
+        if len(bad) == len(rows):
+            raise PathwaysError(_complaint(manifest, bad, len(rows), max_bad))
+    return bad
+
+
+def _complaint(manifest: Path, bad: list[BadRow], total: int, max_bad: float) -> str:
+    shown = "; ".join(f"line {row.line}: {row.reason}" for row in bad[:3])
+    more = "" if len(bad) <= 3 else f"; and {len(bad) - 3} more"
+    return f"{manifest}: more than {max_bad:.1%} of its {total} rows are bad: {shown}{more}"
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PathwaysError(f"{path}: cannot read manifest: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PathwaysError(f"{path}: not UTF-8 text: not a manifest") from None
+
+
+def _read_lines(path: Path) -> list[tuple[int, Any]]:
+    """(line number, parsed object, or the text of a line that does not parse) of each line that is not blank."""
+    return [(number, _parse(line)) for number, line in enumerate(_read_text(path).split("\n"), 1) if line.strip()]
+
+
+def _parse(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line
+
+
+def _read_tsv(path: Path) -> list[tuple[int, Any]]:
+    reader = csv.reader(io.StringIO(_read_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
+    header = next(reader, [])
+    missing = [name for name in REQUIRED if name not in header]
+    if missing:
+        raise PathwaysError(f"{path}: its header has no column {', '.join(missing)}")
+    return list(_tsv_rows(reader, header))
+
+
+def _tsv_rows(reader: Iterator[list[str]], header: list[str]) -> Iterator[tuple[int, Any]]:
+    for number, fields in enumerate(reader, 2):
+        if len(fields) == len(header):
+            yield number, {name: value for name, value in zip(header, fields, strict=True) if value != ""}
+        elif fields:
+            yield number, "\t".join(fields)
+
+
+def _check(raw: Any, line: int, folder: Path) -> _Row:
+    """The row with its audio read; raises PathwaysError with what is wrong."""
+    if not isinstance(raw, Mapping):
+        raise PathwaysError("not a JSON object, or not as many columns as the header")
+    for name in REQUIRED:
+        if not isinstance(raw.get(name), str):
+            raise PathwaysError(f"no {name!r}" if raw.get(name) is None else f"{name!r} is not text")
+    language = check_language(raw["lang"])
+    text = normalize(raw["text"], language)
+    if not text:
+        raise PathwaysError("no words in its text")
+    check_script(text, language)
+    split = raw.get("split") or split_of(raw["audio_filepath"])
+    if split not in SPLITS:
+        raise PathwaysError(f"unknown split {split!r}: choose among {', '.join(SPLITS)}")
+    offset = _seconds(raw, "offset") or 0.0
+    duration = _seconds(raw, "duration")
+    path = folder / raw["audio_filepath"]
+    samples = read_audio(path, offset, min(duration or math.inf, MAX_SECONDS + 1))  # it may be of hours
+    seconds = len(samples) / SAMPLE_RATE
+    if seconds > MAX_SECONDS:
+        raise PathwaysError(f"{path}: longer than {MAX_SECONDS:g} s: cut it into utterances")
+    if duration is not None and seconds < duration - 0.1:
+        raise PathwaysError(f"{path}: {seconds:.2f} s of audio where the row says {duration:g} s")
+    if len(text) > MAX_CHARACTERS_PER_SECOND * seconds:
+        raise PathwaysError(f"{path}: {len(text)} letters in {seconds:.2f} s: the text cannot be said in it")
+    speaker = raw.get("speaker")
+    identifier = f"{line:06d}-{path.stem}"
+    if speaker is not None:
+        speaker = str(speaker).encode("utf-8", "replace").decode()  # JSON can hold half characters
+    return _Row(identifier, split, language, text, samples, speaker)
+
+
+def _seconds(raw: Mapping[str, Any], name: str) -> float | None:
+    value = raw.get(name)
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        raise PathwaysError(f"{name!r} is not a number of seconds: {value!r}") from None
+    if not math.isfinite(seconds) or not 0 <= seconds < LONGEST_FILE or (name == "duration" and seconds == 0):
+        raise PathwaysError(f"{name!r} cannot be {seconds:g} s")
+    return seconds

@@ -1,0 +1,148 @@
+"""Lhotse Shar: a corpus in shards, for storage that is slow with many small files.
+
+    SOURCE/{train,dev,test}/cuts.000000.jsonl.gz, recording.000000.tar, cuts.000001.jsonl.gz, ...
+
+The shards stay where they are. The data folder refers to each utterance by its place in its archive, so that any one is
+read at once, without what is before it: batches are chosen, shuffled and resumed as with files.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from asr_pathways.data.audio import place_in
+from asr_pathways.data.corpora.published import Spoken, why_left_out
+from asr_pathways.data.corpus import SPLITS, build_corpus, cut_row
+from asr_pathways.data.languages import plain_language
+from asr_pathways.data.progress import track
+from asr_pathways.errors import PathwaysError
+
+UNKNOWN = "?"
+"""In place of the language of a cut that has none, or several."""
+
+
+@dataclass(frozen=True)
+class _Audio:
+    """Where an utterance's audio is (see `place_in`), and how much of it."""
+
+    place: str
+    recording: Any  # Lhotse's
+
+
+def prepare_shar(out: Path, source: Path, languages: Sequence[str] | None = None) -> dict[str, Counter[str]]:
+    """Makes a data folder that refers to the audio in a Lhotse Shar.
+
+    Texts are taken as they are; languages in any form of their code. What is left out is what `prepare_published`
+    leaves out, and cuts that have not one supervision, or no recording.
+
+    Args:
+        out: the data folder to make.
+        source: the folder with those of ``train``, ``dev`` and ``test`` that there are.
+        languages: keep only these; None keeps all.
+
+    Returns:
+        For each language, how many utterances were left out and why.
+
+    Raises:
+        PathwaysError: if there are no shards, or one is broken, compressed or not of the other's cuts; if a cut has no
+            language, or there are none in one of ``languages``.
+    """
+    wanted = None if languages is None else [plain_language(language) for language in languages]
+    dropped: dict[str, Counter[str]] = {}
+    kept: Counter[str] = Counter()
+    about = {"name": source.name, "licence": "the user's own", "attribution": f"from {source.name}"}
+    with build_corpus(out, [about]) as builder:
+        for split, cuts, archive in track(_shards(source), source.name):
+            for language, found in _utterances(split, cuts, archive):
+                if wanted is not None and language not in (*wanted, UNKNOWN):
+                    continue
+                if isinstance(found, str):
+                    dropped.setdefault(language, Counter())[found] += 1
+                    continue
+                builder.add_row(split, found)
+                kept[language] += 1
+        for language in wanted or ():
+            if not kept[language]:
+                held = ", ".join(sorted(kept)) or "nothing that can be used"
+                raise PathwaysError(f"{source}: nothing of {language!r} that can be used: it holds {held}")
+        if not kept:
+            raise PathwaysError(f"{source}: no utterance that can be used")
+    return dropped
+
+
+def _shards(source: Path) -> list[tuple[str, Path, Path]]:
+    """(split, cuts, archive) of each shard."""
+    if not source.is_dir():
+        raise PathwaysError(f"{source}: no such folder")
+    found = []
+    for split in SPLITS:
+        for cuts in sorted((source / split).glob("cuts.*.jsonl.gz")):
+            archive = cuts.with_name(cuts.name.replace("cuts.", "recording.", 1).replace(".jsonl.gz", ".tar"))
+            if not archive.is_file():
+                raise PathwaysError(f"{cuts}: there is no {archive.name} beside it")
+            found.append((split, cuts, archive))
+    if not found:
+        raise PathwaysError(f"{source}: no shards in it: expected such as train/cuts.000000.jsonl.gz")
+    return found
+
+
+def _utterances(split: str, cuts: Path, archive: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Language and row of each cut of a shard; in place of a row, why it is left out."""
+    from lhotse.serialization import load_jsonl
+
+    try:
+        for cut, entry in zip_longest(load_jsonl(cuts), _entries(archive)):
+            if cut is None or entry is None or cut["id"] != entry[0]:
+                mine = "no more cuts" if cut is None else f"cut {cut['id']!r}"
+                theirs = "nothing more" if entry is None else repr(entry[0])
+                raise PathwaysError(f"{cuts}: {mine} where {archive.name} has {theirs}: not of one shard")
+            languages = [supervision.get("language") for supervision in cut["supervisions"]]
+            if len(languages) != 1:
+                language = plain_language(languages[0]) if len(set(languages)) == 1 and languages[0] else UNKNOWN
+                yield language, "not one supervision"
+            elif not languages[0]:
+                raise PathwaysError(f"{cuts}: cut {cut['id']!r} has no language")
+            else:
+                yield plain_language(languages[0]), _row(split, cut, entry[1])
+    except PathwaysError:
+        raise
+    except Exception as error:  # of gzip, JSON, tarfile or Lhotse: anything
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise PathwaysError(f"{cuts}, or {archive.name} beside it, is broken: {detail}") from None
+
+
+def _entries(archive: Path) -> Iterator[tuple[str, _Audio | None]]:
+    """Each id and its audio, as they lie in the archive: data, metadata, data, ..."""
+    from lhotse import Recording
+
+    with tarfile.open(archive, "r:") as members:
+        pairs = iter(members)
+        for data in pairs:
+            beside = next(pairs, None)
+            if beside is None:
+                raise PathwaysError(f"{archive}: ends after the audio of {data.name!r}")
+            metadata = members.extractfile(beside)
+            name = PurePosixPath(data.name)
+            audio = None
+            if name.suffix != ".nodata" and metadata is not None:
+                place = place_in(archive.absolute(), data.offset_data, data.size)
+                audio = _Audio(place, Recording.from_dict(json.load(metadata)))
+            yield str(name.with_suffix("")), audio
+
+
+def _row(split: str, cut: dict[str, Any], audio: _Audio | None) -> dict[str, Any] | str:
+    if audio is None:
+        return "no audio"
+    supervision, recording = cut["supervisions"][0], audio.recording
+    text, speaker = (supervision.get("text") or "").strip(), supervision.get("speaker")
+    reason = why_left_out(Spoken(split, cut["id"], recording, text, speaker), text)
+    language = plain_language(supervision["language"])
+    rate, samples = int(recording.sampling_rate), int(recording.num_samples)
+    return reason or cut_row(cut["id"], audio.place, samples, language, text, speaker, rate)

@@ -1,0 +1,313 @@
+"""``export --format onnx``: a streaming transducer as encoder.onnx, decoder.onnx and joiner.onnx.
+
+The graphs are compared with the model before they are written; see `asr_pathways.export.streaming_graph` for what
+they take and give.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asr_pathways.data.audio import SAMPLE_RATE
+from asr_pathways.errors import PathwaysError
+from asr_pathways.export.graphs import Graphs, build_graphs
+from asr_pathways.files import atomic_folder, write_json
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.models.emformer import STRIDE
+from asr_pathways.models.transducer import MAX_SYMBOLS_PER_FRAME, Transducer
+
+FILES = ("encoder.onnx", "decoder.onnx", "joiner.onnx")
+
+TOLERANCE = 1e-3
+"""An export whose scores differ by more from the model's is refused."""
+
+_OPSET = 18
+_IR_VERSION = 8  # older runtimes refuse newer ones
+
+_ENCODER_INPUTS = (
+    "audio_signal",
+    "length",
+    "cache_last_channel",
+    "cache_last_time",
+    "cache_last_channel_len",
+    "prompt_index",
+)
+_ENCODER_OUTPUTS = (
+    "outputs",
+    "encoded_lengths",
+    "cache_last_channel_next",
+    "cache_last_time_next",
+    "cache_last_channel_next_len",
+)
+_DECODER_INPUTS = ("targets", "target_length", "states_0", "states_1")
+_DECODER_OUTPUTS = ("outputs", "prednet_lengths", "next_states_0", "next_states_1")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        languages: those that it recognises.
+        difference: the largest difference between a score of the exported graphs and the model's, of random speech.
+    """
+
+    folder: Path
+    languages: tuple[str, ...]
+    difference: float
+
+
+def export_onnx(asr: AsrModel, out: Path, languages: Sequence[str] | None = None) -> Exported:
+    """Writes the graphs, ``config.json`` and ``tokens.txt`` to the folder ``out``.
+
+    Args:
+        asr: a transducer of this package; it is left as it is.
+        out: a new or empty folder.
+        languages: one: its zeros are written in; several (None: all): streams choose by ``prompt_index``.
+
+    Raises:
+        PathwaysError: if the model cannot be exported so, packages are missing, ``out`` has files in it or cannot be
+            written, or the graphs differ from the model; then nothing is written.
+    """
+    return export_folder(asr, out, languages)
+
+
+def export_folder(
+    asr: AsrModel,
+    out: Path,
+    languages: Sequence[str] | None,
+    add: Callable[[Graphs, Path], None] | None = None,
+) -> Exported:
+    """See `export_onnx`; ``add`` writes more files into the folder."""
+    _require_packages()
+    if out.is_dir() and any(out.iterdir()):
+        raise PathwaysError(f"{out}: has files in it: choose another folder")
+    with _evaluating(asr.model), atomic_folder(out) as folder:
+        graphs = build_graphs(asr, languages)
+        write_graphs(graphs, folder)
+        difference = largest_difference(asr, graphs, folder)
+        if not difference <= TOLERANCE:
+            raise PathwaysError(
+                f"{out}: scores of the exported graphs differ from the model's by {difference:.2g}: nothing written"
+            )
+        write_tokens(folder / "tokens.txt", graphs.symbols)
+        write_json(folder / "config.json", config_of(graphs, asr.card.attribution, difference))
+        if add is not None:
+            add(graphs, folder)
+    return Exported(out, graphs.languages, difference)
+
+
+def write_graphs(graphs: Graphs, folder: Path) -> None:
+    """Writes the three graphs; what runtimes read from the encoder's metadata goes into it."""
+    encoder, predictor, joiner = graphs.encoder, graphs.predictor, graphs.joiner
+    count = None if encoder.selects else -1
+    # Two streams: an exporter takes sizes of 1 for fixed.
+    batch = 2
+    length = torch.full((batch,), encoder.window)
+    chunk = torch.zeros(batch, encoder.config.features, encoder.window)
+    prompt = (torch.zeros(batch, dtype=torch.int64),) if encoder.selects else ()
+    example = (chunk, length, *encoder.initial_state(batch), *prompt)
+    _write(encoder, example, _ENCODER_INPUTS[:count], _ENCODER_OUTPUTS, folder / FILES[0], metadata(graphs))
+    targets = torch.zeros(batch, 1, dtype=torch.int32)
+    example = (targets, torch.ones(batch, dtype=torch.int32), *predictor.initial_state(batch))
+    _write(predictor, example, _DECODER_INPUTS, _DECODER_OUTPUTS, folder / FILES[1], {}, states=(2, 3))
+    prediction = torch.zeros(batch, predictor.count * predictor.hidden, 1)
+    example = (torch.zeros(batch, encoder.channels, 1), prediction)
+    _write(joiner, example, ("encoder_outputs", "decoder_outputs"), ("outputs",), folder / FILES[2], {})
+
+
+def metadata(graphs: Graphs) -> dict[str, str]:
+    """What sherpa-onnx reads from the encoder of a streaming transducer of NeMo's kind."""
+    encoder = graphs.encoder
+    values: dict[str, object] = {
+        "model_type": "EncDecRNNTBPEModel",
+        "vocab_size": len(graphs.symbols) - 1,
+        "window_size": encoder.window,
+        "chunk_shift": encoder.shift,
+        "subsampling_factor": STRIDE,
+        "normalize_type": "",
+        "pred_rnn_layers": graphs.predictor.layers,
+        "pred_hidden": graphs.predictor.count * graphs.predictor.hidden,
+        "comment": "made by asr-pathways",
+    }
+    for name, shape in (("channel", encoder.keys_shape), ("time", encoder.convolved_shape)):
+        values |= {f"cache_last_{name}_dim{place}": size for place, size in enumerate(shape, 1)}
+    if encoder.selects:
+        values["prompt_dictionary"] = json.dumps(dict(zip(graphs.languages, range(len(graphs.languages)), strict=True)))
+        values["auto_prompt_id"] = 0
+    return {name: str(value) for name, value in values.items()}
+
+
+def config_of(graphs: Graphs, attribution: Sequence[str], difference: float) -> dict[str, Any]:
+    """What ``config.json`` says, for whoever runs the graphs without reading their metadata."""
+    encoder, predictor = graphs.encoder, graphs.predictor
+    return {
+        "format": "asr-pathways-onnx",
+        "version": 1,
+        "languages": list(graphs.languages),
+        "selects_language": encoder.selects,
+        "sample_rate": SAMPLE_RATE,
+        "features": encoder.config.features,
+        "window": encoder.window,
+        "shift": encoder.shift,
+        "subsampling": STRIDE,
+        "cache_last_channel": list(encoder.keys_shape),
+        "cache_last_time": list(encoder.convolved_shape),
+        "channels": encoder.channels,
+        "decoder_states": [predictor.layers, predictor.count * predictor.hidden],
+        "blank": len(graphs.symbols) - 1,
+        "max_symbols_per_frame": MAX_SYMBOLS_PER_FRAME,
+        "largest_difference": difference,
+        "attribution": list(attribution),
+    }
+
+
+def write_tokens(path: Path, symbols: Sequence[str]) -> None:
+    """Writes one symbol and its id a line."""
+    path.write_text("".join(f"{symbol} {index}\n" for index, symbol in enumerate(symbols)), encoding="utf-8")
+
+
+def open_graphs(folder: Path) -> tuple[Any, Any, Any]:
+    """Sessions of onnxruntime: encoder, decoder, joiner."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    names = [str(folder / name) for name in FILES]
+    encoder, decoder, joiner = (
+        onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"]) for name in names
+    )
+    return encoder, decoder, joiner
+
+
+@torch.no_grad()
+def largest_difference(asr: AsrModel, graphs: Graphs, folder: Path) -> float:
+    """The largest difference of a score, over frames and symbols of random features in each language.
+
+    The streams of all languages run side by side, three of each: another number than at export, and what one stream's
+    language does to another's would show.
+    """
+    model = asr.model
+    assert isinstance(model, Transducer)
+    draw = torch.Generator().manual_seed(0)
+    encoder = graphs.encoder
+    total = 4 * encoder.shift + encoder.window // 2 + 3
+    rows = [index for index in range(len(graphs.languages) if encoder.selects else 1) for _ in range(3)]
+    noise = torch.randn(len(rows), total, encoder.config.features, generator=draw)
+    features = model.feature_mean.cpu() + noise / model.feature_scale.cpu()
+    blank = len(graphs.order) - 1
+    symbols = torch.randint(blank, (len(rows), 6), generator=draw)
+    symbols[:, 0] = blank
+    found = _scores_of_graphs(open_graphs(folder), graphs, features, symbols, torch.tensor(rows))
+    worst = 0.0
+    order = torch.tensor(graphs.order, device=model.feature_mean.device)
+    for row, index in enumerate(rows):
+        language = graphs.languages[index]
+        with asr.use(language):
+            normalized = model.normalize(features[row : row + 1].to(order.device), language)
+            state = model.encoder.initial_state(1, normalized)
+            encodings = model.encoder.stream(normalized, state, final=True)
+            predictions, _ = model.predictor(order[symbols[row : row + 1]])
+            expected = model.joiner(encodings, predictions)[0][:, :, order].cpu()
+        difference = (found[row] - expected).abs().max()
+        worst = max(worst, float(difference if difference.isfinite() else torch.inf))
+    return worst
+
+
+def _scores_of_graphs(
+    sessions: tuple[Any, Any, Any], graphs: Graphs, features: Tensor, symbols: Tensor, rows: Tensor
+) -> Tensor:
+    """Scores (B, T', U, V + 1) by the exported graphs of features (B, T, F), symbols (B, U), languages (B,)."""
+    encoder, decoder, joiner = sessions
+    module, batch = graphs.encoder, len(features)
+    state: Sequence[Tensor] = module.initial_state(batch)
+    padded = torch.nn.functional.pad(features, (0, 0, 0, module.window))
+    frames = []
+    for start in range(0, features.shape[1], module.shift):
+        chunk = padded[:, start : start + module.window].transpose(1, 2)
+        length = torch.full((batch,), min(module.window, features.shape[1] - start))
+        out, counts, *state = _run(encoder, chunk, length, *state, *((rows,) if module.selects else ()))
+        frames.append(out[:, :, : int(counts[0])])
+    encodings = torch.cat(frames, dim=2).transpose(1, 2)
+    state, predictions = graphs.predictor.initial_state(batch), []
+    for step in range(symbols.shape[1]):
+        targets = symbols[:, step : step + 1].to(torch.int32)
+        out, _, *state = _run(decoder, targets, torch.ones(batch, dtype=torch.int32), *state)
+        predictions.append(out[:, :, 0])
+    prediction = torch.stack(predictions, dim=1)
+    count, steps = encodings.shape[1], prediction.shape[1]
+    left = encodings[:, :, None].expand(-1, -1, steps, -1).flatten(0, 2)[:, :, None]
+    right = prediction[:, None].expand(-1, count, -1, -1).flatten(0, 2)[:, :, None]
+    (scores,) = _run(joiner, left, right)
+    return scores.reshape(batch, count, steps, -1)
+
+
+def _run(session: Any, *inputs: Tensor) -> list[Tensor]:
+    names = [one.name for one in session.get_inputs()]
+    feed = {name: tensor.contiguous().numpy() for name, tensor in zip(names, inputs, strict=True)}
+    return [torch.from_numpy(array) for array in session.run(None, feed)]
+
+
+def _write(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    path: Path,
+    about: Mapping[str, str],
+    states: Sequence[int] = (),
+) -> None:
+    """Writes one graph; the first dimension of its inputs is the batch, of ``states`` the second."""
+    batch = torch.export.Dim("batch")
+    shapes = tuple({1 if index in states else 0: batch} for index in range(len(example)))
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                example,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=shapes,
+                opset_version=_OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+    assert program is not None
+    program.model.ir_version = _IR_VERSION
+    program.model.metadata_props.update(about)
+    program.save(str(path), external_data=False)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model is in evaluation mode while the context lasts."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _require_packages() -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(name) is None:
+            raise PathwaysError(f"exports need the package {name}: pip install 'asr-pathways[export]'")

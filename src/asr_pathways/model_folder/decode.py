@@ -1,0 +1,221 @@
+"""Decodes recordings and test sets, each language through its own pathway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
+from asr_pathways.data.batches import Batch, eval_batches, read_cut
+from asr_pathways.data.corpus import languages_of, load_cuts
+from asr_pathways.data.segments import cut_at_pauses
+from asr_pathways.data.text import letters_apart, scoring_text
+from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.errors import PathwaysError
+from asr_pathways.evaluation.wer import Utterance
+from asr_pathways.model_folder.language_id import LanguageIdentifier, rank
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.models.emformer import STRIDE
+from asr_pathways.models.transducer import GreedySearch, Transducer
+
+IDENTIFIED = 30.0
+"""Seconds of a recording, from its start, that decide which language it is in."""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was recognised in one recording.
+
+    Attributes:
+        file: the recording.
+        language: the pathway that was used.
+        text: normalised words, or what a model of free text wrote.
+        tokens: word pieces, each with the time (seconds) of the encoder frame that emitted it; empty for models
+            from elsewhere.
+        seconds: length of the recording.
+        languages: with ``auto``, the two likeliest languages and their probabilities.
+    """
+
+    file: str
+    language: str
+    text: str
+    tokens: list[tuple[str, float]]
+    seconds: float
+    languages: list[tuple[str, float]] = field(default_factory=list)
+
+
+def transcribe(asr: AsrModel, path: Path, language: str) -> Transcript:
+    """Recognises a whole recording of any rate and format that libsndfile reads.
+
+    Raises:
+        PathwaysError: if the file cannot be read as audio or is too short, or the language is unknown.
+    """
+    (language,) = asr.check_languages([language])
+    samples = read_samples(path)
+    text, tokens = _recognized(asr, samples, language)
+    return Transcript(str(path), language, text, tokens, len(samples) / SAMPLE_RATE)
+
+
+def _recognized(asr: AsrModel, samples: Samples, language: str) -> tuple[str, list[tuple[str, float]]]:
+    """The text of a recording of any length, and its word pieces with their times if the model tells them."""
+    model, device = asr.model, asr.device
+    texts = []
+    tokens: list[tuple[str, float]] = []
+    with asr.hearing(language):
+        for part in cut_at_pauses(samples, model.window):
+            features = model.frontend(part)[None].to(device)
+            lengths = torch.tensor([features.shape[1]], device=device)
+            if isinstance(model, Transducer):
+                search = GreedySearch(model, 1)
+                search.accept(model.encodings(features, lengths, language)[0])
+                (ids,) = search.symbols
+                tokens = _timed(asr, language, search)
+            else:
+                (ids,) = model.decode(features, lengths, language)
+            texts.append(asr.tokenizer.decode(ids, language))
+    return " ".join(filter(None, texts)), tokens
+
+
+def _timed(asr: AsrModel, language: str, search: GreedySearch) -> list[tuple[str, float]]:
+    """Word pieces and their times in seconds."""
+    assert isinstance(asr.tokenizer, Tokenizer)
+    pieces = asr.tokenizer.of(language).pieces()
+    found = zip(search.symbols[0], search.frames[0], strict=True)
+    return [(pieces[symbol], round(frame * STRIDE * 0.01, 2)) for symbol, frame in found]
+
+
+def transcribe_any(asr: AsrModel, identifier: LanguageIdentifier, path: Path) -> Transcript:
+    """Recognises a whole recording in the language that ``identifier`` hears in it.
+
+    Raises:
+        PathwaysError: as :func:`transcribe`, or if the model has no pathway of that language.
+    """
+    model = asr.model
+    part = next(cut_at_pauses(read_samples(path), min(model.window, IDENTIFIED)))
+    languages = rank(asr, identifier, model.frontend(part))
+    return replace(transcribe(asr, path, languages[0][0]), languages=languages[:2])
+
+
+def read_samples(path: Path) -> Samples:
+    """A recording at 16 kHz, mono.
+
+    Raises:
+        PathwaysError: if it cannot be read as audio, or is too short to recognise.
+    """
+    samples = read_audio(path)
+    if len(samples) < STRIDE * SAMPLE_RATE // 100:
+        milliseconds = 1000 * len(samples) / SAMPLE_RATE
+        raise PathwaysError(f"{path}: only {milliseconds:.0f} ms of audio: too short to recognise")
+    return samples
+
+
+def decode_split(asr: AsrModel, data: Path, split: str, languages: Sequence[str] | None = None) -> list[Utterance]:
+    """Decodes a split of a data folder, each language through its own pathway.
+
+    An utterance that is longer than the model's window is cut at pauses, as by :func:`transcribe`.
+    Without ``languages``, those that the model was made for; for a model from elsewhere, those of the data.
+
+    Raises:
+        PathwaysError: if the data folder is broken or has none of the languages.
+    """
+    languages = asr.languages_for(languages, languages_of(load_cuts(data, split)))
+    return decode_cuts(asr, load_cuts(data, split, languages))
+
+
+def decode_cuts(asr: AsrModel, cuts: Iterable[Any], *, progress: bool = True) -> list[Utterance]:
+    """Decodes Lhotse cuts as `decode_split` does.
+
+    Raises:
+        PathwaysError: if there are none, or their audio is broken.
+    """
+    model = asr.model
+    whole: list[Any] = []
+    long: list[Any] = []
+    for cut in cuts:
+        (whole if cut.duration <= model.window else long).append(cut)
+    found = []
+    if whole or not long:
+        batches = eval_batches(whole, frontend=model.frontend)
+        found = evaluate(asr, batches, total=len(whole), progress=progress)
+    for cut in long:
+        said = cut.supervisions[0]
+        heard, _ = _recognized(asr, read_cut(cut), said.language)
+        found.append(pair(cut.id, said.language, said.text, heard, model.free_text))
+    return sorted(found, key=lambda utterance: utterance.language)
+
+
+def evaluate(
+    asr: AsrModel,
+    batches: Iterable[Batch],
+    *,
+    total: int | None = None,
+    progress: bool = True,
+    description: str = "Decoding",
+) -> list[Utterance]:
+    """Decodes ``batches`` in eval mode without gradients; the model's mode is as before afterwards.
+
+    Consecutive batches of one language share one entry of its pathway. ``total`` is the number of utterances,
+    for the progress bar on stderr (utterances per second, time left); ``progress=False`` shows none.
+
+    Gradients are off by ``no_grad``, not ``inference_mode``: whatever the model caches while it decodes
+    (attention masks, positions) can then be used by the next training step.
+
+    Raises:
+        PathwaysError: if ``batches`` is empty.
+    """
+    utterances: list[Utterance] = []
+    with _progress(progress) as bar:
+        task = bar.add_task(description, total=total)
+        for language, group in groupby(batches, key=lambda batch: batch.language):
+            with asr.hearing(language):
+                for batch in group:
+                    utterances += _decode(asr, batch.to(asr.device))
+                    bar.update(task, completed=len(utterances))
+    if not utterances:
+        raise PathwaysError("nothing to evaluate: the split has no utterances in the languages asked for")
+    return utterances
+
+
+def _decode(asr: AsrModel, batch: Batch) -> Iterator[Utterance]:
+    tokens = asr.model.decode(batch.features, batch.feature_lengths, batch.language)
+    for name, text, ids in zip(batch.ids, batch.texts, tokens, strict=True):
+        yield pair(name, batch.language, text, asr.tokenizer.decode(ids, batch.language), asr.model.free_text)
+
+
+def pair(identifier: str, language: str, text: str, heard: str, free_text: bool) -> Utterance:
+    """What was said and what was heard, normalised alike if the model writes cases and punctuation.
+
+    In languages without spaces between words both are taken apart into letters.
+    """
+    if free_text:
+        text, heard = (scoring_text(words, language) for words in (text, heard))
+    text, heard = (letters_apart(words, language) for words in (text, heard))
+    return Utterance(identifier, language, text, heard)
+
+
+class _RateColumn(TextColumn):
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Any:
+        speed = task.finished_speed or task.speed
+        return "" if speed is None else f"{speed:.1f}/s"
+
+
+def _progress(shown: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+    )

@@ -1,0 +1,106 @@
+"""MODELs that are folders of ours or of Hugging Face, or names on the hub; pruned, with ``pathways/``.
+
+A folder of ours holds ``config.json``, ``model.safetensors`` and ``tokenizer.model``. A Hugging Face folder keeps its
+own files and names, so that transformers still loads it; beside them lies ``asr_pathways.json``, our card.
+Bundles are MODELs too: `bundle.load` opens any.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from asr_pathways.config import parse_config
+from asr_pathways.data.tokenizer import Tokenizer, TokenizerFamily
+from asr_pathways.errors import PathwaysError
+from asr_pathways.files import read_json, write_json
+from asr_pathways.model_folder.model import AsrModel, HubCard, ModelCard
+from asr_pathways.models.transducer import Transducer
+from asr_pathways.pruning import Pathways
+
+CARD = "config.json"
+HUB_CARD = "asr_pathways.json"
+
+
+def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrModel:
+    """Reads a folder of ours, a Hugging Face folder, or a model of the hub by its name.
+
+    Raises:
+        PathwaysError: if a part is missing, truncated, foreign or does not fit the others.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        if folder.exists() or not _hub_name(str(model)):
+            raise PathwaysError(f"{model}: no such model folder")
+        from asr_pathways.models.hub import own_model_folder
+
+        name, own = own_model_folder(str(model), HUB_CARD)
+        if own is not None:
+            return load_folder(own, device)
+        asr = _load_hub(name)
+    elif not (folder / CARD).is_file():
+        raise PathwaysError(f"{folder}: not a model folder: it has no {CARD}")
+    else:
+        raw = read_json(folder / CARD)
+        foreign = isinstance(raw, dict) and "model_type" in raw and "format" not in raw
+        asr = _load_hub(str(model)) if foreign else _load_own(folder, raw)
+    asr.model.eval().to(device)
+    asr.model.open_languages(asr.card.languages)
+    if (folder / "pathways").is_dir():
+        asr.pathways = Pathways.load(asr.model.network, folder / "pathways")
+    return asr
+
+
+def save_model(folder: Path, asr: AsrModel) -> None:
+    """Writes a MODEL folder; each file is written whole or not at all, the card last.
+
+    Other files in ``folder`` are left alone; masks of a model that was there before are not.
+
+    Raises:
+        PathwaysError: if something cannot be written.
+    """
+    asr.model.save_weights(folder)
+    if isinstance(asr.tokenizer, Tokenizer):
+        asr.tokenizer.save(folder / "tokenizer.model")
+    if asr.pathways is not None:
+        asr.pathways.save(folder / "pathways")
+    else:
+        shutil.rmtree(folder / "pathways", ignore_errors=True)
+    name = CARD if isinstance(asr.card, ModelCard) else HUB_CARD
+    write_json(folder / name, asr.card.model_dump(mode="json"))
+
+
+def fastest_device() -> torch.device:
+    """The first GPU of CUDA, if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _load_own(folder: Path, raw: object) -> AsrModel:
+    card = parse_config(ModelCard, raw, str(folder / CARD))
+    tokenizer = TokenizerFamily.load_added(folder / "tokenizer.model", card.added)
+    if tokenizer.vocab_size != card.model.vocab_size:
+        raise PathwaysError(
+            f"{folder}: tokenizer has {tokenizer.vocab_size} pieces and the model {card.model.vocab_size}: "
+            "they do not belong together"
+        )
+    model = Transducer(card.model)
+    model.load_weights(folder)
+    return AsrModel(model, tokenizer, card)
+
+
+def _load_hub(name: str) -> AsrModel:
+    from asr_pathways.models.hub import load_hub_model
+
+    model, tokenizer = load_hub_model(name)
+    path = Path(name) / HUB_CARD
+    card = parse_config(HubCard, read_json(path), str(path)) if path.is_file() else HubCard()
+    return AsrModel(model, tokenizer, card)
+
+
+def _hub_name(name: str) -> bool:
+    """Whether it reads like ``owner/model`` or ``owner/model@revision``."""
+    name, mark, revision = name.partition("@")
+    parts = name.split("/")
+    return bool(revision or not mark) and len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))

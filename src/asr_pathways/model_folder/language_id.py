@@ -1,0 +1,208 @@
+"""Which language is spoken: a linear head on pooled encodings, fitted once and kept in the MODEL folder.
+
+Measured and not taken: the pathway whose transcript scores best by its own measure. On pathways that share their
+weights it is right one time in four among five languages, and costs a whole decoding for each (see docs/models.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from asr_pathways.data.batches import Batch, eval_batches
+from asr_pathways.data.corpus import SPLITS, load_cuts
+from asr_pathways.data.left_out import LeftOut
+from asr_pathways.errors import PathwaysError
+from asr_pathways.files import atomic_path
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.models.face import SpeechModel
+
+FILE = "language_id.safetensors"
+DECAY = 1e-2
+"""Weight decay of the head; encodings are wide and utterances few."""
+
+UTTERANCES = 2000
+"""Of a language and a split at most about so many are heard: a line needs no more."""
+
+MAX_LEFT_OUT = 100
+"""Utterances that may be broken."""
+
+
+class LanguageIdentifier:
+    """Softmax regression on normalised embeddings.
+
+    Args:
+        languages: L codes.
+        mean, scale: (D,), the normalisation of embeddings.
+        weight, bias: (D, L) and (L,).
+    """
+
+    def __init__(self, languages: Sequence[str], mean: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> None:
+        self.languages = tuple(languages)
+        self._tensors = {"mean": mean, "scale": scale, "weight": weight, "bias": bias}
+
+    @classmethod
+    def fit(cls, embeddings: Tensor, labels: Sequence[str]) -> LanguageIdentifier:
+        """Fits embeddings (N, D) to their languages by L-BFGS.
+
+        Raises:
+            PathwaysError: if there are fewer than two languages.
+        """
+        languages = sorted(set(labels))
+        if len(languages) < 2:
+            raise PathwaysError(f"telling languages apart needs two; the data are in {' '.join(languages)}")
+        wanted = torch.tensor([languages.index(label) for label in labels])
+        mean, scale = embeddings.mean(0), 1 / embeddings.std(0).clamp(min=1e-4)
+        normal = (embeddings - mean) * scale
+        weight = torch.zeros(embeddings.shape[1], len(languages), requires_grad=True)
+        bias = torch.zeros(len(languages), requires_grad=True)
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+        counts = torch.bincount(wanted).float()
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(normal @ weight + bias, wanted, counts.mean() / counts)
+            loss = loss + DECAY * weight.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        return cls(languages, mean, scale, weight.detach(), bias.detach())
+
+    def probabilities(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (N, D) -> the probability of each language (N, L)."""
+        held = self._tensors
+        normal = (embeddings.cpu() - held["mean"]) * held["scale"]
+        return (normal @ held["weight"] + held["bias"]).softmax(-1)
+
+    def save(self, folder: Path) -> None:
+        """Writes ``language_id.safetensors``, whole or not at all."""
+        with atomic_path(folder / FILE) as temporary:
+            save_file(self._tensors, temporary, metadata={"languages": json.dumps(self.languages)})
+
+    @classmethod
+    def load(cls, folder: Path) -> LanguageIdentifier:
+        """Reads what `save` wrote.
+
+        Raises:
+            PathwaysError: if there is none, or it is broken.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            raise PathwaysError(
+                f"{folder}: cannot tell languages apart yet: teach it with `asr-pathways identify {folder} --data DIR`"
+            )
+        return cls.read(path, path)
+
+    @classmethod
+    def read(cls, path: Path, where: Path) -> LanguageIdentifier:
+        """Reads a file that errors call ``where``.
+
+        Raises:
+            PathwaysError: if it is broken.
+        """
+        try:
+            with safe_open(path, framework="pt") as stream:
+                languages = json.loads((stream.metadata() or {})["languages"])
+                tensors = {name: stream.get_tensor(name) for name in ("mean", "scale", "weight", "bias")}
+                if tensors["weight"].shape != (len(tensors["mean"]), len(languages)):
+                    raise ValueError("its tensors do not fit each other")
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise PathwaysError(f"{where}: not a language identifier: {error}") from None
+        return cls(languages, **tensors)
+
+
+@torch.no_grad()
+def embed(model: SpeechModel, features: Tensor, lengths: Tensor, language: str) -> Tensor:
+    """Features (B, T, ...), lengths (B,) -> mean and standard deviation over time of the encodings (B, 2 D)."""
+    encodings, lengths = model.encodings(features, lengths, language)
+    rows = [row[: max(1, int(length))] for row, length in zip(encodings, lengths, strict=True)]
+    return torch.stack([torch.cat((row.mean(0), row.std(0, unbiased=False))) for row in rows]).float()
+
+
+def embeddings_of(
+    asr: AsrModel, batches: Iterable[Batch], description: str, total: int | None = None
+) -> tuple[Tensor, list[str]]:
+    """Embeddings (N, D) of all utterances by the first pathway, whatever they speak, and their languages.
+
+    ``total`` is the number of utterances, for the progress bar.
+    """
+    first = asr.languages[0]
+    found, labels = [], []
+    with asr.hearing(first), Progress(transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total)
+        for batch in batches:
+            batch = batch.to(asr.device)
+            found.append(embed(asr.model, batch.features, batch.feature_lengths, first).cpu())
+            labels += [batch.language] * len(batch)
+            bar.advance(task, len(batch))
+    return torch.cat(found), labels
+
+
+def teach(asr: AsrModel, data: Path) -> tuple[LanguageIdentifier, dict[str, dict[str, float]]]:
+    """Fits an identifier of the model's languages on the train split; its accuracy on dev and test.
+
+    Of each language and split at most :data:`UTTERANCES` are heard. Those that are broken are left out, as in training.
+
+    Returns:
+        The identifier, and {split: {language: share of utterances told right}}.
+
+    Raises:
+        PathwaysError: if too much of the data is broken, or the train split holds fewer than two of the languages, or
+            another none.
+    """
+    left_out = LeftOut(MAX_LEFT_OUT)
+    cuts = {split: _sample(asr, data, split, left_out) for split in SPLITS}
+
+    def embedded(split: str) -> tuple[Tensor, list[str]]:
+        model = asr.model
+        options: dict[str, Any] = {"max_seconds": 60, "frontend": model.frontend, "refusal": model.refusal}
+        batches = eval_batches(cuts[split], left_out=left_out, **options)
+        return embeddings_of(asr, batches, split, len(cuts[split]))
+
+    identifier = LanguageIdentifier.fit(*embedded("train"))
+    right: dict[str, dict[str, float]] = {}
+    for split in SPLITS[1:]:
+        embeddings, labels = embedded(split)
+        best = identifier.probabilities(embeddings).argmax(-1).tolist()
+        told: dict[str, list[bool]] = {}
+        for label, index in zip(labels, best, strict=True):
+            told.setdefault(label, []).append(identifier.languages[index] == label)
+        right[split] = {language: sum(marks) / len(marks) for language, marks in sorted(told.items())}
+    return identifier, right
+
+
+def rank(asr: AsrModel, identifier: LanguageIdentifier, features: Tensor) -> list[tuple[str, float]]:
+    """The languages of one utterance's features (T, ...), the likeliest first, with their probabilities."""
+    first = asr.languages[0]
+    device = asr.device
+    with asr.hearing(first):
+        lengths = torch.tensor([len(features)], device=device)
+        embedding = embed(asr.model, features[None].to(device), lengths, first)
+    shares = identifier.probabilities(embedding)[0].tolist()
+    return sorted(zip(identifier.languages, shares, strict=True), key=lambda pair: -pair[1])
+
+
+def _sample(asr: AsrModel, data: Path, split: str, left_out: LeftOut) -> list[Any]:
+    """Cuts of the model's languages that the model can hear at once, evenly out of all of a language."""
+    by_language: dict[str, list[Any]] = {}
+    for cut in load_cuts(data, split, left_out=left_out):
+        if cut.duration <= asr.model.window:
+            by_language.setdefault(cut.supervisions[0].language, []).append(cut)
+    own = asr.languages
+    known = [language for language in sorted(by_language) if not own or language in own]
+    least = 2 if split == "train" else 1
+    if len(known) < least:
+        there = " ".join(known) or "none"
+        raise PathwaysError(f"{data}: telling languages apart needs {least} of the model's in {split}: {there} there")
+    return [cut for one in known for cut in by_language[one][:: -(-len(by_language[one]) // UTTERANCES)]]

@@ -1,0 +1,138 @@
+"""What a MODEL is once it is open: a speech model, its tokenizer, its card and its pathways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch.nn import Parameter
+
+from asr_pathways.config import Config
+from asr_pathways.data.features import FeatureConfig
+from asr_pathways.data.languages import find_language
+from asr_pathways.data.tokenizer import TextCodec
+from asr_pathways.errors import PathwaysError
+from asr_pathways.models.face import SpeechModel
+from asr_pathways.models.transducer import TransducerConfig
+from asr_pathways.pruning import Pathways
+
+
+class Card(Config):
+    """What is written about any model.
+
+    Attributes:
+        languages: those that it was trained on; empty if that is not known.
+        attribution: what the sources of its data ask to be said of them.
+        added: languages that were added with word pieces of their own (`tokenizer-LANGUAGE.model`).
+    """
+
+    languages: tuple[str, ...] = ()
+    attribution: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+
+
+class ModelCard(Card):
+    """What ``config.json`` of a folder of ours holds."""
+
+    format: Literal["asr-pathways-model"] = "asr-pathways-model"
+    version: Literal[1] = 1
+    model: TransducerConfig
+    features: FeatureConfig = FeatureConfig()
+
+
+class HubCard(Card):
+    """What ``asr_pathways.json`` of a Hugging Face folder holds."""
+
+    format: Literal["asr-pathways-hub"] = "asr-pathways-hub"
+    version: Literal[1] = 1
+
+
+@dataclass
+class AsrModel:
+    """A model with all that is needed to use it.
+
+    ``pathways`` is None for a dense model.
+    """
+
+    model: SpeechModel
+    tokenizer: TextCodec
+    card: ModelCard | HubCard
+    pathways: Pathways | None = field(default=None)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages that it has pathways for, or was trained on, or that the model knows by itself.
+
+        Empty if the model has no notion of languages: any will do.
+        """
+        if self.pathways is not None:
+            return self.pathways.languages
+        return self.card.languages or self.model.languages
+
+    def check_languages(self, languages: Sequence[str] | None) -> tuple[str, ...]:
+        """``languages`` by the codes that the model uses, or all that it knows.
+
+        Other forms of a code are understood: ``fra``, ``fr-FR``, ``<|fr|>``.
+
+        Raises:
+            PathwaysError: for a language that the model does not know, naming those that it does.
+        """
+        known = self.languages
+        if languages is None:
+            return known
+        found = []
+        for language in languages:
+            code = find_language(language, known) if known else language
+            if code is None:
+                raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(known)}")
+            found.append(code)
+        return tuple(dict.fromkeys(found))
+
+    def languages_for(self, asked: Sequence[str] | None, held: Iterable[str]) -> tuple[str, ...]:
+        """The languages to work on: those ``asked`` for, else the model's own, else what the data hold of the known.
+
+        The last is for models from elsewhere, which know a hundred languages that nobody asked for.
+
+        Raises:
+            PathwaysError: for an unknown language, or if the model knows none of the data's.
+        """
+        if asked or self.pathways is not None or self.card.languages:
+            return self.check_languages(asked)
+        held = tuple(held)
+        known = self.languages
+        found = tuple(language for language in held if not known or language in known)
+        if not found:
+            raise PathwaysError(
+                f"the data are in {', '.join(held) or 'no language'}, and this model knows {' '.join(known)}"
+            )
+        return found
+
+    def trained(self) -> list[Parameter]:
+        """The parameters that training moves: all, or if a language was added, those that it may move."""
+        if self.pathways is None or not self.pathways.added:
+            return list(self.model.parameters())
+        newest = self.pathways.added[-1]
+        return [*self.pathways.parameters(newest).values(), *self.model.language_parameters(newest)]
+
+    def use(self, language: str) -> AbstractContextManager[object]:
+        """The pathway of ``language`` while the context lasts; nothing for a dense model."""
+        return nullcontext() if self.pathways is None else self.pathways.use(language)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where features are to go."""
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def hearing(self, language: str) -> Iterator[None]:
+        """`use` in eval mode and without gradients; the model's mode is as before afterwards."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with self.use(language), torch.no_grad():
+                yield
+        finally:
+            self.model.train(training)

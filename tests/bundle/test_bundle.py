@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_pathways.bundle.bundle import Bundle, BundleError, write_bundle
+from asr_pathways.bundle.layout import Quantity, Score
+from asr_pathways.bundle.load import load_model
+from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.pruning import PathwayConfig, Pathways
+from tests.conftest import make_model
+from tests.pruned import FIVE, overlapping, pruned
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether two state_dicts have the same bits."""
+    return first.keys() == second.keys() and all(
+        value.dtype == second[name].dtype and value.numpy().tobytes() == second[name].numpy().tobytes()
+        for name, value in first.items()
+    )
+
+
+@pytest.mark.parametrize("name", ["five", "five.asrp"])
+def test_an_exact_bundle_comes_back_bit_for_bit(name: str, five: AsrModel, tmp_path: Path) -> None:
+    assert five.pathways is not None
+    sizes = write_bundle(five, tmp_path / name, "float32")
+    bundle = Bundle.open(tmp_path / name)
+    bundle.verify()
+    assert bundle.languages == five.languages
+    found = bundle.model()
+    assert found.card == five.card
+    assert found.pathways is not None
+    assert not found.model.training
+    for language in five.languages:
+        expected = five.pathways.extract(language)
+        assert same(bundle.weights(language), expected)
+        assert same(found.pathways.extract(language), expected)
+        assert same(bundle.mask(language), five.pathways.mask(language))
+    files = [tmp_path / name] if name.endswith(".asrp") else list((tmp_path / name).iterdir())
+    assert sizes.total == sum(path.stat().st_size for path in files)
+    assert sizes.masks.keys() == set(five.languages)
+    assert sizes.weights == five.pathways.summary().weights
+    assert sizes.union_density == pytest.approx(five.pathways.summary().union_density)
+
+
+@settings(deadline=None, max_examples=8)
+@given(
+    st.lists(st.sampled_from(FIVE), min_size=1, max_size=5, unique=True),
+    st.floats(0, 0.999),
+    st.integers(0, 2**20),
+    st.booleans(),
+)
+def test_any_masks_come_back(
+    tokenizer: Tokenizer,
+    tmp_path_factory: pytest.TempPathFactory,
+    languages: list[str],
+    sparsity: float,
+    seed: int,
+    whole: bool,
+) -> None:
+    asr = pruned(tokenizer, languages, sparsity, seed)
+    assert asr.pathways is not None
+    with torch.no_grad():  # bits that arithmetic would not keep
+        asr.model.get_parameter(asr.pathways.names[0]).view(-1)[:4] = torch.tensor([-0.0, torch.inf, 1e-42, torch.nan])
+    path = tmp_path_factory.mktemp("any") / ("b" if whole else "b.asrp")
+    write_bundle(asr, path, "float32")
+    found = Bundle.open(path).model().pathways
+    assert found is not None
+    for language in languages:
+        assert same(found.mask(language), asr.pathways.mask(language))
+        assert same(found.extract(language), asr.pathways.extract(language))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float16", 2**-11), ("int8", 1 / 250)])
+def test_fewer_bits_are_near(dtype: Quantity, error: float, five: AsrModel, tmp_path: Path) -> None:
+    assert five.pathways is not None
+    write_bundle(five, tmp_path / "b.asrp", dtype)
+    bundle = Bundle.open(tmp_path / "b.asrp")
+    for language in ("en", "ru"):
+        expected, found = five.pathways.extract(language), bundle.weights(language)
+        mask = bundle.mask(language)
+        for name, value in expected.items():
+            if value.dim() < 2:
+                assert torch.equal(found[name], value)
+            else:
+                largest = value.abs().amax(dim=tuple(range(1, value.dim())), keepdim=True)
+                bound = largest * error if dtype == "int8" else value.abs() * error + 1e-7
+                # a row's scale is of the union, whose largest weight may be another language's
+                union = five.model.get_parameter(name).abs().amax() * error
+                assert ((found[name] - value).abs() <= torch.maximum(bound, union)).all()
+            if name in mask:
+                assert not found[name][~mask[name]].any()
+
+
+def test_values_too_large_for_float16_stay_float32(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    asr = pruned(tokenizer)
+    assert asr.pathways is not None
+    name = asr.pathways.names[3]
+    with torch.no_grad():
+        asr.model.get_parameter(name).mul_(1e8)
+    write_bundle(asr, tmp_path / "b.asrp")
+    bundle = Bundle.open(tmp_path / "b.asrp")
+    assert bundle.config.tensors[name].dtype == "float32"
+    assert torch.equal(bundle.weights("fr")[name], asr.pathways.extract("fr")[name])
+
+
+def test_outputs_are_the_same(five: AsrModel, five_file: Path) -> None:
+    found = load_model(five_file)
+    features, lengths = torch.randn(2, 90, 80), torch.tensor([90, 55])
+    for language in five.languages:
+        with five.use(language), found.use(language), torch.no_grad():
+            assert torch.equal(
+                five.model.encodings(features, lengths, language)[0],
+                found.model.encodings(features, lengths, language)[0],
+            )
+            assert five.model.decode(features, lengths, language) == found.model.decode(features, lengths, language)
+
+
+def test_some_languages_take_less(five: AsrModel, tmp_path: Path) -> None:
+    assert five.pathways is not None
+    every = write_bundle(five, tmp_path / "five.asrp", "float32")
+    two = write_bundle(five, tmp_path / "two.asrp", "float32", ["it", "en"])
+    assert two.total < every.total
+    bundle = Bundle.open(tmp_path / "two.asrp")
+    assert bundle.languages == ("en", "it")
+    assert bundle.config.card.languages == ("en", "it")
+    assert same(bundle.weights("it"), five.pathways.extract("it"))
+    with pytest.raises(BundleError, match=r"unknown language 'fr': the bundle has en it"):
+        bundle.mask("fr")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_a_language_is_extracted_as_it_is(dtype: Quantity, five: AsrModel, tmp_path: Path) -> None:
+    write_bundle(five, tmp_path / "five.asrp", dtype, scores={"ru": Score(wer=0.1, words=7)})
+    bundle = Bundle.open(tmp_path / "five.asrp")
+    sizes = bundle.extract("ru", tmp_path / "ru.asrp")
+    one = Bundle.open(tmp_path / "ru.asrp")
+    assert one.languages == ("ru",)
+    assert same(one.weights("ru"), bundle.weights("ru"))
+    assert sizes.union_density == pytest.approx(0.3, abs=0.01)
+    assert sizes.masks["ru"].bytes < 100  # the union says it all
+    assert one.config.scores["ru"].wer == 0.1
+    one.model()
+
+
+def test_opening_one_language_decodes_only_what_it_needs(five_file: Path) -> None:
+    bundle = Bundle.open(five_file)
+    bundle.mask("es")
+    assert set(bundle._decoded) == {"", "en", "es"}
+    assert bundle.config.masks["ru"].given == ("en", "es", "fr", "it")
+
+
+def test_later_languages_are_coded_by_the_first_four(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    languages = ["en", "es", "fr", "it", "ru", "de", "nl"]
+    asr = pruned(tokenizer, languages)
+    write_bundle(asr, tmp_path / "b.asrp")
+    bundle = Bundle.open(tmp_path / "b.asrp")
+    assert {bundle.config.masks[language].given for language in ("ru", "de", "nl")} == {("en", "es", "fr", "it")}
+    assert asr.pathways is not None
+    assert same(bundle.mask("nl"), asr.pathways.mask("nl"))
+    assert len(bundle._decoded) == 6
+
+
+def test_one_mask_for_all(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    asr = make_model(tokenizer)
+    config = PathwayConfig(sparsity=0.6, shared=True, exclude=asr.model.unprunable)
+    asr.pathways = Pathways.attach(asr.model, config, ["en", "fr"])
+    sizes = write_bundle(asr, tmp_path / "b.asrp", "float32")
+    assert list(sizes.masks) == ["shared"]
+    bundle = Bundle.open(tmp_path / "b.asrp")
+    assert same(bundle.weights("fr"), asr.pathways.extract("fr"))
+    assert same(bundle.model().pathways.extract("en"), asr.pathways.extract("en"))  # type: ignore[union-attr]
+    bundle.extract("fr", tmp_path / "fr")
+    assert same(Bundle.open(tmp_path / "fr").weights("fr"), asr.pathways.extract("fr"))
+
+
+def test_very_sparse_masks_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    asr = pruned(tokenizer, ("en", "fr"), sparsity=0.9999)
+    write_bundle(asr, tmp_path / "b.asrp", "int8")
+    assert asr.pathways is not None
+    assert same(Bundle.open(tmp_path / "b.asrp").mask("fr"), asr.pathways.mask("fr"))
+
+
+# --- added languages --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def extended(tokenizer: Tokenizer) -> AsrModel:
+    """Two languages and one that was added, whose own tensors differ from the model's."""
+    asr = pruned(tokenizer, ("en", "fr"), 0.75)
+    assert asr.pathways is not None
+    asr.pathways.add("it", 0.6)
+    with torch.no_grad():
+        for tensor in asr.pathways.own_parameters("it").values():
+            tensor.add_(0.25)
+    asr.card = asr.card.model_copy(update={"languages": ("en", "fr", "it")})
+    return asr
+
+
+def test_added_languages_keep_their_own_tensors(extended: AsrModel, tmp_path: Path) -> None:
+    assert extended.pathways is not None
+    write_bundle(extended, tmp_path / "b.asrp", "float32")
+    bundle = Bundle.open(tmp_path / "b.asrp")
+    bundle.verify()
+    found = bundle.model().pathways
+    assert found is not None
+    assert found.added == ("it",)
+    for language in ("en", "fr", "it"):
+        assert same(bundle.weights(language), extended.pathways.extract(language))
+        assert same(found.extract(language), extended.pathways.extract(language))
+
+
+def test_an_added_language_can_stand_alone(extended: AsrModel, tmp_path: Path) -> None:
+    assert extended.pathways is not None
+    write_bundle(extended, tmp_path / "b.asrp", "float32")
+    Bundle.open(tmp_path / "b.asrp").extract("it", tmp_path / "it.asrp")
+    one = Bundle.open(tmp_path / "it.asrp")
+    assert same(one.weights("it"), extended.pathways.extract("it"))
+    assert one.model().pathways.added == ()  # type: ignore[union-attr]
+    write_bundle(extended, tmp_path / "two.asrp", "float32", ["fr", "it"])
+    assert same(Bundle.open(tmp_path / "two.asrp").weights("it"), extended.pathways.extract("it"))
+
+
+def test_one_with_word_pieces_of_its_own_cannot(extended: AsrModel, tmp_path: Path) -> None:
+    from asr_pathways.data.tokenizer import ExtendedTokenizer, TokenizerFamily
+
+    assert isinstance(extended.tokenizer, Tokenizer)
+    assert extended.pathways is not None
+    new = Tokenizer.train(["ciao mondo", "buon giorno mondo"] * 5, 14)
+    extended.pathways.set_own("it", extended.model.grown(14))  # type: ignore[operator]
+    extended.tokenizer = TokenizerFamily(extended.tokenizer, {"it": ExtendedTokenizer(extended.tokenizer, new)})
+    extended.card = extended.card.model_copy(update={"added": ("it",)})
+    write_bundle(extended, tmp_path / "b.asrp", "float32")
+    bundle = Bundle.open(tmp_path / "b.asrp")
+    found = bundle.model()
+    assert found.tokenizer.encode("ciao", "it") == extended.tokenizer.encode("ciao", "it")
+    assert same(bundle.weights("it"), extended.pathways.extract("it"))
+    with pytest.raises(BundleError, match=r"it: added to other languages and tied to them: keep one of en fr too"):
+        bundle.extract("it", tmp_path / "it.asrp")
+    bundle.extract("fr", tmp_path / "fr.asrp")
+    assert [part.name for part in Bundle.open(tmp_path / "fr.asrp").config.parts if "token" in part.name] == [
+        "tokenizer.model"
+    ]
+
+
+# --- as a file --------------------------------------------------------------------------------------------------
+
+
+def test_other_programs_read_it(five: AsrModel, five_file: Path) -> None:
+    with zipfile.ZipFile(five_file) as archive:
+        assert archive.testzip() is None
+        config = archive.read("config.json")
+        assert archive.read("config.json.sha256").decode() == f"{hashlib.sha256(config).hexdigest()}  config.json\n"
+        for entry in archive.infolist():
+            assert entry.compress_type == zipfile.ZIP_STORED
+        weights = safetensors.torch.load(archive.read("weights.safetensors"))
+        card = archive.read("README.md").decode()
+    name = next(iter(five.pathways.names))  # type: ignore[union-attr]
+    assert weights[f"values/{name}"].shape == (json.loads(config)["tensors"][name]["kept"],)
+    assert "| fr | French |" in card
+
+
+def test_data_of_parts_are_aligned(five_file: Path) -> None:
+    content = five_file.read_bytes()
+    bundle = Bundle.open(five_file)
+    for part in bundle.config.parts:
+        assert content.index(bundle.file(part.name)) % 64 == 0
+
+
+def test_a_bundle_of_a_bundle_is_the_same_file(five_file: Path, tmp_path: Path) -> None:
+    write_bundle(load_model(five_file), tmp_path / "again.asrp", "float32")
+    assert (tmp_path / "again.asrp").read_bytes() == five_file.read_bytes()
+
+
+def test_only_what_can_be_bundled_is(tokenizer: Tokenizer, five: AsrModel, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no pathways, and a bundle is of pathways: prune it first"):
+        write_bundle(make_model(tokenizer), tmp_path / "b.asrp")
+    with pytest.raises(BundleError, match="unknown language 'de'"):
+        write_bundle(five, tmp_path / "b.asrp", languages=["de"])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    with pytest.raises(BundleError, match="full: a folder with other things in it"):
+        write_bundle(five, tmp_path / "full")
+    with pytest.raises(BundleError, match=r"letter.txt: a file: choose a folder, or a name that ends in .asrp"):
+        write_bundle(five, tmp_path / "full" / "letter.txt")
+    (tmp_path / "d.asrp").mkdir()
+    with pytest.raises(BundleError, match=r"d.asrp: a folder: choose a name for a file"):
+        write_bundle(five, tmp_path / "d.asrp")
+    assert (tmp_path / "full" / "letter.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.asrp", "full"]
+
+
+def test_a_bundle_takes_the_place_of_another(five: AsrModel, tmp_path: Path) -> None:
+    for languages in (["en", "fr"], ["it"]):
+        for name in ("b", "b.asrp"):
+            write_bundle(five, tmp_path / name, languages=languages)
+            assert Bundle.open(tmp_path / name).languages == tuple(languages)
+
+
+def test_values_are_mapped(five_file: Path) -> None:
+    bundle = Bundle.open(five_file)
+    name = bundle.config.prunable[0]
+    found = bundle.values(name)
+    assert found.values.shape == (bundle.config.tensors[name].kept,)
+    assert not found.values.flags.writeable
+    assert not found.values.flags.owndata
+    assert torch.equal(torch.from_numpy(found.values.copy()), dense_union(bundle, name))
+    with pytest.raises(BundleError, match="no tensor nothing"):
+        bundle.values("nothing")
+
+
+def dense_union(bundle: Bundle, name: str) -> torch.Tensor:
+    """Values of the union of a tensor, from the states of all languages."""
+    union = bundle.union()[name]
+    found = torch.zeros(union.shape)
+    for language in bundle.languages:
+        mask = bundle.mask(language)[name]
+        found[mask] = bundle.weights(language)[name][mask]
+    return found[union]
+
+
+def test_sizes_of_overlapping_masks(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    asr = pruned(tokenizer)
+    overlapping(asr, 0.7, seed=3)
+    sizes = write_bundle(asr, tmp_path / "b.asrp")
+    assert sizes.mask_bits < 5
+    assert sizes.mask_bits >= sizes.mask_bound
+    assert all(mask.bits <= 1 for mask in sizes.masks.values())
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_there(
+    five: AsrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bundle(five, tmp_path / "b.asrp", languages=["en"])
+    before = (tmp_path / "b.asrp").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(BundleError, match=r"cannot write: No space left on device"):
+        write_bundle(five, tmp_path / "b.asrp")
+    assert (tmp_path / "b.asrp").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["b.asrp"]

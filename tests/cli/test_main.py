@@ -1,0 +1,197 @@
+"""The command line on tiny data: what each command leaves behind, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr_pathways.cli.main import main
+
+RECIPE = """
+model: {preset: tiny, vocab_size: 24}
+optimizer: {steps: 2, peak_lr: 1.0e-3}
+data: {max_seconds: 2, prefetch: 0}
+evaluation: {every: 2, keep_best: 1}
+threads: 1
+"""
+PRUNE_RECIPE = RECIPE.replace("model: {preset: tiny, vocab_size: 24}\n", "")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Calls the command line and gives its exit status."""
+
+    def call(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["asr-pathways", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+            raise SystemExit(0)
+        return int(stop.value.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(PRUNE_RECIPE)
+    return path
+
+
+@pytest.fixture
+def spoken_file(speech: Path) -> Path:
+    return next((speech / "audio" / "fr").glob("*test-0*.flac"))
+
+
+@pytest.fixture(scope="module")
+def sparse_model(tmp_path_factory: pytest.TempPathFactory, dense_model: Path, speech: Path) -> Path:
+    """A pruned MODEL folder: one-shot, no training."""
+    from asr_pathways.training.prune import PruneRecipe, prune
+
+    recipe = PruneRecipe.model_validate({"optimizer": {"steps": 0}, "data": {"max_seconds": 2, "prefetch": 0}})
+    out = tmp_path_factory.mktemp("sparse") / "run"
+    prune(dense_model, speech, out, method="dynamic", sparsity=0.5, recipe=recipe)
+    return out
+
+
+def test_train_prune_evaluate_transcribe_inspect(
+    run: Callable[..., int], tmp_path: Path, speech: Path, spoken_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.yaml").write_text(RECIPE)
+    (tmp_path / "prune.yaml").write_text(PRUNE_RECIPE)
+    dense, sparse = tmp_path / "dense", tmp_path / "sparse"
+    assert run("train", "--config", tmp_path / "train.yaml", "--data", speech, "--out", dense) == 0
+    words = ("--data", speech, "--method", "dynamic", "--sparsity", 0.5, "--config", tmp_path / "prune.yaml")
+    assert run("prune", dense, *words, "--out", sparse) == 0
+    capsys.readouterr()
+    scores, errors = tmp_path / "scores.json", tmp_path / "errors.txt"
+    assert run("evaluate", sparse, "--data", speech, "--json", scores, "--errors", errors) == 0
+    table = capsys.readouterr().out
+    assert "French" in table or "fr" in table
+    written = json.loads(scores.read_text())
+    assert set(written["languages"]) == {"en", "fr"}
+    assert len(written["utterances"]) == 4
+    assert "fr-test-0" in errors.read_text()
+    assert run("inspect", sparse) == 0
+    inspected = capsys.readouterr().out
+    assert "50.0" in inspected
+    assert "union density" in inspected
+    assert run("transcribe", sparse, spoken_file, "--language", "fr", "--json") == 0
+    heard = json.loads(capsys.readouterr().out)
+    assert heard["language"] == "fr"
+    assert heard["seconds"] == pytest.approx(0.3)
+
+
+def test_streaming_gives_the_same_words_as_the_whole_file(
+    run: Callable[..., int], sparse_model: Path, spoken_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--json") == 0
+    whole = capsys.readouterr().out
+    assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--json", "--stream") == 0
+    assert capsys.readouterr().out == whole
+
+
+def test_standard_input_is_recognised_as_it_comes(
+    run: Callable[..., int],
+    sparse_model: Path,
+    spoken_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples, _ = soundfile.read(spoken_file, dtype="int16")
+    whole = tuple(samples) * 20
+    soundfile.write(spoken_file.with_name("long.wav"), np.array(whole, dtype=np.int16), 16_000)
+    assert run("transcribe", sparse_model, spoken_file.with_name("long.wav"), "--language", "fr", "--stream") == 0
+    wanted = capsys.readouterr().out
+    sound = io.BytesIO(np.array(whole, dtype="<i2").tobytes())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(sound))
+    assert run("transcribe", sparse_model, "-", "--language", "fr", "--stream") == 0
+    assert capsys.readouterr().out.split() == wanted.split()
+    assert run("transcribe", sparse_model, "-", "--language", "fr") == 1
+    assert "standard input is recognised as it comes: add --stream" in capsys.readouterr().err
+
+
+def test_a_wav_of_another_rate_and_two_channels_is_transcribed(
+    run: Callable[..., int], sparse_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stereo.wav"
+    soundfile.write(path, np.zeros((8000, 2), dtype=np.float32), 8000)
+    assert run("transcribe", sparse_model, path, "--language", "en", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["seconds"] == pytest.approx(1.0)
+
+
+def one_line(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
+    """Nothing on stdout; stderr ends in one line with ``parts`` and shows no traceback."""
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    lines = printed.err.strip().splitlines()
+    assert lines[-1].startswith("asr-pathways: ")
+    for part in parts:
+        assert part in lines[-1]
+
+
+def test_wrong_options_are_misuse_with_status_2(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate") == 2
+    assert run("prune", "x", "--nonsense") == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    run: Callable[..., int],
+    tmp_path: Path,
+    dense_model: Path,
+    speech: Path,
+    recipe: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    out = tmp_path / "out"
+    out.mkdir()
+    words = ("--data", speech, "--method", "omp", "--sparsity", "0.5", "--config", recipe)
+    assert run("prune", dense_model, *words, "--out", out / "run") == 1
+    one_line(capsys, "No space left on device")
+    assert run("evaluate", dense_model, "--data", speech, "--json", out / "scores.json") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert run("data", "merge", out / "data", speech) == 1
+    one_line(capsys, "No space left on device")
+    assert [path for path in out.rglob("*") if path.is_file()] == []
+
+
+def test_debug_shows_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("asr_pathways.cli.main._debug", False)
+    monkeypatch.setattr(sys, "argv", ["asr-pathways", "--debug", "inspect", str(tmp_path / "missing")])
+    from asr_pathways.errors import PathwaysError
+
+    with pytest.raises(PathwaysError, match="no such model folder"):
+        main()
+
+
+def test_help_names_what_to_install(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    """Square brackets are markup in help texts, unless escaped."""
+    assert run("data", "synth", "--help") == 0
+    assert "'asr-pathways[synth]'" in capsys.readouterr().out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys, asr_pathways.cli.main, asr_pathways; "
+        "print([m for m in ('torch', 'lhotse', 'numpy', 'matplotlib', 'lightning_fabric') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

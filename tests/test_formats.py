@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from asr_pathways import formats
+from asr_pathways.evaluation.wer import Comparison, Difference
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (7_640_000, "7.6 MB"), (999_700, "1.0 MB"), (3e9, "3.0 GB")],
+)
+def test_size(count: int, text: str) -> None:
+    assert formats.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (760, "12 min 40 s"), (7325, "2 h 2 min")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert formats.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("difference", "text"), [(-0.0312, "−3.1"), (0.05, "+5.0"), (0.0, "0.0"), (-0.0001, "0.0")])
+def test_points(difference: float, text: str) -> None:
+    assert formats.points(difference) == text
+
+
+def test_more_digits() -> None:
+    assert formats.percent(0.01234, 2) == "1.23"
+    assert formats.points(-0.00004, 2) == "0.00"
+    assert formats.points_interval((-0.0123, 0.0009), 2) == "−1.23 to +0.09"
+
+
+def test_percent() -> None:
+    assert formats.percent(1.234) == "123.4"
+    assert formats.percent_interval((0.4, 0.423)) == "40.0–42.3"
+
+
+def test_language_name_falls_back_to_the_code() -> None:
+    assert formats.language_name("it") == "Italian"
+    assert formats.language_name("tlh") == "tlh"
+
+
+def sentence(difference: float, low: float, high: float, probability: float) -> str:
+    mean = Difference("mean", difference, (low, high), probability)
+    return formats.comparison_sentence("dynamic", "fixed", Comparison([], mean))
+
+
+def test_sentence_says_what_the_interval_allows() -> None:
+    assert sentence(-0.05, -0.08, -0.02, 0.999) == (
+        "dynamic against fixed: lower mean WER, −5.0 points (95% CI −8.0 to −2.0; better in 100% of resamples)."
+    )
+    assert sentence(0.05, 0.02, 0.08, 0.0).startswith("dynamic against fixed: higher mean WER, +5.0 points")
+    assert sentence(-0.01, -0.03, 0.01, 0.8).startswith(
+        "dynamic against fixed: no measurable difference in mean WER, −1.0 points"
+    )
