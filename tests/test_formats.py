@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from asr_pathways import formats
+from asr_pathways.evaluation.tables import comparison_sentence
 from asr_pathways.evaluation.wer import Comparison, Difference
 
 
@@ -44,7 +45,7 @@ def test_language_name_falls_back_to_the_code() -> None:
 
 def sentence(difference: float, low: float, high: float, probability: float) -> str:
     mean = Difference("mean", difference, (low, high), probability)
-    return formats.comparison_sentence("dynamic", "fixed", Comparison([], mean))
+    return comparison_sentence("dynamic", "fixed", Comparison([], mean))
 
 
 def test_sentence_says_what_the_interval_allows() -> None:
