@@ -50,5 +50,4 @@ def here(tmp_path: Path, places: dict[str, Path], monkeypatch: pytest.MonkeyPatc
     for name, path in places.items():
         (tmp_path / name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return tmp_path
