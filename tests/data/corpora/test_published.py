@@ -16,6 +16,7 @@ from asr_pathways.data.corpora.mls import prepare_mls
 from asr_pathways.data.corpora.published import Published, with_languages_of
 from asr_pathways.data.corpus import SPLITS, load_cuts, merge, resplit, sources_of, summarize
 from asr_pathways.errors import PathwaysError
+from tests import warm
 from tests.data.published import COUNTS, SENTENCES, make_commonvoice, make_fleurs, make_mls
 
 TRAIN = """
@@ -33,6 +34,12 @@ pathways: {adapt_every: 1}
 threads: 1
 """
 Run = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lhotse's recipe starts a process for each split, which would import torch first."""
+    monkeypatch.setattr("lhotse.recipes.commonvoice.mp_get_context", lambda _: warm.context())
 
 
 @pytest.fixture
