@@ -15,7 +15,7 @@ demo-fast: $(READY)
 	$(BIN)/asr-pathways demo --out demo-fast --fast $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # Kills runs until 500 were killed: nothing may be lost, and nothing may differ from uninterrupted runs. Five minutes.
 stress: $(READY)
