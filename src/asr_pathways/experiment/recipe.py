@@ -177,6 +177,8 @@ class Block(Config):
         deviation: the standard deviation that is expected of the difference in errors a word between two systems.
         systems: by name.
         compare: pairs of names: is the first better than the second?
+        detailed: whether the report also has a chart of WER by language, a table of sizes, and a recording of each
+            language as every system transcribes it.
     """
 
     about: str
@@ -192,6 +194,7 @@ class Block(Config):
     deviation: float = Field(default=0.5, gt=0)
     systems: dict[str, SystemSpec]
     compare: tuple[tuple[str, str], ...] = ()
+    detailed: bool = False
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Block:

@@ -17,10 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.experiment.cells import cell_folder, model_digest, run_cell
 from asr_pathways.experiment.corpora import data_folder, make_corpora
-from asr_pathways.experiment.cost import Costs, duration
+from asr_pathways.experiment.cost import Costs
 from asr_pathways.experiment.ledger import read_entry, write_entry
 from asr_pathways.experiment.plan import Cell, Plan
 from asr_pathways.files import remove_leftovers
+from asr_pathways.formats import duration
 from asr_pathways.lock import alone_in
 
 LOCAL = "local"

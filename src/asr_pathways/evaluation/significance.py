@@ -12,8 +12,9 @@ in training is averaged over seeds, not resampled; `Paired.better` shows whether
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist, fmean
 
@@ -21,12 +22,58 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.wer import REPLICATIONS, Interval, Rates, percentiles, resampled_sums
-from asr_pathways.experiment.ledger import Tested
+from asr_pathways.evaluation.wer import (
+    REPLICATIONS,
+    Interval,
+    Rates,
+    Utterance,
+    character_counts,
+    percentiles,
+    resampled_sums,
+    word_counts,
+)
 
 ALPHA, POWER = 0.05, 0.8
 
-Runs = Mapping[int, Mapping[str, Tested]]
+
+@dataclass(frozen=True)
+class UtteranceCounts:
+    """How one language's utterances went, in order of their ids.
+
+    Attributes:
+        utterances: stands for ids and references: two cells with the same one were tested on the same.
+        words: reference words (N,).
+        word_errors: substitutions, deletions and insertions (N,).
+        characters: reference characters (N,).
+        character_errors: likewise (N,).
+        loss: of the model, in nats a word piece, over all of them.
+    """
+
+    utterances: str
+    words: list[int]
+    word_errors: list[int]
+    characters: list[int]
+    character_errors: list[int]
+    loss: float
+
+    @classmethod
+    def of(cls, utterances: Iterable[Utterance], loss: float) -> UtteranceCounts:
+        """Counts the errors of one language's utterances."""
+        ordered = sorted(utterances, key=lambda u: u.id)
+        known = hashlib.sha256("\n".join(f"{u.id} {u.reference}" for u in ordered).encode()).hexdigest()[:12]
+        words = [word_counts(u) for u in ordered]
+        characters = [character_counts(u) for u in ordered]
+        return cls(
+            known,
+            [count.reference_length for count in words],
+            [count.errors for count in words],
+            [count.reference_length for count in characters],
+            [count.errors for count in characters],
+            loss,
+        )
+
+
+Runs = Mapping[int, Mapping[str, UtteranceCounts]]
 """What one system made of the test: {seed: {language: counts}}."""
 
 
@@ -219,7 +266,7 @@ def _clusters(systems: Mapping[str, Runs], seeds: Sequence[int], language: str) 
     return counts
 
 
-def _held(name: str, runs: Runs, seed: int, language: str) -> Tested:
+def _held(name: str, runs: Runs, seed: int, language: str) -> UtteranceCounts:
     if language not in runs[seed]:
         raise PathwaysError(f"{name}, seed {seed}: not tested on {language}")
     return runs[seed][language]
