@@ -6,7 +6,7 @@ as the folds of a cross-validation are, bring clusters of their own. Rates are c
 the unweighted mean over languages; intervals are those of `evaluation.wer`, which does the resampling: clusters are
 drawn within each language, and all systems are drawn alike.
 
-Intervals and p-values tell whether a difference would stay with other utterances of the same kind. What chance does
+Intervals and p-values say whether a difference would stay with other utterances of the same kind. What chance does
 in training is averaged over seeds, not resampled; `Paired.better` shows whether the seeds agree.
 """
 
@@ -229,7 +229,7 @@ def detectable(words: int, deviation: float, *, power: float = POWER, alpha: flo
     Args:
         words: reference words that both systems are tested on.
         deviation: standard deviation of the difference in errors a word between the two.
-        power: how often the difference is to be found.
+        power: how often the difference is to be shown.
         alpha: two-sided level of the test.
     """
     return _quantiles(power, alpha) * deviation / math.sqrt(words)
@@ -249,13 +249,13 @@ def _clusters(systems: Mapping[str, Runs], seeds: Sequence[int], language: str) 
     """Counts (N, 2 + 2S) of each cluster: words and characters, then word and character errors of each system."""
     parts: dict[str, npt.NDArray[np.int64]] = {}
     for seed in seeds:
-        held = {name: _held(name, runs, seed, language) for name, runs in systems.items()}
-        (one, first), *others = held.items()
+        by_name = {name: _counts_of(name, runs, seed, language) for name, runs in systems.items()}
+        (one, first), *others = by_name.items()
         for name, other in others:
             if (other.utterances, other.words, other.characters) != (first.utterances, first.words, first.characters):
                 raise PathwaysError(f"{one} and {name} were not tested on the same utterances: {language}, seed {seed}")
         columns = [first.words, first.characters]
-        for tested in held.values():
+        for tested in by_name.values():
             columns += [tested.word_errors, tested.character_errors]
         counts = np.array(columns, dtype=np.int64).T
         known = parts.get(first.utterances)
@@ -266,7 +266,7 @@ def _clusters(systems: Mapping[str, Runs], seeds: Sequence[int], language: str) 
     return counts
 
 
-def _held(name: str, runs: Runs, seed: int, language: str) -> UtteranceCounts:
+def _counts_of(name: str, runs: Runs, seed: int, language: str) -> UtteranceCounts:
     if language not in runs[seed]:
         raise PathwaysError(f"{name}, seed {seed}: not tested on {language}")
     return runs[seed][language]

@@ -43,8 +43,8 @@ def score_table(scores: Scores, title: str | None = None) -> Table:
 
 
 def identification_table(right: Mapping[str, Mapping[str, float]]) -> Table:
-    """Language identification: a row per language, and for each split the share of utterances told right."""
-    table = Table(title="Language told right, %")
+    """Language identification: a row per language, and for each split the share of utterances identified right."""
+    table = Table(title="Language identified right, %")
     table.add_column("Language")
     for split in right:
         table.add_column(split, justify="right")

@@ -1,4 +1,4 @@
-"""Runs one cell: trains or prunes, tests, and tells what came out as a ledger entry."""
+"""Runs one cell: trains or prunes, tests, and returns its ledger entry."""
 
 from __future__ import annotations
 
@@ -157,15 +157,15 @@ def _masks(pathways: Pathways | None, *, tensors: bool) -> dict[str, Any] | None
     if pathways is None:
         return None
     summary = pathways.summary()
-    found = {key: value for key, value in asdict(summary).items() if key not in ("tensors", "mask_bytes")}
-    found["overlap"] = {f"{a} {b}": round(value, 4) for (a, b), value in pathways.overlap().items()}
+    masks = {key: value for key, value in asdict(summary).items() if key not in ("tensors", "mask_bytes")}
+    masks["overlap"] = {f"{a} {b}": round(value, 4) for (a, b), value in pathways.overlap().items()}
     if tensors:
-        found["tensors"] = {
+        masks["tensors"] = {
             language: {name: round(value, 4) for name, value in own.items()}
             for language, own in summary.tensors.items()
         }
-        found["union"] = {name: round(value, 4) for name, value in pathways.summary().union.items()}
-    return found
+        masks["union"] = {name: round(value, 4) for name, value in summary.union.items()}
+    return masks
 
 
 def _size(asr: AsrModel, out: Path) -> dict[str, int]:

@@ -46,13 +46,13 @@ def tested(entry: Mapping[str, Any]) -> dict[str, UtteranceCounts]:
         PathwaysError: if they are damaged.
     """
     try:
-        found = {}
-        for language, held in entry["tested"].items():
-            lists = {key: _unpack(held[key]) for key in _LISTS}
+        counts = {}
+        for language, packed in entry["tested"].items():
+            lists = {key: _unpack(packed[key]) for key in _LISTS}
             if len({len(values) for values in lists.values()}) != 1:
                 raise ValueError("lists differ in length")
-            found[language] = UtteranceCounts(utterances=held["utterances"], loss=held["loss"], **lists)
-        return found
+            counts[language] = UtteranceCounts(utterances=packed["utterances"], loss=packed["loss"], **lists)
+        return counts
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PathwaysError(f"ledger entry {entry.get('name')}: damaged counts: {error}") from None
 

@@ -25,8 +25,9 @@ def page(title: str, markdown: str, pictures: Mapping[str, str]) -> str:
         pictures: SVG by the path that the Markdown names.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    rules: dict[str, Any] = parser.renderer.rules
-    rules["image"] = partial(_image, pictures, parser.renderer)
+    renderer: Any = parser.renderer
+    rules = renderer.rules
+    rules["image"] = partial(_image, pictures, renderer)
     rules["table_open"] = lambda *_: '<div class="frame" role="region" tabindex="0"><table>\n'
     rules["table_close"] = lambda *_: "</table></div>\n"
     tokens = parser.parse(re.sub(r"<!--[\s\S]*?-->", "", markdown))
@@ -37,7 +38,7 @@ def page(title: str, markdown: str, pictures: Mapping[str, str]) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
-        f"<body>\n<main>\n{parser.renderer.render(tokens, parser.options, {})}</main>\n</body>\n</html>\n"
+        f"<body>\n<main>\n{renderer.render(tokens, parser.options, {})}</main>\n</body>\n</html>\n"
     )
 
 

@@ -307,8 +307,8 @@ def _starred(difference: Difference) -> str:
 def _sizes(block: BlockFinding) -> Iterator[str]:
     """Weights and files of each system, of the first seed."""
     rows = []
-    for row in block.rows.values():
-        if row.pooled and "size" in (entry := row.entries[row.seeds[0]][0]):
+    for row in _shared(block):
+        if "size" in (entry := row.entries[row.seeds[0]][0]):
             sizes, masks = entry["size"], entry["masks"]
             kept = ["", "", ""]
             if masks:
@@ -327,13 +327,14 @@ def _sizes(block: BlockFinding) -> Iterator[str]:
         yield table(columns, rows, numbers_from=1, caption=caption)
 
 
+def _shared(block: BlockFinding) -> list[RowFinding]:
+    """The rows of all tables that are models of all languages."""
+    return [row for rows in block.tables().values() for row in rows if not row.own_models]
+
+
 def _samples(block: BlockFinding) -> Iterator[str]:
     """One recording of each language, as each system transcribes it."""
-    entries = {row.name: row.entries[row.seeds[0]] for row in block.rows.values() if row.pooled}
-    shown = {
-        name: {language: sample for entry in runs for language, sample in entry.get("samples", {}).items()}
-        for name, runs in entries.items()
-    }
+    shown = {row.name: row.entries[row.seeds[0]][0].get("samples", {}) for row in _shared(block)}
     for index, language in enumerate(block.languages):
         texts = {name: samples[language] for name, samples in shown.items() if language in samples}
         if not texts:
