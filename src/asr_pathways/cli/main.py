@@ -318,7 +318,7 @@ def demo(
     fast: Annotated[bool, typer.Option("--fast", help="Fewer training steps.")] = False,
 ) -> None:
     """The main job: prunes a real model to 70% on real speech by Dynamic ASR Pathways, and writes report.html."""
-    from asr_pathways.demo import run_demo
+    from asr_pathways.experiment.demo import run_demo
 
     run_demo(model, out, source=source, fast=fast)
 

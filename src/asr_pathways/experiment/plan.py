@@ -328,10 +328,10 @@ def _pinned(block: str, dense: DenseSpec) -> str:
     """What a dense model's folder holds, or is to hold where it is not there."""
     if dense.contents and not Path(dense.model).is_dir():
         return dense.contents
-    found = contents(Path(dense.model))
-    if dense.contents not in ("", found):
-        raise PathwaysError(f"blocks.{block}.dense: {dense.model} is another model: its contents are {found}")
-    return found
+    actual = contents(Path(dense.model))
+    if dense.contents not in ("", actual):
+        raise PathwaysError(f"blocks.{block}.dense: {dense.model} is another model: its contents are {actual}")
+    return actual
 
 
 def contents(folder: Path, pattern: str = "*") -> str:

@@ -6,14 +6,15 @@ as the folds of a cross-validation are, bring clusters of their own. Rates are c
 the unweighted mean over languages; intervals are those of `evaluation.wer`, which does the resampling: clusters are
 drawn within each language, and all systems are drawn alike.
 
-Intervals and p-values tell whether a difference would stay with other utterances of the same kind. What chance does
+Intervals and p-values say whether a difference would stay with other utterances of the same kind. What chance does
 in training is averaged over seeds, not resampled; `Paired.better` shows whether the seeds agree.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist, fmean
 
@@ -21,12 +22,58 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.wer import REPLICATIONS, Interval, Rates, percentiles, resampled_sums
-from asr_pathways.experiment.ledger import Tested
+from asr_pathways.evaluation.wer import (
+    REPLICATIONS,
+    Interval,
+    Rates,
+    Utterance,
+    character_counts,
+    percentiles,
+    resampled_sums,
+    word_counts,
+)
 
 ALPHA, POWER = 0.05, 0.8
 
-Runs = Mapping[int, Mapping[str, Tested]]
+
+@dataclass(frozen=True)
+class UtteranceCounts:
+    """How one language's utterances went, in order of their ids.
+
+    Attributes:
+        utterances: stands for ids and references: two cells with the same one were tested on the same.
+        words: reference words (N,).
+        word_errors: substitutions, deletions and insertions (N,).
+        characters: reference characters (N,).
+        character_errors: likewise (N,).
+        loss: of the model, in nats a word piece, over all of them.
+    """
+
+    utterances: str
+    words: list[int]
+    word_errors: list[int]
+    characters: list[int]
+    character_errors: list[int]
+    loss: float
+
+    @classmethod
+    def of(cls, utterances: Iterable[Utterance], loss: float) -> UtteranceCounts:
+        """Counts the errors of one language's utterances."""
+        ordered = sorted(utterances, key=lambda u: u.id)
+        known = hashlib.sha256("\n".join(f"{u.id} {u.reference}" for u in ordered).encode()).hexdigest()[:12]
+        words = [word_counts(u) for u in ordered]
+        characters = [character_counts(u) for u in ordered]
+        return cls(
+            known,
+            [count.reference_length for count in words],
+            [count.errors for count in words],
+            [count.reference_length for count in characters],
+            [count.errors for count in characters],
+            loss,
+        )
+
+
+Runs = Mapping[int, Mapping[str, UtteranceCounts]]
 """What one system made of the test: {seed: {language: counts}}."""
 
 
@@ -182,7 +229,7 @@ def detectable(words: int, deviation: float, *, power: float = POWER, alpha: flo
     Args:
         words: reference words that both systems are tested on.
         deviation: standard deviation of the difference in errors a word between the two.
-        power: how often the difference is to be found.
+        power: how often the difference is to be shown.
         alpha: two-sided level of the test.
     """
     return _quantiles(power, alpha) * deviation / math.sqrt(words)
@@ -202,13 +249,13 @@ def _clusters(systems: Mapping[str, Runs], seeds: Sequence[int], language: str) 
     """Counts (N, 2 + 2S) of each cluster: words and characters, then word and character errors of each system."""
     parts: dict[str, npt.NDArray[np.int64]] = {}
     for seed in seeds:
-        held = {name: _held(name, runs, seed, language) for name, runs in systems.items()}
-        (one, first), *others = held.items()
+        by_name = {name: _counts_of(name, runs, seed, language) for name, runs in systems.items()}
+        (one, first), *others = by_name.items()
         for name, other in others:
             if (other.utterances, other.words, other.characters) != (first.utterances, first.words, first.characters):
                 raise PathwaysError(f"{one} and {name} were not tested on the same utterances: {language}, seed {seed}")
         columns = [first.words, first.characters]
-        for tested in held.values():
+        for tested in by_name.values():
             columns += [tested.word_errors, tested.character_errors]
         counts = np.array(columns, dtype=np.int64).T
         known = parts.get(first.utterances)
@@ -219,7 +266,7 @@ def _clusters(systems: Mapping[str, Runs], seeds: Sequence[int], language: str) 
     return counts
 
 
-def _held(name: str, runs: Runs, seed: int, language: str) -> Tested:
+def _counts_of(name: str, runs: Runs, seed: int, language: str) -> UtteranceCounts:
     if language not in runs[seed]:
         raise PathwaysError(f"{name}, seed {seed}: not tested on {language}")
     return runs[seed][language]

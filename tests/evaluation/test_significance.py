@@ -2,24 +2,26 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from statistics import NormalDist
 
+import kaldialign
 import numpy as np
 import pytest
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation import wer
+from asr_pathways.evaluation.significance import Bootstrap, Runs, UtteranceCounts, detectable, detectable_by
 from asr_pathways.evaluation.wer import Utterance
-from asr_pathways.experiment import ledger
-from asr_pathways.experiment.significance import Bootstrap, Runs, detectable, detectable_by
 from tests.experiment.example import counts
 
 
-def made(digest: str, words: list[int], errors: list[int], loss: float = 1.0) -> ledger.Tested:
-    return ledger.Tested(digest, words, errors, [4 * count for count in words], [2 * count for count in errors], loss)
+def made(digest: str, words: list[int], errors: list[int], loss: float = 1.0) -> UtteranceCounts:
+    return UtteranceCounts(digest, words, errors, [4 * count for count in words], [2 * count for count in errors], loss)
 
 
-def run(name: str, rate: float, fold: int = 0, utterances: int = 40) -> dict[str, ledger.Tested]:
+def run(name: str, rate: float, fold: int = 0, utterances: int = 40) -> dict[str, UtteranceCounts]:
     return {language: counts(language, fold, rate, name, utterances) for language in ("en", "fr")}
 
 
@@ -88,30 +90,33 @@ def test_equals_a_plain_reimplementation_over_folds_and_shared_tests() -> None:
     assert pair.relative == pytest.approx((points["a"] - points["b"]) / points["b"])
 
 
-def test_agrees_with_the_comparison_of_two_evaluations() -> None:
+def evaluated(rates: Sequence[float]) -> list[list[Utterance]]:
+    """The same utterances of two languages by systems that get each word wrong with a probability."""
     texts, noise = random.Random(0), random.Random(1)
     spoken = [
         (language, f"{language}-{index:02}", [texts.choice("abcdefgh") for _ in range(texts.randint(1, 8))])
         for language in ("en", "fr")
         for index in range(30)
     ]
-    heard = [
+    return [
         [
-            Utterance(name, language, " ".join(said), " ".join("x" if noise.random() < rate else w for w in said))
-            for language, name, said in spoken
+            Utterance(name, language, " ".join(words), " ".join("x" if noise.random() < rate else w for w in words))
+            for language, name, words in spoken
         ]
-        for rate in (0.2, 0.3)
+        for rate in rates
     ]
-    runs: list[Runs] = [
-        {5: {x: ledger.Tested.of([u for u in system if u.language == x], 1.0) for x in ("en", "fr")}}
-        for system in heard
-    ]
-    found = Bootstrap({"a": runs[0], "b": runs[1]}, replications=500)
-    pair, expected = found.compare("a", "b"), wer.compare(*heard, replications=500)
-    assert pair is not None
-    assert pair.wer.points == pytest.approx(expected.mean.difference)
-    assert pair.wer.ci == pytest.approx(expected.mean.ci)
-    scores, pooled = wer.score(heard[0], replications=500), found.pooled("a")
+
+
+def runs_of(system: Sequence[Utterance]) -> Runs:
+    return {5: {x: UtteranceCounts.of([u for u in system if u.language == x], 1.0) for x in ("en", "fr")}}
+
+
+def test_agrees_with_the_scores_of_an_evaluation() -> None:
+    (system,) = evaluated([0.2])
+    scores, pooled = (
+        wer.score(system, replications=500),
+        Bootstrap({"a": runs_of(system)}, replications=500).pooled("a"),
+    )
     assert [pooled.wer, pooled.cer, *pooled.wer_ci] == pytest.approx(
         [scores.mean_wer, scores.mean_cer, *scores.mean_wer_ci]
     )
@@ -119,6 +124,29 @@ def test_agrees_with_the_comparison_of_two_evaluations() -> None:
         rate = pooled.languages[entry.language]
         assert (rate.words, rate.utterances) == (entry.words, entry.utterances)
         assert [rate.wer, rate.cer, *rate.wer_ci] == pytest.approx([entry.wer.rate, entry.cer.rate, *entry.wer_ci])
+
+
+def test_p_agrees_with_kaldialign() -> None:
+    """Its probability that a system is better is one tail of ours, for one language."""
+    a, b = ([u for u in system if u.language == "en"] for system in evaluated([0.30, 0.34]))
+    references = [u.reference.split() for u in a]
+    oracle = kaldialign.bootstrap_wer_ci(
+        references, [u.hypothesis.split() for u in b], [u.hypothesis.split() for u in a]
+    )
+    pair = Bootstrap(
+        {name: {0: {"en": UtteranceCounts.of(system, 1.0)}} for name, system in (("a", a), ("b", b))}
+    ).compare("a", "b")
+    better = oracle["p_s2_improv_over_s1"]
+    assert pair is not None and 0.02 < better < 0.98
+    assert pair.wer.p == pytest.approx(2 * min(better, 1 - better), abs=0.06)
+
+
+def test_pairing_is_tighter_than_independent_resampling() -> None:
+    (a,) = evaluated([0.3])
+    b = [replace(u, hypothesis=u.hypothesis + " x" * (index % 20 == 0)) for index, u in enumerate(a)]
+    bootstrap = Bootstrap({"a": runs_of(a), "b": runs_of(b)}, replications=500)
+    pair, alone = bootstrap.compare("a", "b"), bootstrap.pooled("a").wer_ci
+    assert pair is not None and pair.wer.ci[1] - pair.wer.ci[0] < (alone[1] - alone[0]) / 2
 
 
 def test_a_true_difference_is_found_and_none_is_not() -> None:
