@@ -65,19 +65,6 @@ def test_packing_keeps_exactly_the_weights(granularity: str, shape: tuple[int, i
     assert matrix.nonzeros == int(weight.count_nonzero())
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("values", [torch.float32, torch.float16])
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-@pytest.mark.parametrize("shape", [(1, 3), (7, 9), (33, 65), (64, 200)])
-def test_values_and_a_mask_pack_as_their_product(
-    granularity: str, values: torch.dtype, dtype: ValueType, shape: tuple[int, int]
-) -> None:
-    mask = random_mask(*shape, granularity, 0.4, seed=3)
-    dense = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(values)
-    matrix = SparseMatrix.from_mask(dense, pack(mask), granularity, dtype)
-    assert torch.equal(matrix.dense(), SparseMatrix.pack(dense.float() * mask, granularity, dtype).dense())
-
-
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_mask_within_a_union_is_packed_from_the_unions_values(data: st.DataObject) -> None:
@@ -100,7 +87,7 @@ def test_a_union_that_does_not_fit_is_refused() -> None:
         SparseMatrix.from_union(torch.ones(1), union, mask, (1, 2))
     with pytest.raises(PathwaysError, match="has 2 bytes, not"):
         SparseMatrix.from_union(torch.ones(1), union, union, (3, 5))
-    with pytest.raises(PathwaysError, match=r"values of a union are \(k,\) float32 or float16"):
+    with pytest.raises(PathwaysError, match=r"the values of a union have shape \(k,\), not \(1, 1\)"):
         SparseMatrix.from_union(torch.ones(1, 1), union, union, (1, 2))
 
 
@@ -108,7 +95,9 @@ def test_half_precision_values_are_read_exactly() -> None:
     halves = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(torch.float16)
     halves = halves[halves.isfinite()].view(16, -1).contiguous()
     everything = pack(torch.ones(halves.shape, dtype=torch.bool))
-    assert torch.equal(SparseMatrix.from_mask(halves, everything).dense(), halves.float())
+    assert torch.equal(
+        SparseMatrix.from_union(halves.flatten(), everything, everything, halves.shape).dense(), halves.float()
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -143,19 +132,6 @@ def test_a_row_of_zeros_gives_its_bias() -> None:
     bias = torch.arange(6.0)
     assert torch.equal(matrix.matmul(torch.randn(3, 9), bias), bias.expand(3, 6))
     assert matrix.nonzeros == 0
-
-
-def test_relu_after_the_bias() -> None:
-    matrix, x, bias = SparseMatrix.pack(random_weight(21, 40)), activations(5, 40), torch.randn(21)
-    for variant in variants() or [None]:
-        found = matrix.matmul(x, bias, relu=True, variant=variant)
-        torch.testing.assert_close(found, linear(x, matrix.dense(), bias).relu(), rtol=1e-5, atol=1e-5)
-
-
-def test_an_output_that_is_given_is_written() -> None:
-    matrix, x, out = SparseMatrix.pack(random_weight(10, 12)), activations(2, 12), torch.empty(2, 10)
-    assert matrix.matmul(x, out=out) is out
-    torch.testing.assert_close(out, x @ matrix.dense().T)
 
 
 def test_no_rows_give_no_rows() -> None:
@@ -235,7 +211,7 @@ class TestWithoutTheExtension:
     @pytest.fixture(autouse=True)
     def without(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(extension, "compiled", None)
-        monkeypatch.setattr(extension, "_warned", False)
+        extension.warn_of_dense_products.cache_clear()
 
     def test_products_are_the_same_and_a_warning_says_so_once(self, caplog: pytest.LogCaptureFixture) -> None:
         assert not available()
@@ -244,8 +220,8 @@ class TestWithoutTheExtension:
         matrix = SparseMatrix.pack(weight)
         with caplog.at_level(logging.WARNING):
             for _ in range(2):
-                found = matrix.matmul(x, bias, relu=True)
-        torch.testing.assert_close(found, linear(x, weight, bias).relu())
+                found = matrix.matmul(x, bias)
+        torch.testing.assert_close(found, linear(x, weight, bias))
         assert [record.message for record in caplog.records] == [
             "sparse kernels were not built: products run dense; install a C++ compiler, then this again"
         ]
@@ -257,7 +233,7 @@ class TestWithoutTheExtension:
         weight = random_weight(40, 90)
         mask = pack(weight != 0)
         dense = SparseMatrix.pack(weight, dtype="int8").dense()
-        masked = SparseMatrix.from_mask(weight, mask, dtype="int8").dense()
+        masked = SparseMatrix.from_union(weight[weight != 0], mask, mask, (40, 90), dtype="int8").dense()
         monkeypatch.undo()
         assert torch.equal(dense, SparseMatrix.pack(weight, dtype="int8").dense())
         assert torch.equal(dense, masked)
@@ -300,8 +276,6 @@ def test_other_arguments_that_do_not_fit_are_refused() -> None:
     matrix, x = SparseMatrix.pack(torch.ones(3, 4)), torch.ones(2, 4)
     with pytest.raises(PathwaysError, match=r"bias must have shape \(3\), not \(4,\)"):
         matrix.matmul(x, torch.ones(4))
-    with pytest.raises(PathwaysError, match=r"out must have shape \(2, 3\), not \(3, 3\)"):
-        matrix.matmul(x, out=torch.ones(3, 3))
     with pytest.raises(PathwaysError, match="threads must be 1 or more, not 0"):
         matrix.matmul(x, threads=0)
     with pytest.raises(PathwaysError, match="4 \\* hidden rows"):
@@ -319,12 +293,10 @@ def test_weights_that_cannot_be_packed_are_refused() -> None:
         SparseMatrix.pack(torch.ones(2, 3), "rows")
     with pytest.raises(PathwaysError, match="float32 or int8, not as 'int4'"):
         SparseMatrix.pack(torch.ones(2, 3), dtype="int4")  # type: ignore[arg-type]
-    with pytest.raises(PathwaysError, match="a packed mask of 2x3 has 1 bytes, not"):
-        SparseMatrix.from_mask(torch.ones(2, 3), torch.zeros(2, dtype=torch.uint8))
     with pytest.raises(PathwaysError, match="a packed mask must be uint8, not bool"):
-        SparseMatrix.from_mask(torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool))
-    with pytest.raises(PathwaysError, match="values must be float32 or float16, not float64"):
-        SparseMatrix.from_mask(torch.ones(2, 3).double(), torch.zeros(1, dtype=torch.uint8))
+        SparseMatrix.from_union(torch.ones(6), torch.ones(2, 3, dtype=torch.bool), torch.ones(1), (2, 3))
+    with pytest.raises(PathwaysError, match="the values of a union must be float32 or float16, not float64"):
+        SparseMatrix.from_union(torch.ones(6).double(), torch.ones(1), torch.ones(1), (2, 3))
 
 
 @pytest.mark.parametrize("n", [1, 2, 20])

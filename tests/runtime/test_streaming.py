@@ -101,12 +101,12 @@ def test_encodings_are_those_of_the_training_side(trained: AsrModel) -> None:
     with trained.use("fr"), torch.no_grad():
         wanted, _ = trained.model.encodings(features, lengths, "fr")
         logits = trained.model.joiner(wanted, trained.model.predictor(torch.tensor([[24, 3, 5]]))[0])
-    model = recognizer.models.get("fr").model
+    model = recognizer.pathways.get("fr").model
     with torch.inference_mode():
         found = model.encoder.stream(model.normalize(features), model.encoder.initial_state(1, features), final=True)
         own = model.joiner(found, model.predictor(torch.tensor([[24, 3, 5]]))[0])
     torch.testing.assert_close(own, logits, atol=1e-4, rtol=0)
-    assert recognizer.models.nbytes > 0
+    assert recognizer.pathways.nbytes > 0
 
 
 @pytest.mark.parametrize("name", ["five.asrp", "folder"])
@@ -121,11 +121,11 @@ def test_bundles_stream(trained: AsrModel, tmp_path: Path, name: str) -> None:
 def test_int8_is_near_and_smaller(trained: AsrModel) -> None:
     source = ModelSource(trained)
     exact, rounded = Recognizer(source, "fr"), Recognizer(source, "fr", dtype="int8")
-    assert rounded.models.nbytes < 0.8 * exact.models.nbytes
+    assert rounded.pathways.nbytes < 0.8 * exact.pathways.nbytes
     features = Fbank()(utterance("fr", 1))[None]
     found = []
     for recognizer in (exact, rounded):
-        model = recognizer.models.get("fr").model
+        model = recognizer.pathways.get("fr").model
         with torch.inference_mode():
             state = model.encoder.initial_state(1, features)
             found.append(model.encoder.stream(model.normalize(features), state, final=True))
@@ -197,11 +197,11 @@ def test_what_was_used_longest_ago_leaves_memory(trained: AsrModel) -> None:
     both = Recognizer(source)
     for language in LANGUAGES:
         both.load(language)
-    assert both.models.loaded == LANGUAGES
-    one = Recognizer(source, "en", memory=both.models.nbytes - 1)
+    assert both.pathways.loaded == LANGUAGES
+    one = Recognizer(source, "en", memory=both.pathways.nbytes - 1)
     stream = one.stream()
     one.load("fr")
-    assert one.models.loaded == ("fr",)
+    assert one.pathways.loaded == ("fr",)
     stream.accept(utterance("en", 0))  # an evicted pathway lives as long as its streams
     wanted = both.stream("en")
     wanted.accept(utterance("en", 0))
@@ -282,6 +282,28 @@ def test_a_stream_needs_a_language(trained: AsrModel) -> None:
         Recognizer(ModelSource(trained), beam=0)
     with pytest.raises(PathwaysError, match="phrases: greedy search knows no phrases"):
         Recognizer(ModelSource(trained), phrases=["one"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"phrases": "one two"}, "phrases: a list of phrases is needed, not the text 'one two'"),
+        ({"phrases": ["one", " "]}, "phrases: ' ' has no words"),
+        ({"phrases": ["?!"]}, "phrases: '\\?!' has no words"),
+        ({"phrases": ["один"]}, "phrases: 'один': the model does not write д и н о in en"),
+        ({"phrases": ["one"], "bonus": float("nan")}, "bonus: nan: a finite number is needed"),
+        ({"bonus": float("inf")}, "bonus: inf: a finite number is needed"),
+    ],
+)
+def test_phrases_that_cannot_be_preferred_are_refused(
+    trained: AsrModel, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(PathwaysError, match=f"^{message}$"):
+        Recognizer(ModelSource(trained), "en", beam=4, **options)  # type: ignore[arg-type]
+    if options.get("phrases") == ["один"]:  # a recogniser of many languages says so when a stream begins
+        recognizer = Recognizer(ModelSource(trained), beam=4, **options)  # type: ignore[arg-type]
+        with pytest.raises(PathwaysError, match=message):
+            recognizer.stream("en")
 
 
 def test_no_audio_gives_no_words(trained: AsrModel) -> None:

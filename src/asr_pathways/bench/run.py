@@ -16,14 +16,12 @@ from typing import Any
 import torch
 
 from asr_pathways.bench.footprint import footprint
-from asr_pathways.bench.models import PIECES_A_SECOND, random_model, some_tokenizer, sound
-from asr_pathways.bench.roofline import chunk_roofline
-from asr_pathways.bench.systems import DENSE, EXPORTED, SPARSE, Kind, OnBundle, open_system
-from asr_pathways.bench.timing import System, time_streams
+from asr_pathways.bench.models import random_model, some_tokenizer, sound
+from asr_pathways.bench.systems import DENSE, EXPORTED, SPARSE, Kind, open_system
+from asr_pathways.bench.timing import time_streams
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.presets import Preset
-from asr_pathways.runtime.kernels import available
 from asr_pathways.runtime.streaming import Recognizer as Streaming
 
 GRANULARITIES = ("unstructured", "block:4x1")
@@ -82,7 +80,6 @@ def measure(
                         "chunk_p50_ms": timing.p50,
                         "chunk_p95_ms": timing.p95,
                         "first_token_ms": timing.first,
-                        "limit_ms": _limit(system, chunk) if sparse else None,
                         "load_s": held.load,
                         "peak_mib": held.peak,
                         "bytes": None if kind in DENSE else system.disk,
@@ -102,16 +99,10 @@ def measure(
         torch.set_num_threads(before)
 
 
-def _limit(system: System, chunk: float) -> float | None:
-    """Milliseconds that a chunk needs at best; None without compiled kernels."""
-    assert isinstance(system, OnBundle)
-    return 1000 * chunk_roofline(system.model, PIECES_A_SECOND * chunk) if available() else None
-
-
 def _exported(asr: AsrModel, folder: Path) -> Path:
     from asr_pathways.export.sherpa import export_sherpa
 
-    return export_sherpa(asr, folder).folder
+    return export_sherpa(asr, folder)[0].folder
 
 
 def switching(bundle: Path, threads: int, runs: int = 5) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A packed sparse weight and its product with rows of activations."""
+"""A sparse weight and its product with rows of activations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import Blocks, parse_granularity
 from asr_pathways.pruning.masks import packed_size, popcount, unpack
 from asr_pathways.runtime.kernels import extension
-from asr_pathways.runtime.kernels.checks import check_floats, check_layout, check_threads
+from asr_pathways.runtime.kernels.checks import check_floats, check_layout
 
 if TYPE_CHECKING:
     from asr_pathways.runtime.kernels import _sparse
@@ -29,9 +29,9 @@ class SparseMatrix:
     ``round(w * 127 / max|w|)``. Other granularities are stored as unstructured ones are. Products carry no gradient.
     """
 
-    def __init__(self, packed: _sparse.Matrix | None, dense: Tensor | None, shape: tuple[int, int]) -> None:
-        """Use `pack` or `from_mask`. Without compiled kernels ``dense`` is what is kept."""
-        self._packed = packed
+    def __init__(self, compiled: _sparse.Matrix | None, dense: Tensor | None, shape: tuple[int, int]) -> None:
+        """Use `pack` or `from_union`. Without compiled kernels the weight is stored ``dense``."""
+        self._compiled = compiled
         self._dense = dense
         self.shape = shape
 
@@ -48,40 +48,8 @@ class SparseMatrix:
         block, quantize = _block_rows(granularity), _is_int8(dtype)
         if not extension.available():
             return cls(None, _quantized(weight) if quantize else weight.clone(), (rows, columns))
-        packed = extension.compiled.pack(weight.data_ptr(), rows, columns, block, quantize)
-        return cls(packed, None, (rows, columns))
-
-    @classmethod
-    def from_mask(
-        cls, values: Tensor, mask: Tensor, granularity: str = "unstructured", dtype: ValueType = "float32"
-    ) -> SparseMatrix:
-        """Packs what a packed mask keeps of dense values, without making the dense product of the two.
-
-        Args:
-            values: (out, in), float32 or float16.
-            mask: uint8 (ceil(out * in / 8),), as `asr_pathways.pruning.masks.pack` makes them.
-            granularity: of the mask.
-            dtype: what the values are stored as.
-
-        Raises:
-            PathwaysError: if an argument is not one that can be packed.
-        """
-        values = values.detach()
-        check_layout(values, "values", torch.float32, torch.float16)
-        rows, columns = _matrix_shape(values)
-        check_layout(mask, "a packed mask", torch.uint8)
-        if tuple(mask.shape) != (packed_size(values.shape),):
-            raise PathwaysError(
-                f"a packed mask of {rows}x{columns} has {packed_size(values.shape)} bytes, not {tuple(mask.shape)}"
-            )
-        block, quantize = _block_rows(granularity), _is_int8(dtype)
-        if not extension.available():
-            dense = values.float() * unpack(mask, values.shape)
-            return cls(None, _quantized(dense) if quantize else dense, (rows, columns))
-        packed = extension.compiled.pack_masked(
-            values.data_ptr(), mask.data_ptr(), rows, columns, block, quantize, values.dtype == torch.float16
-        )
-        return cls(packed, None, (rows, columns))
+        compiled = extension.compiled.pack(weight.data_ptr(), rows, columns, block, quantize)
+        return cls(compiled, None, (rows, columns))
 
     @classmethod
     def from_union(
@@ -108,13 +76,14 @@ class SparseMatrix:
         """
         rows, columns = shape
         values = values.detach()
-        if values.dim() != 1 or values.dtype not in (torch.float32, torch.float16) or not values.is_contiguous():
-            raise PathwaysError(f"values of a union are (k,) float32 or float16, not {tuple(values.shape)}")
-        for packed in (union, mask):
-            check_layout(packed, "a packed mask", torch.uint8)
-            if tuple(packed.shape) != (packed_size(shape),):
+        check_layout(values, "the values of a union", torch.float32, torch.float16)
+        if values.dim() != 1:
+            raise PathwaysError(f"the values of a union have shape (k,), not {tuple(values.shape)}")
+        for bits in (union, mask):
+            check_layout(bits, "a packed mask", torch.uint8)
+            if tuple(bits.shape) != (packed_size(shape),):
                 raise PathwaysError(
-                    f"a packed mask of {rows}x{columns} has {packed_size(shape)} bytes, not {tuple(packed.shape)}"
+                    f"a packed mask of {rows}x{columns} has {packed_size(shape)} bytes, not {tuple(bits.shape)}"
                 )
         if popcount(union) != len(values) or (mask & ~union).any():
             raise PathwaysError(f"a union of {popcount(union)} weights does not fit {len(values)} values and its mask")
@@ -128,24 +97,13 @@ class SparseMatrix:
         addresses = values.data_ptr(), union.data_ptr(), mask.data_ptr()
         return cls(extension.compiled.pack_union(*addresses, rows, columns, block, quantize, half), None, shape)
 
-    def matmul(
-        self,
-        x: Tensor,
-        bias: Tensor | None = None,
-        threads: int = 1,
-        out: Tensor | None = None,
-        *,
-        relu: bool = False,
-        variant: str | None = None,
-    ) -> Tensor:
-        """``x @ self.dense().T + bias``, then a ReLU if wanted.
+    def matmul(self, x: Tensor, bias: Tensor | None = None, threads: int = 1, *, variant: str | None = None) -> Tensor:
+        """``x @ self.dense().T + bias``.
 
         Args:
-            x: (n, in), as are all of these contiguous float32 tensors on the CPU.
+            x: (n, in), like the bias a contiguous float32 tensor on the CPU.
             bias: (out,).
             threads: how many threads share the rows of the weight.
-            out: (n, out), written and returned if given; must not overlap ``x``.
-            relu: whether negative results become zero.
             variant: one of `variants()`; the fastest if not given.
 
         Returns:
@@ -156,51 +114,49 @@ class SparseMatrix:
         """
         rows, columns = self.shape
         check_floats(x, "x", None, columns)
-        if bias is not None:
-            check_floats(bias, "bias", rows)
-        if out is None:
-            out = torch.empty(x.shape[0], rows)
-        else:
-            check_floats(out, "out", x.shape[0], rows)
-        check_threads(threads)
-        name = extension.check_variant(variant) if variant else ""
-        if self._packed is None:
-            return self._dense_product(x, bias, out, relu)
-        address = 0 if bias is None else bias.data_ptr()
-        extension.compiled.multiply(
-            self._packed, x.data_ptr(), x.shape[0], out.data_ptr(), address, relu, threads, name
-        )
+        runner = extension.check_runner(threads, variant)
+        product = self.product(bias)
+        if product is None:
+            extension.warn_of_dense_products()
+            with torch.no_grad():
+                return linear(x, self._stored, bias)
+        out = torch.empty(x.shape[0], rows)
+        extension.compiled.multiply(product, x.data_ptr(), x.shape[0], out.data_ptr(), runner)
         return out
+
+    def product(self, bias: Tensor | None = None) -> _sparse.Product | None:
+        """This weight and the address of a bias (out,), as the extension takes them; None without compiled kernels.
+
+        Raises:
+            PathwaysError: if the bias is of the wrong shape, type, layout or device.
+        """
+        if bias is not None:
+            check_floats(bias, "bias", self.shape[0])
+        return None if self._compiled is None else (self._compiled, 0 if bias is None else bias.data_ptr())
 
     def dense(self) -> Tensor:
         """What this multiplies by: (out, in), float32; for int8 that is the weight as it was rounded."""
-        if self._packed is None:
+        if self._compiled is None:
             assert self._dense is not None
             return self._dense.clone()
         dense = torch.empty(self.shape)
-        extension.compiled.unpack(self._packed, dense.data_ptr())
+        extension.compiled.unpack(self._compiled, dense.data_ptr())
         return dense
 
     @property
     def nonzeros(self) -> int:
         """How many weights were not zero when they were packed."""
-        return int(self._stored.count_nonzero()) if self._packed is None else self._packed.nonzeros
+        return int(self._stored.count_nonzero()) if self._compiled is None else self._compiled.nonzeros
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that this takes; a product reads a little less."""
-        return self._stored.nbytes if self._packed is None else self._packed.nbytes
+        return self._stored.nbytes if self._compiled is None else self._compiled.nbytes
 
     @property
     def _stored(self) -> Tensor:
         assert self._dense is not None
         return self._dense
-
-    def _dense_product(self, x: Tensor, bias: Tensor | None, out: Tensor, relu: bool) -> Tensor:
-        extension.warn_of_dense_products()
-        with torch.no_grad():
-            product = linear(x, self._stored, bias)
-            return out.copy_(product.relu_() if relu else product)
 
 
 def _matrix_shape(weight: Tensor) -> tuple[int, int]:

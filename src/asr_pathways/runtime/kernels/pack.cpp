@@ -42,36 +42,25 @@ uint64_t bits_at(const uint8_t* mask, int64_t first, int64_t total) {
     return shift ? (low >> shift) | (high << (64 - shift)) : low;
 }
 
-// What a mask keeps of dense values, 64 columns at a time.
-template <typename Value>
-struct Masked {
-    const Value* dense;
-    const uint8_t* mask;
-    int64_t rows, columns;
-
-    uint64_t kept(int64_t row, int64_t column) const {
-        const uint64_t bits = bits_at(mask, row * columns + column, rows * columns);
-        const int64_t left = columns - column;
-        return left < 64 ? bits & ((uint64_t{1} << left) - 1) : bits;
-    }
-    float value(int64_t row, int64_t column) const { return as_float(dense[row * columns + column]); }
-};
-
 // What a mask keeps of the values of a union of masks: a value's place is the number of bits before its own.
 template <typename Value>
 struct Union {
-    Union(const Value* values, const uint8_t* held, const uint8_t* mask, int64_t rows, int64_t columns)
-        : rows(rows), columns(columns), values_(values), masked_{values, mask, rows, columns} {
+    Union(const Value* values, const uint8_t* in_union, const uint8_t* mask, int64_t rows, int64_t columns)
+        : rows(rows), columns(columns), values_(values), mask_(mask) {
         const int64_t total = rows * columns;
         int64_t before = 0;
         for (int64_t first = 0; first < total; first += 64) {
-            const uint64_t bits = bits_at(held, first, total);
+            const uint64_t bits = bits_at(in_union, first, total);
             words_.push_back({bits, before});
             before += __builtin_popcountll(bits);
         }
     }
 
-    uint64_t kept(int64_t row, int64_t column) const { return masked_.kept(row, column); }
+    uint64_t kept(int64_t row, int64_t column) const {
+        const uint64_t bits = bits_at(mask_, row * columns + column, rows * columns);
+        const int64_t left = columns - column;
+        return left < 64 ? bits & ((uint64_t{1} << left) - 1) : bits;
+    }
     float value(int64_t row, int64_t column) const {
         const int64_t index = row * columns + column;
         const Word& word = words_[static_cast<std::size_t>(index / 64)];
@@ -87,7 +76,7 @@ private:
         int64_t before;
     };
     const Value* values_;
-    Masked<Value> masked_;
+    const uint8_t* mask_;
     std::vector<Word> words_;
 };
 
@@ -239,7 +228,8 @@ private:
     void put(int64_t place, int64_t row, int lane, float value) {
         const int64_t at = place * matrix_.block + lane;
         if (matrix_.quantized)
-            matrix_.codes[at] = static_cast<int8_t>(std::nearbyintf(value * inverse_scales_[(row + lane) % kChunkRows]));
+            matrix_.codes[at] =
+                static_cast<int8_t>(std::nearbyintf(value * inverse_scales_[(row + lane) % kChunkRows]));
         else
             matrix_.values[at] = value;
     }
@@ -263,23 +253,14 @@ Matrix pack(const float* dense, int64_t rows, int64_t columns, int block, bool q
     return pack_from(Dense{dense, rows, columns}, block, quantize);
 }
 
-Matrix pack_masked(const float* dense, const uint8_t* mask, int64_t rows, int64_t columns, int block, bool quantize) {
-    return pack_from(Masked<float>{dense, mask, rows, columns}, block, quantize);
-}
-
-Matrix pack_masked_half(const uint16_t* dense, const uint8_t* mask, int64_t rows, int64_t columns, int block,
-                        bool quantize) {
-    return pack_from(Masked<uint16_t>{dense, mask, rows, columns}, block, quantize);
-}
-
-Matrix pack_union(const float* values, const uint8_t* held, const uint8_t* mask, int64_t rows, int64_t columns,
+Matrix pack_union(const float* values, const uint8_t* in_union, const uint8_t* mask, int64_t rows, int64_t columns,
                   int block, bool quantize) {
-    return pack_from(Union<float>(values, held, mask, rows, columns), block, quantize);
+    return pack_from(Union<float>(values, in_union, mask, rows, columns), block, quantize);
 }
 
-Matrix pack_union_half(const uint16_t* values, const uint8_t* held, const uint8_t* mask, int64_t rows,
-                       int64_t columns, int block, bool quantize) {
-    return pack_from(Union<uint16_t>(values, held, mask, rows, columns), block, quantize);
+Matrix pack_union(const uint16_t* values, const uint8_t* in_union, const uint8_t* mask, int64_t rows, int64_t columns,
+                  int block, bool quantize) {
+    return pack_from(Union<uint16_t>(values, in_union, mask, rows, columns), block, quantize);
 }
 
 void unpack(const Matrix& matrix, float* dense) {
