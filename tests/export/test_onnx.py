@@ -10,7 +10,7 @@ import torch
 
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
-from asr_pathways.export.onnx import TOLERANCE, export_onnx, open_graphs
+from asr_pathways.export.onnx import TOLERANCE, Exported, export_onnx, open_graphs
 from asr_pathways.export.onnx_modules import build_modules
 from asr_pathways.model_folder.model import AsrModel, HubCard
 from asr_pathways.models.emformer import EmformerConfig
@@ -27,19 +27,24 @@ LAYOUTS = {
 }
 
 
-def test_one_language(five: AsrModel, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(five: AsrModel, tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
     before = {name: value.clone() for name, value in five.model.state_dict().items()}
-    (exported,) = export_onnx(five, tmp_path / "fr", ["fra"])
-    assert (exported.languages, exported.folder) == (("fr",), tmp_path / "fr")
-    assert exported.difference < 1e-4
-    assert sorted(path.name for path in (tmp_path / "fr").iterdir()) == [
+    done = export_onnx(five, tmp_path_factory.mktemp("onnx") / "some", ["fra", "it"])
+    assert all(torch.equal(value, before[name]) for name, value in five.model.state_dict().items())
+    return done
+
+
+def test_a_language_is_a_folder(exported: list[Exported]) -> None:
+    folder = exported[0].folder
+    assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
         "decoder.onnx",
         "encoder.onnx",
         "joiner.onnx",
         "tokens.txt",
     ]
-    encoder, decoder, joiner = open_graphs(tmp_path / "fr")
+    encoder, decoder, joiner = open_graphs(folder)
     assert [one.name for one in encoder.get_inputs()] == [
         "audio_signal",
         "length",
@@ -49,23 +54,17 @@ def test_one_language(five: AsrModel, tmp_path: Path) -> None:
     ]
     assert [one.shape for one in decoder.get_inputs()] == [["batch", 1], ["batch"], [1, "batch", 16], [1, "batch", 16]]
     assert joiner.get_outputs()[0].shape == ["batch", 1, 1, PIECES + 1]
-    config = json.loads((tmp_path / "fr" / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
     assert (config["languages"], config["blank"]) == (["fr"], PIECES)
     about = encoder.get_modelmeta().custom_metadata_map
     assert (about["vocab_size"], about["window_size"], about["chunk_shift"]) == (str(PIECES), "20", "16")
-    tokens = (tmp_path / "fr" / "tokens.txt").read_text().splitlines()
+    tokens = (folder / "tokens.txt").read_text().splitlines()
     assert (len(tokens), tokens[-1]) == (PIECES + 1, f"<blk> {PIECES}")
-    assert all(torch.equal(value, before[name]) for name, value in five.model.state_dict().items())
 
 
-def test_several_languages_are_a_folder_each(five: AsrModel, tmp_path: Path) -> None:
-    exported = export_onnx(five, tmp_path / "some", ["fr", "it"])
-    assert [one.languages for one in exported] == [("fr",), ("it",)]
-    assert (
-        sorted(tmp_path.glob("some/*"))
-        == [one.folder for one in exported]
-        == [tmp_path / "some" / "fr", tmp_path / "some" / "it"]
-    )
+def test_several_languages_are_a_folder_each(exported: list[Exported]) -> None:
+    assert [(one.languages, one.folder.name) for one in exported] == [(("fr",), "fr"), (("it",), "it")]
+    assert sorted(exported[0].folder.parent.iterdir()) == [one.folder for one in exported]
     assert max(one.difference for one in exported) < 1e-4
     graphs = [(one.folder / "encoder.onnx").read_bytes() for one in exported]
     assert graphs[0] != graphs[1]
@@ -79,7 +78,9 @@ def test_layouts(tokenizer: Tokenizer, tmp_path: Path, layout: str) -> None:
     config = PathwayConfig(sparsity=0.5, exclude=exclude)
     asr.pathways = Pathways.attach(asr.model, config, asr.languages)
     asr.pathways.set_mask("fr", {name: ~mask for name, mask in asr.pathways.mask("en").items()})
-    assert export_onnx(asr, tmp_path / "out", ["fr"])[0].difference < 1e-4
+    (exported,) = export_onnx(asr, tmp_path / "out", ["fr"])
+    assert (exported.languages, exported.folder) == (("fr",), tmp_path / "out")
+    assert exported.difference < 1e-4
 
 
 def test_a_dense_model_is_one_for_all_its_languages(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -107,12 +108,22 @@ def test_a_language_that_was_added_has_its_word_pieces(tokenizer: Tokenizer, tmp
 def test_an_export_that_differs_is_not_written(five: AsrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(asr: AsrModel, languages: list[str]) -> object:
         modules = build_modules(asr, languages)
-        if languages[0] == "it":  # the last of two: the first is not written either
-            modules.joiner.joiner.output.bias += 2 * TOLERANCE
+        modules.joiner.joiner.output.bias += 2 * TOLERANCE
         return modules
 
     monkeypatch.setattr("asr_pathways.export.onnx.build_modules", wrong)
     with pytest.raises(PathwaysError, match=r"differ from the model's by 0\.002: nothing written"):
+        export_onnx(five, tmp_path / "fr", ["fr"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_languages_all_are_written_or_none(
+    five: AsrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    differences = iter([1e-6, float("inf")])
+    monkeypatch.setattr("asr_pathways.export.onnx.write_graphs", lambda modules, folder: None)
+    monkeypatch.setattr("asr_pathways.export.onnx.largest_difference", lambda asr, modules, folder: next(differences))
+    with pytest.raises(PathwaysError, match="by inf: nothing written"):
         export_onnx(five, tmp_path / "some", ["fr", "it"])
     assert list(tmp_path.iterdir()) == []
 

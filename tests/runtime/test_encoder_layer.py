@@ -107,6 +107,7 @@ def test_what_does_not_fit_is_refused() -> None:
         step(torch.zeros(12, 2).t())
 
 
+@built
 def test_without_the_extension_a_step_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = SparseMatrix.pack(torch.eye(4)), None
     monkeypatch.setattr(extension, "compiled", None)

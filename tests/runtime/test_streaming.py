@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,9 +17,12 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
+from asr_pathways.runtime.kernels import available, extension
 from asr_pathways.runtime.sources import ModelSource
 from asr_pathways.runtime.streaming import Endpointing, Recognizer, Stream
 from tests.conftest import LANGUAGES, WORDS, make_model, spoken
+
+needs_kernels = pytest.mark.skipif(not available(), reason="the kernels were not built")
 
 LAYOUTS = {
     "conv": {},
@@ -94,6 +98,7 @@ def test_pieces_of_any_size_give_what_the_training_side_finds(
     assert symbols(recognizer.stream(), samples, cuts) == [pieces[symbol] for symbol in wanted]
 
 
+@needs_kernels
 def test_encodings_are_those_of_the_training_side(trained: AsrModel) -> None:
     recognizer = Recognizer(ModelSource(trained))
     features = Fbank()(utterance("fr", 1))[None]
@@ -118,6 +123,24 @@ def test_bundles_stream(trained: AsrModel, tmp_path: Path, name: str) -> None:
         assert symbols(shipped.stream(language), samples, []) == symbols(own.stream(language), samples, [])
 
 
+def test_without_kernels_products_are_dense_and_a_warning_says_so_once(
+    trained: AsrModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = utterance("fr", 1)
+    wanted = symbols(Recognizer(ModelSource(trained), "fr").stream(), samples, [])
+    monkeypatch.setattr(extension, "compiled", None)
+    extension.warn_of_dense_products.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        recognizer = Recognizer(ModelSource(trained), "fr")
+        recognizer.load("en")
+    assert symbols(recognizer.stream(), samples, []) == wanted
+    assert recognizer.pathways.nbytes == 0
+    assert [record.message for record in caplog.records] == [
+        "sparse kernels were not built: products run dense; install a C++ compiler, then this again"
+    ]
+
+
+@needs_kernels
 def test_int8_is_near_and_smaller(trained: AsrModel) -> None:
     source = ModelSource(trained)
     exact, rounded = Recognizer(source, "fr"), Recognizer(source, "fr", dtype="int8")
@@ -192,6 +215,7 @@ def test_other_rates_are_resampled_piece_by_piece(trained: AsrModel) -> None:
     assert stream.final().end == pytest.approx(len(samples) / 48_000, abs=0.001)
 
 
+@needs_kernels
 def test_what_was_used_longest_ago_leaves_memory(trained: AsrModel) -> None:
     source = ModelSource(trained)
     both = Recognizer(source)

@@ -65,7 +65,7 @@ def _table(result: dict[str, Any]) -> Table:
     switch, milliseconds = result["switch"], 1000 * result["chunk_s"]
     table = Table(
         title=f"{result['preset']}, {milliseconds:.0f} ms at a time, {result['threads']} threads",
-        caption=f"Switch: {switch['loaded_ms']:.2f} ms, packed on demand {switch['packed_on_demand_ms']:.0f} ms",
+        caption=f"Switch: {switch['loaded_ms']:.2f} ms, prepared on demand {switch['packed_on_demand_ms']:.0f} ms",
     )
     table.add_column("system")
     for heading in (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ class BeamSearch:
     def _extended(self, before: _Hypothesis, symbol: int, score: float) -> _Hypothesis:
         score += before.score
         if symbol == self.model.blank:
-            return _Hypothesis(before.symbols, before.frames, score, before.bonus, before.place, before.row)
+            return replace(before, score=score)
         place, bonus = self.bias.step(before.place, symbol) if self.bias else (0, 0.0)
         symbols, frames = (*before.symbols, symbol), (*before.frames, self.past[0])
         return _Hypothesis(symbols, frames, score, before.bonus + bonus, place, before.row)
@@ -106,9 +106,7 @@ class BeamSearch:
             hidden[:, longer], cell[:, longer] = after
             predictions[longer] = self.model.joiner.prediction(out[:, 0])
         self._state, self._predictions = (hidden, cell), predictions
-        self._kept = [
-            _Hypothesis(old.symbols, old.frames, old.score, old.bonus, old.place, row) for row, old in enumerate(kept)
-        ]
+        self._kept = [replace(hypothesis, row=row) for row, hypothesis in enumerate(kept)]
 
 
 def _merged(one: _Hypothesis, other: _Hypothesis) -> _Hypothesis:

@@ -16,6 +16,7 @@ from asr_pathways.model_folder.model import ModelCard
 from asr_pathways.models.emformer import EmformerLayer, SegmentAttention
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.runtime.kernels import SparseMatrix, ValueType, available
+from asr_pathways.runtime.kernels.extension import warn_of_dense_products
 from asr_pathways.runtime.sources import PathwaySource, Pruned
 from asr_pathways.runtime.sparse_layers import SparseEmformerLayer, SparseLinear, SparseLstm
 
@@ -84,7 +85,9 @@ class PathwayCache:
         model = assemble(source.card, source.dense(language))
         pruned = source.pruned(language)
         matrices: dict[str, SparseMatrix] = {}
-        if self._dtype != "dense":
+        if not available():
+            warn_of_dense_products()
+        elif self._dtype != "dense":
             matrices = _sparse_weights(model, pruned, source.granularity, self._dtype)
         _place(model, {name: weight.dense() for name, weight in pruned.items() if name not in matrices})
         _put_layers(model, matrices, self._threads)
@@ -117,7 +120,7 @@ def _sparse_weights(
             if weight := pruned.get(f"{prefix}.{name}"):
                 blocks = granularity if weight.density <= DENSEST else DENSE
                 matrices[f"{prefix}.{name}"] = weight.pack(blocks, dtype)
-            elif available():
+            else:
                 matrices[f"{prefix}.{name}"] = SparseMatrix.pack(getattr(module, name).float().contiguous(), DENSE)
     return matrices
 
@@ -149,5 +152,5 @@ def _put_layers(model: nn.Module, matrices: Mapping[str, SparseMatrix], threads:
                 cells.append((w_ih, w_hh, bias))
             model.set_submodule(prefix, SparseLstm(cells, threads))
     for prefix, module in list(model.named_modules()):
-        if matrices and available() and isinstance(module, EmformerLayer):
+        if matrices and isinstance(module, EmformerLayer):
             model.set_submodule(prefix, SparseEmformerLayer(module, threads))

@@ -49,16 +49,7 @@ def lstm_step(
     check_floats(c, "c", n, hidden)
     runner = extension.check_runner(threads, variant)
     by_input, by_hidden = w_ih.product(bias), w_hh.product()
-    if by_input is None or by_hidden is None:
-        return _pointwise(w_ih.matmul(x, bias, threads) + w_hh.matmul(h, None, threads), c)
     h_next, c_next = torch.empty(n, hidden), torch.empty(n, hidden)
     states = x.data_ptr(), h.data_ptr(), c.data_ptr()
     extension.compiled.lstm_step(by_input, by_hidden, *states, n, h_next.data_ptr(), c_next.data_ptr(), runner)
     return h_next, c_next
-
-
-def _pointwise(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.no_grad():
-        i, f, g, o = gates.chunk(4, dim=1)
-        c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c_next.tanh(), c_next

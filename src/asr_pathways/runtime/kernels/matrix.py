@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import Blocks, parse_granularity
-from asr_pathways.pruning.masks import packed_size, popcount, unpack
+from asr_pathways.pruning.masks import pack, packed_size, popcount
 from asr_pathways.runtime.kernels import extension
 from asr_pathways.runtime.kernels.checks import check_floats, check_layout
 
@@ -29,27 +28,24 @@ class SparseMatrix:
     ``round(w * 127 / max|w|)``. Other granularities are stored as unstructured ones are. Products carry no gradient.
     """
 
-    def __init__(self, compiled: _sparse.Matrix | None, dense: Tensor | None, shape: tuple[int, int]) -> None:
-        """Use `pack` or `from_union`. Without compiled kernels the weight is stored ``dense``."""
+    def __init__(self, compiled: _sparse.Matrix, shape: tuple[int, int]) -> None:
+        """Use `pack` or `from_union`."""
         self._compiled = compiled
-        self._dense = dense
         self.shape = shape
 
     @classmethod
     def pack(cls, weight: Tensor, granularity: str = "unstructured", dtype: ValueType = "float32") -> SparseMatrix:
-        """Packs a weight (out, in), float32, by its zeros.
+        """Stores a weight (out, in), float32, without its zeros.
 
         Raises:
-            PathwaysError: if the weight, granularity or dtype is not one that can be packed.
+            PathwaysError: if the kernels were not built, or the weight, granularity or dtype is not one that fits.
         """
         weight = weight.detach()
         check_floats(weight, "a weight", None, None)
-        rows, columns = _matrix_shape(weight)
-        block, quantize = _block_rows(granularity), _is_int8(dtype)
-        if not extension.available():
-            return cls(None, _quantized(weight) if quantize else weight.clone(), (rows, columns))
-        compiled = extension.compiled.pack(weight.data_ptr(), rows, columns, block, quantize)
-        return cls(compiled, None, (rows, columns))
+        rows, columns = weight.shape
+        kept = weight != 0
+        bits = pack(kept)
+        return cls.from_union(weight[kept], bits, bits, (rows, columns), granularity, dtype)
 
     @classmethod
     def from_union(
@@ -61,7 +57,7 @@ class SparseMatrix:
         granularity: str = "unstructured",
         dtype: ValueType = "float32",
     ) -> SparseMatrix:
-        """Packs what a mask keeps of a weight of which only the union of several masks is stored, as bundles do.
+        """Stores what a mask keeps of a weight of which only the union of several masks is stored, as bundles do.
 
         Args:
             values: (k,), float32 or float16: what the union keeps, row-major.
@@ -72,9 +68,11 @@ class SparseMatrix:
             dtype: what the values are stored as.
 
         Raises:
-            PathwaysError: if an argument is not one that can be packed, or the parts do not fit.
+            PathwaysError: if the kernels were not built, an argument is not one that fits, or the parts do not fit.
         """
         rows, columns = shape
+        if rows == 0 or columns == 0:
+            raise PathwaysError(f"a sparse matrix has at least a row and a column, not {rows}x{columns}")
         values = values.detach()
         check_layout(values, "the values of a union", torch.float32, torch.float16)
         if values.dim() != 1:
@@ -87,15 +85,10 @@ class SparseMatrix:
                 )
         if popcount(union) != len(values) or (mask & ~union).any():
             raise PathwaysError(f"a union of {popcount(union)} weights does not fit {len(values)} values and its mask")
-        block, quantize = _block_rows(granularity), _is_int8(dtype)
-        if not extension.available():
-            dense = torch.zeros(rows * columns)
-            dense[unpack(union, (rows * columns,))] = values.float()
-            dense = (dense * unpack(mask, (rows * columns,))).view(rows, columns)
-            return cls(None, _quantized(dense) if quantize else dense, (rows, columns))
-        half = values.dtype == torch.float16
+        values = values.float()
         addresses = values.data_ptr(), union.data_ptr(), mask.data_ptr()
-        return cls(extension.compiled.pack_union(*addresses, rows, columns, block, quantize, half), None, shape)
+        block, quantize = _block_rows(granularity), _is_int8(dtype)
+        return cls(extension.built().pack(*addresses, rows, columns, block, quantize), shape)
 
     def matmul(self, x: Tensor, bias: Tensor | None = None, threads: int = 1, *, variant: str | None = None) -> Tensor:
         """``x @ self.dense().T + bias``.
@@ -115,57 +108,36 @@ class SparseMatrix:
         rows, columns = self.shape
         check_floats(x, "x", None, columns)
         runner = extension.check_runner(threads, variant)
-        product = self.product(bias)
-        if product is None:
-            extension.warn_of_dense_products()
-            with torch.no_grad():
-                return linear(x, self._stored, bias)
-        out = torch.empty(x.shape[0], rows)
+        product, out = self.product(bias), torch.empty(x.shape[0], rows)
         extension.compiled.multiply(product, x.data_ptr(), x.shape[0], out.data_ptr(), runner)
         return out
 
-    def product(self, bias: Tensor | None = None) -> _sparse.Product | None:
-        """This weight and the address of a bias (out,), as the extension takes them; None without compiled kernels.
+    def product(self, bias: Tensor | None = None) -> _sparse.Product:
+        """This weight and the address of a bias (out,), as the extension takes them.
 
         Raises:
             PathwaysError: if the bias is of the wrong shape, type, layout or device.
         """
-        if bias is not None:
-            check_floats(bias, "bias", self.shape[0])
-        return None if self._compiled is None else (self._compiled, 0 if bias is None else bias.data_ptr())
+        if bias is None:
+            return self._compiled, 0
+        check_floats(bias, "bias", self.shape[0])
+        return self._compiled, bias.data_ptr()
 
     def dense(self) -> Tensor:
         """What this multiplies by: (out, in), float32; for int8 that is the weight as it was rounded."""
-        if self._compiled is None:
-            assert self._dense is not None
-            return self._dense.clone()
         dense = torch.empty(self.shape)
         extension.compiled.unpack(self._compiled, dense.data_ptr())
         return dense
 
     @property
     def nonzeros(self) -> int:
-        """How many weights were not zero when they were packed."""
-        return int(self._stored.count_nonzero()) if self._compiled is None else self._compiled.nonzeros
+        """How many weights are stored, padding not counted."""
+        return self._compiled.nonzeros
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that this takes; a product reads a little less."""
-        return self._stored.nbytes if self._compiled is None else self._compiled.nbytes
-
-    @property
-    def _stored(self) -> Tensor:
-        assert self._dense is not None
-        return self._dense
-
-
-def _matrix_shape(weight: Tensor) -> tuple[int, int]:
-    if weight.dim() != 2:
-        raise PathwaysError(f"a sparse matrix is made of a weight (out, in), not of shape {tuple(weight.shape)}")
-    rows, columns = weight.shape
-    if rows == 0 or columns == 0:
-        raise PathwaysError(f"a sparse matrix has at least a row and a column, not {rows}x{columns}")
-    return rows, columns
+        return self._compiled.nbytes
 
 
 def _block_rows(granularity: str) -> int:
@@ -182,10 +154,3 @@ def _is_int8(dtype: str) -> bool:
     if dtype not in ("float32", "int8"):
         raise PathwaysError(f"values are stored as float32 or int8, not as {dtype!r}")
     return dtype == "int8"
-
-
-def _quantized(weight: Tensor) -> Tensor:
-    """The weight as int8 with a scale per row stores it, in float32."""
-    largest = weight.abs().amax(dim=1, keepdim=True)
-    inverse = torch.where(largest > 0, 127 / largest, 0.0)
-    return (weight * inverse).round() * (largest / 127)

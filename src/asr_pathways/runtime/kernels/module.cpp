@@ -35,21 +35,12 @@ sparse::Runner runner_of(const RunnerAt& at) {
     return {at.first, *kernels};
 }
 
-std::unique_ptr<Matrix> pack(Address dense, int64_t rows, int64_t columns, int block, bool quantize) {
+std::unique_ptr<Matrix> pack(Address values, Address in_union, Address mask, int64_t rows, int64_t columns, int block,
+                             bool quantize) {
     py::gil_scoped_release release;
-    return std::make_unique<Matrix>(sparse::pack(floats(dense), rows, columns, block, quantize));
-}
-
-std::unique_ptr<Matrix> pack_union(Address values, Address union_bits, Address mask, int64_t rows, int64_t columns,
-                                   int block, bool quantize, bool half) {
-    py::gil_scoped_release release;
-    const auto* in_union = reinterpret_cast<const uint8_t*>(union_bits);
+    const auto* all = reinterpret_cast<const uint8_t*>(in_union);
     const auto* kept = reinterpret_cast<const uint8_t*>(mask);
-    if (half) {
-        const auto* halves = reinterpret_cast<const uint16_t*>(values);
-        return std::make_unique<Matrix>(sparse::pack_union(halves, in_union, kept, rows, columns, block, quantize));
-    }
-    return std::make_unique<Matrix>(sparse::pack_union(floats(values), in_union, kept, rows, columns, block, quantize));
+    return std::make_unique<Matrix>(sparse::pack(floats(values), all, kept, rows, columns, block, quantize));
 }
 
 void unpack(const Matrix& matrix, Address dense) {
@@ -113,7 +104,6 @@ PYBIND11_MODULE(_sparse, module) {
         .def_readonly("nonzeros", &Matrix::nonzeros)
         .def_property_readonly("nbytes", &Matrix::bytes);
     module.def("pack", &pack);
-    module.def("pack_union", &pack_union);
     module.def("unpack", &unpack);
     module.def("multiply", &multiply);
     module.def("lstm_step", &lstm_step);
