@@ -26,6 +26,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
 	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror src/asr_pathways/runtime/kernels/*.h src/asr_pathways/runtime/kernels/*.cpp benchmarks/*.cpp
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -13,7 +13,7 @@ from asr_pathways.bundle.bundle import Bundle, BundleError, write_bundle
 from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import eval_batches
 from asr_pathways.data.corpus import load_cuts
-from asr_pathways.export.plain import write_plain
+from asr_pathways.export.dense_copy import write_dense_copy
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways
 from asr_pathways.pruning.targets import matching
@@ -72,7 +72,7 @@ def test_a_plain_folder_loads_in_transformers(hub_folder: Callable[[str], Path],
     assert asr.pathways is not None
     expected = asr.pathways.extract("fr")
     write_bundle(asr, tmp_path / "b", "float32")
-    write_plain(load_model(tmp_path / "b"), tmp_path / "plain", ["fr"])
+    write_dense_copy(load_model(tmp_path / "b"), tmp_path / "plain", ["fr"])
     state = WhisperForConditionalGeneration.from_pretrained(tmp_path / "plain").state_dict()
     assert all(torch.equal(value, state[name]) for name, value in expected.items())
     assert load_model(tmp_path / "plain").languages == ("fr",)

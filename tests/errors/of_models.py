@@ -164,6 +164,29 @@ OPTIONS = [
         "sparse: cannot tell languages apart yet: teach it with `asr-pathways identify sparse --data DIR`",
     ),
     Case(
+        "a beam without streaming",
+        "transcribe sparse hello.wav --language fr --beam 4",
+        "--beam and --phrases are of streaming: add --stream",
+    ),
+    Case(
+        "phrases for greedy search",
+        "transcribe sparse hello.wav --language fr --stream --phrases phrases.txt",
+        "phrases: greedy search knows no phrases: choose a beam of 4 or so",
+        text("phrases.txt", "cinq\n"),
+    ),
+    Case(
+        "a line without a phrase",
+        "transcribe sparse hello.wav --language fr --stream --beam 4 --phrases phrases.txt",
+        "phrases.txt: line 2: no phrase in it",
+        text("phrases.txt", "cinq\n\ntrois\n"),
+    ),
+    Case(
+        "a phrase in letters that the model does not write",
+        "transcribe sparse hello.wav --language fr --stream --beam 4 --phrases phrases.txt",
+        "phrases: '五': the model does not write 五 in fr",
+        text("phrases.txt", "五\n"),
+    ),
+    Case(
         "an unknown format",
         "export sparse made --format tflite",
         "--format tflite: the formats are bundle, hf, onnx, sherpa",

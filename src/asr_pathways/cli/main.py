@@ -189,6 +189,11 @@ def transcribe(
         str, typer.Option(help="The language that is spoken; auto: the model finds out.", show_default=False)
     ],
     stream: Annotated[bool, typer.Option("--stream", help="Recognise piece by piece, showing partial texts.")] = False,
+    beam: Annotated[int, typer.Option(min=1, help="Hypotheses of beam search, with --stream; 1 is greedy.")] = 1,
+    phrases: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A text file of words and names to prefer, one phrase a line; with --beam."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with token times.")] = False,
 ) -> None:
     """Transcribes audio files of any rate and format that libsndfile reads.
@@ -208,8 +213,10 @@ def transcribe(
         raise PathwaysError("--language auto hears a whole recording before it decides: leave --stream out")
     if Path("-") in files and not stream:
         raise PathwaysError("-: standard input is recognised as it comes: add --stream")
+    if (beam > 1 or phrases is not None) and not stream:
+        raise PathwaysError("--beam and --phrases are of streaming: add --stream")
     if stream:
-        results = _streamed(model, files, language)
+        results = _streamed(model, files, language, beam, phrases)
     else:
         asr = load_model(model)
         if language == "auto":
@@ -225,12 +232,14 @@ def transcribe(
             typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
 
 
-def _streamed(model: Path, files: list[Path], language: str) -> Iterator[Transcript]:
-    """The final transcripts; what is known on the way goes to stderr."""
+def _streamed(model: Path, files: list[Path], language: str, beam: int, phrases: Path | None) -> Iterator[Transcript]:
+    """The final transcripts; partial ones go to stderr."""
+    from asr_pathways.runtime.phrase_bias import read_phrases
     from asr_pathways.runtime.streaming import Recognizer
     from asr_pathways.runtime.transcription import transcribe_live, transcribe_stream
 
-    recognizer = Recognizer(model, language)
+    preferred = () if phrases is None else read_phrases(phrases)
+    recognizer = Recognizer(model, language, beam=beam, phrases=preferred)
     shown = ""
     for file in files:
         if file == Path("-"):

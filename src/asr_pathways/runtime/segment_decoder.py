@@ -1,4 +1,4 @@
-"""One segment of a stream: from samples to features to encodings to symbols, and where each of them stands."""
+"""Decoding of one segment of a stream: samples to features to encodings to symbols."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from asr_pathways.data.features import FbankStream
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.emformer import STRIDE, EmformerState
 from asr_pathways.models.transducer import GreedySearch
-from asr_pathways.runtime.beam import BeamSearch
-from asr_pathways.runtime.pathway_models import Packed
+from asr_pathways.runtime.beam_search import BeamSearch
+from asr_pathways.runtime.pathway_cache import ReadyPathway
 
 Search = GreedySearch | BeamSearch
 
 
-class Segment:
-    """What a stream knows of the segment that it is in.
+class SegmentDecoder:
+    """The state of decoding one segment.
 
     Attributes:
-        packed: the pathway that recognises it.
-        rate: of the audio that comes, in Hz; None before the first.
+        pathway: that recognises it.
+        rate: of the incoming audio, in Hz; None before the first.
         samples: how many have come, counted at 16 kHz.
-        search: the symbols found so far.
+        search: with the symbols so far.
     """
 
-    def __init__(self, packed: Packed, search: Search) -> None:
-        config = packed.model.config.encoder
-        self.packed = packed
+    def __init__(self, pathway: ReadyPathway, search: Search) -> None:
+        config = pathway.model.config.encoder
+        self.pathway = pathway
         self.rate: int | None = None
         self.samples = 0
         self.search = search
         self._resampler: Any = None
-        self._fbank = FbankStream(packed.model.frontend.config)
+        self._fbank = FbankStream(pathway.model.frontend.config)
         self._new: list[Tensor] = []
         self._waiting = torch.zeros(0, config.features)
         with torch.inference_mode():
-            self._state: EmformerState = packed.model.encoder.initial_state(1, self._waiting)
+            self._state: EmformerState = pathway.model.encoder.initial_state(1, self._waiting)
 
     def accept(self, samples: Samples, rate: int) -> None:
         """Takes samples (n,), float32, at ``rate`` Hz.
@@ -61,12 +61,12 @@ class Segment:
             raise PathwaysError(f"sample rate {rate} Hz after {self.rate} Hz: end the segment by final() first")
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(samples)
-        self._hear(samples)
+        self._add(samples)
 
     def end(self) -> None:
         """No more samples will come."""
         if self._resampler is not None:
-            self._hear(self._resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+            self._add(self._resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
         self._new.append(self._fbank.flush())
 
     def ready(self) -> bool:
@@ -77,28 +77,28 @@ class Segment:
         return len(self._waiting) >= self._wanted()
 
     def point(self) -> tuple[int, int, int]:
-        """What segments must share to be recognised side by side."""
-        config = self.packed.model.config.encoder
+        """What segments must share to be decoded in one batch."""
+        config = self.pathway.model.config.encoder
         # From where the left context is full on, all points of a stream are alike.
-        return id(self.packed), self._wanted(), min(self._state.past, config.left_context + config.segment)
+        return id(self.pathway), self._wanted(), min(self._state.past, config.left_context + config.segment)
 
     @torch.inference_mode()
     def finish(self) -> None:
-        """Recognises what is left after :meth:`end`, when no whole segment of the encoder is ready any more."""
-        model = self.packed.model
-        features = model.normalize(self._waiting[None], self.packed.language)
+        """Decodes what is left after :meth:`end`, when no whole segment of the encoder is ready any more."""
+        model = self.pathway.model
+        features = model.normalize(self._waiting[None])
         encodings = model.encoder.stream(features, self._state, final=True)
         if encodings.shape[1]:
             self.search.accept(encodings)
 
-    def _hear(self, samples: Samples) -> None:
+    def _add(self, samples: Samples) -> None:
         self.samples += len(samples)
         features = self._fbank.accept(samples)
         if len(features):
             self._new.append(features)
 
     def _wanted(self) -> int:
-        config = self.packed.model.config.encoder
+        config = self.pathway.model.config.encoder
         return STRIDE * (config.segment + config.right_context - self._state.frames.shape[1])
 
     def _take(self) -> Tensor:
@@ -108,11 +108,10 @@ class Segment:
 
 
 @torch.inference_mode()
-def advance(segments: Sequence[Segment]) -> None:
+def advance(segments: Sequence[SegmentDecoder]) -> None:
     """Takes segments that are ready and at the same point by one segment of the encoder."""
-    packed = segments[0].packed
-    model = packed.model
-    features = model.normalize(torch.stack([segment._take() for segment in segments]), packed.language)
+    model = segments[0].pathway.model
+    features = model.normalize(torch.stack([segment._take() for segment in segments]))
     if len(segments) == 1:
         segments[0].search.accept(model.encoder.stream(features, segments[0]._state))
         return
@@ -120,13 +119,13 @@ def advance(segments: Sequence[Segment]) -> None:
     state = EmformerState.stack([segment._state for segment in segments])
     encodings = model.encoder.stream(features, state)
     moved = state.past - pasts[0]
-    for segment, past, own in zip(segments, pasts, state.split(), strict=True):
-        own.past = past + moved
-        segment._state = own
+    for segment, past, part in zip(segments, pasts, state.split(), strict=True):
+        part.past = past + moved
+        segment._state = part
     _search(segments, encodings)
 
 
-def _search(segments: Sequence[Segment], encodings: Tensor) -> None:
+def _search(segments: Sequence[SegmentDecoder], encodings: Tensor) -> None:
     """Each segment's search takes its row of encodings (B, T, D); greedy ones in one batch."""
     greedy = [segment.search for segment in segments if isinstance(segment.search, GreedySearch)]
     if len(greedy) < len(segments):
@@ -135,5 +134,5 @@ def _search(segments: Sequence[Segment], encodings: Tensor) -> None:
         return
     together = GreedySearch.stack(greedy)
     together.accept(encodings)
-    for segment, found in zip(segments, together.split(), strict=True):
-        segment.search = found
+    for segment, search in zip(segments, together.split(), strict=True):
+        segment.search = search

@@ -1,4 +1,4 @@
-"""Pathways made ready to run: one model for each language, packed when it is first asked for."""
+"""Pathways ready to run: one model for each language, built when it is first used and kept while there is memory."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from asr_pathways.model_folder.model import ModelCard
 from asr_pathways.models.emformer import EmformerLayer, SegmentAttention
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.runtime.kernels import SparseMatrix, ValueType, available
-from asr_pathways.runtime.layers import PackedLayer, SparseLinear, SparseLstm
+from asr_pathways.runtime.kernels.extension import warn_of_dense_products
 from asr_pathways.runtime.sources import PathwaySource, Pruned
+from asr_pathways.runtime.sparse_layers import SparseEmformerLayer, SparseLinear, SparseLstm
 
 WeightType = Literal["float32", "int8", "dense"]
 """Sparse weights of a type, or ``dense``: torch's own layers with zeros among their weights, for comparison."""
 
 DENSEST = 0.6
-"""A weight of which more is kept is packed with its zeros, in `DENSE` blocks."""
+"""A weight of which more is kept is stored with its zeros, in `DENSE` blocks."""
 
 DENSE = "block:8x1"
 """Of dense weights too: with a few rows of activations torch's own products take up to twice as long."""
 
 
 @dataclass(frozen=True)
-class Packed:
+class ReadyPathway:
     """A pathway ready to run.
 
     Attributes:
-        nbytes: what its sparse weights take.
+        nbytes: memory of its sparse weights.
     """
 
     language: str
@@ -43,52 +44,55 @@ class Packed:
     nbytes: int
 
 
-class PathwayModels:
-    """The packed pathways of a source; those used longest ago go when ``memory`` is full. Safe to share by threads.
+class PathwayCache:
+    """The pathways of a source, ready to run; the least recently used go when ``memory`` is full. Thread-safe.
 
     Args:
         source: the pathways.
         threads: of each matrix product.
-        dtype: of the packed weights.
-        memory: bytes that packed pathways may take; one is always kept, and streams keep theirs until they switch.
+        dtype: of the sparse weights.
+        memory: bytes that sparse weights may take; one pathway is always kept, and streams keep theirs until they
+            switch.
     """
 
     def __init__(self, source: PathwaySource, threads: int, dtype: WeightType, memory: float) -> None:
         self._source, self._threads, self._dtype, self._memory = source, threads, dtype, memory
-        self._packed: OrderedDict[str, Packed] = OrderedDict()
+        self._ready: OrderedDict[str, ReadyPathway] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """The languages whose pathways are packed, the one used last at the end."""
-        return tuple(self._packed)
+        """The languages whose pathways are ready, the most recently used last."""
+        return tuple(self._ready)
 
     @property
     def nbytes(self) -> int:
-        """What the packed pathways take."""
-        return sum(packed.nbytes for packed in self._packed.values())
+        """Memory of the sparse weights of all of them."""
+        return sum(pathway.nbytes for pathway in self._ready.values())
 
-    def get(self, language: str) -> Packed:
-        """The pathway of ``language``, packed now if it is not yet."""
+    def get(self, language: str) -> ReadyPathway:
+        """The pathway of ``language``, built now if it is not ready."""
         with self._lock:
-            if language not in self._packed:
-                self._packed[language] = self._pack(language)
-            self._packed.move_to_end(language)
-            while len(self._packed) > 1 and self.nbytes > self._memory:
-                self._packed.popitem(last=False)
-            return self._packed[language]
+            if language not in self._ready:
+                self._ready[language] = self._build(language)
+            self._ready.move_to_end(language)
+            while len(self._ready) > 1 and self.nbytes > self._memory:
+                self._ready.popitem(last=False)
+            return self._ready[language]
 
-    def _pack(self, language: str) -> Packed:
+    def _build(self, language: str) -> ReadyPathway:
         source = self._source
         model = assemble(source.card, source.dense(language))
         pruned = source.pruned(language)
         matrices: dict[str, SparseMatrix] = {}
-        if self._dtype != "dense":
-            matrices = _packed(model, pruned, source.granularity, self._dtype)
+        if not available():
+            warn_of_dense_products()
+        elif self._dtype != "dense":
+            matrices = _sparse_weights(model, pruned, source.granularity, self._dtype)
         _place(model, {name: weight.dense() for name, weight in pruned.items() if name not in matrices})
         _put_layers(model, matrices, self._threads)
         nbytes = sum(matrix.nbytes for matrix in matrices.values())
-        return Packed(language, model, source.tokenizer.of(language), nbytes)
+        return ReadyPathway(language, model, source.tokenizer.of(language), nbytes)
 
 
 def assemble(card: ModelCard, tensors: Mapping[str, Tensor]) -> Transducer:
@@ -102,23 +106,23 @@ def assemble(card: ModelCard, tensors: Mapping[str, Tensor]) -> Transducer:
     return model.eval()
 
 
-def _packed(
+def _sparse_weights(
     model: nn.Module, pruned: Mapping[str, Pruned], granularity: str, dtype: ValueType
 ) -> dict[str, SparseMatrix]:
     """The weights of layers that have a sparse form. Those that were not pruned keep all of their precision."""
-    found = {}
+    matrices = {}
     for prefix, module in model.named_modules():
         if isinstance(module, nn.LSTM):
-            own = [name for name, _ in module.named_parameters() if name.startswith("weight")]
+            names = [name for name, _ in module.named_parameters() if name.startswith("weight")]
         else:
-            own = ["weight"] if isinstance(module, nn.Linear) else []
-        for name in own:
+            names = ["weight"] if isinstance(module, nn.Linear) else []
+        for name in names:
             if weight := pruned.get(f"{prefix}.{name}"):
-                layout = granularity if weight.density <= DENSEST else DENSE
-                found[f"{prefix}.{name}"] = weight.pack(layout, dtype)
-            elif available():
-                found[f"{prefix}.{name}"] = SparseMatrix.pack(getattr(module, name).float().contiguous(), DENSE)
-    return found
+                blocks = granularity if weight.density <= DENSEST else DENSE
+                matrices[f"{prefix}.{name}"] = weight.pack(blocks, dtype)
+            else:
+                matrices[f"{prefix}.{name}"] = SparseMatrix.pack(getattr(module, name).float().contiguous(), DENSE)
+    return matrices
 
 
 def _place(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -148,5 +152,5 @@ def _put_layers(model: nn.Module, matrices: Mapping[str, SparseMatrix], threads:
                 cells.append((w_ih, w_hh, bias))
             model.set_submodule(prefix, SparseLstm(cells, threads))
     for prefix, module in list(model.named_modules()):
-        if matrices and available() and isinstance(module, EmformerLayer):
-            model.set_submodule(prefix, PackedLayer(module, threads))
+        if matrices and isinstance(module, EmformerLayer):
+            model.set_submodule(prefix, SparseEmformerLayer(module, threads))

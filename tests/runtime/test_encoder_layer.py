@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.emformer import CausalConv, Emformer, EmformerConfig, EmformerLayer, LayerState, Windows
 from asr_pathways.runtime.kernels import SparseMatrix, available, extension, variants
-from asr_pathways.runtime.kernels.steps import Attention, Convolution, FeedForward
-from asr_pathways.runtime.layers import PackedLayer, SparseLinear
+from asr_pathways.runtime.kernels.encoder_layer import Attention, Convolution, FeedForward
+from asr_pathways.runtime.sparse_layers import SparseEmformerLayer, SparseLinear
 
 built = pytest.mark.skipif(not available(), reason="the kernels were not built")
 # Channels and frames that fill no vector, and that fill some.
@@ -30,7 +30,7 @@ def random_layer(dim: int, segment: int, right: int, left: int = 7) -> tuple[Emf
     return config, layer
 
 
-def packed(layer: nn.Linear) -> tuple[SparseMatrix, Tensor]:
+def product(layer: nn.Linear) -> tuple[SparseMatrix, Tensor]:
     return SparseMatrix.pack(layer.weight), layer.bias
 
 
@@ -47,13 +47,13 @@ def test_each_step_is_what_the_module_computes(variant: str, dim: int, segment: 
     windows = Windows.of(segment, left, allowed)
 
     forward = layer.feed_forward
-    step = FeedForward(forward[0], packed(forward[1]), packed(forward[3]), variant=variant)  # type: ignore[arg-type]
+    step = FeedForward(forward[0], product(forward[1]), product(forward[3]), variant=variant)  # type: ignore[arg-type]
     torch.testing.assert_close(step(x.flatten(0, 1)), (x + forward(x)).flatten(0, 1), rtol=1e-4, atol=1e-4)
 
     own, state = layer.attention, LayerState(past, torch.zeros(2, 2, dim))
     expected = x + own(x[:, None], state, windows)[:, 0]
     bias = own.distance_bias[:, own.distances].contiguous()
-    attention = Attention(own.norm, packed(own.query), packed(own.key_value), packed(own.out), bias, variant=variant)
+    attention = Attention(own.norm, product(own.query), product(own.key_value), product(own.out), bias, variant=variant)
     found, window = attention(x, past, windows.unseen[:, 0, 0, 0].contiguous())
     torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-4)
     assert found[1].isfinite().all()
@@ -62,7 +62,7 @@ def test_each_step_is_what_the_module_computes(variant: str, dim: int, segment: 
     conv, state = layer.conv, LayerState(past, torch.randn(2, 2, dim))
     assert isinstance(conv, CausalConv)
     convolution = Convolution(
-        conv.norm, packed(conv.inwards), conv.depthwise, conv.depthwise_norm, packed(conv.out), variant=variant
+        conv.norm, product(conv.inwards), conv.depthwise, conv.depthwise_norm, product(conv.out), variant=variant
     )
     found, seen = convolution(x, state.conv)
     torch.testing.assert_close(found, x + conv(x[:, None], state, windows)[:, 0], rtol=1e-4, atol=1e-4)
@@ -72,7 +72,7 @@ def test_each_step_is_what_the_module_computes(variant: str, dim: int, segment: 
 @built
 @pytest.mark.parametrize("final", [False, True])
 @torch.inference_mode()
-def test_packed_layers_stream_as_the_encoder_does(final: bool) -> None:
+def test_sparse_layers_stream_as_the_encoder_does(final: bool) -> None:
     """Several segments at once, and the end of a stream, where a segment lacks frames."""
     config, layer = random_layer(16, 4, 1)
     encoder = Emformer(config).eval()
@@ -83,7 +83,7 @@ def test_packed_layers_stream_as_the_encoder_does(final: bool) -> None:
     for name, module in list(layer.named_modules()):
         if isinstance(module, nn.Linear):
             layer.set_submodule(name, SparseLinear(SparseMatrix.pack(module.weight), module.bias, 1))
-    encoder.layers[0] = PackedLayer(layer, threads=2)
+    encoder.layers[0] = SparseEmformerLayer(layer, threads=2)
     found = encoder.stream(features, states[1], final)
     assert found.shape[1] == (15 if final else 12)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -95,11 +95,11 @@ def test_packed_layers_stream_as_the_encoder_does(final: bool) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     _, layer = random_layer(12, 3, 1)
     norm, own = nn.LayerNorm(12), layer.attention
-    square = packed(own.query)
+    square = product(own.query)
     with pytest.raises(PathwaysError, match="a weight of 24x12 is needed here, not of"):
         Attention(own.norm, square, square, square, torch.zeros(4, 4, 11))
     with pytest.raises(PathwaysError, match="a bias of"):
-        Attention(own.norm, square, packed(own.key_value), square, torch.zeros(5, 4, 11))
+        Attention(own.norm, square, product(own.key_value), square, torch.zeros(5, 4, 11))
     step = FeedForward(norm, square, square)
     with pytest.raises(PathwaysError, match="x must have shape"):
         step(torch.zeros(2, 13))
@@ -107,6 +107,7 @@ def test_what_does_not_fit_is_refused() -> None:
         step(torch.zeros(12, 2).t())
 
 
+@built
 def test_without_the_extension_a_step_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = SparseMatrix.pack(torch.eye(4)), None
     monkeypatch.setattr(extension, "compiled", None)

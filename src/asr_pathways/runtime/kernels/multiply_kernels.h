@@ -5,9 +5,8 @@
 // multiplies them by each of the block's weights, into accumulators that stay in registers.
 #pragma once
 
-#include "fold_body.h"
-#include "math_body.h"
-#include "peak_body.h"
+#include "multiply_narrow_blocks.h"
+#include "pointwise_kernels.h"
 #include "vectors.h"
 
 namespace sparse {
@@ -62,8 +61,7 @@ INLINE void add_segment(const float* values, const uint16_t* indices, int64_t co
             Vec<lanes> x[parts];
             for (int p = 0; p < parts; ++p) x[p] = load<lanes>(activations + p * lanes);
 #pragma GCC unroll 2
-            for (int r = 0; r < Block; r += 4)
-                add_block<parts, lanes>(values + (k + s) * Block + r, x, &sums[s][r]);
+            for (int r = 0; r < Block; r += 4) add_block<parts, lanes>(values + (k + s) * Block + r, x, &sums[s][r]);
         }
     }
     if (sets > 1 && k < count) {
@@ -109,7 +107,7 @@ INLINE void add_vector_segment(const float* values, const uint16_t* indices, int
         int64_t k = 0;
         for (; k + 8 <= count; k += 8) {
             __builtin_prefetch(values + k + ahead);
-        __builtin_prefetch(indices + k + kPrefetch);
+            __builtin_prefetch(indices + k + kPrefetch);
 #pragma GCC unroll 8
             for (int s = 0; s < 8; ++s) sums[s] += values[k + s] * x[indices[k + s]];
         }
@@ -147,15 +145,13 @@ INLINE const float* segment_values(const Matrix& w, int64_t segment, float* scra
     return scratch;
 }
 
-// The epilogue on the sums (rows, width) of a chunk.
-INLINE void finish_chunk(const Matrix& w, Epilogue epilogue, int64_t first_row, int64_t rows, int width, float* sums) {
+// Scales and biases on the sums (rows, width) of a chunk.
+INLINE void finish_chunk(const Matrix& w, const float* bias, int64_t first_row, int64_t rows, int width, float* sums) {
     for (int64_t r = 0; r < rows; ++r) {
         const float scale = w.quantized ? w.scales[first_row + r] : 1.0f;
-        const float bias = epilogue.bias ? epilogue.bias[first_row + r] : 0.0f;
-        for (int j = 0; j < width; ++j) sums[r * width + j] = sums[r * width + j] * scale + bias;
+        const float added = bias ? bias[first_row + r] : 0.0f;
+        for (int j = 0; j < width; ++j) sums[r * width + j] = sums[r * width + j] * scale + added;
     }
-    if (epilogue.relu)
-        for (int64_t i = 0; i < rows * width; ++i) sums[i] = sums[i] < 0.0f ? 0.0f : sums[i];
 }
 
 // y[j, r] = buffer[r][j] for r < rows, j < n; y has `stride` floats a row.
@@ -174,7 +170,7 @@ INLINE void store_transposed(const float* buffer, int64_t rows, int n, float* y,
 }
 
 template <int Block, int Width>
-void multiply_tile(const Matrix& w, int64_t chunk, const float* tile, int n, float* y, Epilogue epilogue) {
+void multiply_tile(const Matrix& w, int64_t chunk, const float* tile, int n, float* y, const float* bias) {
     alignas(64) float sums[kChunkRows * Width] = {};
     alignas(64) float scratch[kPanelColumns * Block + kDecodedAtOnce];
     const int64_t ahead = w.quantized ? 0 : kPrefetch;  // codes are asked for where they are decoded
@@ -197,26 +193,26 @@ void multiply_tile(const Matrix& w, int64_t chunk, const float* tile, int n, flo
         }
     }
     const int64_t first = chunk * kChunkRows, rows = w.rows - first < kChunkRows ? w.rows - first : kChunkRows;
-    finish_chunk(w, epilogue, first, rows, Width, sums);
+    finish_chunk(w, bias, first, rows, Width, sums);
     store_transposed<Width>(sums, rows, n, y + first, w.rows);
 }
 
 template <int Block>
-void multiply_block(const Matrix& w, int64_t chunk, const float* tile, int width, int n, float* y, Epilogue epilogue) {
+void multiply_block(const Matrix& w, int64_t chunk, const float* tile, int width, int n, float* y, const float* bias) {
     switch (width) {
-        case 1: return multiply_tile<Block, 1>(w, chunk, tile, n, y, epilogue);
-        case 4: return multiply_tile<Block, 4>(w, chunk, tile, n, y, epilogue);
-        case 8: return multiply_tile<Block, 8>(w, chunk, tile, n, y, epilogue);
-        case 16: return multiply_tile<Block, 16>(w, chunk, tile, n, y, epilogue);
-        default: return multiply_tile<Block, 32>(w, chunk, tile, n, y, epilogue);
+        case 1: return multiply_tile<Block, 1>(w, chunk, tile, n, y, bias);
+        case 4: return multiply_tile<Block, 4>(w, chunk, tile, n, y, bias);
+        case 8: return multiply_tile<Block, 8>(w, chunk, tile, n, y, bias);
+        case 16: return multiply_tile<Block, 16>(w, chunk, tile, n, y, bias);
+        default: return multiply_tile<Block, 32>(w, chunk, tile, n, y, bias);
     }
 }
 
-void multiply(const Matrix& w, int64_t chunk, const float* tile, int width, int n, float* y, Epilogue epilogue) {
+void multiply(const Matrix& w, int64_t chunk, const float* tile, int width, int n, float* y, const float* bias) {
     switch (w.block) {
-        case 1: return multiply_block<1>(w, chunk, tile, width, n, y, epilogue);
-        case 4: return multiply_block<4>(w, chunk, tile, width, n, y, epilogue);
-        default: return multiply_block<8>(w, chunk, tile, width, n, y, epilogue);
+        case 1: return multiply_block<1>(w, chunk, tile, width, n, y, bias);
+        case 4: return multiply_block<4>(w, chunk, tile, width, n, y, bias);
+        default: return multiply_block<8>(w, chunk, tile, width, n, y, bias);
     }
 }
 
@@ -248,4 +244,4 @@ int widest_tile(int block) {
 }  // namespace
 }  // namespace sparse
 
-#include "step_body.h"
+#include "encoder_layer_kernels.h"

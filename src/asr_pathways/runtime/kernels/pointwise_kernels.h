@@ -1,4 +1,4 @@
-// Pointwise functions of an LSTM, vectorised; part of kernel_body.h.
+// Pointwise functions, vectorised, and those of an LSTM; part of multiply_kernels.h.
 #pragma once
 
 #include "vectors.h"
@@ -48,8 +48,8 @@ INLINE void lstm_units(const float* a, const float* b, const float* c, int64_t h
     store<Lanes>(h_next, sigmoid<Lanes>(gate(3)) * hyperbolic_tangent<Lanes>(cell));
 }
 
-void lstm(const float* input_gates, const float* hidden_gates, const float* c, int64_t n, int64_t hidden,
-          float* h_next, float* c_next) {
+void lstm(const float* input_gates, const float* hidden_gates, const float* c, int64_t n, int64_t hidden, float* h_next,
+          float* c_next) {
     for (int64_t row = 0; row < n; ++row) {
         const float* a = input_gates + row * 4 * hidden;
         const float* b = hidden_gates + row * 4 * hidden;

@@ -1,10 +1,31 @@
-"""Phrase bias: words that a beam search is to prefer, in a trie with failure links (Aho and Corasick 1975)."""
+"""Phrase bias: phrases that a beam search prefers, in a trie with failure links (Aho and Corasick 1975)."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from asr_pathways.errors import PathwaysError
+
+
+def read_phrases(path: Path) -> list[str]:
+    """The phrases of a UTF-8 text file, one a line.
+
+    Raises:
+        PathwaysError: if it cannot be read, or is or has a line without text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise PathwaysError(f"{path}: cannot read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PathwaysError(f"{path}: not UTF-8 text") from None
+    for number, line in enumerate(lines or [""], 1):
+        if not line.strip():
+            raise PathwaysError(f"{path}: line {number}: no phrase in it")
+    return lines
 
 
 @dataclass
@@ -16,7 +37,7 @@ class _Node:
 
 
 class PhraseBias:
-    """Gives each symbol of a phrase a bonus as it comes, and takes back those of phrases that are not finished.
+    """Adds a bonus for each symbol of a phrase as it comes, and takes back those of phrases that are not finished.
 
     Args:
         phrases: each as symbols, at least one.

@@ -1,4 +1,4 @@
-"""One language of a pruned model as an ordinary dense model, with the zeros written in."""
+"""``export --format hf``: one language of a pruned model as an ordinary dense model, with the zeros written in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 
 
-def write_plain(asr: AsrModel, out: Path, languages: Sequence[str] | None) -> None:
+def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) -> None:
     """Writes a MODEL folder without pathways; that of a Hugging Face model loads in transformers.
 
     The weights of ``asr`` are changed.
@@ -21,17 +21,15 @@ def write_plain(asr: AsrModel, out: Path, languages: Sequence[str] | None) -> No
     """
     pathways = asr.pathways
     if pathways is None:
-        raise PathwaysError("the model has no pathways: it is a plain model already")
+        raise PathwaysError("the model has no pathways: it is a dense model already")
     chosen = asr.check_languages(languages)
     if len(chosen) != 1:
         raise PathwaysError(
-            f"a plain model has the zeros of one language: choose with --languages one of {' '.join(chosen)}"
+            f"a dense copy has the zeros of one language: choose with --languages one of {' '.join(chosen)}"
         )
     (language,) = chosen
     if language in asr.card.added:
-        raise PathwaysError(
-            f"{language} has word pieces of its own, for which a plain model has no place: use a bundle"
-        )
+        raise PathwaysError(f"{language} has word pieces of its own, for which a dense copy has no place: use a bundle")
     if out.is_dir() and any(out.iterdir()):
         raise PathwaysError(f"{out}: has files in it: choose another folder")
     network, state = pathways.model, pathways.extract(language)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels import extension
-from asr_pathways.runtime.kernels.checks import check_floats, check_threads
+from asr_pathways.runtime.kernels.checks import check_floats
 from asr_pathways.runtime.kernels.matrix import SparseMatrix
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Product = tuple[SparseMatrix, Tensor | None]
 """A weight and its bias (out,)."""
 
 Constants = tuple[Any, ...]
-"""Packed weights, addresses and numbers, in the order in which the extension takes them."""
+"""Weights, addresses and numbers, in the order of the extension's arguments."""
 
 
 class Step:
@@ -36,16 +36,13 @@ class Step:
         Raises:
             PathwaysError: if the compiled kernels are missing, or an argument does not fit.
         """
-        if not extension.available():
-            raise PathwaysError("the sparse kernels were not built: install a C++ compiler, then this package again")
-        check_threads(threads)
-        self._extension: Any = extension.compiled
+        self._runner = extension.check_runner(threads, variant)
+        self._extension: Any = extension.built()
         self._kept: list[Tensor] = []
         (self.dim,) = norm.normalized_shape
         self._norm = self._norm_of(norm)
-        self._runner = threads, extension.check_variant(variant) if variant else ""
 
-    def _norm_of(self, norm: nn.LayerNorm) -> tuple[int, int, float]:
+    def _norm_of(self, norm: nn.LayerNorm) -> _sparse.Norm:
         (size,) = norm.normalized_shape
         return self._floats(norm.weight, size), self._floats(norm.bias, size), norm.eps
 
@@ -56,12 +53,13 @@ class Step:
         self._kept.append(tensor)
         return tensor.data_ptr()
 
-    def _product(self, product: Product, out: int, inwards: int) -> tuple[_sparse.Matrix, int]:
+    def _product(self, product: Product, out: int, inwards: int) -> _sparse.Product:
         weight, bias = product
         if weight.shape != (out, inwards):
             raise PathwaysError(f"a weight of {out}x{inwards} is needed here, not of {weight.shape}")
-        assert weight._packed is not None
-        return weight._packed, 0 if bias is None else self._floats(bias, out)
+        if bias is not None:
+            self._floats(bias, out)
+        return weight.product(bias)
 
 
 class FeedForward(Step):
@@ -80,18 +78,14 @@ class FeedForward(Step):
     ) -> None:
         super().__init__(norm, threads, variant)
         hidden = inwards[0].shape[0]
-        self._products: Constants = (
-            *self._product(inwards, hidden, self.dim),
-            *self._product(outwards, self.dim, hidden),
-        )
+        products = self._product(inwards, hidden, self.dim), self._product(outwards, self.dim, hidden)
+        self._constants: Constants = self._norm, *products
 
     def __call__(self, x: Tensor) -> Tensor:
         """(n, D) -> (n, D)."""
         check_floats(x, "x", None, self.dim)
         out = torch.empty_like(x)
-        self._extension.feed_forward(
-            x.data_ptr(), x.shape[0], *self._norm, *self._products, out.data_ptr(), *self._runner
-        )
+        self._extension.feed_forward(x.data_ptr(), x.shape[0], *self._constants, out.data_ptr(), self._runner)
         return out
 
 
@@ -122,12 +116,14 @@ class Attention(Step):
         self.heads, self.rows, self.length = bias.shape
         if dim % self.heads or self.length < self.rows:
             raise PathwaysError(f"a bias of {tuple(bias.shape)} does not fit {dim} channels")
-        self._products: Constants = (
-            *self._product(query, dim, dim),
-            *self._product(key_value, 2 * dim, dim),
-            *self._product(outwards, dim, dim),
+        self._constants: Constants = (
+            self._norm,
+            self._product(query, dim, dim),
+            self._product(key_value, 2 * dim, dim),
+            self._product(outwards, dim, dim),
+            self.heads,
+            self._floats(bias, *bias.shape),
         )
-        self._bias = self._floats(bias, *bias.shape)
 
     def __call__(self, x: Tensor, past: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
         """One segment of B streams.
@@ -145,21 +141,8 @@ class Attention(Step):
         check_floats(past, "past", streams, left, 2 * self.dim)
         check_floats(unseen, "unseen", streams, self.length)
         out, windows = torch.empty_like(x), torch.empty(streams, self.length, 2 * self.dim)
-        self._extension.attention(
-            x.data_ptr(),
-            streams,
-            self.rows,
-            past.data_ptr(),
-            left,
-            unseen.data_ptr(),
-            *self._norm,
-            *self._products,
-            self.heads,
-            self._bias,
-            windows.data_ptr(),
-            out.data_ptr(),
-            *self._runner,
-        )
+        inputs = x.data_ptr(), streams, self.rows, past.data_ptr(), left, unseen.data_ptr()
+        self._extension.attention(*inputs, *self._constants, windows.data_ptr(), out.data_ptr(), self._runner)
         return out, windows
 
 
@@ -190,13 +173,14 @@ class Convolution(Step):
         (self.taps,) = depthwise.kernel_size
         assert depthwise.bias is not None
         weight = depthwise.weight.detach().view(dim, self.taps).t().contiguous()
-        self._products: Constants = (
-            *self._product(inwards, 2 * dim, dim),
+        self._constants: Constants = (
+            self._norm,
+            self._product(inwards, 2 * dim, dim),
             self._floats(weight, self.taps, dim),
             self._floats(depthwise.bias, dim),
             self.taps,
-            *self._norm_of(depthwise_norm),
-            *self._product(outwards, dim, dim),
+            self._norm_of(depthwise_norm),
+            self._product(outwards, dim, dim),
         )
 
     def __call__(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,15 +197,6 @@ class Convolution(Step):
         check_floats(x, "x", None, None, self.dim)
         check_floats(past, "past", streams, self.taps - 1, self.dim)
         out, windows = torch.empty_like(x), torch.empty(streams, self.taps - 1 + rows, self.dim)
-        self._extension.convolution(
-            x.data_ptr(),
-            streams,
-            rows,
-            past.data_ptr(),
-            *self._norm,
-            *self._products,
-            windows.data_ptr(),
-            out.data_ptr(),
-            *self._runner,
-        )
+        inputs = x.data_ptr(), streams, rows, past.data_ptr()
+        self._extension.convolution(*inputs, *self._constants, windows.data_ptr(), out.data_ptr(), self._runner)
         return out, windows

@@ -1,4 +1,4 @@
-#include "steps.h"
+#include "encoder_layer.h"
 
 #include <cstring>
 
@@ -7,13 +7,9 @@ namespace {
 
 void copy(const float* from, int64_t count, float* to) { std::memcpy(to, from, sizeof(float) * count); }
 
-void product(const Product& by, const float* x, int64_t n, float* y, Runner runner) {
-    multiply(by.weight, x, n, y, {by.bias, false}, runner.threads, runner.kernels);
-}
-
 // So many floats of scratch in one piece, each part on a cache line of its own; they live until the next call.
 class Scratch {
-  public:
+public:
     explicit Scratch(int64_t floats, int parts) {
         const std::size_t needed = static_cast<std::size_t>(floats + parts * kLine);
         if (held().size() < needed) held().resize(needed);
@@ -25,7 +21,7 @@ class Scratch {
         return part;
     }
 
-  private:
+private:
     static constexpr int64_t kLine = kAlignment / sizeof(float);
     static Aligned<float>& held() {
         thread_local Aligned<float> floats;
@@ -42,9 +38,9 @@ void feed_forward(const float* x, int64_t n, Norm norm, Product inwards, Product
     Scratch scratch(n * (dim + hidden), 2);
     float *const normed = scratch.take(n * dim), *const inner = scratch.take(n * hidden);
     steps.layer_norm(x, n, dim, norm, normed);
-    product(inwards, normed, n, inner, runner);
+    multiply(inwards, normed, n, inner, runner);
     steps.silu(inner, n * hidden);
-    product(outwards, inner, n, out, runner);
+    multiply(outwards, inner, n, out, runner);
     steps.add(x, n * dim, out);
 }
 
@@ -57,8 +53,8 @@ void attention(const float* x, int64_t streams, const float* past, const float* 
     float *const normed = scratch.take(n * a.dim), *const queries = scratch.take(n * a.dim);
     float *const fresh = scratch.take(n * a.dim * 2), *const work = scratch.take(workspace);
     steps.layer_norm(x, n, a.dim, norm, normed);
-    product(query, normed, n, queries, runner);
-    product(key_value, normed, n, fresh, runner);
+    multiply(query, normed, n, queries, runner);
+    multiply(key_value, normed, n, fresh, runner);
     float* const mixed = normed;  // not needed any more
     for (int64_t stream = 0; stream < streams; ++stream) {
         float* const window = windows + stream * a.length * 2 * a.dim;
@@ -67,7 +63,7 @@ void attention(const float* x, int64_t streams, const float* past, const float* 
         copy(fresh + 2 * first, a.rows * 2 * a.dim, window + left * 2 * a.dim);
         steps.attend(a, queries + first, window, unseen + stream * a.length, work, mixed + first);
     }
-    product(outwards, mixed, n, out, runner);
+    multiply(outwards, mixed, n, out, runner);
     steps.add(x, n * a.dim, out);
 }
 
@@ -78,7 +74,7 @@ void convolution(const float* x, int64_t streams, int64_t rows, const float* pas
     Scratch scratch(n * dim * 3, 2);
     float *const normed = scratch.take(n * dim), *const gates = scratch.take(n * dim * 2);
     steps.layer_norm(x, n, dim, norm, normed);
-    product(inwards, normed, n, gates, runner);
+    multiply(inwards, normed, n, gates, runner);
     float* const convolved = normed;  // not needed any more
     for (int64_t stream = 0; stream < streams; ++stream) {
         float* const window = windows + stream * (kept + rows) * dim;
@@ -88,7 +84,7 @@ void convolution(const float* x, int64_t streams, int64_t rows, const float* pas
     }
     steps.layer_norm(convolved, n, dim, conv.norm, gates);
     steps.silu(gates, n * dim);
-    product(outwards, gates, n, out, runner);
+    multiply(outwards, gates, n, out, runner);
     steps.add(x, n * dim, out);
 }
 

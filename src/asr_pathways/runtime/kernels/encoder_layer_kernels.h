@@ -1,7 +1,7 @@
-// What the steps of an encoder layer need between their products; part of kernel_body.h.
+// What the steps of an encoder layer need between their products; part of multiply_kernels.h.
 #pragma once
 
-#include "math_body.h"
+#include "pointwise_kernels.h"
 
 namespace sparse {
 namespace {
@@ -71,11 +71,13 @@ void glu(const float* x, int64_t n, int64_t size, float* y) {
         });
 }
 
-void depthwise(const float* x, int64_t n, int64_t size, const float* weight, const float* bias, int64_t taps, float* y) {
+void depthwise(const float* x, int64_t n, int64_t size, const float* weight, const float* bias, int64_t taps,
+               float* y) {
     for (int64_t row = 0; row < n; ++row, x += size, y += size)
         for_floats(size, [&](int64_t i, auto lanes) {
             auto sum = lanes.at(bias + i);
-            for (int64_t tap = 0; tap < taps; ++tap) sum += lanes.at(x + tap * size + i) * lanes.at(weight + tap * size + i);
+            for (int64_t tap = 0; tap < taps; ++tap)
+                sum += lanes.at(x + tap * size + i) * lanes.at(weight + tap * size + i);
             lanes.put(y + i, sum);
         });
 }
@@ -102,8 +104,10 @@ INLINE void add_rows(Rows a, Rows b, int64_t k, int64_t n, float* out, int64_t s
 // out (rows, n) = a (rows, k) @ b (k, n): as many rows at a time as a multiply-add takes cycles, twice.
 void dense_product(Rows a, int64_t rows, Rows b, int64_t k, int64_t n, float* out, int64_t stride) {
     int64_t row = 0;
-    for (; row + 8 <= rows; row += 8) add_rows<8>({a.start + row * a.stride, a.stride}, b, k, n, out + row * stride, stride);
-    for (; row + 4 <= rows; row += 4) add_rows<4>({a.start + row * a.stride, a.stride}, b, k, n, out + row * stride, stride);
+    for (; row + 8 <= rows; row += 8)
+        add_rows<8>({a.start + row * a.stride, a.stride}, b, k, n, out + row * stride, stride);
+    for (; row + 4 <= rows; row += 4)
+        add_rows<4>({a.start + row * a.stride, a.stride}, b, k, n, out + row * stride, stride);
     for (; row < rows; ++row) add_rows<1>({a.start + row * a.stride, a.stride}, b, k, n, out + row * stride, stride);
 }
 
@@ -135,7 +139,8 @@ INLINE int64_t padded_length(const Attention& a) { return (a.length + LANES - 1)
 
 int64_t attend_scratch(const Attention& a) { return (a.dim / a.heads + a.rows) * padded_length(a); }
 
-void attend(const Attention& a, const float* query, const float* window, const float* unseen, float* scratch, float* out) {
+void attend(const Attention& a, const float* query, const float* window, const float* unseen, float* scratch,
+            float* out) {
     const int64_t width = a.dim / a.heads, padded = padded_length(a);
     float *const keys = scratch, *const scores = scratch + width * padded;
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(width));

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.runtime.beam import BeamSearch
-from asr_pathways.runtime.bias import PhraseBias
+from asr_pathways.runtime.beam_search import BeamSearch
+from asr_pathways.runtime.phrase_bias import PhraseBias
 from tests.conftest import tiny_config
 
 

@@ -7,22 +7,12 @@
 
 namespace sparse {
 
-// A product with its bias (rows,), or null.
-struct Product {
-    const Matrix& weight;
-    const float* bias;
-};
-
-struct Runner {
-    int threads;
-    const Kernels& kernels;
-};
-
 // Two products with a SiLU between them.
 void feed_forward(const float* x, int64_t n, Norm norm, Product inwards, Product outwards, float* out, Runner runner);
 
 // `streams` streams of a.rows frames each: n = streams * a.rows. Of each, windows (streams, a.length, 2 * dim) takes up
-// the past keys and values (streams, a.length - a.rows, 2 * dim), then those of its frames. unseen: (streams, a.length).
+// the past keys and values (streams, a.length - a.rows, 2 * dim), then those of its frames. unseen: (streams,
+// a.length).
 void attention(const float* x, int64_t streams, const float* past, const float* unseen, Norm norm, Product query,
                Product key_value, Product outwards, const Attention& a, float* windows, float* out, Runner runner);
 
@@ -34,8 +24,8 @@ struct Convolution {
     Norm norm;
 };
 
-// `streams` streams of `rows` frames each. Of each, windows (streams, taps - 1 + rows, dim) takes up what the convolution
-// saw before (streams, taps - 1, dim), then what it sees of its frames.
+// `streams` streams of `rows` frames each. Of each, windows (streams, taps - 1 + rows, dim) takes up what the
+// convolution saw before (streams, taps - 1, dim), then what it sees of its frames.
 void convolution(const float* x, int64_t streams, int64_t rows, const float* past, Norm norm, Product inwards,
                  const Convolution& conv, Product outwards, float* windows, float* out, Runner runner);
 

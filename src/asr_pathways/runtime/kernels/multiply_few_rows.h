@@ -4,7 +4,7 @@
 // the stored values over 16 columns at a time, as they were in the dense row, and whole vectors are multiplied.
 #pragma once
 
-#include "kernel_body.h"
+#include "multiply_kernels.h"
 
 namespace sparse {
 namespace {
@@ -39,13 +39,13 @@ INLINE void add_word(const float* values, uint64_t bits, const float* x, int64_t
 
 // The same for fewer than 64 columns: nothing is read behind the last.
 template <int N, int Sets>
-INLINE void add_last_word(const float* values, uint64_t bits, const float* x, int64_t stride,
-                          __m512 (&sums)[N][Sets]) {
+INLINE void add_last_word(const float* values, uint64_t bits, const float* x, int64_t stride, __m512 (&sums)[N][Sets]) {
     for (int quarter = 0; bits; ++quarter, bits >>= 16) {
         const __mmask16 mask = static_cast<__mmask16>(bits);
         const __m512 weights = expand(mask, values);
         for (int j = 0; j < N; ++j)
-            sums[j][0] = _mm512_fmadd_ps(weights, _mm512_maskz_loadu_ps(mask, x + j * stride + 16 * quarter), sums[j][0]);
+            sums[j][0] =
+                _mm512_fmadd_ps(weights, _mm512_maskz_loadu_ps(mask, x + j * stride + 16 * quarter), sums[j][0]);
         values += __builtin_popcount(mask);
     }
 }
@@ -74,7 +74,7 @@ INLINE void add_expanded_segment(const float* values, const uint64_t* bits, int6
 }
 
 template <int N>
-void multiply_few_rows(const Matrix& w, int64_t chunk, const float* x, float* y, Epilogue epilogue) {
+void multiply_few_rows(const Matrix& w, int64_t chunk, const float* x, float* y, const float* bias) {
     __m512 sums[kChunkRows * N];
     alignas(64) float out[kChunkRows * N];
     alignas(64) float scratch[kPanelColumns + 2 * kDecodedAtOnce];
@@ -89,17 +89,17 @@ void multiply_few_rows(const Matrix& w, int64_t chunk, const float* x, float* y,
                                     w.columns - before, sums + row * N);
         }
     for (int64_t i = 0; i < rows * N; ++i) out[i] = _mm512_reduce_add_ps(sums[i]);
-    finish_chunk(w, epilogue, first, rows, N, out);
+    finish_chunk(w, bias, first, rows, N, out);
     for (int j = 0; j < N; ++j)
         for (int64_t row = 0; row < rows; ++row) y[j * w.rows + first + row] = out[row * N + j];
 }
 
-void multiply_few(const Matrix& w, int64_t chunk, const float* x, int n, float* y, Epilogue epilogue) {
+void multiply_few(const Matrix& w, int64_t chunk, const float* x, int n, float* y, const float* bias) {
     switch (n) {
-        case 1: return multiply_few_rows<1>(w, chunk, x, y, epilogue);
-        case 2: return multiply_few_rows<2>(w, chunk, x, y, epilogue);
-        case 3: return multiply_few_rows<3>(w, chunk, x, y, epilogue);
-        default: return multiply_few_rows<4>(w, chunk, x, y, epilogue);
+        case 1: return multiply_few_rows<1>(w, chunk, x, y, bias);
+        case 2: return multiply_few_rows<2>(w, chunk, x, y, bias);
+        case 3: return multiply_few_rows<3>(w, chunk, x, y, bias);
+        default: return multiply_few_rows<4>(w, chunk, x, y, bias);
     }
 }
 

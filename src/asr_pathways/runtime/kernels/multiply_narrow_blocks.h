@@ -1,5 +1,5 @@
 // Blocks times few activations: several rows of a block share a vector, each with all the activations; part of
-// kernel_body.h. Lane i of a vector is row i / Width of those rows, activation i % Width.
+// multiply_kernels.h. Lane i of a vector is row i / Width of those rows, activation i % Width.
 #pragma once
 
 #include "vectors.h"

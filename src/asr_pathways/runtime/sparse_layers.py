@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from asr_pathways.models.emformer import EmformerLayer, LayerState, SegmentAttention, Windows
 from asr_pathways.runtime.kernels import SparseMatrix, lstm_step
-from asr_pathways.runtime.kernels.steps import Attention, Convolution, FeedForward, Product
+from asr_pathways.runtime.kernels.encoder_layer import Attention, Convolution, FeedForward, Product
 
 
 class SparseLinear(nn.Module):
@@ -49,22 +49,18 @@ class SparseLstm(nn.Module):
         return torch.stack(out, dim=1), (torch.stack(hidden), torch.stack(cell))
 
 
-class PackedLayer(nn.Module):
+class SparseEmformerLayer(nn.Module):
     """An `EmformerLayer` whose products are sparse, in two calls, or three with a convolution.
 
     Args:
         layer: with a `SparseLinear` for each of its linear layers; the distance bias is taken as it is now.
-
-    Attributes:
-        weights: of all its products.
     """
 
     def __init__(self, layer: EmformerLayer, threads: int) -> None:
         super().__init__()
-        self.weights = [module.weight for module in layer.modules() if isinstance(module, SparseLinear)]
-        own, conv, feed_forward = layer.attention, layer.conv, layer.feed_forward
-        products = _product(own.query), _product(own.key_value), _product(own.out)
-        self.attention = Attention(own.norm, *products, _distance_bias(own), threads)
+        attention, conv, feed_forward = layer.attention, layer.conv, layer.feed_forward
+        products = _product(attention.query), _product(attention.key_value), _product(attention.out)
+        self.attention = Attention(attention.norm, *products, _distance_bias(attention), threads)
         self.convolution = None
         if conv is not None:
             ends = _product(conv.inwards), _product(conv.out)

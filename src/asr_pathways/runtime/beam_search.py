@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.runtime.bias import PhraseBias
+from asr_pathways.runtime.phrase_bias import PhraseBias
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class BeamSearch:
         bias: phrases to prefer.
 
     Attributes:
-        past: how many encoder frames it has heard, in a list as `GreedySearch` has it.
+        past: how many encoder frames it has decoded, in a list as `GreedySearch` has it.
     """
 
     def __init__(self, model: Transducer, width: int = 4, bias: PhraseBias | None = None) -> None:
@@ -77,19 +77,19 @@ class BeamSearch:
         count = min(totals.numel(), self.width * (2 if self.bias else 1))
         best = totals.topk(count).indices.tolist()
         rows = scores.flatten()[best].tolist()
-        found: dict[tuple[int, ...], _Hypothesis] = {}
+        merged: dict[tuple[int, ...], _Hypothesis] = {}
         for index, score in zip(best, rows, strict=True):
             before = self._kept[index // vocabulary]
             new = self._extended(before, index % vocabulary, score)
-            other = found.get(new.symbols)
-            found[new.symbols] = new if other is None else _merged(new, other)
-        kept = sorted(found.values(), key=lambda hypothesis: -hypothesis.total)[: self.width]
+            other = merged.get(new.symbols)
+            merged[new.symbols] = new if other is None else _merged(new, other)
+        kept = sorted(merged.values(), key=lambda hypothesis: -hypothesis.total)[: self.width]
         self._predict(kept)
 
     def _extended(self, before: _Hypothesis, symbol: int, score: float) -> _Hypothesis:
         score += before.score
         if symbol == self.model.blank:
-            return _Hypothesis(before.symbols, before.frames, score, before.bonus, before.place, before.row)
+            return replace(before, score=score)
         place, bonus = self.bias.step(before.place, symbol) if self.bias else (0, 0.0)
         symbols, frames = (*before.symbols, symbol), (*before.frames, self.past[0])
         return _Hypothesis(symbols, frames, score, before.bonus + bonus, place, before.row)
@@ -106,9 +106,7 @@ class BeamSearch:
             hidden[:, longer], cell[:, longer] = after
             predictions[longer] = self.model.joiner.prediction(out[:, 0])
         self._state, self._predictions = (hidden, cell), predictions
-        self._kept = [
-            _Hypothesis(old.symbols, old.frames, old.score, old.bonus, old.place, row) for row, old in enumerate(kept)
-        ]
+        self._kept = [replace(hypothesis, row=row) for row, hypothesis in enumerate(kept)]
 
 
 def _merged(one: _Hypothesis, other: _Hypothesis) -> _Hypothesis:
