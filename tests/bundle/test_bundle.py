@@ -19,6 +19,7 @@ from asr_pathways.bundle.load import load_model
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways
+from asr_pathways.pruning.masks import unpack
 from asr_pathways.runtime.streaming import Recognizer
 from tests.conftest import make_model
 from tests.pruned import FIVE, pruned
@@ -316,7 +317,7 @@ def test_values_are_mapped(five_file: Path) -> None:
 
 def dense_union(bundle: Bundle, name: str) -> torch.Tensor:
     """Values of the union of a tensor, from the states of all languages."""
-    union = bundle.union()[name]
+    union = unpack(bundle.packed_union()[name], bundle.layout.tensors[name])
     found = torch.zeros(union.shape)
     for language in bundle.languages:
         mask = bundle.mask(language)[name]

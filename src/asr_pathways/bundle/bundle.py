@@ -10,6 +10,7 @@ See docs/bundle.md for the format.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +120,9 @@ class Bundle(Reader):
             kind = name.partition("/")[0]
             parts["values" if kind == "scales" else kind] += slot.nbytes
         masks = {key: layout.slots[MASKS + key].nbytes for key in layout.keys}
-        return BundleSizes(sum(parts.values()), parts, layout.weights, layout.kept, masks)
+        weights = sum(map(math.prod, self.config.pathways.tensors.values()))
+        kept = sum(map(layout.kept_of, layout.prunable))
+        return BundleSizes(sum(parts.values()), parts, weights, kept, masks)
 
     def extract(self, language: str, out: str | os.PathLike[str]) -> BundleSizes:
         """Writes a bundle of one language, its values as they are here.

@@ -1,14 +1,8 @@
-"""The layout of a bundle: one safetensors file whose metadata holds a header, in JSON.
+"""The layout of a bundle: one safetensors file whose metadata holds a header, in JSON (docs/bundle.md).
 
-The names of its tensors say what they are:
-
-- ``values/NAME``: of a prunable tensor, (k,) what the union of all masks keeps, row-major; any other tensor whole.
-- ``scales/NAME``: (rows,) float32, beside int8 values: what the values of a row are multiplied by.
-- ``languages/LANGUAGE/values/NAME`` and ``.../scales/NAME``: unmasked tensors of a language that was added later.
-- ``union``: uint8, the union of all masks, one bit a weight. The bits of each prunable tensor, in the header's order,
-  begin in a byte of their own; weight ``8 j + b`` of a tensor is bit ``b`` of its byte ``j``.
-- ``masks/PATHWAY``: uint8, likewise, one bit a weight of the union.
-- ``files/NAME``: uint8, the bytes of a file: tokenizers, the language identifier, a Hugging Face model's own.
+``values/NAME`` are what the union of all masks keeps of a prunable tensor, or another tensor whole; ``scales/NAME`` go
+with int8; ``union`` and ``masks/PATHWAY`` are bits; ``languages/LANGUAGE/values/NAME`` are unmasked tensors of a
+language that was added, ``files/NAME`` the bytes of files.
 """
 
 from __future__ import annotations
@@ -59,18 +53,9 @@ SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".jinja", ".md")
 
 Quantity = Literal["float32", "float16", "int8"]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
-DTYPES = {
-    "F32": "float32",
-    "F16": "float16",
-    "I8": "int8",
-    "U8": "uint8",
-    "I16": "int16",
-    "I32": "int32",
-    "I64": "int64",
-    "BOOL": "bool",
-}
-"""Types of items by their names in safetensors."""
 ITEM_SIZES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int16": 2, "int32": 4, "int64": 8, "bool": 1}
+DTYPES = dict(zip(("F32", "F16", "I8", "U8", "I16", "I32", "I64", "BOOL"), ITEM_SIZES, strict=True))
+"""Types of items by their names in safetensors."""
 _UNSEALED = "0" * 64
 _FILE_NAME = re.compile(r"(hub/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _Size = Annotated[int, Field(ge=0, le=1 << 40)]
@@ -116,8 +101,7 @@ class Header(Config):
 
     def text(self) -> str:
         """As it stands in the metadata."""
-        content = self.model_dump(mode="json")
-        return json.dumps(content, allow_nan=False, separators=(",", ":"))
+        return json.dumps(self.model_dump(mode="json"), allow_nan=False, separators=(",", ":"))
 
 
 class Slot(Config):
@@ -175,16 +159,6 @@ class Layout:
         return self.header.pathways.tensors | {
             name: slot.shape for name, slot in self.under(VALUES).items() if name not in self.header.pathways.tensors
         }
-
-    @property
-    def weights(self) -> int:
-        """How many weights a mask covers."""
-        return sum(map(math.prod, self.header.pathways.tensors.values()))
-
-    @property
-    def kept(self) -> int:
-        """How many of them at least one pathway keeps."""
-        return sum(map(self.kept_of, self.prunable))
 
     @cached_property
     def bits(self) -> dict[str, Bits]:
@@ -303,22 +277,19 @@ def _contradictions(layout: Layout, size: int) -> Iterator[str]:
     Args:
         size: bytes of data.
     """
-    header, slots = layout.header, layout.slots
-    end = 0
+    slots, pathways, end = layout.slots, layout.header.pathways, 0
     for name, slot in sorted(slots.items(), key=lambda item: item[1].data_offsets):
         start, stop = slot.data_offsets
         if start != end or stop - start != slot.nbytes or (layout.start + start) % ITEM_SIZES[slot.item]:
             yield f"{name}: does not lie in the file where it should"
-        if 0 in slot.shape and len(slot.shape) > 1:
-            yield f"{name}: a tensor without elements: {slot.shape}"
+        if (0 in slot.shape and len(slot.shape) > 1) or (not slot.shape and slot.item == "int8"):
+            yield f"{name}: a tensor of {slot.item} {slot.shape}, which is none"
         end = stop
     if end != size:
         yield f"has {layout.start + size:,} bytes, not {layout.start + end:,}: truncated or changed"
-    if header.sha256.keys() != slots.keys():
+    if layout.header.sha256.keys() != slots.keys():
         yield "sha256: not of the tensors that are there"
-    pathways = header.pathways
-    keys = layout.keys
-    if any(key not in pathways.own_steps for key in keys):
+    if any(key not in pathways.own_steps for key in layout.keys):
         yield "pathways: own_steps of a mask are missing"
     if not pathways.tensors:
         yield "pathways: masks cover no tensor"
@@ -328,61 +299,45 @@ def _contradictions(layout: Layout, size: int) -> Iterator[str]:
             yield f"pathways: {name}: {shape} is no tensor that a mask covers"
         elif len(values.shape) != 1 or values.elements > math.prod(shape) or values.item not in QUANTITIES:
             yield f"{VALUES}{name}: {values.dtype} {values.shape}: not what a union keeps of {shape}"
-    yield from _wrong_masks(layout, keys)
-    yield from _wrong_names(layout)
-    yield from _wrong_scales(layout)
-
-
-def _wrong_masks(layout: Layout, keys: tuple[str, ...]) -> Iterator[str]:
-    shapes = layout.header.pathways.tensors
-    union = sum(map(packed_size, shapes.values()))
-    within = sum(packed_size((layout.kept_of(name),)) for name in shapes)
-    if set(layout.under(MASKS)) != set(keys):
-        yield f"masks: are of {' '.join(sorted(layout.under(MASKS)))}, not of {' '.join(keys)}"
-    for name, wanted in {UNION: union, **{MASKS + key: within for key in keys}}.items():
-        slot = layout.slots.get(name)
-        if slot is None or (slot.dtype, slot.shape) != ("U8", (wanted,)):
-            yield f"{name}: {slot and slot.shape} does not fit its tensors: {wanted:,} bytes are wanted"
-
-
-def _wrong_names(layout: Layout) -> Iterator[str]:
-    header = layout.header
-    added = set(header.pathways.added)
-    hub = isinstance(header.card, HubCard)
-    for name, slot in layout.slots.items():
-        kind, _, rest = name.partition("/")
-        if kind == "languages":
-            language, _, rest = rest.partition("/")
-            kind, _, rest = rest.partition("/")
-            if language not in added or kind not in ("values", "scales") or rest not in layout.tensors:
-                yield f"{name}: not of a language that was added"
-            elif rest in header.pathways.tensors:
-                yield f"{name}: masks cover it"
-        elif kind == "files":
-            ours = rest == TOKENIZER or (rest.startswith("tokenizer-") and rest.endswith(".model"))
-            known = rest == IDENTIFIER or (rest.startswith(HUB) if hub else ours)
-            if not known or not _FILE_NAME.fullmatch(rest) or not rest.endswith(SUFFIXES):
-                yield f"{name}: is not known"
-            if slot.dtype != "U8" or len(slot.shape) != 1:
-                yield f"{name}: not the bytes of a file"
-        elif kind not in ("values", "scales", "masks") and name != UNION:
+    wanted = _wanted(layout)
+    for name, asked in wanted.items():
+        found = slots.get(name)
+        if found is None or (found.dtype, found.shape) != asked:
+            yield f"{name}: is {found and (found.dtype, found.shape)}, not {asked}"
+    yield from _wrong_files(layout)
+    unmasked = {name for name in layout.tensors if name not in pathways.tensors}
+    prefixes = tuple(language_prefix(language) + VALUES for language in pathways.added)
+    for name in slots.keys() - wanted.keys():
+        of_language = name.startswith(prefixes) and name.partition("/" + VALUES)[2] in unmasked
+        if not name.startswith((VALUES, FILES)) and not of_language:
             yield f"{name}: is not known"
-    files = layout.under(FILES)
+
+
+def _wanted(layout: Layout) -> dict[str, tuple[str, Shape]]:
+    """Type and shape of the tensors that follow from the others: masks, and scales of int8 values."""
+    pathways = layout.header.pathways
+    within: tuple[str, Shape] = ("U8", (sum(packed_size((layout.kept_of(name),)) for name in pathways.tensors),))
+    wanted: dict[str, tuple[str, Shape]] = {UNION: ("U8", (sum(map(packed_size, pathways.tensors.values())),))}
+    wanted |= {MASKS + key: within for key in layout.keys}
+    for prefix in ("", *map(language_prefix, pathways.added)):
+        for name, slot in layout.under(prefix + VALUES).items():
+            if slot.item == "int8":
+                shape = slot.shape if prefix else layout.tensors[name]
+                wanted[prefix + SCALES + name] = "F32", shape[:1]
+    return wanted
+
+
+def _wrong_files(layout: Layout) -> Iterator[str]:
+    card, files = layout.header.card, layout.under(FILES)
+    hub = isinstance(card, HubCard)
+    ours = set() if hub else {TOKENIZER, *(f"tokenizer-{language}.model" for language in card.added)}
+    for name in sorted(ours - files.keys()):
+        yield f"{FILES}{name}: missing"
+    for name, slot in files.items():
+        known = name in ours or name == IDENTIFIER or (hub and name.startswith(HUB))
+        if not known or not _FILE_NAME.fullmatch(name) or not name.endswith(SUFFIXES):
+            yield f"{FILES}{name}: is not known"
+        if slot.dtype != "U8" or len(slot.shape) != 1:
+            yield f"{FILES}{name}: not the bytes of a file"
     if len({name.casefold() for name in files}) < len(files):
         yield "files: two have the same name but for case"
-    wanted = set() if hub else {TOKENIZER, *(f"tokenizer-{code}.model" for code in header.card.added)}
-    there = {name for name in files if name.startswith("tokenizer")}
-    for name in sorted(wanted ^ there):
-        yield f"{FILES}{name}: {'missing' if name in wanted else 'is of no language in the header'}"
-
-
-def _wrong_scales(layout: Layout) -> Iterator[str]:
-    shapes = dict(layout.tensors)
-    for prefix in ("", *map(language_prefix, layout.header.pathways.added)):
-        values, scales = layout.under(prefix + VALUES), layout.under(prefix + SCALES)
-        for name in {**values, **scales}:
-            shape = shapes[name] if not prefix and name in values else values[name].shape if name in values else ()
-            scaled = name in values and values[name].dtype == "I8"
-            rows = (shape[0],) if len(shape) > 1 else None
-            if scaled != (name in scales) or (scaled and (scales[name].dtype, scales[name].shape) != ("F32", rows)):
-                yield f"{prefix}{SCALES}{name}: not the scales of the rows of {shape}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 import os
 import stat
@@ -15,20 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr_pathways.bundle.layout import (
-    FILES,
-    MASKS,
-    OLD_DIGEST,
-    OLD_FORMAT,
-    SCALES,
-    UNION,
-    VALUES,
-    BundleError,
-    Header,
-    Layout,
-    language_prefix,
-    read_layout,
-)
+from asr_pathways.bundle import layout
+from asr_pathways.bundle.layout import BundleError, Header, Layout, language_prefix, read_layout
 from asr_pathways.bundle.values import Array, Flags, StoredTensor, pack, unpack
 
 ReaderT = TypeVar("ReaderT", bound="Reader")
@@ -61,7 +50,8 @@ class Reader:
         path = Path(path)
         try:
             if stat.S_ISDIR(path.stat().st_mode):
-                raise BundleError(f"{path}: {OLD_FORMAT if (path / OLD_DIGEST).exists() else 'a folder, not a bundle'}")
+                old = (path / layout.OLD_DIGEST).exists()
+                raise BundleError(f"{path}: {layout.OLD_FORMAT if old else 'a folder, not a bundle'}")
             if not stat.S_ISREG(path.stat().st_mode):
                 raise BundleError(f"{path}: neither a file nor a folder")
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -100,7 +90,7 @@ class Reader:
 
     def has(self, name: str) -> bool:
         """Whether there is a file of that name."""
-        return FILES + name in self._layout.slots
+        return layout.FILES + name in self._layout.slots
 
     def file(self, name: str) -> bytes:
         """The bytes of a file.
@@ -108,13 +98,9 @@ class Reader:
         Raises:
             BundleError: if there is none of that name, or it is broken.
         """
-        return self._array(FILES + name).tobytes()
+        return self._array(layout.FILES + name).tobytes()
 
     # --- masks ----------------------------------------------------------------------------------------------
-
-    def union(self) -> dict[str, Tensor]:
-        """{name: bool tensor}: the prunable weights whose values are there."""
-        return {name: torch.from_numpy(self._union(name)).reshape(self._shape(name)) for name in self._layout.prunable}
 
     def mask(self, language: str) -> dict[str, Tensor]:
         """{name: bool tensor} of a language.
@@ -127,7 +113,7 @@ class Reader:
 
     def packed_union(self) -> dict[str, Tensor]:
         """{name: uint8 (ceil(n / 8),)}: one bit a weight, as `pruning.masks.pack` packs them; mapped from the file."""
-        packed = self._array(UNION)
+        packed = self._array(layout.UNION)
         return {name: torch.from_numpy(packed[bits.union]) for name, bits in self._layout.bits.items()}
 
     def packed_masks(self, key: str) -> dict[str, Tensor]:
@@ -145,14 +131,14 @@ class Reader:
     def _union(self, name: str) -> Flags:
         """(n,): which weights of a prunable tensor its values are of."""
         shape = self._shape(name)
-        flags = unpack(self._array(UNION)[self._layout.bits[name].union], int(np.prod(shape, dtype=np.int64)))
+        flags = unpack(self._array(layout.UNION)[self._layout.bits[name].union], math.prod(shape))
         if np.count_nonzero(flags) != self._layout.kept_of(name):
-            raise self._broken(UNION, f"of {name}: keeps another number of weights than there are values")
+            raise self._broken(layout.UNION, f"of {name}: keeps another number of weights than there are values")
         return flags
 
     def _within(self, key: str, name: str) -> Flags:
         """(k,): which values of a prunable tensor a mask keeps."""
-        return unpack(self._array(MASKS + key)[self._layout.bits[name].mask], self._layout.kept_of(name))
+        return unpack(self._array(layout.MASKS + key)[self._layout.bits[name].mask], self._layout.kept_of(name))
 
     # --- weights --------------------------------------------------------------------------------------------
 
@@ -172,7 +158,7 @@ class Reader:
 
     def _stored(self, name: str, language: str | None = None) -> StoredTensor:
         prefix = "" if language is None else language_prefix(language)
-        values, scales = f"{prefix}{VALUES}{name}", f"{prefix}{SCALES}{name}"
+        values, scales = f"{prefix}{layout.VALUES}{name}", f"{prefix}{layout.SCALES}{name}"
         if values not in self._layout.slots:
             raise BundleError(f"{self._path}: no tensor {name}")
         array = self._array(values)
@@ -199,7 +185,7 @@ class Reader:
 
     def language_tensors(self, language: str) -> dict[str, Tensor]:
         """The unmasked tensors of a language that was added; none for another."""
-        names = self._layout.under(language_prefix(language) + VALUES)
+        names = self._layout.under(language_prefix(language) + layout.VALUES)
         return {name: torch.from_numpy(self.values(name, language).dense()) for name in names}
 
     def union_values(self, name: str) -> Tensor:

@@ -14,27 +14,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from asr_pathways.bundle.layout import (
-    BUNDLE_SUFFIX,
-    FILES,
-    HUB,
-    IDENTIFIER,
-    MASKS,
-    MAX_HEAD,
-    METADATA,
-    SCALES,
-    SUFFIXES,
-    TOKENIZER,
-    UNION,
-    VALUES,
-    BundleError,
-    Header,
-    Quantity,
-    Score,
-    language_prefix,
-    read_layout,
-    seal,
-)
+from asr_pathways.bundle import layout
+from asr_pathways.bundle.layout import BundleError, Header, Quantity, Score, language_prefix, read_layout
 from asr_pathways.bundle.values import Array, Bytes, StoredTensor, pack, store, unpack
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
@@ -144,7 +125,7 @@ def with_languages(contents: Contents, languages: Sequence[str]) -> Contents:
         update={"languages": chosen, "added": tuple(code for code in contents.card.added if code in chosen)}
     )
     gone = {f"tokenizer-{code}.model" for code in contents.card.added if code not in chosen}
-    gone |= {IDENTIFIER} if chosen != contents.pathways.languages else set()
+    gone |= {layout.IDENTIFIER} if chosen != contents.pathways.languages else set()
     return replace(
         contents,
         card=card,
@@ -184,13 +165,13 @@ def _files(asr: AsrModel) -> dict[str, bytes]:
         folder = Path(temporary)
         prefix = ""
         if isinstance(asr.model, HubModel):
-            prefix = HUB
+            prefix = layout.HUB
             asr.model.save_files(temporary)
         elif isinstance(asr.tokenizer, Tokenizer):
-            asr.tokenizer.save(folder / TOKENIZER)
+            asr.tokenizer.save(folder / layout.TOKENIZER)
         files = sorted(folder.iterdir())
         for path in files:
-            if not path.is_file() or not path.name.endswith(SUFFIXES):
+            if not path.is_file() or not path.name.endswith(layout.SUFFIXES):
                 raise BundleError(f"{path.name}: of a kind that has no place in a bundle")
         return {prefix + path.name: path.read_bytes() for path in files}
 
@@ -201,8 +182,8 @@ def write_contents(contents: Contents, out: Path) -> None:
     Raises:
         BundleError: if it cannot be written.
     """
-    if out.suffix != BUNDLE_SUFFIX:
-        raise BundleError(f"{out}: a bundle is one file: choose a name that ends in {BUNDLE_SUFFIX}")
+    if out.suffix != layout.BUNDLE_SUFFIX:
+        raise BundleError(f"{out}: a bundle is one file: choose a name that ends in {layout.BUNDLE_SUFFIX}")
     if out.is_dir():
         raise BundleError(f"{out}: a folder: choose a name for a file")
     arrays = {name: np.asarray(array, order="C") for name, array in sorted(_arrays(contents))}
@@ -217,7 +198,7 @@ def write_contents(contents: Contents, out: Path) -> None:
     )
     try:
         with atomic_path(out) as temporary:
-            save_file(arrays, temporary, metadata={METADATA: header.text()})
+            save_file(arrays, temporary, metadata={layout.METADATA: header.text()})
             _seal(temporary, out)
     except BundleError:
         raise
@@ -231,10 +212,10 @@ def _seal(path: Path, out: Path) -> None:
     """Puts the digest of the header into a file that safetensors wrote, and reads it back as whoever opens it does."""
     with path.open("r+b") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if length > MAX_HEAD:
-            raise BundleError(f"{out}: its header would be larger than {MAX_HEAD:,} bytes: too many tensors")
+        if length > layout.MAX_HEAD:
+            raise BundleError(f"{out}: its header would be larger than {layout.MAX_HEAD:,} bytes: too many tensors")
         stream.seek(0)
-        sealed = seal(stream.read(8 + length))
+        sealed = layout.seal(stream.read(8 + length))
         stream.seek(0)
         stream.write(sealed)
         stream.flush()
@@ -247,13 +228,13 @@ def _arrays(contents: Contents) -> Iterator[tuple[str, Array]]:
     groups = {"": contents.tensors, **{language_prefix(one): held for one, held in contents.language_tensors.items()}}
     for prefix, tensors in groups.items():
         for name, tensor in tensors.items():
-            yield f"{prefix}{VALUES}{name}", tensor.values
+            yield f"{prefix}{layout.VALUES}{name}", tensor.values
             if tensor.scales is not None:
-                yield f"{prefix}{SCALES}{name}", tensor.scales
-    yield UNION, np.concatenate(contents.union)
+                yield f"{prefix}{layout.SCALES}{name}", tensor.scales
+    yield layout.UNION, np.concatenate(contents.union)
     unions = [unpack(bits, size) for bits, size in zip(contents.union, contents.sizes, strict=True)]
     for key, mask in contents.masks.items():
         within = (unpack(bits, union.size)[union] for bits, union in zip(mask, unions, strict=True))
-        yield f"{MASKS}{key}", np.concatenate([pack(flags) for flags in within])
+        yield f"{layout.MASKS}{key}", np.concatenate([pack(flags) for flags in within])
     for name, content in contents.files.items():
-        yield f"{FILES}{name}", np.frombuffer(content, dtype=np.uint8)
+        yield f"{layout.FILES}{name}", np.frombuffer(content, dtype=np.uint8)
