@@ -176,9 +176,9 @@ def _tokenizers(bundle: Reader, card: ModelCard) -> Tokenizer:
 def _tokenizer(bundle: Reader, name: str) -> Tokenizer:
     content = bundle.file(name)
     try:
-        found = Tokenizer(content)
-        if content and found.vocab_size > 0:
-            return found
+        tokenizer = Tokenizer(content)
+        if content and tokenizer.vocab_size > 0:
+            return tokenizer
     except (RuntimeError, OSError):
         pass
     raise BundleError(f"{bundle.path}: {name}: not a SentencePiece model")

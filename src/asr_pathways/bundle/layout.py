@@ -45,7 +45,7 @@ IDENTIFIER = "language_id.safetensors"
 HUB = "hub/"
 """Before the names of a Hugging Face model's own files."""
 
-MAX_HEAD = 16 << 20
+MAX_HEAD = 8 << 20
 """Bytes before the tensors' data: a model of 3,000 tensors takes a tenth of it."""
 
 SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".jinja", ".md")
@@ -163,12 +163,12 @@ class Layout:
     @cached_property
     def bits(self) -> dict[str, Bits]:
         """Where the bits of each prunable tensor lie in the union and in the masks."""
-        found, union, mask = {}, 0, 0
+        places, union, mask = {}, 0, 0
         for name, shape in self.header.pathways.tensors.items():
             ends = union + packed_size(shape), mask + packed_size((self.kept_of(name),))
-            found[name] = Bits(slice(union, ends[0]), slice(mask, ends[1]))
+            places[name] = Bits(slice(union, ends[0]), slice(mask, ends[1]))
             union, mask = ends
-        return found
+        return places
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -242,10 +242,10 @@ def _json(text: str | bytes) -> Any:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         raise ValueError("a key stands there twice")
-    return found
+    return mapping
 
 
 def _refuse(constant: str) -> None:
@@ -301,9 +301,9 @@ def _contradictions(layout: Layout, size: int) -> Iterator[str]:
             yield f"{VALUES}{name}: {values.dtype} {values.shape}: not what a union keeps of {shape}"
     wanted = _wanted(layout)
     for name, asked in wanted.items():
-        found = slots.get(name)
-        if found is None or (found.dtype, found.shape) != asked:
-            yield f"{name}: is {found and (found.dtype, found.shape)}, not {asked}"
+        present = slots.get(name)
+        if present is None or (present.dtype, present.shape) != asked:
+            yield f"{name}: is {present and (present.dtype, present.shape)}, not {asked}"
     yield from _wrong_files(layout)
     unmasked = {name for name in layout.tensors if name not in pathways.tensors}
     prefixes = tuple(language_prefix(language) + VALUES for language in pathways.added)

@@ -166,7 +166,7 @@ class Reader:
         return StoredTensor(shape, array, self._array(scales) if scales in self._layout.slots else None)
 
     def weights(self, language: str) -> dict[str, Tensor]:
-        """The state_dict of a language: float32, zeros and its own unmasked tensors written in.
+        """The state_dict of a language: float32, zeros and its unmasked tensors written in.
 
         Raises:
             BundleError: on an unknown language, or if a part is broken.
@@ -227,8 +227,8 @@ class Reader:
         return np.frombuffer(self._map, slot.item, slot.elements, start).reshape(slot.shape)
 
     def _present_state(self) -> tuple[int, int]:
-        found = os.fstat(self._descriptor)
-        return found.st_size, found.st_mtime_ns
+        status = os.fstat(self._descriptor)
+        return status.st_size, status.st_mtime_ns
 
     def _broken(self, name: str, problem: str) -> BundleError:
         return BundleError(f"{self._path}: {name}: {problem}")

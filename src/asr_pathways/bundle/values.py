@@ -99,18 +99,18 @@ def store(name: str, tensor: Tensor, dtype: Quantity, union: Flags | None = None
         return StoredTensor(shape, values.astype(np.float16))
     rows = np.abs(dense).reshape(shape[0], -1)
     largest = (rows if union is None else np.where(union.reshape(rows.shape), rows, 0)).max(axis=1, initial=0)
-    found = StoredTensor(shape, values, (largest / 127).astype(np.float32))
-    assert found.scales is not None
-    steps = np.where(found.scales > 0, found.scales, 1).astype(np.float32)
-    rounded = np.rint(values / found._by_value(steps, union)).clip(-127, 127).astype(np.int8)
-    return StoredTensor(shape, rounded, found.scales)
+    scales = (largest / 127).astype(np.float32)
+    steps = np.where(scales > 0, scales, 1).astype(np.float32)
+    exact = StoredTensor(shape, values, scales)
+    rounded = np.rint(values / exact._by_value(steps, union)).clip(-127, 127).astype(np.int8)
+    return StoredTensor(shape, rounded, scales)
 
 
 def _array(name: str, tensor: Tensor) -> Array:
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point():
         tensor = tensor.to(torch.float32)
-    found: Array = tensor.contiguous().numpy()
-    if found.dtype.name not in ITEM_SIZES:
-        raise BundleError(f"{name}: tensors of {found.dtype.name} cannot be stored in a bundle")
-    return found
+    array: Array = tensor.contiguous().numpy()
+    if array.dtype.name not in ITEM_SIZES:
+        raise BundleError(f"{name}: tensors of {array.dtype.name} cannot be stored in a bundle")
+    return array
