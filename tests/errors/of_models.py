@@ -427,7 +427,7 @@ BUNDLES = [
     Case(
         "a file that is no bundle",
         "inspect bad.asrp",
-        "bad.asrp: not a bundle: it does not begin as a zip file does",
+        "bad.asrp: not a bundle: it does not begin as a safetensors file does, or is cut short",
         content("bad.asrp", b"PK not at all" * 50),
     ),
     Case(
@@ -439,8 +439,19 @@ BUNDLES = [
     Case(
         "a byte changed",
         "transcribe sparse.asrp hello.wav --language fr",
-        "sparse.asrp: weights.safetensors: changed since it was written: its SHA-256 is another",
+        "sparse.asrp: ...: changed since it was written: its SHA-256 is another",
         flipped,
+    ),
+    Case(
+        "a bundle of format 1",
+        "inspect old.asrp",
+        "old.asrp: a bundle of format 1, which is not read any more: export the model folder again",
+        content("old.asrp", b"PK\x03\x04" + bytes(100)),
+    ),
+    Case(
+        "a bundle written as a folder",
+        "export sparse made",
+        "made: a bundle is one file: choose a name that ends in .asrp",
     ),
     Case(
         "a language that is not in it",

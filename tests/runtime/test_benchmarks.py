@@ -15,7 +15,7 @@ def test_a_bundle_is_smaller_than_what_it_stands_for() -> None:
     assert found["ratio_to_dense"] <= 0.75  # type: ignore[operator]
     assert found["ratio_to_separate"] <= 0.5  # type: ignore[operator]
     assert found["int8_bytes"] < found["float16_bytes"] < found["float32_bytes"]  # type: ignore[operator]
-    assert found["entropy_bound_bits"] <= found["all_bits"] < 1.02 * found["entropy_bound_bits"]  # type: ignore[operator]
+    assert found["mask_bits"] == pytest.approx(1 + 5 * found["union_density"], abs=0.02)  # type: ignore[operator]
 
 
 def test_mutations_are_counted(five_file: Path) -> None:

@@ -114,10 +114,9 @@ def test_encodings_are_those_of_the_training_side(trained: AsrModel) -> None:
     assert recognizer.pathways.nbytes > 0
 
 
-@pytest.mark.parametrize("name", ["five.asrp", "folder"])
-def test_bundles_stream(trained: AsrModel, tmp_path: Path, name: str) -> None:
-    write_bundle(trained, tmp_path / name, "float32")
-    shipped, own = Recognizer(tmp_path / name), Recognizer(ModelSource(trained))
+def test_bundles_stream(trained: AsrModel, tmp_path: Path) -> None:
+    write_bundle(trained, tmp_path / "five.asrp", "float32")
+    shipped, own = Recognizer(tmp_path / "five.asrp"), Recognizer(ModelSource(trained))
     for language in LANGUAGES:
         samples = utterance(language, 2)
         assert symbols(shipped.stream(language), samples, []) == symbols(own.stream(language), samples, [])

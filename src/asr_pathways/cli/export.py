@@ -19,7 +19,7 @@ FORMATS = ("bundle", "hf", "onnx", "sherpa")
 
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A pruned model folder, or a bundle.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder; for a bundle also a file, OUT.asrp.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder; for a bundle a file, OUT.asrp.")],
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "bundle",
     dtype: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it
@@ -28,12 +28,12 @@ def export(
     languages: Annotated[Optional[str], typer.Option(help="Language codes with commas between, such as en,fr.")] = None,  # noqa: UP045
     scores: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="What evaluate --json wrote, for the card; else MODEL/scores.json if it is there."),
+        typer.Option(help="What evaluate --json wrote, to be kept in a bundle; else MODEL/scores.json if it is there."),
     ] = None,
 ) -> None:
     """Writes a pruned model as one bundle of all its languages, or in a form that other programs read.
 
-    bundle: weights that some language keeps, and a coded mask a language; every MODEL argument takes it.
+    bundle: weights that some language keeps, and a mask of bits a language; every MODEL argument takes it.
     hf: a model folder (of a Hugging Face model: one that transformers loads) with the zeros of one language written in.
     onnx, sherpa: streaming graphs of one language, or of several in a folder each; sherpa-onnx runs the latter.
 
