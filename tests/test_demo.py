@@ -9,7 +9,7 @@ from asr_pathways import demo
 from asr_pathways.bundle.load import load_model
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.listing import read_evaluation
-from asr_pathways.training.prune import PruneRecipe
+from asr_pathways.training.config import PruneRecipe
 
 
 def small_recipe(steps: int, evaluations: int) -> PruneRecipe:

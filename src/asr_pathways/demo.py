@@ -21,7 +21,8 @@ from asr_pathways.evaluation.tables import comparison_table, systems_table
 from asr_pathways.evaluation.wer import Utterance, compare, score
 from asr_pathways.files import read_json
 from asr_pathways.model_folder.decode import decode_split, transcribe
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.config import PruneRecipe
+from asr_pathways.training.prune import prune
 
 SPARSITY = 0.7
 DENSE, ONE_SHOT, FIXED, DYNAMIC = "dense", "one-shot", "fixed pathways", "dynamic pathways"

@@ -8,7 +8,8 @@ import pytest
 
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.bundle.load import load_model
-from asr_pathways.training.prune import PruneRecipe, prune, read_prune_recipe
+from asr_pathways.training.config import PruneRecipe, read_prune_recipe
+from asr_pathways.training.prune import prune
 from tests.errors.case import sound
 
 RECIPE = """

@@ -22,8 +22,8 @@ from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import METHODS, Pathways, matching
 from asr_pathways.training.add_language import add_language
+from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.loop import TrainingLoop
-from asr_pathways.training.prune import PruneRecipe
 from tests.conftest import WORDS, make_model
 from tests.models.hub.tiny import hubert, mms, whisper
 from tests.training.helpers import same

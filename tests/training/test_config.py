@@ -9,8 +9,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.plan import make_plan
 from asr_pathways.experiment.recipe import read_recipe
 from asr_pathways.models.presets import preset
-from asr_pathways.training.config import TrainRecipe
-from asr_pathways.training.prune import PruneRecipe, read_prune_recipe
+from asr_pathways.training.config import PruneRecipe, TrainRecipe, read_prune_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -17,9 +17,9 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import Interrupted
 from asr_pathways.files import read_json
 from asr_pathways.model_folder.folder import save_model
+from asr_pathways.training.config import read_prune_recipe
 from asr_pathways.training.loop import LEFT_OUT, TrainingLoop
 from asr_pathways.training.prune import prune as run
-from asr_pathways.training.prune import read_prune_recipe
 from tests.conftest import make_model
 
 RECIPE = """

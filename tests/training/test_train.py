@@ -15,11 +15,12 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.transducer import Transducer, TransducerConfig
+from asr_pathways.training.config import read_train_recipe
+from asr_pathways.training.inputs import feature_statistics, tokenizer_texts
 from asr_pathways.training.state import TrainingState, last_checkpoint
-from asr_pathways.training.train import dev_batches, feature_statistics, read_train_recipe, tokenizer_texts
 from asr_pathways.training.train import train as train_recipe
 from tests.conftest import LANGUAGES, PIECES, make_model, tiny_config
-from tests.training.helpers import on_loss, recognizer_for, same
+from tests.training.helpers import dev_batches, on_loss, recognizer_for, same
 
 RECIPE: dict[str, Any] = {
     "model": {"vocab_size": PIECES},

@@ -47,7 +47,7 @@ From = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--from", help="Already unpacked prompt packages, where there is no apt."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, if any; else begin.")]
 
 
 @app.callback()
@@ -68,7 +68,7 @@ def train(
 
     Example: asr-pathways train --config recipes/train.yaml --data data/prompts --out runs/dense
     """
-    from asr_pathways.training.train import read_train_recipe
+    from asr_pathways.training.config import read_train_recipe
     from asr_pathways.training.train import train as run
 
     run(read_train_recipe(config), data, out, init=init, resume=resume)
@@ -97,8 +97,8 @@ def prune(
 
     Example: asr-pathways prune models/tiny --data data/prompts --method dynamic --sparsity 0.7 --out runs/dynamic
     """
+    from asr_pathways.training.config import read_prune_recipe
     from asr_pathways.training.prune import prune as run
-    from asr_pathways.training.prune import read_prune_recipe
 
     recipe = read_prune_recipe(config).with_steps(steps)
     run(
@@ -134,7 +134,7 @@ def add_language(
     Example: asr-pathways add-language runs/dynamic --language it --data data/prompts --out runs/with-it
     """
     from asr_pathways.training.add_language import add_language as run
-    from asr_pathways.training.prune import read_prune_recipe
+    from asr_pathways.training.config import read_prune_recipe
 
     recipe = read_prune_recipe(config).with_steps(steps)
     run(model, data, out, language=language, recipe=recipe, sparsity=sparsity, resume=resume)

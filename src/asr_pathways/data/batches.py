@@ -152,35 +152,52 @@ class FeatureCache:
 
 
 class TrainBatches:
-    """Endless training batches; made by :func:`train_batches`.
+    """Endless, augmented, language-homogeneous batches of Lhotse cuts, with an exactly resumable state.
 
     Iterating goes on from the state: that of the last batch handed out, or the one loaded.
+
+    Args:
+        cuts: as from :func:`asr_pathways.data.corpus.load_cuts`.
+        tokenizer: turns texts into targets.
+        config: sampling, features, augmentation (waveforms are not masked, only changed in speed).
+        frontend: the model's; None: filter banks by ``config.features``.
+        rank: which of ``world_size`` processes this is.
+        world_size: how many processes share the data.
+        accumulate: batches of a step on each of them.
+        left_out: takes the utterances that cannot be used; None: one of the batches' own.
+        refusal: the model's; what it refuses is left out.
+
+    Raises:
+        PathwaysError: if there are no cuts, or, here or while iterating, too many utterances, or all of a language,
+            cannot be used.
     """
 
     def __init__(
         self,
-        utterances: Mapping[str, Sequence[_Utterance]],
+        cuts: Iterable[Any],
+        tokenizer: TextCodec,
         config: DataConfig,
-        frontend: Frontend,
+        frontend: Frontend | None = None,
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
         left_out: LeftOut | None = None,
         refusal: Refusal | None = None,
     ) -> None:
+        frontend = frontend or Fbank(config.features)
         self.config = config
         self.left_out = LeftOut(config.max_left_out) if left_out is None else left_out
         self._frame_rate = frontend.frame_rate
         self._refusal = refusal
-        self._utterances = utterances
-        told: dict[str, str] = {}  # what manifests tell need not wait for its turn
-        for utterance in chain.from_iterable(utterances.values()):
+        self._utterances = _by_language(cuts, tokenizer)
+        reasons: dict[str, str] = {}  # what manifests tell need not wait for its turn
+        for utterance in chain.from_iterable(self._utterances.values()):
             try:
                 utterance.check_text()
                 utterance.check_size(int(utterance.duration * self._frame_rate), refusal)
             except PathwaysError as error:
-                told[utterance.identifier] = str(error)
-        self.left_out.update(told)
+                reasons[utterance.identifier] = str(error)
+        self.left_out.update(reasons)
         self.left_out.require_few()  # all of them are counted
         self._ranks = (rank, world_size, accumulate)
         self._cache = FeatureCache(frontend, int(config.cache_gigabytes * 1e9))
@@ -266,39 +283,6 @@ class TrainBatches:
             features = self._cache.get(utterance, 1.0)
             utterance.check_size(len(features), self._refusal)
         return features
-
-
-def train_batches(
-    cuts: Iterable[Any],
-    tokenizer: TextCodec,
-    config: DataConfig,
-    frontend: Frontend | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-    accumulate: int = 1,
-    left_out: LeftOut | None = None,
-    refusal: Refusal | None = None,
-) -> TrainBatches:
-    """Endless, augmented, language-homogeneous batches of Lhotse cuts, with an exactly resumable state.
-
-    Args:
-        cuts: as from :func:`asr_pathways.data.corpus.load_cuts`.
-        tokenizer: turns texts into targets.
-        config: sampling, features, augmentation (waveforms are not masked, only changed in speed).
-        frontend: the model's; None: filter banks by ``config.features``.
-        rank: which of ``world_size`` processes this is.
-        world_size: how many processes share the data.
-        accumulate: batches of a step on each of them.
-        left_out: takes the utterances that cannot be used; None: one of the batches' own.
-        refusal: the model's; what it refuses is left out.
-
-    Raises:
-        PathwaysError: if there are no cuts, or, here or while iterating, too many utterances, or all of a language,
-            cannot be used.
-    """
-    utterances = _by_language(cuts, tokenizer)
-    features = frontend or Fbank(config.features)
-    return TrainBatches(utterances, config, features, rank, world_size, accumulate, left_out, refusal)
 
 
 def eval_batches(

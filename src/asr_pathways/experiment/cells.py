@@ -21,8 +21,8 @@ from asr_pathways.experiment.plan import Cell
 from asr_pathways.model_folder.decode import decode_cuts
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import Pathways
-from asr_pathways.training.config import TrainRecipe
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.config import PruneRecipe, TrainRecipe
+from asr_pathways.training.prune import prune
 from asr_pathways.training.state import TrainingState
 from asr_pathways.training.train import train
 

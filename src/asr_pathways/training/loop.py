@@ -8,9 +8,10 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,56 +25,68 @@ from asr_pathways.model_folder.decode import evaluate
 from asr_pathways.model_folder.folder import CARD, save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import MaskEvent
-from asr_pathways.training.config import LoopConfig
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.interrupt import Interrupts
 from asr_pathways.training.optimizer import learning_rate, make_optimizer
 from asr_pathways.training.progress import TrainingProgress
+from asr_pathways.training.run import Run
 from asr_pathways.training.state import TrainingState, last_checkpoint, read_last_checkpoint, write_checkpoint
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
 
 LEFT_OUT = "left_out.json"
 """In the folder of a run: the utterances that could not be used, and why."""
 
 
-class TrainingLoop:
-    """Trains ``asr`` (under its pathways, if it has any) and leaves a MODEL folder in ``out``.
+def train_in(
+    run: Run,
+    asr: AsrModel,
+    batches: TrainBatches,
+    dev: Iterable[Batch],
+    description: str,
+    distillation: Distillation | None = None,
+) -> TrainingState:
+    """Trains ``asr`` in the folder of a run: from this start, which is saved, or on from its last checkpoint.
 
-    ``out`` also gets ``checkpoints/`` (the last state, the best models), ``history.json``, ``tensorboard/`` and, if
+    Args and errors are those of `TrainingLoop`.
+    """
+    if not run.resumes:
+        run.save_start(asr)
+    loop = TrainingLoop(run, asr, batches, dev, description, distillation)
+    if run.resumes:
+        loop.resume()
+    return loop.run()
+
+
+class TrainingLoop:
+    """Trains ``asr`` (under its pathways, if it has any) and leaves a MODEL folder in the folder of ``run``.
+
+    That also gets ``checkpoints/`` (the last state, the best models), ``history.json``, ``tensorboard/`` and, if
     there are utterances that cannot be used, ``left_out.json``.
 
     Args:
+        run: its folder, config and processes.
         asr: the model to train, in place.
         batches: endless training batches, with a state.
         dev: evaluation batches, kept in memory.
-        config: everything that decides the run.
-        out: the run folder; the first rank writes it, and all must see it.
         description: what the progress bar calls it.
-        fabric: of this process (see `launch`).
         distillation: what a teacher adds to the loss.
     """
 
     def __init__(
         self,
+        run: Run,
         asr: AsrModel,
         batches: TrainBatches,
         dev: Iterable[Batch],
-        config: LoopConfig,
-        out: Path,
         description: str,
-        fabric: Fabric,
         distillation: Distillation | None = None,
     ) -> None:
         self.asr, self.batches, self.dev = asr, batches, list(dev)
-        self.config, self.out, self.description = config, out, description
+        self.out, self.fabric, self.description = run.out, run.fabric, description
+        self.config = config = run.config
         self.left_out = batches.left_out
         self.state = TrainingState()
-        self.fabric = fabric
         added = asr.pathways is not None and asr.pathways.added
-        if config.optimizer.steps and not added:  # what other languages hear must stay as it is
+        if config.optimizer.steps and not added:  # the input of other languages must stay as it is
             asr.model.train_on_short_windows()
         self.trained = asr.trained()
         self.optimizer = make_optimizer(self.trained, config.optimizer)
@@ -84,11 +97,9 @@ class TrainingLoop:
             with asr.hearing(asr.languages[-1]):
                 pass
         self.distillation = distillation
-        if distillation is not None:
-            distillation.watch(asr.model)
-        self.checkpoint = last_checkpoint(out)
+        self.checkpoint = last_checkpoint(self.out)
         self._interrupts = Interrupts()
-        self._batches_a_step = config.accumulate * fabric.world_size
+        self._batches_a_step = config.accumulate * run.fabric.world_size
         self._resumed = self._saved = False
         self._needed = deque([self._best_folders()], config.keep_last)  # models that each kept checkpoint names
 
@@ -139,6 +150,7 @@ class TrainingLoop:
         batches = iter(self.batches)
         trained = False
         with (
+            nullcontext() if self.distillation is None else self.distillation.watch(self.asr.model),
             TrainingProgress(self._board(), self.description, self.state.step, steps) as progress,
             self._interrupts,
         ):

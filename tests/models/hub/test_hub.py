@@ -23,8 +23,8 @@ from asr_pathways.data.corpus import load_cuts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.training.config import TrainRecipe
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.config import PruneRecipe, TrainRecipe
+from asr_pathways.training.prune import prune
 from asr_pathways.training.train import train
 from tests.models.hub.tiny import MAKERS
 from tests.training.helpers import same

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from asr_pathways.bundle.load import load_model
-from asr_pathways.data.batches import Batch, DataConfig, train_batches
+from asr_pathways.data.batches import Batch, DataConfig, TrainBatches
 from asr_pathways.data.corpus import build_corpus, load_cuts
 from asr_pathways.data.text import scoring_text
 from asr_pathways.errors import PathwaysError
@@ -101,7 +101,7 @@ def test_an_utterance_that_is_too_long_when_slowed_down_keeps_its_speed(hub_fold
     asr, model = whisper(hub_folder("whisper"))
     config = DataConfig(max_seconds=9, prefetch=0, speed_factors=(0.9,), spec_augment=None)
     cuts = load_cuts(corpus(tmp_path), "train")
-    batches = train_batches(cuts, asr.tokenizer, config, model.frontend, refusal=model.refusal)
+    batches = TrainBatches(cuts, asr.tokenizer, config, model.frontend, refusal=model.refusal)
     batch = next(iter(batches))
     assert dict(zip(batch.ids, batch.feature_lengths.tolist(), strict=True)) == {"train-2": 33, "train-8": 120}
     assert model.refusal(100, 56) is None and model.refusal(100, 57) == "a text of 61 tokens: Whisper takes 60"
