@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,23 +146,6 @@ def cut_row(
     }
 
 
-def write_corpus(out: Path, splits: Mapping[str, CutSet], about: About) -> None:
-    """Writes Lhotse cuts as a data folder with audio of its own (re-coded as 16 kHz mono FLAC).
-
-    Raises:
-        PathwaysError: if a cut has not exactly one supervision with language and text.
-    """
-    with build_corpus(out, [about]) as builder:
-        for split, cuts in splits.items():
-            if split not in SPLITS:
-                raise PathwaysError(f"unknown split {split!r}: choose among {', '.join(SPLITS)}")
-            for cut in cuts:
-                _check_cut(cut, "write_corpus")
-                supervision = cut.supervisions[0]
-                samples = cut.resample(SAMPLE_RATE).load_audio()[0]
-                builder.add(split, cut.id, supervision.language, supervision.text, samples, supervision.speaker)
-
-
 def load_cuts(
     data: Path, split: str, languages: Sequence[str] | None = None, left_out: LeftOut | None = None
 ) -> CutSet:
@@ -213,7 +196,10 @@ def _cut(data: Path, row: dict[str, Any], where: str) -> Any:
         cut = MonoCut.from_dict({key: value for key, value in row.items() if key != "type"})
     except (KeyError, TypeError, AttributeError, ValueError):
         raise PathwaysError(f"{where}: not a Lhotse cut") from None
-    _check_cut(cut, where)
+    if len(cut.supervisions) != 1:
+        raise PathwaysError(f"{where}: cut {cut.id!r} has {len(cut.supervisions)} supervisions: it needs one")
+    if not cut.supervisions[0].language or not cut.supervisions[0].text:
+        raise PathwaysError(f"{where}: cut {cut.id!r} has no language or no text")
     return cut
 
 
@@ -404,10 +390,3 @@ def _well_formed(row: Any) -> bool:
         )
     except (KeyError, IndexError, TypeError, ValueError):
         return False
-
-
-def _check_cut(cut: Any, where: str) -> None:
-    if len(cut.supervisions) != 1:
-        raise PathwaysError(f"{where}: cut {cut.id!r} has {len(cut.supervisions)} supervisions: it needs one")
-    if not cut.supervisions[0].language or not cut.supervisions[0].text:
-        raise PathwaysError(f"{where}: cut {cut.id!r} has no language or no text")

@@ -168,10 +168,7 @@ class LanguageSampler:
 
     @cached_property
     def _fingerprint(self) -> int:
-        config = self.config.model_dump()
-        if config["language_each"] == "step":  # as in runs of releases that knew nothing else
-            del config["language_each"]
-        checksum = zlib.crc32(json.dumps([config, self._batches]).encode())
+        checksum = zlib.crc32(json.dumps([self.config.model_dump(), self._batches]).encode())
         for language, durations in self._durations.items():
             checksum = zlib.crc32(durations.tobytes(), zlib.crc32(language.encode(), checksum))
         return checksum

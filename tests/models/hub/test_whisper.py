@@ -18,7 +18,7 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch, DataConfig, TrainBatches
 from asr_pathways.data.corpus import build_corpus, load_cuts
-from asr_pathways.data.text import scoring_text
+from asr_pathways.data.normalize import scoring_text
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.decode import decode_split, transcribe
 from asr_pathways.model_folder.folder import save_model

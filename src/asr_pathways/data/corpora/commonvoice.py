@@ -1,6 +1,6 @@
 """Mozilla Common Voice: sentences read by volunteers, MP3 at 32 or 48 kHz; by Lhotse's recipe.
 
-The text has case and punctuation: it goes through :func:`asr_pathways.data.text.normalize`. Common Voice names a
+The text has case and punctuation: it goes through :func:`asr_pathways.data.normalize.normalize`. Common Voice names a
 language's folder by its code, some with a region (``sv-SE``): every folder of the download that is named so is known.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from asr_pathways.data.corpora.published import Published, Spoken, prepare_published, reading, with_languages_of
 from asr_pathways.data.corpus import SPLITS
-from asr_pathways.data.text import normalize
+from asr_pathways.data.normalize import normalize
 from asr_pathways.errors import PathwaysError
 
 COLUMNS = ("client_id", "path", "sentence", "age", "gender", "accents", "variant")

@@ -16,9 +16,9 @@ from asr_pathways.data.audio import SAMPLE_RATE, read_audio
 from asr_pathways.data.corpora.debian import unpacked
 from asr_pathways.data.corpora.prompts import MAX_CHARACTERS_PER_SECOND, MAX_SECONDS
 from asr_pathways.data.corpus import About, build_corpus
+from asr_pathways.data.normalize import normalize
 from asr_pathways.data.progress import track
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import normalize
 from asr_pathways.errors import PathwaysError
 
 LANGUAGES = ("cs", "nl")

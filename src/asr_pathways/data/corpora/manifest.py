@@ -23,9 +23,10 @@ from typing import Any
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
 from asr_pathways.data.corpora.prompts import MAX_CHARACTERS_PER_SECOND
 from asr_pathways.data.corpus import SPLITS, build_corpus
+from asr_pathways.data.languages import check_language, check_script
+from asr_pathways.data.normalize import normalize
 from asr_pathways.data.progress import track
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import check_language, check_script, normalize
 from asr_pathways.errors import PathwaysError
 
 REQUIRED = ("audio_filepath", "text", "lang")

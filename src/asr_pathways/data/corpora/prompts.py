@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.data.corpora.debian import unpacked
 from asr_pathways.data.corpus import About, build_corpus
+from asr_pathways.data.normalize import fold_accents, normalize
 from asr_pathways.data.progress import track
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import fold_accents, normalize
 from asr_pathways.errors import PathwaysError
 
 LANGUAGES = ("en", "es", "fr", "it", "ru")

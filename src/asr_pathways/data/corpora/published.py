@@ -17,8 +17,7 @@ from typing import Any
 from asr_pathways.data.corpora.manifest import MAX_SECONDS
 from asr_pathways.data.corpora.prompts import MAX_CHARACTERS_PER_SECOND
 from asr_pathways.data.corpus import SPLITS, About, build_corpus, cut_row
-from asr_pathways.data.languages import find_language, plain_language
-from asr_pathways.data.text import is_language
+from asr_pathways.data.languages import find_language, is_language, plain_language
 from asr_pathways.errors import PathwaysError
 
 

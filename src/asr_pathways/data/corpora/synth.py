@@ -19,8 +19,9 @@ from typing import Any
 
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.data.corpus import CorpusBuilder, build_corpus, cut_row
+from asr_pathways.data.languages import check_language
+from asr_pathways.data.normalize import normalize
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import check_language, normalize
 from asr_pathways.errors import PathwaysError
 
 HELD_OUT = 0.02  # share of the texts in dev, and in test, unless asked for otherwise

@@ -18,8 +18,9 @@ from pathlib import Path
 from asr_pathways.data.corpora.debian import unpacked
 from asr_pathways.data.corpora.dialogues import PACKAGE as DIALOGUES
 from asr_pathways.data.corpora.dialogues import read_dialogues
+from asr_pathways.data.languages import check_language, is_language
+from asr_pathways.data.normalize import normalize
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import check_language, is_language, normalize
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
 
