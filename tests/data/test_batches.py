@@ -114,7 +114,7 @@ def test_what_is_broken_is_left_out_of_training_and_named(tmp_path: Path, tokeni
     drawn = {identifier for batch in islice(batches, 60) for identifier in batch.ids}
     assert whole - drawn == {"en-train-03", "en-train-05"} == left_out.reasons.keys()
     assert re.fullmatch(r"utterance en-train-03: .*en-train-03\.flac: not readable.*", left_out.reasons["en-train-03"])
-    assert len(left_out.news()) == 2 and left_out.news() == []
+    assert len(left_out.new_reasons()) == 2 and left_out.new_reasons() == []
     few = TrainBatches(load_cuts(folder, "train"), tokenizer, config.model_copy(update={"max_left_out": 1}))
     with pytest.raises(
         PathwaysError, match=r"utterance en-.*: 2 utterances cannot be used, giving up \(max_left_out: 1"

@@ -56,7 +56,7 @@ def build(
         else:
             asr = _hub_model(header, header.card, where, dense, file)
         asr.model.eval()
-        asr.model.open_languages(asr.card.languages)
+        asr.model.load_languages(asr.card.languages)
         _check_own(header, asr.model.network, where)
         masks = {key: {name: torch.from_numpy(bits) for name, bits in held.items()} for key, held in packed().items()}
         stored = Stored(header.pathways, masks, own())
@@ -123,7 +123,7 @@ def _hub_model(
             (Path(temporary) / name.removeprefix(HUB)).write_bytes(content)
         try:
             model, tokenizer = load_hub_model(temporary, take)
-            model.open_languages(card.languages)  # reads adapters while their files are here
+            model.load_languages(card.languages)  # reads adapters while their files are here
         except PathwaysError as error:
             raise BundleError(str(error).replace(temporary, f"{where}: hub")) from None
     return AsrModel(model, tokenizer, card)

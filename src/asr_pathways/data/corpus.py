@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lhotse import CutSet
 
 SPLITS = ("train", "dev", "test")
+MAX_CHARACTERS_PER_SECOND = 30.0
 
 About = dict[str, Any]
 
@@ -146,6 +148,15 @@ def cut_row(
     }
 
 
+def why_unfit(text: str, seconds: float, longest: float) -> str | None:
+    """What makes an utterance of ``seconds`` unfit for a corpus; None: nothing."""
+    if not text:
+        return "no words"
+    if seconds > longest:
+        return f"longer than {longest:g} s"
+    return "text too long for the sound" if len(text) > MAX_CHARACTERS_PER_SECOND * seconds else None
+
+
 def load_cuts(
     data: Path, split: str, languages: Sequence[str] | None = None, left_out: LeftOut | None = None
 ) -> CutSet:
@@ -182,8 +193,8 @@ def load_cuts(
             cuts.append(cut)
     for language in languages or ():
         if language not in known:
-            held = ", ".join(sorted(known)) or "nothing"
-            raise PathwaysError(f"{data}: no {language!r} in split {split!r}: it holds {held}")
+            available = ", ".join(sorted(known)) or "nothing"
+            raise PathwaysError(f"{data}: no {language!r} in split {split!r}: it holds {available}")
     return CutSet.from_cuts(cuts)
 
 
@@ -257,10 +268,7 @@ def merge(inputs: Sequence[Path], out: Path) -> None:
         target = builder.folder
         for folder in inputs:
             rows = [(split, row) for split in SPLITS for _, row in _read_rows(folder, split)]
-            clash = any(row["id"] in taken for _, row in rows)
-            prefix = ""
-            if clash:
-                prefix = _free_prefix(folder.resolve().name, [row["id"] for _, row in rows], taken)
+            prefix = _free_prefix(folder.resolve().name, [row["id"] for _, row in rows], taken)
             for split, row in rows:
                 identifier = prefix + row["id"]
                 taken.add(identifier)
@@ -305,12 +313,9 @@ def resplit(data: Path, out: Path, split: Callable[[str, str], str]) -> None:
 
 
 def _free_prefix(name: str, identifiers: Sequence[str], taken: set[str]) -> str:
-    number = 1
-    while True:
-        prefix = f"{name}-" if number == 1 else f"{name}-{number}-"
-        if not any(prefix + identifier in taken for identifier in identifiers):
-            return prefix
-        number += 1
+    """The first of "", ``name-``, ``name-2-``, ... with which no identifier is taken."""
+    candidates = chain(("", f"{name}-"), (f"{name}-{number}-" for number in count(2)))
+    return next(prefix for prefix in candidates if taken.isdisjoint(prefix + one for one in identifiers))
 
 
 def _link(source: Path, target: Path) -> None:

@@ -119,7 +119,7 @@ class LanguageSampler:
         return plan[clock.position]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sequence stands, as plain JSON values."""
+        """The place in the sequence, as plain JSON values."""
         return {
             "step": self._step,
             "languages": {name: [clock.epoch, clock.position] for name, clock in self._clocks.items()},

@@ -124,7 +124,7 @@ def _test(asr: AsrModel, data: Path, test: Mapping[str, Any]) -> dict[str, Teste
         model = asr.model
         utterances = decode_cuts(asr, cuts, progress=False)
         taken = [cut for cut in cuts if cut.duration <= model.window]  # longer ones have no loss
-        batches = eval_batches(taken, asr.tokenizer, frontend=model.frontend, refusal=model.refusal)
+        batches = eval_batches(taken, asr.tokenizer, frontend=model.frontend, length_error=model.length_error)
         tested[language] = Tested.of(utterances, _loss(asr, batches, language))
     return tested
 

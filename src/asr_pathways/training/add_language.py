@@ -16,9 +16,8 @@ from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerF
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel, ModelCard
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.training.calibration import choose_masks
 from asr_pathways.training.config import PruneRecipe
-from asr_pathways.training.inputs import Inputs
+from asr_pathways.training.inputs import Inputs, choose_masks
 from asr_pathways.training.loop import train_in
 from asr_pathways.training.run import open_run
 from asr_pathways.training.state import TrainingState
@@ -99,7 +98,7 @@ def _add(
     known = asr.model.languages
     if known and language not in known:
         raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(known)}")
-    asr.model.open_languages([language])
+    asr.model.load_languages([language])
     torch.manual_seed(recipe.seed)
     pathways.add(language, sparsity, reuse=reuse)
     _grow_vocabulary(asr, texts, language)

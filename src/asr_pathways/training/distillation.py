@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from asr_pathways.data.batches import Batch
-from asr_pathways.models.face import SpeechModel
+from asr_pathways.models.speech_model import SpeechModel
 
 
 class Distillation:
@@ -20,7 +20,7 @@ class Distillation:
 
     Inside: compared are the outputs of the modules that the model names (`SpeechModel.matched`), as FitNets (Romero et
     al., arXiv 1412.6550) do with hidden layers: the mean square of their difference, over valid frames where the module
-    tells lengths; where it does not, over all and in units of the teacher's variance. Of several modules (every
+    returns lengths; elsewhere over all frames and in units of the teacher's variance. Of several modules (every
     layer's output, as in TinyBERT, Jiao et al., arXiv 1909.10351) the mean is taken.
 
     At the output: soft targets (Hinton et al., arXiv 1503.02531, at temperature 1), the Kullback-Leibler divergence of
@@ -56,11 +56,11 @@ class Distillation:
         """The whole training loss of the student's last forward pass, on ``batch``, whose own loss was ``text``."""
         assert self._seen, "loss() before the student's forward pass"
         with torch.no_grad():
-            self._teacher.to(batch.features.device).match(batch)
+            self._teacher.to(batch.features.device).forward_matched(batch)
         total = text
         if self._soft:
             name = self._teacher.classifier
-            valid = self._teacher.predictions(batch)
+            valid = self._teacher.prediction_lengths(batch)
             total = torch.lerp(text, _divergence(self._seen.pop(name), self._wanted.pop(name), valid), self._soft)
         if self._weight:
             distances = [_distance(self._seen[name], wanted) for name, wanted in self._wanted.items()]

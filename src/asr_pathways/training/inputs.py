@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from asr_pathways.data.batches import Batch, TrainBatches, eval_batches
+from asr_pathways.data.batches import Batch, DataConfig, TrainBatches, eval_batches
 from asr_pathways.data.corpus import languages_of, load_cuts, sources_of
 from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.data.left_out import LeftOut
@@ -67,20 +68,20 @@ class Inputs:
     def training(self, asr: AsrModel) -> TrainBatches:
         """This rank's training batches."""
         config, fabric = self._run.config, self._run.fabric
-        ranks = fabric.global_rank, fabric.world_size, config.accumulate
-        return TrainBatches(
-            self.cuts, asr.tokenizer, config.data, asr.model.frontend, *ranks, self.left_out, asr.model.refusal
-        )
+        return self._batches(self.cuts, asr, config.data, fabric.global_rank, fabric.world_size, config.accumulate)
 
     def calibration(self, asr: AsrModel, language: str) -> Iterator[Batch]:
         """Endless batches of one language, neither augmented nor made ahead, of an even sample of a large corpus."""
         cuts = [cut for cut in self.cuts if cut.supervisions[0].language == language]
         cuts = cuts[:: -(-len(cuts) // _CALIBRATION_UTTERANCES)]
         plain = {"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0}
-        config, model = self._run.config.data.model_copy(update=plain), asr.model
-        return iter(
-            TrainBatches(cuts, asr.tokenizer, config, model.frontend, left_out=self.left_out, refusal=model.refusal)
-        )
+        return iter(self._batches(cuts, asr, self._run.config.data.model_copy(update=plain)))
+
+    def _batches(
+        self, cuts: Iterable[Any], asr: AsrModel, config: DataConfig, rank: int = 0, ranks: int = 1, accumulate: int = 1
+    ) -> TrainBatches:
+        model, share = asr.model, (rank, ranks, accumulate)
+        return TrainBatches(cuts, asr.tokenizer, config, model.frontend, *share, self.left_out, model.length_error)
 
     def dev(self, asr: AsrModel, languages: Sequence[str] | None = None) -> list[Batch]:
         """Dev batches of some or all of the model's languages: of each, as many utterances as the run scores, by id."""
@@ -93,11 +94,31 @@ class Inputs:
             seen[language] += 1
             if not most or seen[language] <= most:
                 kept.append(cut)
-        model = asr.model
-        batches = eval_batches(
-            kept, asr.tokenizer, frontend=model.frontend, left_out=self.left_out, refusal=model.refusal
+        frontend, length_error = asr.model.frontend, asr.model.length_error
+        return list(
+            eval_batches(kept, asr.tokenizer, frontend=frontend, left_out=self.left_out, length_error=length_error)
         )
-        return list(batches)
+
+
+def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batches: int, masked: bool = False) -> None:
+    """Masks of ``languages`` by what ``batches`` of each excite in the model, where the score asks for that.
+
+    The model is dense then, or with ``masked`` the sub-network of the mask that the language has. Of several ranks
+    those with 0 ``batches`` choose by what the others have seen: all get the same masks.
+    """
+    pathways = asr.pathways
+    assert pathways is not None
+    if pathways.config.score != "activation" or pathways.sparsity == 0:
+        return
+    asr.model.eval()
+    for language in languages:
+        drawn = inputs.calibration(asr, language)
+        network = asr.use(language) if masked else nullcontext()
+        with network, pathways.calibrate(language), torch.no_grad():
+            for _ in range(batches):
+                asr.model.loss(next(drawn).to(asr.device))
+    for language in languages[: 1 if pathways.config.shared else None]:
+        pathways.adapt(language)
 
 
 def tokenizer_texts(cuts: Sequence[Any], most: int = _TOKENIZER_TEXTS) -> list[str]:

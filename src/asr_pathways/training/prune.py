@@ -16,13 +16,12 @@ from asr_pathways.bundle.load import load_model
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.models.face import SpeechModel
+from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
 from asr_pathways.pruning.refit import refit
-from asr_pathways.training.calibration import choose_masks
 from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.distillation import Distillation
-from asr_pathways.training.inputs import Inputs
+from asr_pathways.training.inputs import Inputs, choose_masks
 from asr_pathways.training.loop import train_in
 from asr_pathways.training.run import Run, open_run
 from asr_pathways.training.state import TrainingState
@@ -75,7 +74,7 @@ def prune(
             raise PathwaysError(f"{model}: is pruned already; pruning starts from a dense model")
         inputs = Inputs(run, data)
         languages = dense.languages_for(languages, inputs.languages)
-        dense.model.open_languages(languages)
+        dense.model.load_languages(languages)
         dense.model.to(run.fabric.device)
         config = pathway_config(dense, method, sparsity, languages, recipe)
         _check_start(init, method, config, languages, recipe)

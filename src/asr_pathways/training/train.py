@@ -63,7 +63,7 @@ def _from_model(init: Path, inputs: Inputs, languages: Sequence[str] | None) -> 
     known = asr.model.languages and asr.languages_for(languages, inputs.languages)
     update = {"languages": known or tuple(languages or inputs.languages), "attribution": inputs.attribution}
     asr.card = asr.card.model_copy(update=update)
-    asr.model.open_languages(asr.card.languages)
+    asr.model.load_languages(asr.card.languages)
     return asr
 
 

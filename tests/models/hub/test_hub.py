@@ -221,7 +221,7 @@ def test_is_finetuned(kind: str, hub_folder: Maker, speech: Path, tmp_path: Path
     assert after.languages == ("en", "fr") and after.card.attribution == ("Sines by nobody",)
     losses = []
     for asr in (before, after):
-        asr.model.open_languages(["fr"])
+        asr.model.load_languages(["fr"])
         losses.append(asr.model.loss(batches_of(asr, speech, "fr")[0]).item())
     assert losses[1] < losses[0]
     with pytest.raises(PathwaysError, match="no 'de' in split"):
@@ -301,4 +301,4 @@ def test_batch_normalisation_keeps_the_statistics_of_the_checkpoint(hub_folder: 
 def test_a_model_without_a_classifier_says_so(hub_folder: Maker, speech: Path) -> None:
     asr = load_model(hub_folder("parakeet_rnnt"))
     with pytest.raises(PathwaysError, match="has no classifier"):
-        asr.model.predictions(batches_of(asr, speech, "en")[0])
+        asr.model.prediction_lengths(batches_of(asr, speech, "en")[0])

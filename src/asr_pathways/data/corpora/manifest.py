@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
-from asr_pathways.data.corpora.prompts import MAX_CHARACTERS_PER_SECOND
-from asr_pathways.data.corpus import SPLITS, build_corpus
+from asr_pathways.data.corpus import MAX_CHARACTERS_PER_SECOND, SPLITS, build_corpus
 from asr_pathways.data.languages import check_language, check_script
 from asr_pathways.data.normalize import normalize
 from asr_pathways.data.progress import track
 from asr_pathways.data.splits import split_of
 from asr_pathways.errors import PathwaysError
+from asr_pathways.files import read_text
 
 REQUIRED = ("audio_filepath", "text", "lang")
 MAX_SECONDS = 40.0
@@ -92,18 +92,11 @@ def _complaint(manifest: Path, bad: list[BadRow], total: int, max_bad: float) ->
     return f"{manifest}: more than {max_bad:.1%} of its {total} rows are bad: {shown}{more}"
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise PathwaysError(f"{path}: cannot read manifest: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise PathwaysError(f"{path}: not UTF-8 text: not a manifest") from None
-
-
 def _read_lines(path: Path) -> list[tuple[int, Any]]:
     """(line number, parsed object, or the text of a line that does not parse) of each line that is not blank."""
-    return [(number, _parse(line)) for number, line in enumerate(_read_text(path).split("\n"), 1) if line.strip()]
+    return [
+        (number, _parse(line)) for number, line in enumerate(read_text(path, "manifest").split("\n"), 1) if line.strip()
+    ]
 
 
 def _parse(line: str) -> Any:
@@ -114,7 +107,7 @@ def _parse(line: str) -> Any:
 
 
 def _read_tsv(path: Path) -> list[tuple[int, Any]]:
-    reader = csv.reader(io.StringIO(_read_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
+    reader = csv.reader(io.StringIO(read_text(path, "manifest")), delimiter="\t", quoting=csv.QUOTE_NONE)
     header = next(reader, [])
     missing = [name for name in REQUIRED if name not in header]
     if missing:

@@ -60,18 +60,18 @@ def prepare_shar(out: Path, source: Path, languages: Sequence[str] | None = None
     about = {"name": source.name, "licence": "the user's own", "attribution": f"from {source.name}"}
     with build_corpus(out, [about]) as builder:
         for split, cuts, archive in track(_shards(source), source.name):
-            for language, found in _utterances(split, cuts, archive):
+            for language, row in _utterances(split, cuts, archive):
                 if wanted is not None and language not in (*wanted, UNKNOWN):
                     continue
-                if isinstance(found, str):
-                    dropped.setdefault(language, Counter())[found] += 1
+                if isinstance(row, str):
+                    dropped.setdefault(language, Counter())[row] += 1
                     continue
-                builder.add_row(split, found)
+                builder.add_row(split, row)
                 kept[language] += 1
         for language in wanted or ():
             if not kept[language]:
-                held = ", ".join(sorted(kept)) or "nothing that can be used"
-                raise PathwaysError(f"{source}: nothing of {language!r} that can be used: it holds {held}")
+                available = ", ".join(sorted(kept)) or "nothing that can be used"
+                raise PathwaysError(f"{source}: nothing of {language!r} that can be used: it holds {available}")
         if not kept:
             raise PathwaysError(f"{source}: no utterance that can be used")
     return dropped
@@ -81,16 +81,16 @@ def _shards(source: Path) -> list[tuple[str, Path, Path]]:
     """(split, cuts, archive) of each shard."""
     if not source.is_dir():
         raise PathwaysError(f"{source}: no such folder")
-    found = []
+    shards = []
     for split in SPLITS:
         for cuts in sorted((source / split).glob("cuts.*.jsonl.gz")):
             archive = cuts.with_name(cuts.name.replace("cuts.", "recording.", 1).replace(".jsonl.gz", ".tar"))
             if not archive.is_file():
                 raise PathwaysError(f"{cuts}: there is no {archive.name} beside it")
-            found.append((split, cuts, archive))
-    if not found:
+            shards.append((split, cuts, archive))
+    if not shards:
         raise PathwaysError(f"{source}: no shards in it: expected such as train/cuts.000000.jsonl.gz")
-    return found
+    return shards
 
 
 def _utterances(split: str, cuts: Path, archive: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:

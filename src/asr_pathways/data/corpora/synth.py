@@ -56,7 +56,7 @@ VOICES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Utterance:
+class SynthLine:
     """One line to say, and how."""
 
     index: int
@@ -114,7 +114,7 @@ def prepare_synth(
 
 def utterances(
     lines: Sequence[str], language: str, seed: int, rounds: int | None = 1, held_out: float = HELD_OUT
-) -> Iterator[Utterance]:
+) -> Iterator[SynthLine]:
     """How each line is said; endless without ``rounds``."""
     index = 0
     turn = 0
@@ -124,7 +124,7 @@ def utterances(
         for text in order:
             rng = random.Random(f"{seed} {language} {turn} {text}")
             split = split_of(f"{language} {text}", held_out)
-            yield Utterance(
+            yield SynthLine(
                 index=index,
                 split=split,
                 text=text,
