@@ -246,7 +246,7 @@ def test_a_model_of_the_hub_is_of_one_revision(hub_folder: Maker, tmp_path: Path
     (kept / "refs" / "main").write_text(NEW)
     (kept / "refs" / "v1").write_text(OLD)
     script = (
-        "from asr_pathways.model_folder.model import load_model\n"
+        "from asr_pathways.bundle.load import load_model\n"
         f"for name in ('someone/model', 'someone/model@{OLD}', 'someone/model@v1'):\n"
         "    print(max(float(p.max()) for p in load_model(name).model.parameters()))"
     )
@@ -272,7 +272,7 @@ def test_a_pruned_model_on_the_hub_comes_with_its_pathways(
         (kept / "refs").mkdir()
         (kept / "refs" / "main").write_text(NEW)
     script = (
-        "from asr_pathways.model_folder.model import load_model\n"
+        "from asr_pathways.bundle.load import load_model\n"
         "for name in ('theirs', 'ours'):\n"
         "    print(load_model(f'someone/{name}').pathways.summary().union_density)"
     )
