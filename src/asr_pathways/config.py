@@ -20,6 +20,15 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def read(cls: type[ConfigT], path: Path) -> ConfigT:
+        """From a YAML file.
+
+        Raises:
+            PathwaysError: if the file is missing or wrong; the key is named.
+        """
+        return parse_config(cls, load_yaml(path), str(path))
+
 
 def parse_config(kind: type[ConfigT], data: Any, source: str) -> ConfigT:
     """Validates ``data`` as ``kind``.

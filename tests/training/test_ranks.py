@@ -17,7 +17,7 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import Interrupted
 from asr_pathways.files import read_json
 from asr_pathways.model_folder.folder import save_model
-from asr_pathways.training.config import read_prune_recipe
+from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.loop import LEFT_OUT, TrainingLoop
 from asr_pathways.training.prune import prune as run
 from tests.conftest import make_model
@@ -96,7 +96,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainingLoop, "_stop_if_asked", stops)
-    recipe = read_prune_recipe(tmp_path / "alone.yaml")
+    recipe = PruneRecipe.read(tmp_path / "alone.yaml")
     with pytest.raises(Interrupted, match="step 4 of 6"):
         run(dense, speech, out, method="dynamic", sparsity=0.6, recipe=recipe)
     last = out / "checkpoints" / "last.pt"

@@ -15,7 +15,7 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.transducer import Transducer, TransducerConfig
-from asr_pathways.training.config import read_train_recipe
+from asr_pathways.training.config import TrainRecipe
 from asr_pathways.training.inputs import feature_statistics
 from asr_pathways.training.state import TrainingState, last_checkpoint
 from asr_pathways.training.train import train as train_recipe
@@ -33,7 +33,7 @@ RECIPE: dict[str, Any] = {
 
 def train(recipe: Path, data: Path, out: Path, **options: Any) -> TrainingState:
     """As the command line does it."""
-    return train_recipe(read_train_recipe(recipe), data, out, **options)
+    return train_recipe(TrainRecipe.read(recipe), data, out, **options)
 
 
 def write(path: Path, **options: Any) -> Path:

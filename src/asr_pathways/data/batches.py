@@ -204,11 +204,6 @@ class TrainBatches:
         self._augment = SpecAugment(config.spec_augment) if config.spec_augment else None
         self._state = self._sampler().state_dict()
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """The probability with which each language is drawn."""
-        return self._sampler().weights
-
     def state_dict(self) -> dict[str, Any]:
         """The state after the last step whose batches were all handed out, as plain JSON values."""
         return self._state

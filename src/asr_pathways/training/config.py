@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from asr_pathways.config import Config, load_yaml, parse_config
+from asr_pathways.config import Config
 from asr_pathways.data.batches import DataConfig
 from asr_pathways.models.presets import Preset
 
@@ -100,21 +99,3 @@ class PruneRecipe(LoopConfig):
         if steps is None:
             return self
         return self.model_copy(update={"optimizer": self.optimizer.model_copy(update={"steps": steps})})
-
-
-def read_train_recipe(path: Path) -> TrainRecipe:
-    """The recipe in a YAML file.
-
-    Raises:
-        PathwaysError: if the file is missing or wrong; the key is named.
-    """
-    return parse_config(TrainRecipe, load_yaml(path), str(path))
-
-
-def read_prune_recipe(path: Path | None) -> PruneRecipe:
-    """The recipe in a YAML file, or the default one.
-
-    Raises:
-        PathwaysError: if the file is missing or wrong; the key is named.
-    """
-    return PruneRecipe() if path is None else parse_config(PruneRecipe, load_yaml(path), str(path))

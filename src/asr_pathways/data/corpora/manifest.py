@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
-from asr_pathways.data.corpus import MAX_CHARACTERS_PER_SECOND, SPLITS, build_corpus
+from asr_pathways.data.audio import SAMPLE_RATE, read_audio
+from asr_pathways.data.corpus import MAX_CHARACTERS_PER_SECOND, SPLITS, CorpusBuilder, build_corpus
 from asr_pathways.data.languages import check_language, check_script
 from asr_pathways.data.normalize import normalize
 from asr_pathways.data.progress import track
@@ -40,16 +40,6 @@ class BadRow:
 
     line: int
     reason: str
-
-
-@dataclass(frozen=True)
-class _Row:
-    identifier: str
-    split: str
-    language: str
-    text: str
-    samples: Samples
-    speaker: str | None
 
 
 def prepare_manifest(out: Path, manifest: Path, max_bad: float = 0.01) -> list[BadRow]:
@@ -74,13 +64,11 @@ def prepare_manifest(out: Path, manifest: Path, max_bad: float = 0.01) -> list[B
     with build_corpus(out, [about]) as corpus:
         for line, raw in track(rows, manifest.name):
             try:
-                row = _check(raw, line, manifest.parent)
+                _add(corpus, raw, line, manifest.parent)
             except PathwaysError as error:
                 bad.append(BadRow(line, " ".join(str(error).split())))
                 if len(bad) > max_bad * len(rows):
                     raise PathwaysError(_complaint(manifest, bad, len(rows), max_bad)) from None
-            else:
-                corpus.add(row.split, row.identifier, row.language, row.text, row.samples, row.speaker)
         if len(bad) == len(rows):
             raise PathwaysError(_complaint(manifest, bad, len(rows), max_bad))
     return bad
@@ -123,8 +111,8 @@ def _tsv_rows(reader: Iterator[list[str]], header: list[str]) -> Iterator[tuple[
             yield number, "\t".join(fields)
 
 
-def _check(raw: Any, line: int, folder: Path) -> _Row:
-    """The row with its audio read; raises PathwaysError with what is wrong."""
+def _add(corpus: CorpusBuilder, raw: Any, line: int, folder: Path) -> None:
+    """Adds a row and its audio; raises PathwaysError with what is wrong."""
     if not isinstance(raw, Mapping):
         raise PathwaysError("not a JSON object, or not as many columns as the header")
     for name in REQUIRED:
@@ -153,7 +141,7 @@ def _check(raw: Any, line: int, folder: Path) -> _Row:
     identifier = f"{line:06d}-{path.stem}"
     if speaker is not None:
         speaker = str(speaker).encode("utf-8", "replace").decode()  # JSON can hold half characters
-    return _Row(identifier, split, language, text, samples, speaker)
+    corpus.add(split, identifier, language, text, samples, speaker)
 
 
 def _seconds(raw: Mapping[str, Any], name: str) -> float | None:
