@@ -21,7 +21,8 @@ from asr_pathways.evaluation.significance import Bootstrap, UtteranceCounts
 from asr_pathways.evaluation.wer import Utterance, score
 from asr_pathways.model_folder.decode import decode_split
 from asr_pathways.training.add_language import add_language
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.config import PruneRecipe
+from asr_pathways.training.prune import prune
 
 RECIPE: dict[str, Any] = {
     "optimizer": {"steps": 0, "peak_lr": 5.0e-4, "final_lr": 2.0e-5, "warmup_steps": 20},

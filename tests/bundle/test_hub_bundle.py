@@ -32,7 +32,7 @@ def pruned_hub(folder: Path) -> AsrModel:
     network = asr.model.network
     config = PathwayConfig(sparsity=0.6, exclude=matching(network, asr.model.unprunable))
     asr.card = asr.card.model_copy(update={"languages": ("en", "fr")})
-    asr.model.open_languages(("en", "fr"))
+    asr.model.load_languages(("en", "fr"))
     asr.pathways = Pathways.attach(network, config, ["en", "fr"])
     overlapping(asr, 0.6)
     return asr

@@ -56,7 +56,8 @@ def spoken_file(speech: Path) -> Path:
 @pytest.fixture(scope="module")
 def sparse_model(tmp_path_factory: pytest.TempPathFactory, dense_model: Path, speech: Path) -> Path:
     """A pruned MODEL folder: one-shot, no training."""
-    from asr_pathways.training.prune import PruneRecipe, prune
+    from asr_pathways.training.config import PruneRecipe
+    from asr_pathways.training.prune import prune
 
     recipe = PruneRecipe.model_validate({"optimizer": {"steps": 0}, "data": {"max_seconds": 2, "prefetch": 0}})
     out = tmp_path_factory.mktemp("sparse") / "run"

@@ -18,7 +18,8 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import METHODS
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.config import PruneRecipe
+from asr_pathways.training.prune import prune
 from tests.training.helpers import on_loss, recognizer_for, same
 
 

@@ -21,9 +21,9 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import Interrupted
 from asr_pathways.files import read_json
 from asr_pathways.model_folder.folder import save_model
+from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.loop import LEFT_OUT, TrainingLoop
 from asr_pathways.training.prune import prune as run
-from asr_pathways.training.prune import read_prune_recipe
 from tests import warm
 from tests.conftest import make_model
 
@@ -138,7 +138,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainingLoop, "_stop_if_asked", stops)
-    recipe = read_prune_recipe(tmp_path / "alone.yaml")
+    recipe = PruneRecipe.read(tmp_path / "alone.yaml")
     with pytest.raises(Interrupted, match="step 4 of 6"):
         run(dense, speech, out, method="dynamic", sparsity=0.6, recipe=recipe)
     last = out / "checkpoints" / "last.pt"

@@ -20,9 +20,9 @@ from asr_pathways.data.batches import Batch, TrainBatches
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.training.config import EvaluationConfig
+from asr_pathways.training.config import EvaluationConfig, PruneRecipe
 from asr_pathways.training.loop import TrainingLoop
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.prune import prune
 from asr_pathways.training.state import (
     TrainingState,
     checkpoints,

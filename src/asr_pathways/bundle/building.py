@@ -69,7 +69,7 @@ def build(bundle: Reader) -> AsrModel:
             asr = _hub_model(bundle, card)
             _check_languages(bundle.layout, asr.model.network.state_dict(), {}, where)
         asr.model.eval()
-        asr.model.open_languages(asr.card.languages)
+        asr.model.load_languages(asr.card.languages)
         masks = {key: bundle.packed_masks(key) for key in bundle.layout.keys}
         added = {language: bundle.language_tensors(language) for language in bundle.config.pathways.added}
         stored = Stored(bundle.config.pathways, masks, added)
@@ -156,7 +156,7 @@ def _hub_model(bundle: Reader, card: HubCard) -> AsrModel:
             (Path(temporary) / name).write_bytes(content)
         try:
             model, tokenizer = load_hub_model(temporary, take)
-            model.open_languages(card.languages)  # reads adapters while their files are here
+            model.load_languages(card.languages)  # reads adapters while their files are here
         except PathwaysError as error:
             raise BundleError(str(error).replace(temporary, f"{where}: hub")) from None
     return AsrModel(model, tokenizer, card)

@@ -47,7 +47,7 @@ From = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--from", help="Already unpacked prompt packages, where there is no apt."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, if any; else begin.")]
 
 
 @app.callback()
@@ -68,10 +68,10 @@ def train(
 
     Example: asr-pathways train --config recipes/train.yaml --data data/prompts --out runs/dense
     """
-    from asr_pathways.training.train import read_train_recipe
+    from asr_pathways.training.config import TrainRecipe
     from asr_pathways.training.train import train as run
 
-    run(read_train_recipe(config), data, out, init=init, resume=resume)
+    run(TrainRecipe.read(config), data, out, init=init, resume=resume)
     _say(f"{out}: model written")
 
 
@@ -97,10 +97,10 @@ def prune(
 
     Example: asr-pathways prune models/tiny --data data/prompts --method dynamic --sparsity 0.7 --out runs/dynamic
     """
+    from asr_pathways.training.config import PruneRecipe
     from asr_pathways.training.prune import prune as run
-    from asr_pathways.training.prune import read_prune_recipe
 
-    recipe = read_prune_recipe(config).with_steps(steps)
+    recipe = (PruneRecipe.read(config) if config else PruneRecipe()).with_steps(steps)
     run(
         model,
         data,
@@ -134,9 +134,9 @@ def add_language(
     Example: asr-pathways add-language runs/dynamic --language it --data data/prompts --out runs/with-it
     """
     from asr_pathways.training.add_language import add_language as run
-    from asr_pathways.training.prune import read_prune_recipe
+    from asr_pathways.training.config import PruneRecipe
 
-    recipe = read_prune_recipe(config).with_steps(steps)
+    recipe = (PruneRecipe.read(config) if config else PruneRecipe()).with_steps(steps)
     run(model, data, out, language=language, recipe=recipe, sparsity=sparsity, resume=resume)
     _say(f"{out}: model written")
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_pathways.data.languages import plain_language
-from asr_pathways.data.text import UNSPACED
+from asr_pathways.data.normalize import UNSPACED
 from asr_pathways.errors import PathwaysError
 
 REPLICATIONS = 10_000

@@ -21,8 +21,8 @@ from asr_pathways.experiment.plan import Cell
 from asr_pathways.model_folder.decode import decode_cuts
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import Pathways
-from asr_pathways.training.config import TrainRecipe
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.config import PruneRecipe, TrainRecipe
+from asr_pathways.training.prune import prune
 from asr_pathways.training.state import TrainingState
 from asr_pathways.training.train import train
 
@@ -133,7 +133,7 @@ def _test(
         model = asr.model
         utterances = decode_cuts(asr, cuts, progress=False)
         taken = [cut for cut in cuts if cut.duration <= model.window]  # longer ones have no loss
-        batches = eval_batches(taken, asr.tokenizer, frontend=model.frontend, refusal=model.refusal)
+        batches = eval_batches(taken, asr.tokenizer, frontend=model.frontend, length_error=model.length_error)
         tested[language] = UtteranceCounts.of(utterances, _loss(asr, batches, language))
         samples[language] = asdict(min(utterances, key=lambda u: (abs(len(u.reference.split()) - 10), u.id)))
     return tested, samples

@@ -29,8 +29,7 @@ from asr_pathways.experiment.recipe import (
     Variant,
 )
 from asr_pathways.pruning import METHODS
-from asr_pathways.training.config import LoopConfig, TrainRecipe
-from asr_pathways.training.prune import PruneRecipe
+from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
 
 VERSION = 1
 """Part of every name: raised when the code, or a default of a recipe or of `PathwayConfig`, changes what cells give."""

@@ -13,8 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from asr_pathways.config import Config, load_yaml, parse_config
 from asr_pathways.data.corpus import SPLITS
 from asr_pathways.pruning import METHODS
-from asr_pathways.training.config import TrainRecipe
-from asr_pathways.training.prune import PruneRecipe
+from asr_pathways.training.config import PruneRecipe, TrainRecipe
 
 DENSE = "dense"
 LANGUAGES = ("en", "es", "fr", "it", "ru")

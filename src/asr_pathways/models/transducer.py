@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from asr_pathways.config import Config
 from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.models.emformer import STRIDE, Emformer, EmformerConfig
-from asr_pathways.models.face import SpeechModel
 from asr_pathways.models.rnnt_loss import rnnt_loss
+from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Transducer(SpeechModel):
         """Log-mel features (B, T, F) with the mean and scale that the encoder expects."""
         return (features - self.feature_mean) * self.feature_scale
 
-    def refusal(self, frames: int, tokens: int) -> str | None:
+    def length_error(self, frames: int, tokens: int) -> str | None:
         return None if frames >= STRIDE else "too short for one frame of the model"
 
     def loss(self, batch: Batch) -> Tensor:
@@ -182,10 +182,10 @@ class Transducer(SpeechModel):
 
     def encodings(self, features: Tensor, lengths: Tensor, language: str | None = None) -> tuple[Tensor, Tensor]:
         """Log-mel features (B, T, F), lengths (B,) -> encodings (B, T', D), lengths (B,)."""
-        found: tuple[Tensor, Tensor] = self.encoder(self.normalize(features), lengths)
-        return found
+        encodings: tuple[Tensor, Tensor] = self.encoder(self.normalize(features), lengths)
+        return encodings
 
-    def match(self, batch: Batch) -> None:
+    def forward_matched(self, batch: Batch) -> None:
         self.encodings(batch.features, batch.feature_lengths, batch.language)
 
     @property
@@ -217,7 +217,7 @@ class GreedySearch:
     Attributes:
         symbols: word pieces found so far, a list a stream.
         frames: the encoder frame at which each of them was emitted.
-        past: how many encoder frames each stream has heard.
+        past: how many encoder frames each stream has processed.
     """
 
     def __init__(self, model: Transducer, batch: int) -> None:
@@ -269,7 +269,7 @@ class GreedySearch:
         width = projected.shape[1]
         projected = projected.flatten(0, 1)
         at = [0] * batch  # the frame that each stream is at, and how many symbols it has there
-        found = [0] * batch
+        emitted = [0] * batch
         while rows := [row for row in range(batch) if at[row] < ends[row]]:
             places = torch.tensor([[row * width + at[row] + ahead for ahead in range(LOOKAHEAD)] for row in rows])
             prediction = self._prediction if len(rows) == batch else self._prediction[rows]
@@ -280,15 +280,15 @@ class GreedySearch:
                 blanks = next((i for i, symbol in enumerate(symbols) if symbol != model.blank), len(symbols))
                 if blanks:
                     at[row] += blanks
-                    found[row] = 0
+                    emitted[row] = 0
                 if blanks < len(symbols):
                     self.symbols[row].append(symbols[blanks])
                     self.frames[row].append(self.past[row] + at[row])
                     spoken.append(row)
-                    found[row] += 1
-                    if found[row] == MAX_SYMBOLS_PER_FRAME:
+                    emitted[row] += 1
+                    if emitted[row] == MAX_SYMBOLS_PER_FRAME:
                         at[row] += 1
-                        found[row] = 0
+                        emitted[row] = 0
             if spoken:
                 self._predict(spoken)
         self.past = [past + frames for past in self.past]

@@ -20,7 +20,7 @@ import torch
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.languages import find_language
-from asr_pathways.data.text import normalize
+from asr_pathways.data.normalize import normalize
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.emformer import STRIDE
 from asr_pathways.models.transducer import GreedySearch

@@ -20,8 +20,8 @@ from asr_pathways.data.corpus import load_cuts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.training.config import TrainRecipe
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.config import PruneRecipe, TrainRecipe
+from asr_pathways.training.prune import prune
 from asr_pathways.training.train import train
 from tests.models.hub.tiny import MAKERS
 from tests.training.helpers import same
@@ -217,7 +217,7 @@ def test_is_finetuned(kind: str, hub_folder: Maker, speech: Path, tmp_path: Path
     assert after.languages == ("en", "fr") and after.card.attribution == ("Sines by nobody",)
     losses = []
     for asr in (before, after):
-        asr.model.open_languages(["fr"])
+        asr.model.load_languages(["fr"])
         losses.append(asr.model.loss(batches_of(asr, speech, "fr")[0]).item())
     assert losses[1] < losses[0]
     with pytest.raises(PathwaysError, match="no 'de' in split"):
@@ -290,4 +290,4 @@ def test_batch_normalisation_keeps_the_statistics_of_the_checkpoint(hub_folder: 
 def test_a_model_without_a_classifier_says_so(hub_folder: Maker, speech: Path) -> None:
     asr = load_model(hub_folder("parakeet_rnnt"))
     with pytest.raises(PathwaysError, match="has no classifier"):
-        asr.model.predictions(batches_of(asr, speech, "en")[0])
+        asr.model.prediction_lengths(batches_of(asr, speech, "en")[0])

@@ -1,4 +1,4 @@
-"""The one small face that every speech model shows: training, pruning, evaluation and files need no more of it."""
+"""The interface of every speech model: training, pruning, evaluation and files need no more of it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class SpeechModel(nn.Module, ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, str]:
-        """What ``inspect`` tells of it: {term: value}."""
+        """What ``inspect`` shows of it: {term: value}."""
 
     @abstractmethod
     def save_weights(self, folder: Path) -> None:
@@ -81,23 +81,23 @@ class SpeechModel(nn.Module, ABC):
             PathwaysError: if they are missing, truncated or of another model.
         """
 
-    def match(self, batch: Batch) -> None:
+    def forward_matched(self, batch: Batch) -> None:
         """Runs the modules in `matched`, and `classifier`, on a batch; by default all of the forward pass."""
         self.loss(batch)
 
-    def predictions(self, batch: Batch) -> Tensor:
-        """How many of the N that `classifier` gives are of each utterance (B,), and not padding.
+    def prediction_lengths(self, batch: Batch) -> Tensor:
+        """How many of the N rows of logits of `classifier` are of each utterance (B,), and not padding.
 
         Raises:
             PathwaysError: if the model has no `classifier`.
         """
         raise PathwaysError(f"{type(self).__name__} has no classifier, whose logits are of each utterance")
 
-    def refusal(self, frames: int, tokens: int) -> str | None:
+    def length_error(self, frames: int, tokens: int) -> str | None:
         """Why `loss` cannot take an utterance of so many frames of features and tokens of text; None if it can."""
         return None
 
-    def open_languages(self, languages: Iterable[str]) -> None:
+    def load_languages(self, languages: Iterable[str]) -> None:
         """Called before these languages are used: a model with weights of their own for each reads them now.
 
         Raises:
