@@ -112,7 +112,7 @@ def test_a_language_that_was_added_is_exported_alone(tokenizer: Tokenizer, tmp_p
     new = Tokenizer.train(["да нет", "нет да", "один два да"], 12)
     asr.tokenizer = TokenizerFamily(tokenizer, {"ru": ExtendedTokenizer(tokenizer, new)})
     asr.card = asr.card.model_copy(update={"added": ("ru",)})
-    asr.pathways.set_own("ru", asr.model.grown(new.vocab_size))
+    asr.pathways.set_language_tensors("ru", asr.model.grown(new.vocab_size))
     with pytest.raises(PathwaysError, match=r"ru was added and has tensors of its own: export it alone"):
         export_onnx(asr, tmp_path / "all")
     assert export_onnx(asr, tmp_path / "ru", ["ru"]).difference < 1e-4

@@ -14,7 +14,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.export.streaming_graph import JoinerStep, PredictorStep, StreamingEncoder
 from asr_pathways.models.emformer import STRIDE, EmformerConfig
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.pruning.targets import find_targets, matching
+from asr_pathways.pruning.prunable import find_prunable, matching
 from tests.conftest import PIECES, tiny_config
 
 BINS = 12
@@ -90,7 +90,7 @@ def test_chunks_of_fixed_shape_are_the_stream(seed: int) -> None:
 
 def random_masks(model: Transducer, languages: int) -> list[dict[str, Tensor]]:
     """For each language a mask of half of each weight that can be pruned."""
-    names = find_targets(model, ["*"], matching(model, model.unprunable))
+    names = find_prunable(model, ["*"], matching(model, model.unprunable))
     return [{target.name: torch.rand(target.shape) < 0.5 for target in names} for _ in range(languages)]
 
 

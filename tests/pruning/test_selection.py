@@ -5,10 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_pathways.pruning.allocation import kept
 from asr_pathways.pruning.granularity import Blocks, Unstructured
 from asr_pathways.pruning.masks import top_k
-from asr_pathways.pruning.selection import select, swap
+from asr_pathways.pruning.selection import kept, select, swap
 
 SHAPES = [torch.Size((6, 5)), torch.Size((3, 4, 2)), torch.Size((1, 7))]
 

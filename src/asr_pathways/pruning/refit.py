@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from asr_pathways import ranks as distributed
+from asr_pathways import ranks
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.pathways import Pathways
-from asr_pathways.pruning.targets import tensors_of
+from asr_pathways.pruning.prunable import tensors_of
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ def refit(
                 wanted, own = dense.get_parameter(name), layers[name].weight
                 kept = torch.stack(masks).any(dim=0).to(own.device)
                 own.copy_(torch.where(kept, solve(wanted, masks, grams, crosses, ridge), own))
-        distributed.from_first([layer.weight for layer in layers.values()])
+        ranks.from_first([layer.weight for layer in layers.values()])
 
 
 def solve(

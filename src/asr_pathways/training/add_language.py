@@ -135,7 +135,7 @@ def _grow_vocabulary(asr: AsrModel, texts: Sequence[str], language: str) -> None
     added[language] = ExtendedTokenizer(tokenizer, new)
     asr.tokenizer = TokenizerFamily(tokenizer, added)
     asr.card = card.model_copy(update={"added": tuple(added)})
-    asr.pathways.set_own(language, model.grown(new.vocab_size))
+    asr.pathways.set_language_tensors(language, model.grown(new.vocab_size))
 
 
 def _new_pieces(texts: Sequence[str], language: str) -> Tokenizer:
@@ -153,7 +153,7 @@ def _choose_by_activation(
     """The mask by what the language's speech excites in its first one, where the score asks for that."""
     pathways = asr.pathways
     assert pathways is not None
-    if pathways.config.score != "activation":
+    if "inputs" not in pathways.config.score_needs:
         return
     batches = calibration_batches(recipe.data, cuts, asr, left_out)
     asr.model.eval()

@@ -213,7 +213,7 @@ def _choose_by_activation(asr: AsrModel, cuts: Any, recipe: PruneRecipe, listens
     """
     pathways = asr.pathways
     assert pathways is not None
-    if pathways.config.score != "activation" or pathways.sparsity == 0:
+    if "inputs" not in pathways.config.score_needs or pathways.sparsity == 0:
         return
     asr.model.eval()
     for language in pathways.languages:

@@ -55,7 +55,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def one_after_the_other(
