@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import UserDict, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -292,6 +292,8 @@ def test_arguments_that_cannot_be_split() -> None:
             run(model, batch(2))
         with pytest.raises(PathwaysError, match="packed sequence"):
             run(model, packed)
+        with pytest.raises(PathwaysError, match="UserDict cannot be split: pass a dict"):
+            run(model, batch(3), inside=UserDict(x=batch(3)))
 
 
 def test_a_backward_pass_after_the_block_is_an_error_and_so_are_calls() -> None:

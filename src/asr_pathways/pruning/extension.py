@@ -56,7 +56,7 @@ class Extension:
         """
         config = self._config
         if config.shared:
-            raise PathwaysError(f"add: all languages share one mask here, so {language!r} cannot have one of its own")
+            raise PathwaysError(f"add: all languages share one mask here, so {language!r} cannot have another")
         if not POLICIES[config.gradient].masks_training:
             raise PathwaysError(
                 f"add: gradient {config.gradient} trains all weights between two prunings, so the pathways that are "

@@ -1,4 +1,4 @@
-"""What an added language has outside the masks: a copy of every tensor there, which stands in the model while in use.
+"""What an added language has outside the masks: a copy of every tensor, in the model while it is in use.
 
 Every parameter and buffer that no mask covers (norms, biases, embeddings, unprunable weights) is copied for the new
 language. While its pathway is in use its copies are in the places of the model's tensors, so that training them leaves

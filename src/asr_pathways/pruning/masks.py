@@ -109,7 +109,7 @@ def _kth_smallest_by_torch(flat: Tensor, index: int) -> Tensor:
 
 
 def iou(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """Intersection over union of two pathways given as packed masks, tensor by tensor; 1.0 if both are empty."""
+    """Intersection over union of two pathways as packed masks, tensor by tensor; 1.0 if both are empty."""
     both = sum(popcount(a & b) for a, b in zip(first, second, strict=True))
     either = sum(map(popcount, first)) + sum(map(popcount, second)) - both
     return both / either if either else 1.0
@@ -198,7 +198,7 @@ class PackedMasks:
         return [popcount(packed) for packed in self._packed[pathway]]
 
     def named(self, pathway: str) -> dict[str, Tensor]:
-        """{tensor's name: bool mask}, the caller's own."""
+        """{tensor's name: bool mask}, copies."""
         return dict(zip((t.name for t in self._prunable), self.unpack(self.packed(pathway)), strict=True))
 
     def unpack(self, packed: Sequence[Tensor]) -> list[Tensor]:

@@ -140,7 +140,7 @@ class Pathways:
         of that moment, are gradients wrong without an error. Under gradient policy ``parp`` the model stays dense
         in training mode.
 
-        For a batch of several languages give the language of each row; what the block then yields calls functions
+        For a batch of several languages pass the language of each row; what the block then yields calls functions
         on such batches, each row with the pathway of its language (see `MixedBatch`):
 
             with pathways.use(["en", "fr", "en"]) as rows:

@@ -69,18 +69,18 @@ def find_prunable(model: nn.Module, include: Sequence[str], exclude: Sequence[st
     for pattern in (*include, *exclude):
         if pattern not in matched:
             raise PathwaysError(f"pattern {pattern!r} matches no parameter of the model: see model.named_parameters()")
-    found = []
+    prunable = []
     for parameter, (names, owners) in tensors_of(model).items():
         if not isinstance(parameter, nn.Parameter) or not (parameter.numel() and parameter.is_floating_point()):
             continue
-        prunable = all(attribute in _prunable_attributes(module) for module, attribute in owners)
-        if prunable and _any_matches(names, include) and not _any_matches(names, exclude):
-            found.append(Prunable(names[0], names, parameter, owners, _groups(*owners[0])))
-    if not found:
+        matrix = all(attribute in _prunable_attributes(module) for module, attribute in owners)
+        if matrix and _any_matches(names, include) and not _any_matches(names, exclude):
+            prunable.append(Prunable(names[0], names, parameter, owners, _groups(*owners[0])))
+    if not prunable:
         raise PathwaysError(
             "nothing to prune: the model has no included weight of a linear, convolution, recurrent or attention layer"
         )
-    return found
+    return prunable
 
 
 def matching(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class Summary:
 
 
 def overlaps(masks: PackedMasks, pathways: Mapping[str, str]) -> dict[tuple[str, str], float]:
-    """Intersection over union of the masks of every pair of languages, given as {language: its pathway}."""
+    """Intersection over union of the masks of every pair of languages; ``pathways`` is {language: its pathway}."""
     return {
         (first, second): masks.iou(pathways[first], pathways[second]) for first, second in combinations(pathways, 2)
     }

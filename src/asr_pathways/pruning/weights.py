@@ -1,6 +1,6 @@
 """Masks reach the weights in place: m * theta while a pathway is in use, theta again after.
 
-In place, so that the module's own parameters stay what autograd, optimizers, DDP, torch.compile and state_dict
+In place, so that the module's parameters stay what autograd, optimizers, DDP, torch.compile and state_dict
 know; and so that autograd's version counter makes a backward pass with the wrong weights an error.
 """
 
@@ -139,7 +139,7 @@ def copy_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def rewind(model: nn.Module, start: dict[str, Tensor], optimizer: torch.optim.Optimizer | None) -> None:
-    """Puts all parameters and buffers back to ``start`` and gives the optimizer a fresh state."""
+    """Puts all parameters and buffers back to ``start`` and clears the optimizer's state."""
     with no_autograd():
         for name, value in _parameters_and_buffers(model).items():
             value.copy_(start[name])
