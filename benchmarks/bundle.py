@@ -26,7 +26,7 @@ from asr_pathways.model_folder.model import AsrModel, ModelCard
 from asr_pathways.models.presets import Preset, preset
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import PathwayConfig, Pathways
-from asr_pathways.pruning.targets import matching
+from asr_pathways.pruning.prunable import matching
 from asr_pathways.runtime.streaming import Recognizer
 
 LANGUAGES = ("en", "es", "fr", "it", "ru")

@@ -196,7 +196,7 @@ def extended(tokenizer: Tokenizer) -> AsrModel:
     assert asr.pathways is not None
     asr.pathways.add("it", 0.6)
     with torch.no_grad():
-        for tensor in asr.pathways.own_parameters("it").values():
+        for tensor in asr.pathways.language_tensors("it").values():
             tensor.add_(0.25)
     asr.card = asr.card.model_copy(update={"languages": ("en", "fr", "it")})
     return asr
@@ -232,7 +232,7 @@ def test_one_with_word_pieces_of_its_own_cannot(extended: AsrModel, tmp_path: Pa
     assert isinstance(extended.tokenizer, Tokenizer)
     assert extended.pathways is not None
     new = Tokenizer.train(["ciao mondo", "buon giorno mondo"] * 5, 14)
-    extended.pathways.set_own("it", extended.model.grown(14))  # type: ignore[operator]
+    extended.pathways.set_language_tensors("it", extended.model.grown(14))  # type: ignore[operator]
     extended.tokenizer = TokenizerFamily(extended.tokenizer, {"it": ExtendedTokenizer(extended.tokenizer, new)})
     extended.card = extended.card.model_copy(update={"added": ("it",)})
     write_bundle(extended, tmp_path / "b.asrp", "float32")

@@ -17,7 +17,7 @@ from asr_pathways.data.corpus import load_cuts
 from asr_pathways.export.dense_copy import write_dense_copy
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways
-from asr_pathways.pruning.targets import matching
+from asr_pathways.pruning.prunable import matching
 from benchmarks import bundle_mutations as mutations
 from tests.models.hub.conftest import hub_folder
 from tests.pruned import overlapping

@@ -97,7 +97,7 @@ def test_a_language_that_was_added_has_its_word_pieces(tokenizer: Tokenizer, tmp
     new = Tokenizer.train(["да нет", "нет да", "один два да"], 12)
     asr.tokenizer = TokenizerFamily(tokenizer, {"ru": ExtendedTokenizer(tokenizer, new)})
     asr.card = asr.card.model_copy(update={"added": ("ru",)})
-    asr.pathways.set_own("ru", asr.model.grown(new.vocab_size))
+    asr.pathways.set_language_tensors("ru", asr.model.grown(new.vocab_size))
     assert export_onnx(asr, tmp_path / "ru", ["ru"])[0].difference < 1e-4
     tokens = (tmp_path / "ru" / "tokens.txt").read_text().splitlines()
     assert len(tokens) == PIECES + 12 + 1

@@ -47,8 +47,10 @@ def run_cell(cell: Cell, root: Path, data: Path, *, test: bool = True) -> dict[s
         test: False leaves out what the ledger knows already, where only the model is wanted.
 
     Raises:
-        PathwaysError: if the run fails.
+        PathwaysError: if the run fails, or asks for an option that is gone.
     """
+    if cell.retired:
+        raise PathwaysError(f"{cell.label}: {', '.join(cell.retired)} is gone: only the ledger's entry can be read")
     out = cell_folder(root, cell.name)
     torch.set_num_threads(_THREADS)
     began = time.monotonic()

@@ -29,6 +29,7 @@ from asr_pathways.experiment.recipe import (
     Variant,
 )
 from asr_pathways.pruning import METHODS
+from asr_pathways.pruning.config import RETIRED
 from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
 
 VERSION = 1
@@ -62,6 +63,11 @@ class Cell:
     def kind(self) -> Literal["train", "prune"]:
         kind: Literal["train", "prune"] = self.spec["kind"]
         return kind
+
+    @property
+    def retired(self) -> list[str]:
+        """Options of pathways that are gone: such a cell cannot run, only its ledger entry can be read."""
+        return [name for name in self.spec.get("pathways", ()) if name in RETIRED]
 
     @property
     def steps(self) -> int:
@@ -226,13 +232,18 @@ class _Planner:
     def _pathways(
         self, where: str, block: Block, system: SystemSpec, group: Sequence[str], options: dict[str, Any]
     ) -> dict[str, Any]:
-        """What the method makes of its options: so a method's changed default gives a new name."""
+        """What the method makes of its options: so a method's changed default gives a new name.
+
+        Options that are gone stay part of the names of the cells that had them; see `Cell.retired`.
+        """
+        retired = {name: options[name] for name in RETIRED if name in options}
+        options = {name: value for name, value in options.items() if name not in RETIRED}
         try:
             method = METHODS[system.method]
             config = method.config(self._sparsity(block, system), system.steps, group, **options)
         except PathwaysError as error:
             raise PathwaysError(f"{where}: {error}") from None
-        return config.model_dump(mode="json", exclude_defaults=True)
+        return config.model_dump(mode="json", exclude_defaults=True) | retired
 
     def _masks(
         self,

@@ -121,7 +121,7 @@ def _grow_vocabulary(asr: AsrModel, texts: Sequence[str], language: str) -> None
     added[language] = ExtendedTokenizer(tokenizer, new)
     asr.tokenizer = TokenizerFamily(tokenizer, added)
     asr.card = card.model_copy(update={"added": tuple(added)})
-    asr.pathways.set_own(language, model.grown(new.vocab_size))
+    asr.pathways.set_language_tensors(language, model.grown(new.vocab_size))
 
 
 def _new_pieces(texts: Sequence[str], language: str) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""What `Pathways` tells about itself."""
+"""What `Pathways` reports: an event for each new mask, and a summary of all."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from asr_pathways.pruning import masks
-from asr_pathways.pruning.bank import MaskBank
-from asr_pathways.pruning.targets import Target
+from asr_pathways.pruning.masks import PackedMasks, popcount
+from asr_pathways.pruning.prunable import Prunable
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class MaskEvent:
         step: global steps done.
         sparsity: what the mask has now.
         changed: share of prunable weights that it keeps and did not, or the other way round.
-        score: the score that chose it; ``magnitude`` where no activation had been seen yet.
+        score: the score that chose it; ``magnitude`` where what the score needs had not been observed yet.
         mean_iou: mean overlap of all pairs of languages with it; None for a single mask. 1.0 is a collapse.
         union_density: share of prunable weights that at least one pathway keeps with it.
         rewound: whether the weights went back to their start after it.
@@ -70,37 +69,39 @@ class Summary:
     mask_bytes: int
 
 
-def overlaps(bank: MaskBank, pathways: Mapping[str, str]) -> dict[tuple[str, str], float]:
-    """Intersection over union of the masks of every pair of languages, given as {language: its pathway}."""
-    return {(first, second): bank.iou(pathways[first], pathways[second]) for first, second in combinations(pathways, 2)}
+def overlaps(masks: PackedMasks, pathways: Mapping[str, str]) -> dict[tuple[str, str], float]:
+    """Intersection over union of the masks of every pair of languages; ``pathways`` is {language: its pathway}."""
+    return {
+        (first, second): masks.iou(pathways[first], pathways[second]) for first, second in combinations(pathways, 2)
+    }
 
 
-def mean_iou(bank: MaskBank, pathways: Mapping[str, str]) -> float | None:
+def mean_iou(masks: PackedMasks, pathways: Mapping[str, str]) -> float | None:
     """The mean of `overlaps`; None where there is but one language."""
-    pairs = overlaps(bank, pathways)
+    pairs = overlaps(masks, pathways)
     return sum(pairs.values()) / len(pairs) if pairs else None
 
 
-def union_density(bank: MaskBank, pathways: Sequence[str]) -> float:
+def union_density(masks: PackedMasks, pathways: Sequence[str]) -> float:
     """Share of prunable weights that at least one of ``pathways`` keeps."""
-    return sum(map(masks.popcount, bank.packed_union(pathways))) / bank.weights
+    return sum(map(popcount, masks.packed_union(pathways))) / masks.weights
 
 
-def summarize(bank: MaskBank, targets: Sequence[Target], pathways: Mapping[str, str]) -> Summary:
+def summarize(masks: PackedMasks, prunable: Sequence[Prunable], pathways: Mapping[str, str]) -> Summary:
     """Counts what the masks keep; ``pathways`` is {language: its pathway}."""
-    sizes = {target.name: target.parameter.numel() for target in targets}
-    kept = {language: dict(zip(sizes, bank.kept(own), strict=True)) for language, own in pathways.items()}
-    own_masks = list(dict.fromkeys(pathways.values()))
-    union = dict(zip(sizes, map(masks.popcount, bank.packed_union(own_masks)), strict=True))
+    sizes = {one.name: one.parameter.numel() for one in prunable}
+    kept = {language: dict(zip(sizes, masks.kept(key), strict=True)) for language, key in pathways.items()}
+    keys = list(dict.fromkeys(pathways.values()))
+    union = dict(zip(sizes, map(popcount, masks.packed_union(keys)), strict=True))
     return Summary(
-        weights=bank.weights,
-        sparsity={language: 1 - sum(counts.values()) / bank.weights for language, counts in kept.items()},
+        weights=masks.weights,
+        sparsity={language: 1 - sum(counts.values()) / masks.weights for language, counts in kept.items()},
         tensors={
             language: {name: 1 - count / sizes[name] for name, count in counts.items()}
             for language, counts in kept.items()
         },
-        union_density=sum(union.values()) / bank.weights,
+        union_density=sum(union.values()) / masks.weights,
         union={name: count / sizes[name] for name, count in union.items()},
-        mean_iou=mean_iou(bank, pathways),
-        mask_bytes=sum(packed.numel() for own in own_masks for packed in bank.packed(own)),
+        mean_iou=mean_iou(masks, pathways),
+        mask_bytes=sum(packed.numel() for key in keys for packed in masks.packed(key)),
     )

@@ -12,9 +12,9 @@ from torch.optim import SGD
 from asr_pathways import PathwayConfig, Pathways
 from asr_pathways.errors import PathwaysError
 from tests.pruning.conftest import tokens
-from tests.pruning.speller import CONFIGS, OPTIMIZERS, MakeOptimizer, Speller, logits, same, teach, trained
+from tests.pruning.speller import CONFIGS, OPTIMIZERS, MakeOptimizer, Speller, copied, logits, same, teach, trained
 
-OWN = {
+PARAMETERS = {
     "embedding.weight": (11, 8),
     "norm.weight": (8,),
     "norm.bias": (8,),
@@ -56,7 +56,7 @@ def test_the_languages_before_stay_bit_for_bit_and_the_new_one_learns(
         moves = ~protected & pathways.mask("it")[name]
         assert torch.equal(after[name][protected], state[name][protected])
         assert (after[name][moves] != state[name][moves]).float().mean() > 0.5
-    own = pathways.own_tensors("it")
+    own = pathways.language_tensors("it")
     for name in ("embedding.weight", "norm.bias", "recurrent.bias_ih_l0", "norm.running_mean", "scale"):
         assert not torch.equal(own[name], state[name])
     assert torch.equal(own["back.bias"], state["back.bias"])  # it is frozen
@@ -83,7 +83,7 @@ def test_gradients_reach_only_what_no_other_pathway_keeps(gradient: str, score: 
         reached = model.get_parameter(name).grad != 0
         assert not reached[~moves].any() and reached[moves].float().mean() > 0.5
     assert all(p.grad is None for n, p in model.named_parameters() if n not in pathways.names)
-    given = pathways.own_parameters("it")
+    given = copied(pathways, "it")
     assert {name for name, parameter in given.items() if parameter.grad is None} == {"back.bias"}
 
 
@@ -98,15 +98,15 @@ def test_nothing_is_pruned_once_a_language_was_added() -> None:
     assert same(pathways.mask("en"), mask)
 
 
-def test_own_tensors_are_copies_that_stand_in_the_model_while_in_use() -> None:
+def test_language_tensors_are_copies_that_are_in_the_model_while_in_use() -> None:
     model, pathways = trained()
-    assert pathways.own_tensors("en") == pathways.own_parameters("fr") == {}
+    assert pathways.language_tensors("en") == copied(pathways, "fr") == {}
     pathways.add("it")
-    parameters, tensors = pathways.own_parameters("it"), pathways.own_tensors("it")
-    assert {name: tuple(p.shape) for name, p in parameters.items()} == OWN
-    assert {n: tuple(t.shape) for n, t in tensors.items()} == OWN | BUFFERS | {"fleeting": (8,)}
+    parameters, tensors = copied(pathways, "it"), pathways.language_tensors("it")
+    assert {name: tuple(p.shape) for name, p in parameters.items()} == PARAMETERS
+    assert {n: tuple(t.shape) for n, t in tensors.items()} == PARAMETERS | BUFFERS | {"fleeting": (8,)}
     assert not parameters["back.bias"].requires_grad and parameters["output.bias"].requires_grad
-    assert list(pathways.parameters("it")) == [*pathways.names, *OWN]
+    assert list(pathways.parameters("it")) == [*pathways.names, *PARAMETERS]
     keys, base = list(model.state_dict()), dict(model.named_parameters())
     with pathways.use("it"):
         assert list(model.state_dict()) == keys
@@ -132,7 +132,7 @@ def test_languages_added_one_after_the_other() -> None:
     mask = {one: pathways.mask(one) for one in pathways.languages}
     assert list(pathways.overlap()) == [(a, b) for i, a in enumerate(mask) for b in list(mask)[i + 1 :]]
     assert pathways.summary().sparsity["de"] == pytest.approx(0.9, abs=0.01)
-    assert not torch.equal(*(pathways.own_tensors(one)["norm.bias"] for one in ("it", "de")))
+    assert not torch.equal(*(pathways.language_tensors(one)["norm.bias"] for one in ("it", "de")))
     rows = ["de", "en", "it", "fr", "it"]
     x = tokens(3).repeat(3, 1)[:5]
     with torch.no_grad(), pathways.use(rows) as run:
@@ -153,7 +153,7 @@ def test_only_the_last_one_trains_and_changes() -> None:
         lambda: pathways.use(["de", "fr"]).__enter__(),
         lambda: pathways.adapt("fr"),
         lambda: pathways.set_mask("en", pathways.mask("fr")),
-        lambda: pathways.set_own("it", {"norm.bias": torch.zeros(8)}),
+        lambda: pathways.set_language_tensors("it", {"norm.bias": torch.zeros(8)}),
         lambda: pathways.parameters("en"),
     ]
     for call in blocked:
@@ -168,10 +168,10 @@ def test_only_the_last_one_trains_and_changes() -> None:
     assert same(pathways.mask("de"), pathways.mask("fr"))
     with pathways.use(["de", "de"]) as run:
         run(model, tokens(1)).sum().backward()
-    assert pathways.own_parameters("de")["norm.bias"].grad is not None
+    assert copied(pathways, "de")["norm.bias"].grad is not None
 
 
-def test_mixed_rows_train_an_added_language_as_a_block_of_its_own_does() -> None:
+def test_mixed_rows_train_an_added_language_as_a_block_of_one_language_does() -> None:
     found = []
     for mixed in (True, False):
         model, pathways = trained(gradient="frozen")
@@ -179,7 +179,7 @@ def test_mixed_rows_train_an_added_language_as_a_block_of_its_own_does() -> None
         with pathways.use(["it", "it"] if mixed else "it") as run:
             (run(model, tokens(1)) if mixed else model(tokens(1))).square().mean().backward()
         found.append({name: parameter.grad for name, parameter in pathways.parameters("it").items()})
-        assert torch.equal(pathways.own_tensors("it")["norm.num_batches_tracked"], torch.tensor(10))
+        assert torch.equal(pathways.language_tensors("it")["norm.num_batches_tracked"], torch.tensor(10))
     torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
 
 
@@ -223,29 +223,29 @@ def test_an_added_language_may_be_calibrated() -> None:
     assert (event.score, event.language) == ("activation", "it") and event.changed > 0
 
 
-def test_own_tensors_of_another_size() -> None:
+def test_language_tensors_of_another_size() -> None:
     model, pathways = trained()
     before = logits(model, pathways, ["en"])
     pathways.add("it")
     weight, bias = torch.randn(15, 8), torch.randn(15)
-    pathways.set_own("it", {"output.weight": weight, "output.bias": bias})  # by its second name
+    pathways.set_language_tensors("it", {"output.weight": weight, "output.bias": bias})  # by its second name
     model.eval()
     with torch.no_grad(), pathways.use("it"):
         assert model(torch.tensor([[14, 3]])).shape == (1, 2, 15)
     assert same(logits(model, pathways, ["en"]), before)
     extracted = pathways.extract("it")
     assert torch.equal(extracted["embedding.weight"], weight) and torch.equal(extracted["output.weight"], weight)
-    assert pathways.own_parameters("it")["embedding.weight"].data_ptr() != weight.data_ptr()
+    assert copied(pathways, "it")["embedding.weight"].data_ptr() != weight.data_ptr()
     for wrong, message in (
         ({"norm.bias": torch.zeros(2, 2)}, "norm.bias has 1 dimensions, not 2"),
-        ({"back.weight": torch.zeros(8, 12)}, "back.weight is no own tensor of 'it'"),
-        ({"bogus": torch.zeros(1)}, "bogus is no own tensor"),
+        ({"back.weight": torch.zeros(8, 12)}, "back.weight is no tensor of 'it'"),
+        ({"bogus": torch.zeros(1)}, "bogus is no tensor"),
     ):
         with pytest.raises(PathwaysError, match=message):
-            pathways.set_own("it", wrong)
+            pathways.set_language_tensors("it", wrong)
     model.train()
     teach(model, pathways, "it")
-    assert pathways.own_parameters("it")["embedding.weight"].shape == (15, 8)
+    assert copied(pathways, "it")["embedding.weight"].shape == (15, 8)
     assert same(logits(model, pathways, ["en"]), before)
 
 
@@ -256,19 +256,19 @@ def test_extracting_gives_a_model_that_needs_no_pathways() -> None:
     for language in pathways.languages:
         alone = Speller()
         alone.load_state_dict(pathways.extract(language))
-        alone.fleeting = pathways.own_tensors("it")["fleeting"] if language == "it" else model.fleeting
+        alone.fleeting = pathways.language_tensors("it")["fleeting"] if language == "it" else model.fleeting
         with torch.no_grad():
             assert torch.equal(alone.eval()(tokens(77)), logits(model, pathways, [language])[language])
 
 
-def test_a_model_that_changes_type_takes_own_tensors_with_it() -> None:
+def test_a_model_that_changes_type_takes_language_tensors_with_it() -> None:
     model, pathways = trained()
     pathways.add("it")
-    parameter = pathways.own_parameters("it")["norm.bias"]
+    parameter = copied(pathways, "it")["norm.bias"]
     model.double()
     found = logits(model, pathways, ["en", "it"])
     assert found["it"].dtype == torch.float64
-    assert parameter.dtype == torch.float64 and pathways.own_parameters("it")["norm.bias"] is parameter
+    assert parameter.dtype == torch.float64 and copied(pathways, "it")["norm.bias"] is parameter
 
 
 def refusal(pathways: Pathways, *args: Any) -> str:

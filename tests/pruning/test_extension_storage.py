@@ -17,7 +17,7 @@ from torch.optim import AdamW
 
 from asr_pathways import PathwayConfig, Pathways
 from asr_pathways.errors import PathwaysError
-from tests.pruning.speller import CONFIGS, Speller, logits, same, teach, train, trained
+from tests.pruning.speller import CONFIGS, Speller, copied, logits, same, teach, train, trained
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
@@ -40,7 +40,7 @@ def test_what_is_saved_comes_back(
     for number, sparsity in enumerate(sparsities):
         language = f"added{number}"
         pathways.add(language, sparsity)
-        pathways.set_own(
+        pathways.set_language_tensors(
             language, {"embedding.weight": torch.randn(vocabulary, 8), "output.bias": torch.ones(vocabulary)}
         )
         optimizer = AdamW(pathways.parameters(language).values(), lr=1e-2)
@@ -60,7 +60,7 @@ def test_what_is_saved_comes_back(
     found, expected = loaded.state_dict(), pathways.state_dict()
     assert same({k: v for k, v in found.items() if k not in drop}, {k: v for k, v in expected.items() if k not in drop})
     model.fleeting.zero_()
-    for own in [pathways.own_tensors(language) for language in pathways.languages[2:]]:
+    for own in [pathways.language_tensors(language) for language in pathways.languages[2:]]:
         own["fleeting"].zero_()  # what is not in a model's state is not in ours
     assert same(logits(twin, loaded, loaded.languages), logits(model, pathways, pathways.languages))
 
@@ -90,7 +90,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(options: dict[str, Any]) ->
     for name, part in resumed.parts().items():
         part.load_state_dict(torch.load(stream, weights_only=True)[name])
         stream.seek(0)
-    resumed.pathways.own_tensors("it")["fleeting"].copy_(stopped.pathways.own_tensors("it")["fleeting"])
+    resumed.pathways.language_tensors("it")["fleeting"].copy_(stopped.pathways.language_tensors("it")["fleeting"])
     resumed.steps(5, 9)
     for name, part in resumed.parts().items():
         assert same(part.state_dict(), straight.parts()[name].state_dict()), name
@@ -102,21 +102,20 @@ def test_going_back_to_what_was_saved_keeps_the_parameters(tmp_path: Path) -> No
     pathways.add("it")
     pathways.save(tmp_path / "early")
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    before, parameter = logits(model, pathways, pathways.languages), pathways.own_parameters("it")["norm.bias"]
+    before, parameter = logits(model, pathways, pathways.languages), copied(pathways, "it")["norm.bias"]
     teach(model, pathways, "it")
     model.load_state_dict(weights)
     pathways.load_masks(tmp_path / "early")
-    pathways.own_tensors("it")["fleeting"].copy_(model.fleeting)
+    pathways.language_tensors("it")["fleeting"].copy_(model.fleeting)
     assert same(logits(model, pathways, pathways.languages), before)
-    assert pathways.own_parameters("it")["norm.bias"] is parameter and parameter.grad is None
+    assert copied(pathways, "it")["norm.bias"] is parameter and parameter.grad is None
 
 
-def test_without_own_tensors_there_is_no_file_of_them(tmp_path: Path) -> None:
+def test_without_language_tensors_there_is_no_file_of_them(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Tanh(), nn.Linear(8, 4, bias=False))
     pathways = Pathways.attach(model, PathwayConfig(sparsity=0.8), ["en"])
     pathways.save(tmp_path / "pathways")
-    assert not {"added", "own_sha256"} & json.loads((tmp_path / "pathways" / "pathways.json").read_text()).keys()
     pathways.add("it")
     pathways.save(tmp_path / "pathways")
     assert {path.name for path in (tmp_path / "pathways").iterdir()} == {"pathways.json", "masks.safetensors"}
@@ -137,14 +136,14 @@ def truncate(path: Path) -> None:
     [
         (lambda folder: (folder / "own.safetensors").unlink(), r"own\.safetensors: cannot read"),
         (lambda folder: truncate(folder / "own.safetensors"), r"own\.safetensors: truncated or changed"),
-        (lambda folder: edit(folder, own_sha256=""), "'it' has no own scale there"),
+        (lambda folder: edit(folder, own_sha256=""), "'it' has no tensor scale there"),
         (lambda folder: edit(folder, added={"fr": {"sparsity": 0.5}}), "not the last of all languages"),
         (
             lambda folder: edit(folder, added={one: {"sparsity": 0.5} for one in ("en", "fr", "it")}),
             "not the last of all languages",
         ),
         (lambda folder: edit(folder, added={"it": {"sparsity": 2}}), r"added\.it"),
-        (lambda folder: edit(folder, added={}), "own tensors of 'it', which was not added"),
+        (lambda folder: edit(folder, added={}), "tensors of 'it', which was not added"),
     ],
 )
 def test_a_broken_or_foreign_folder_is_refused_in_one_line(
@@ -159,14 +158,14 @@ def test_a_broken_or_foreign_folder_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_own_tensors_of_another_model_are_refused(tmp_path: Path) -> None:
+def test_language_tensors_of_another_model_are_refused(tmp_path: Path) -> None:
     def made(bias: bool) -> nn.Module:
         return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4, bias=bias))
 
     pathways = Pathways.attach(made(True), PathwayConfig(sparsity=0.8), ["en"])
     pathways.add("it")
     pathways.save(tmp_path / "pathways")
-    with pytest.raises(PathwaysError, match=r"another model: 'it' has an own 1\.bias there"):
+    with pytest.raises(PathwaysError, match=r"another model: 'it' has a tensor 1\.bias there"):
         Pathways.load(made(False), tmp_path / "pathways")
     other = Pathways.attach(made(True), PathwayConfig(sparsity=0.8), ["en", "it"])
     with pytest.raises(PathwaysError, match="has other pathways"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -16,7 +16,7 @@ Owners = tuple[tuple[nn.Module, str], ...]  # the modules that hold a tensor, ea
 
 
 @dataclass(frozen=True)
-class Target:
+class Prunable:
     """One prunable weight, counted once however many modules share it.
 
     Attributes:
@@ -37,31 +37,26 @@ class Target:
     def shape(self) -> torch.Size:
         return self.parameter.shape
 
-    @property
-    def moment_shape(self) -> tuple[int, int]:
-        """(groups, columns) of the running statistics of its inputs."""
-        return self.groups, self.shape[1]
-
 
 def tensors_of(model: nn.Module) -> dict[Tensor, tuple[tuple[str, ...], Owners]]:
     """Every parameter and buffer once, in the model's order, with its names and the modules that hold it."""
-    held: dict[Tensor, list[tuple[str, nn.Module, str]]] = {}
+    places: dict[Tensor, list[tuple[str, nn.Module, str]]] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for attribute, tensor in (
             *module.named_parameters(recurse=False, remove_duplicate=False),
             *module.named_buffers(recurse=False, remove_duplicate=False),
         ):
-            held.setdefault(tensor, []).append((f"{prefix}.{attribute}" if prefix else attribute, module, attribute))
+            places.setdefault(tensor, []).append((f"{prefix}.{attribute}" if prefix else attribute, module, attribute))
     return {
         tensor: (
-            tuple(name for name, _, _ in places),
-            tuple(dict.fromkeys((module, attribute) for _, module, attribute in places)),
+            tuple(name for name, _, _ in of_tensor),
+            tuple(dict.fromkeys((module, attribute) for _, module, attribute in of_tensor)),
         )
-        for tensor, places in held.items()
+        for tensor, of_tensor in places.items()
     }
 
 
-def find_targets(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> list[Target]:
+def find_prunable(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> list[Prunable]:
     """The weight matrices of linear, convolution, recurrent and attention layers, in the model's order.
 
     Norms, biases, embeddings and weights computed by a parametrization are not among them, nor is a weight
@@ -70,23 +65,22 @@ def find_targets(model: nn.Module, include: Sequence[str], exclude: Sequence[str
     Raises:
         PathwaysError: if nothing is left to prune, or if a pattern matches no parameter.
     """
-    found = matching(model, (*include, *exclude))
+    matched = matching(model, (*include, *exclude))
     for pattern in (*include, *exclude):
-        if pattern not in found:
+        if pattern not in matched:
             raise PathwaysError(f"pattern {pattern!r} matches no parameter of the model: see model.named_parameters()")
-    targets = []
+    prunable = []
     for parameter, (names, owners) in tensors_of(model).items():
         if not isinstance(parameter, nn.Parameter) or not (parameter.numel() and parameter.is_floating_point()):
             continue
-        prunable = all(attribute in _prunable_attributes(module) for module, attribute in owners)
-        wanted = _any_matches(names, include) and not _any_matches(names, exclude)
-        if prunable and wanted:
-            targets.append(Target(names[0], names, parameter, owners, _groups(*owners[0])))
-    if not targets:
+        matrix = all(attribute in _prunable_attributes(module) for module, attribute in owners)
+        if matrix and _any_matches(names, include) and not _any_matches(names, exclude):
+            prunable.append(Prunable(names[0], names, parameter, owners, _groups(*owners[0])))
+    if not prunable:
         raise PathwaysError(
             "nothing to prune: the model has no included weight of a linear, convolution, recurrent or attention layer"
         )
-    return targets
+    return prunable
 
 
 def matching(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -119,10 +113,10 @@ def _any_matches(names: Iterable[str], patterns: Sequence[str]) -> bool:
     return any(_matches(name, pattern) for name in names for pattern in patterns)
 
 
-def modules_of(targets: Iterable[Target]) -> Iterator[tuple[nn.Module, dict[str, str]]]:
-    """Each module that holds targets, once, with {attribute: target's name}."""
-    held: dict[nn.Module, dict[str, str]] = {}
-    for target in targets:
-        for module, attribute in target.owners:
-            held.setdefault(module, {})[attribute] = target.name
-    yield from held.items()
+def by_module(prunable: Iterable[Prunable]) -> dict[nn.Module, dict[str, str]]:
+    """{module: {attribute: name of the prunable weight there}}."""
+    modules: dict[nn.Module, dict[str, str]] = {}
+    for weight in prunable:
+        for module, attribute in weight.owners:
+            modules.setdefault(module, {})[attribute] = weight.name
+    return modules

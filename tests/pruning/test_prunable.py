@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.pruning.targets import find_targets, matching
+from asr_pathways.pruning.prunable import find_prunable, matching
 from tests.pruning.conftest import Recogniser
 
 
 def names(model: nn.Module, include: tuple[str, ...] = ("*",), exclude: tuple[str, ...] = ()) -> list[str]:
-    return [target.name for target in find_targets(model, include, exclude)]
+    return [one.name for one in find_prunable(model, include, exclude)]
 
 
 def test_weight_matrices_are_prunable_and_norms_biases_and_embeddings_are_not(recogniser: Recogniser) -> None:
@@ -72,10 +72,10 @@ def test_a_shared_weight_counts_once_under_its_first_name() -> None:
     first, second = nn.Linear(4, 4), nn.Linear(4, 4)
     second.weight = first.weight
     model = nn.Sequential(first, nn.Tanh(), second, first)
-    (target,) = find_targets(model, ("*",), ())
-    assert target.name == "0.weight"
-    assert target.names == ("0.weight", "2.weight", "3.weight")
-    assert target.owners == ((first, "weight"), (second, "weight"))
+    (prunable,) = find_prunable(model, ("*",), ())
+    assert prunable.name == "0.weight"
+    assert prunable.names == ("0.weight", "2.weight", "3.weight")
+    assert prunable.owners == ((first, "weight"), (second, "weight"))
 
 
 def test_a_weight_tied_to_an_embedding_or_to_an_excluded_name_is_left_alone() -> None:
