@@ -36,7 +36,7 @@ from asr_pathways.models.transducer import Transducer
 from asr_pathways.models.weights import take_state
 from asr_pathways.pruning import Pathways
 from asr_pathways.pruning.storage import Stored, check_tensors
-from asr_pathways.pruning.targets import find_targets
+from asr_pathways.pruning.prunable import find_prunable
 
 State = Mapping[str, Tensor]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -105,7 +105,7 @@ def _check_transducer(bundle: Reader, card: ModelCard) -> Tokenizer:
     for name in state.keys() - layout.tensors.keys():
         raise BundleError(f"{where}: {name}: missing")
     config = layout.header.pathways.config
-    targets = find_targets(network, config.include, config.exclude)
+    targets = find_prunable(network, config.include, config.exclude)
     check_tensors(where, layout.header.pathways.tensors, {target.name: target.shape for target in targets})
     unmasked = state.keys() - layout.header.pathways.tensors.keys()
     for language in layout.header.pathways.added:

@@ -108,7 +108,7 @@ def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batche
     """
     pathways = asr.pathways
     assert pathways is not None
-    if pathways.config.score != "activation" or pathways.sparsity == 0:
+    if "inputs" not in pathways.config.score_needs or pathways.sparsity == 0:
         return
     asr.model.eval()
     for language in languages:
