@@ -19,7 +19,7 @@ from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.inputs import Inputs, choose_masks
 from asr_pathways.training.loop import train_in
-from asr_pathways.training.run import open_run
+from asr_pathways.training.run import Run, open_run
 from asr_pathways.training.state import TrainingState
 
 _OF_PRUNE = ("pathways", "distillation", "soft_targets", "refit_batches")
@@ -57,15 +57,7 @@ def add_language(
             that are still free; nothing that was in ``out`` is lost.
     """
     with open_run(out, recipe, resume) as run:
-        if run.fabric.world_size > 1:
-            raise PathwaysError("add-language runs in one process: ranks do not exchange gradients of a language's own")
-        if is_bundle(model):
-            raise PathwaysError(
-                f"{model}: a bundle has lost the weights that no pathway keeps, which a new language would train: "
-                "add it to the model folder"
-            )
-        if refused := [name for name in _OF_PRUNE if getattr(recipe, name)]:
-            raise PathwaysError(f"recipe: {', '.join(refused)}: for prune only: leave it out")
+        _check(run, model, recipe)
         inputs = Inputs(run, data, [language])
         if run.resumes:
             asr = load_model(run.start)
@@ -81,6 +73,19 @@ def add_language(
         batches, dev = inputs.training(asr), inputs.dev(asr, [language])
         del inputs  # training may be long, and the corpus large
         return train_in(run, asr, batches, dev, f"Adding {language}")
+
+
+def _check(run: Run, model: Path, recipe: PruneRecipe) -> None:
+    """Raises PathwaysError if no language can be added to such a model, by such a recipe, or in several processes."""
+    if run.fabric.world_size > 1:
+        raise PathwaysError("add-language runs in one process: ranks do not exchange gradients of a language's own")
+    if is_bundle(model):
+        raise PathwaysError(
+            f"{model}: a bundle has lost the weights that no pathway keeps, which a new language would train: "
+            "add it to the model folder"
+        )
+    if refused := [name for name in _OF_PRUNE if getattr(recipe, name)]:
+        raise PathwaysError(f"recipe: {', '.join(refused)}: for prune only: leave it out")
 
 
 def _add(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asr_pathways.data.batches import Batch, DataConfig, TrainBatches, eval_batches
+from asr_pathways.data.batches import Batch, TrainBatches, eval_batches
 from asr_pathways.data.corpus import languages_of, load_cuts, sources_of
 from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.data.left_out import LeftOut
@@ -51,7 +51,7 @@ class Inputs:
         self.select(languages)
 
     def select(self, languages: Sequence[str] | None) -> None:
-        """Reads the train split again, of these languages only."""
+        """Reads the train split; None: of all languages."""
         self.cuts = list(load_cuts(self._data, "train", languages, self.left_out))
 
     @property
@@ -68,20 +68,15 @@ class Inputs:
     def training(self, asr: AsrModel) -> TrainBatches:
         """This rank's training batches."""
         config, fabric = self._run.config, self._run.fabric
-        return self._batches(self.cuts, asr, config.data, fabric.global_rank, fabric.world_size, config.accumulate)
+        ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size, "accumulate": config.accumulate}
+        return TrainBatches(self.cuts, config=config.data, **ranks, **self._options(asr))
 
     def calibration(self, asr: AsrModel, language: str) -> Iterator[Batch]:
         """Endless batches of one language, neither augmented nor made ahead, of an even sample of a large corpus."""
         cuts = [cut for cut in self.cuts if cut.supervisions[0].language == language]
         cuts = cuts[:: -(-len(cuts) // _CALIBRATION_UTTERANCES)]
         plain = {"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0}
-        return iter(self._batches(cuts, asr, self._run.config.data.model_copy(update=plain)))
-
-    def _batches(
-        self, cuts: Iterable[Any], asr: AsrModel, config: DataConfig, rank: int = 0, ranks: int = 1, accumulate: int = 1
-    ) -> TrainBatches:
-        model, share = asr.model, (rank, ranks, accumulate)
-        return TrainBatches(cuts, asr.tokenizer, config, model.frontend, *share, self.left_out, model.length_error)
+        return iter(TrainBatches(cuts, config=self._run.config.data.model_copy(update=plain), **self._options(asr)))
 
     def dev(self, asr: AsrModel, languages: Sequence[str] | None = None) -> list[Batch]:
         """Dev batches of some or all of the model's languages: of each, as many utterances as the run scores, by id."""
@@ -94,10 +89,13 @@ class Inputs:
             seen[language] += 1
             if not most or seen[language] <= most:
                 kept.append(cut)
-        frontend, length_error = asr.model.frontend, asr.model.length_error
-        return list(
-            eval_batches(kept, asr.tokenizer, frontend=frontend, left_out=self.left_out, length_error=length_error)
-        )
+        return list(eval_batches(kept, **self._options(asr)))
+
+    def _options(self, asr: AsrModel) -> dict[str, Any]:
+        """What all batches take of the model, and where they leave what they cannot use."""
+        model = asr.model
+        options = {"tokenizer": asr.tokenizer, "frontend": model.frontend, "length_error": model.length_error}
+        return {**options, "left_out": self.left_out}
 
 
 def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batches: int, masked: bool = False) -> None:
