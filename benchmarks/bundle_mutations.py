@@ -35,8 +35,12 @@ from asr_pathways.model_folder.model import ModelCard
 from asr_pathways.runtime.streaming import Recognizer
 
 Random = random.Random
-SECONDS = 20
-"""After which a load counts as hanging."""
+SECONDS = 10
+"""Of the processor, after which a load counts as hanging."""
+
+
+class Hangs(BaseException):
+    """No exception, which a loader might take for its own."""
 
 
 @dataclass
@@ -308,14 +312,14 @@ def refusal(action: Callable[[], object]) -> str | None:
     Raises:
         AssertionError: if that is no clear line.
     """
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         action()
     except BundleError as error:
         assert "\n" not in str(error) and len(str(error)) < 1000, str(error)
         return str(error)
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return None
 
 
@@ -326,15 +330,16 @@ def attempt(path: Path, content: bytes, sample: Sample, exact: bool) -> str:
         exact: whether a bundle that loads must be the one it was.
 
     Raises:
-        AssertionError: if it loads and is another, if it streams though it does not load, or the other way round, or if
+        AssertionError: if it loads and is another, if it streams though it does not load or the other way round, or if
             an error is no clear line.
     """
     path.write_bytes(content)
     refused = refusal(lambda: load(path))
     if sample.header["card"]["format"] == ModelCard.model_fields["format"].default:
         streams = refusal(lambda: stream(path)) is None
-        model = refused is None or refusal(lambda: Bundle.open(path).model()) is None
-        assert streams == model, f"streams: {streams}, loads: {model}"
+        if not exact and refused is not None and streams:  # streaming reads no language identifier
+            assert refusal(lambda: Bundle.open(path).model()) is None, f"streams, but does not load: {refused}"
+        assert streams or refused is not None, "loads, but does not stream"
     if refused is not None:
         return "refused"
     bundle = Bundle.open(path)
@@ -350,14 +355,14 @@ def measure(bundle: Path, count: int, seed: int = 0) -> dict[str, object]:
     """What became of so many changed bundles; half of them by each kind."""
     sample, draw = Sample(bundle), random.Random(seed)
     found: Counter[str] = Counter()
-    started, slowest = time.perf_counter(), 0.0
+    started, slowest = time.process_time(), 0.0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "changed.asrp"
         for index in range(count):
             exact = index % 2 == 0
             state = draw.getstate()
             content = (change_bytes if exact else change_contents)(sample, draw)
-            before = time.perf_counter()
+            before = time.process_time()
             try:
                 outcome = attempt(path, content, sample, exact)
             except BaseException:
@@ -365,20 +370,20 @@ def measure(bundle: Path, count: int, seed: int = 0) -> dict[str, object]:
                 shutil.copy(path, kept)
                 print(f"{index} fails (state {hash(state)}): see {kept}", flush=True)
                 raise
-            slowest = max(slowest, time.perf_counter() - before)
+            slowest = max(slowest, time.process_time() - before)
             found[f"{'bytes' if exact else 'contents'} {outcome}"] += 1
     return {
         "mutations": count,
         **dict(sorted(found.items())),
         "bundle_bytes": len(sample.content),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(time.process_time() - started, 1),
         "slowest_seconds": round(slowest, 2),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
 def _hangs(*_: object) -> None:
-    raise TimeoutError(f"no answer in {SECONDS} s")
+    raise Hangs(f"no answer in {SECONDS} s")
 
 
 def main() -> None:
@@ -387,7 +392,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("bundle", type=Path)
     options = parser.parse_args()
-    signal.signal(signal.SIGALRM, _hangs)
+    signal.signal(signal.SIGPROF, _hangs)
     print(json.dumps(measure(options.bundle, options.count, options.seed), indent=1))
 
 
