@@ -185,11 +185,7 @@ class InputStatistics(Observer):
 
     def rms(self, pathway: str) -> dict[str, Tensor]:
         """{tensor's name: (groups, columns)}, for the tensors whose inputs were seen."""
-        return {
-            name: (sums[:, :-1] / sums[:, -1:]).sqrt()
-            for name, sums in self._sums[pathway].items()
-            if _seen(sums)
-        }
+        return {name: (sums[:, :-1] / sums[:, -1:]).sqrt() for name, sums in self._sums[pathway].items() if _seen(sums)}
 
     def state(self, pathway: str) -> dict[str, Tensor]:
         return {name: sums.clone() for name, sums in self._sums[pathway].items()}
