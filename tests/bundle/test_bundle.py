@@ -197,7 +197,8 @@ def extended(tokenizer: Tokenizer) -> AsrModel:
     asr.pathways.add("it", 0.6)
     with torch.no_grad():
         for tensor in asr.pathways.language_tensors("it").values():
-            tensor.add_(0.25)
+            if tensor.requires_grad:
+                tensor.add_(0.25)
     asr.card = asr.card.model_copy(update={"languages": ("en", "fr", "it")})
     return asr
 

@@ -77,10 +77,8 @@ class Method:
 
 def _pause(values: dict[str, Any], steps: int) -> int:
     """Steps between two stages."""
-    if values["schedule"] == "iterative":
-        count = len(stages("iterative", values["sparsity"], share=values.get("prune_share", 0.2)))
-    else:
-        count = values.get("prune_stages") or 1
+    share, count = values.get("prune_share", 0.2), values.get("prune_stages") or 1
+    count = len(stages(values["schedule"], values["sparsity"], share=share, count=count))
     return max(1, steps // (count + bool(values["rewind"])))
 
 

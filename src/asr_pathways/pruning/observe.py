@@ -92,11 +92,6 @@ Due = Callable[[Observer, str], bool]
 """Whether an observer is to observe a pathway now."""
 
 
-def always(observer: Observer, pathway: str) -> bool:
-    """Every observer observes every pathway."""
-    return True
-
-
 class Observations:
     """The observers that a score needs, as one."""
 
@@ -108,7 +103,7 @@ class Observations:
         return iter(self._observers.values())
 
     @contextmanager
-    def recording(self, pathway: str, due: Due = always) -> Iterator[None]:
+    def recording(self, pathway: str, due: Due = lambda *_: True) -> Iterator[None]:
         """Inside, what runs is observed as of ``pathway`` by those observers that are ``due``."""
         before = [observer.recording for observer in self]
         try:
@@ -120,7 +115,7 @@ class Observations:
             for observer, recording in zip(self, before, strict=True):
                 observer.recording = recording
 
-    def commit(self, pathways: Sequence[str], due: Due = always) -> None:
+    def commit(self, pathways: Sequence[str], due: Due = lambda *_: True) -> None:
         """What was seen of ``pathways`` by those observers that are ``due`` counts."""
         for observer in self:
             observer.commit([pathway for pathway in pathways if due(observer, pathway)])
@@ -183,18 +178,14 @@ class InputStatistics(Observer):
         return removers
 
     def observed(self, pathway: str) -> bool:
-        return bool(self.rms(pathway))
+        return any(map(_seen, self._sums[pathway].values()))
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
         return self.rms(pathway).get
 
     def rms(self, pathway: str) -> dict[str, Tensor]:
         """{tensor's name: (groups, columns)}, for the tensors whose inputs were seen."""
-        return {
-            name: (sums[:, :-1] / sums[:, -1:]).sqrt()
-            for name, sums in self._sums[pathway].items()
-            if bool((sums[:, -1] > 0).all())
-        }
+        return {name: (sums[:, :-1] / sums[:, -1:]).sqrt() for name, sums in self._sums[pathway].items() if _seen(sums)}
 
     def state(self, pathway: str) -> dict[str, Tensor]:
         return {name: sums.clone() for name, sums in self._sums[pathway].items()}
@@ -296,6 +287,11 @@ class GradientSums(Observer):
 
 
 OBSERVERS: dict[Need, type[Observer]] = {"inputs": InputStatistics, "gradients": GradientSums}
+
+
+def _seen(sums: Tensor) -> bool:
+    """Whether inputs of every group of rows were seen."""
+    return bool((sums[:, -1] > 0).all())
 
 
 def _sum_of_squares(x: Tensor, channel: int) -> tuple[Tensor, int]:

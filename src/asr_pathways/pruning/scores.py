@@ -78,8 +78,8 @@ class Score(ABC):
         """The scores (>= 0) of one tensor, float32 and of the weight's shape."""
 
     def swapped(self, language_steps: int) -> float:
-        """The share of a mask that is swapped after so many steps of its language, where the score swaps."""
-        raise NotImplementedError
+        """The share of a mask that adaptation swaps after so many steps of its language."""
+        return 0.0
 
 
 class Magnitude(Score):
