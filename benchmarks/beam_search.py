@@ -40,7 +40,7 @@ def measure(asr: AsrModel, data: Path, split: str = "test", bonus: float = BONUS
     """Rates of each search over every n-th utterance of a split of a data folder."""
     cuts = [
         (cut.id, cut.supervisions[0].language, cut.supervisions[0].text, cut.load_audio()[0].astype(np.float32))
-        for cut in list(load_cuts(data, split, asr.languages))[::every]
+        for cut in list(load_cuts(data, split))[::every]
     ]
     words: dict[str, Counter[str]] = {language: Counter() for _, language, _, _ in cuts}
     for _, language, text, _ in cuts:

@@ -6,7 +6,7 @@ import pytest
 
 from asr_pathways.export.sherpa import export_sherpa
 from asr_pathways.model_folder.model import AsrModel
-from benchmarks import bundle, bundle_mutations, exports
+from benchmarks import beam_search, bundle, bundle_mutations, exports
 
 
 def test_a_bundle_is_smaller_than_what_it_stands_for() -> None:
@@ -31,3 +31,11 @@ def test_exports_are_compared(five: AsrModel, speech: Path, tmp_path: Path) -> N
     assert (found["bytes"] > 0, found["chunk_audio_ms"]) == (True, 160)  # type: ignore[operator]
     tokens = exports.compare(five, exported, speech)
     assert tokens["same"] == tokens["utterances"] == 4
+
+
+def test_searches_are_compared(five: AsrModel, speech: Path) -> None:
+    found = beam_search.measure(five, speech, every=2)
+    assert found["utterances"] == 2
+    searches = [(one["beam"], one["bonus"]) for one in found["searches"]]  # type: ignore[attr-defined]
+    assert searches == [(1, None), (4, None), (8, None), (4, 2.0), (8, 2.0)]
+    assert all(one["cpu_seconds_a_second_of_audio"] > 0 for one in found["searches"])  # type: ignore[attr-defined]

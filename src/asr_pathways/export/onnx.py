@@ -89,6 +89,11 @@ def export_folders(
     _require_packages()
     if out.is_dir() and any(out.iterdir()):
         raise PathwaysError(f"{out}: has files in it: choose another folder")
+    if not isinstance(asr.model, Transducer):
+        raise PathwaysError(
+            "only the transducers of this package are exported to ONNX; for a model from elsewhere, --format hf writes "
+            "a folder that other exporters take"
+        )
     chosen = asr.check_languages(languages)
     if not chosen:
         raise PathwaysError("the languages of the model are not written down: name them, such as --languages fr")

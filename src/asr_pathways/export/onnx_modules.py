@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel, ModelCard
 from asr_pathways.models.emformer import STRIDE, Emformer, LayerState, Windows
 from asr_pathways.models.transducer import Joiner, Predictor, Transducer
@@ -215,15 +214,8 @@ def build_modules(asr: AsrModel, languages: Sequence[str]) -> OnnxModules:
     Args:
         asr: a transducer of this package.
         languages: one, or all of a dense model.
-
-    Raises:
-        PathwaysError: if the model is not a transducer of this package.
     """
-    if not isinstance(asr.card, ModelCard) or not isinstance(asr.tokenizer, Tokenizer):
-        raise PathwaysError(
-            "only the transducers of this package are exported to ONNX; for a model from elsewhere, --format hf writes "
-            "a folder that other exporters take"
-        )
+    assert isinstance(asr.card, ModelCard) and isinstance(asr.tokenizer, Tokenizer)
     tensors = asr.model.state_dict() if asr.pathways is None else asr.pathways.extract(languages[0])
     model = assemble(asr.card, tensors).cpu().float()
     pieces = asr.tokenizer.of(languages[0]).pieces()

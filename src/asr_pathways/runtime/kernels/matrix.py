@@ -43,9 +43,8 @@ class SparseMatrix:
         weight = weight.detach()
         check_floats(weight, "a weight", None, None)
         rows, columns = weight.shape
-        kept = weight != 0
-        bits = pack(kept)
-        return cls.from_union(weight[kept], bits, bits, (rows, columns), granularity, dtype)
+        kept, everything = pack(weight != 0), pack(torch.ones(rows, columns, dtype=torch.bool))
+        return cls.from_union(weight.view(-1), everything, kept, (rows, columns), granularity, dtype)
 
     @classmethod
     def from_union(
