@@ -35,8 +35,8 @@ from asr_pathways.model_folder.model import AsrModel, HubCard, ModelCard
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.models.weights import take_state
 from asr_pathways.pruning import Pathways
-from asr_pathways.pruning.storage import Stored, check_tensors
 from asr_pathways.pruning.prunable import find_prunable
+from asr_pathways.pruning.storage import Stored, check_tensors
 
 State = Mapping[str, Tensor]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
