@@ -125,7 +125,7 @@ class ActivePathway:
     @contextmanager
     def _in_place(self, key: str, training: bool, tracked: bool = True) -> Iterator[None]:
         """The pathway's tensors and masked weights are in the model, and what training needs is observed."""
-        with self._state.extension.tensors.in_place(key):
+        with self._state.extension.in_place(key):
             try:
                 if self._policy.masks_training or not training:
                     self._weights.mask(self._state.masks.unpacked(key), tracked)

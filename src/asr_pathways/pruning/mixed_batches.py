@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_flatten, tree_iter, tree_map, tree_map_only, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_iter, tree_map, tree_map_only, tree_unflatten
 
 from asr_pathways.errors import PathwaysError
 
@@ -78,7 +78,7 @@ class MixedBatch:
             raise PathwaysError(f"rows(): no argument has {self._count} rows, so there is nothing to split by language")
         results = []
         for key, rows in self._rows.items():
-            inputs = tree_map(lambda leaf, rows=rows: self._select(leaf, rows), call, is_leaf=is_leaf)
+            inputs = tree_map(partial(self._select, rows), call, is_leaf=is_leaf)
             results.append(self._run(key, function, inputs))
         return self._merge(results, "the result")
 
@@ -125,7 +125,7 @@ class MixedBatch:
         sequence = isinstance(value, (list, tuple)) and not hasattr(value, "_fields")
         return sequence and not isinstance(value, torch.Size) and len(value) == self._count
 
-    def _select(self, leaf: Any, rows: list[int]) -> Any:
+    def _select(self, rows: list[int], leaf: Any) -> Any:
         """``leaf`` with only these rows, or whole where it has none."""
         if not self._has_rows(leaf):
             return leaf
@@ -147,7 +147,7 @@ class MixedBatch:
                 )
             items = [item for part in parts for item in part]
             return [items[position] for position in self._positions]
-        children, specs = zip(*(tree_flatten(p, is_leaf=lambda inner, p=p: inner is not p) for p in parts), strict=True)
+        children, specs = zip(*map(_children, parts), strict=True)
         if specs[0].is_leaf() or any(spec != specs[0] for spec in specs):
             raise PathwaysError(
                 f"rows(): {where} is a {type(first).__name__}, neither a tensor nor a list with one item a row"
@@ -194,6 +194,10 @@ class _SeparateGraph(torch.autograd.Function):
         with ctx.context():
             torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
         return (None, None, None, *(leaf.grad for leaf in ctx.inputs))
+
+
+def _children(container: Any) -> tuple[list[Any], TreeSpec]:
+    return tree_flatten(container, is_leaf=lambda inner: inner is not container)
 
 
 def _rows_of(tensor: Tensor) -> int | None:

@@ -124,6 +124,10 @@ class Observations:
         parts = {need: observer.evidence(pathway) for need, observer in self._observers.items()}
         return lambda name: Evidence(self._weights[name], **{need: of(name) for need, of in parts.items()})
 
+    def weights(self, pathway: str) -> Callable[[str], Evidence]:
+        """The same of the weights alone."""
+        return lambda name: Evidence(self._weights[name])
+
     def state(self, pathway: str) -> dict[str, Tensor]:
         """What a checkpoint keeps of a pathway."""
         return {name: tensor for observer in self for name, tensor in observer.state(pathway).items()}
@@ -154,7 +158,7 @@ class InputStatistics(Observer):
             new = self._new.pop(pathway, None) or self._zeros()
             total = ranks.total(torch.cat([new[name].view(-1).to(device) for name in self._prunable]))
             sums = self._sums[pathway].values()
-            for old, part in zip(sums, total.split([old.numel() for old in sums]), strict=True):
+            for old, part in zip(sums, torch.split(total, [old.numel() for old in sums]), strict=True):
                 added = part.view_as(old).to(old.device)
                 old.copy_(torch.where(added[:, -1:] > 0, DECAY * old + added, old))
 
@@ -164,9 +168,8 @@ class InputStatistics(Observer):
     def hook(self) -> Removers:
         removers: Removers = []
         for module, names in by_module(self._prunable.values()).items():
-            register = module.register_forward_pre_hook
-            if isinstance(module, nn.RNNBase):
-                register = module.register_forward_hook
+            rnn = isinstance(module, nn.RNNBase)
+            register: Callable[..., Any] = module.register_forward_hook if rnn else module.register_forward_pre_hook
             removers.append(register(self._hook(names), with_kwargs=True).remove)
         return removers
 
