@@ -19,7 +19,7 @@ AllocationName = Literal["uniform", "global", "erk"]
 PolicyName = Literal["frozen", "dense", "parp"]
 
 RETIRED: dict[str, Any] = {"overlap_pull": 0.0, "adapt_growth": 1.0}
-"""Options that are gone, with the value that did nothing: measured without gain (see docs/discussion.md)."""
+"""Options that are gone, with their neutral values: measured without gain (see docs/discussion.md)."""
 
 
 @dataclass(frozen=True)
@@ -51,27 +51,27 @@ POLICIES: dict[PolicyName, GradientPolicy] = {
 
 
 class PathwayConfig(Config):
-    """Everything that `Pathways` needs to know beside the model and its languages.
+    """How `Pathways` prunes and adapts.
 
     Attributes:
         sparsity: share of the prunable weights at zero in the end, in [0, 1).
         score: ``magnitude``, ``activation`` or ``gradient`` (see `scores`). ``gradient`` keeps the largest
             magnitudes inside the mask when it prunes, and swaps weights when it adapts (RigL).
-        activation_power: how strongly ``activation`` depends on inputs: |theta| times their rms to this power.
-            Below 1, the masks of languages share more.
+        activation_power: ``activation`` is |theta| times the rms of inputs to this power. Below 1, the masks of
+            languages share more.
         granularity: ``unstructured``, ``block:RxC`` or ``n:m``.
         allocation: ``uniform``, ``global`` or ``erk``.
         schedule: ``oneshot``, ``iterative``, ``cubic`` or ``linear`` (see `schedule.stages`).
         prune_start: global step of the first stage; 0 prunes when the pathways are attached.
         prune_every: global steps between two stages.
-        prune_share: what a stage of ``iterative`` prunes of what is left.
+        prune_share: share of the remaining weights that a stage of ``iterative`` prunes.
         prune_stages: how many stages ``cubic`` and ``linear`` have.
         gradient: ``frozen``, ``dense`` or ``parp`` (see `POLICIES`).
         adapt_every: a mask is chosen again after this many steps of its language; None: never.
-        adapt_until: the step of a language from which its mask stays; None: adapts for ever.
-        hysteresis: against churn: when a mask adapts, what it keeps now scores (1 + hysteresis) times as much.
+        adapt_until: the last step of a language after which its mask may change; None: no end.
+        hysteresis: against churn: when a mask adapts, scores of the weights in it count (1 + hysteresis) times.
         swap: share of a mask that ``gradient`` swaps at first; falls to 0 at ``adapt_until`` as a cosine.
-        revived: what happens to the optimizer's state of a weight that no pathway kept and one keeps again.
+        revived: whether the optimizer's state of a weight that no pathway kept and one keeps again stays or is zeroed.
         rewind: after each prune the weights go back to where they were when attached, and the optimizer's
             state is cleared (Lottery Ticket Hypothesis).
         shared: one mask for all languages (language-agnostic pruning).
@@ -102,7 +102,7 @@ class PathwayConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _without_retired(cls, values: Any) -> Any:
-        """Leaves out retired options at their neutral value, which every config once wrote down."""
+        """Leaves out retired options at their neutral value, as older files have them."""
         if not isinstance(values, dict):
             return values
         if used := [option for option, neutral in RETIRED.items() if values.get(option, neutral) != neutral]:
@@ -184,7 +184,7 @@ class PathwayConfig(Config):
 
     @property
     def score_needs(self) -> frozenset[Need]:
-        """What the score has to observe of a language before a mask is chosen by it."""
+        """What has to be observed of a language before a mask is chosen by the score."""
         return SCORES[self.score].needs
 
     def make_score(self) -> Score:

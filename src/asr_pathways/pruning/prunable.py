@@ -1,4 +1,4 @@
-"""Which weights of a model can be pruned, and what each one's rows and columns mean."""
+"""Prunable weights of a model, and the meaning of their rows and columns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Prunable:
         names: every name it has in the model's state_dict.
         parameter: the weight (rows, columns, ...).
         owners: the modules that hold it, each with the attribute that it is there.
-        groups: its rows fall into this many equal parts that read different inputs.
+        groups: number of equal parts of its rows that have different inputs.
     """
 
     name: str

@@ -19,9 +19,9 @@ class MaskEvent:
         kind: ``prune`` (to a higher sparsity) or ``adapt`` (chosen again at the same).
         language: the language whose mask it is; None for the one mask that all share.
         step: global steps done.
-        sparsity: what the mask has now.
+        sparsity: of the mask now.
         changed: share of prunable weights that it keeps and did not, or the other way round.
-        score: the score that chose it; ``magnitude`` where what the score needs had not been observed yet.
+        score: that chose it; ``magnitude`` where what the config's score needs had not been observed yet.
         mean_iou: mean overlap of all pairs of languages with it; None for a single mask. 1.0 is a collapse.
         union_density: share of prunable weights that at least one pathway keeps with it.
         rewound: whether the weights went back to their start after it.

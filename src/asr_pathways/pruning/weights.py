@@ -43,7 +43,7 @@ def hook_gradients(
 
 
 class MaskedWeights:
-    """The prunable weights of a model, and a copy of their dense values while they are masked."""
+    """The prunable weights of a model, with a copy of their dense values while they are masked."""
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         self._prunable = list(prunable)
@@ -69,7 +69,7 @@ class MaskedWeights:
             # leaves the version counters of autograd as they are.
             self._masked = self._weights if tracked else [weight.data for weight in self._weights]
             torch._foreach_mul_(self._masked, [as_number(mask) for mask in masks])
-        # Autocast keeps low-precision copies of the weights, which would go on showing the other values.
+        # Autocast caches low-precision copies of the weights, which would have the other values.
         torch.clear_autocast_cache()
 
     def restore(self) -> None:
