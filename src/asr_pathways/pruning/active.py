@@ -127,7 +127,7 @@ class ActivePathway:
         """The pathway's tensors and masked weights are in the model, and what training needs is observed."""
         with self._state.extension.in_place(key):
             try:
-                if self._policy.masks_training or not training:
+                if not (training and self._policy.writes_zeros):
                     self._weights.mask(self._state.masks.unpacked(key), tracked)
                 if not training:
                     yield

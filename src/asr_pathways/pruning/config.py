@@ -12,7 +12,7 @@ from asr_pathways.config import Config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import NOfM, parse_granularity
 from asr_pathways.pruning.schedule import ScheduleName, stages
-from asr_pathways.pruning.scores import SCORES, Need, Score
+from asr_pathways.pruning.scores import SCORES, Need
 
 SHARED = "shared"  # the one pathway of language-agnostic pruning
 AllocationName = Literal["uniform", "global", "erk"]
@@ -27,26 +27,22 @@ class GradientPolicy:
     """How weights outside the active mask are treated.
 
     Attributes:
-        masks_training: the forward pass uses m * theta in training too (in evaluation it always does).
-        freezes: weights outside the mask do not move: their gradient is masked, and whatever weight decay or
-            momentum did to them is undone after the optimizer's step.
-        narrows: pruning chooses among what the mask still keeps; otherwise pruned weights may come back.
-        writes_zeros: a new mask writes its zeros into theta.
+        freezes: they do not move: their gradient is masked, whatever weight decay and momentum did to them is undone
+            after the optimizer's step, and pruning chooses among what the mask still keeps.
+        writes_zeros: a new mask writes its zeros into theta, which then trains densely; otherwise the forward pass
+            uses m * theta in training too (in evaluation it always does).
     """
 
-    masks_training: bool
-    freezes: bool
-    narrows: bool
-    writes_zeros: bool
+    freezes: bool = False
+    writes_zeros: bool = False
 
 
 POLICIES: dict[PolicyName, GradientPolicy] = {
-    # A frozen weight keeps the value at which it was pruned, so only `narrows` keeps it from coming back.
-    "frozen": GradientPolicy(masks_training=True, freezes=True, narrows=True, writes_zeros=False),
+    "frozen": GradientPolicy(freezes=True),
     # Straight-through: the gradient taken at m * theta moves all of theta.
-    "dense": GradientPolicy(masks_training=True, freezes=False, narrows=False, writes_zeros=False),
+    "dense": GradientPolicy(),
     # PARP (arXiv 2106.05933): pruned weights restart from zero and train densely until the next pruning.
-    "parp": GradientPolicy(masks_training=False, freezes=False, narrows=False, writes_zeros=True),
+    "parp": GradientPolicy(writes_zeros=True),
 }
 
 
@@ -186,7 +182,3 @@ class PathwayConfig(Config):
     def score_needs(self) -> frozenset[Need]:
         """What has to be observed of a language before a mask is chosen by the score."""
         return SCORES[self.score].needs
-
-    def make_score(self) -> Score:
-        """The score with its options."""
-        return SCORES[self.score].from_config(dict(self))

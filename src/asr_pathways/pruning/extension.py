@@ -84,7 +84,7 @@ class Extension:
         config = self._config
         if config.shared:
             raise PathwaysError(f"add: all languages share one mask here, so {language!r} cannot have another")
-        if not POLICIES[config.gradient].masks_training:
+        if POLICIES[config.gradient].writes_zeros:
             raise PathwaysError(
                 f"add: gradient {config.gradient} trains all weights between two prunings, so the pathways that are "
                 "there could not stay as they are: prune with gradient dense or frozen"

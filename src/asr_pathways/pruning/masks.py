@@ -189,9 +189,9 @@ class PackedMasks:
             self._ious[pair] = iou(self.packed(first), self.packed(second))
         return self._ious[pair]
 
-    def kept(self, pathway: str) -> list[int]:
-        """How many weights of each tensor a pathway keeps."""
-        return [popcount(packed) for packed in self._packed[pathway]]
+    def union_density(self, pathways: Sequence[str]) -> float:
+        """Share of prunable weights that at least one of ``pathways`` keeps."""
+        return sum(map(popcount, self.packed_union(pathways))) / self.weights
 
     def named(self, pathway: str) -> dict[str, Tensor]:
         """{tensor's name: bool mask}, copies."""

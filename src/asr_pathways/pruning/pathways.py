@@ -19,7 +19,7 @@ from asr_pathways.pruning.masks import pack, popcount
 from asr_pathways.pruning.mixed_batches import MixedBatch
 from asr_pathways.pruning.selection import Factor, MaskSelector
 from asr_pathways.pruning.state import State
-from asr_pathways.pruning.summary import MaskEvent, Summary, mean_iou, overlaps, summarize, union_density
+from asr_pathways.pruning.summary import MaskEvent, Summary, mean_iou, overlaps, summarize
 from asr_pathways.pruning.weights import MaskedWeights, copy_weights, no_autograd, reset_revived, rewind
 
 
@@ -464,7 +464,7 @@ class Pathways:
             sparsity=1 - sum(map(popcount, after)) / self._masks.weights,
             changed=sum(popcount(a ^ b) for a, b in zip(before, after, strict=True)) / self._masks.weights,
             score=score,
-            union_density=union_density(self._masks, state.keys),
+            union_density=self._masks.union_density(state.keys),
             mean_iou=None if config.shared else mean_iou(self._masks, state.by_language),
             rewound=kind == "prune" and config.rewind and state.step > 0,
         )

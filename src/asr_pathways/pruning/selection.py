@@ -14,7 +14,7 @@ from asr_pathways.pruning.granularity import Granularity, parse_granularity
 from asr_pathways.pruning.masks import top_k
 from asr_pathways.pruning.observe import Observations
 from asr_pathways.pruning.prunable import Prunable
-from asr_pathways.pruning.scores import Evidence, Magnitude, Score
+from asr_pathways.pruning.scores import SCORES, Evidence, Magnitude, Score
 
 OUT = -1.0  # below every score, which are all >= 0
 
@@ -42,7 +42,7 @@ def erk(units: Sequence[int], shapes: Sequence[Sequence[int]], sparsity: float) 
         if not full:
             break
         dense |= full
-    densities = [1.0 if i in dense else scale * shares[i] for i in range(len(sizes))]
+    densities = [1.0 if i in dense else scale * share for i, share in enumerate(shares)]
     return [kept(count, 1 - density) for count, density in zip(units, densities, strict=True)]
 
 
@@ -123,10 +123,10 @@ class MaskSelector:
 
     def __init__(self, config: PathwayConfig, prunable: Sequence[Prunable], observations: Observations) -> None:
         self._config = config
-        self._score = config.make_score()
+        self._score = SCORES[config.score].from_config(dict(config))
         self._prunable = prunable
         self._granularity = parse_granularity(config.granularity)
-        self._narrows = POLICIES[config.gradient].narrows or self._score.swaps
+        self._narrows = POLICIES[config.gradient].freezes or self._score.swaps
         self._observations = observations
 
     def prune(
