@@ -45,7 +45,7 @@ class ActivePathway:
         """See `Pathways.use`, for batches of several languages, one for each row."""
         keys = [self._state.key(language) for language in languages]
         if not keys:
-            raise PathwaysError("use([]): give the language of each row")
+            raise PathwaysError("use([]): pass the language of each row")
         with self._block(MIXED, languages) as training:
             batch = MixedBatch(keys, partial(self._in_place, training=training, tracked=False))
             try:
@@ -96,7 +96,7 @@ class ActivePathway:
             observer.forget()
 
     def unhook(self) -> None:
-        """Takes every hook off the model, until training needs them again."""
+        """Removes every hook from the model, until training needs them again."""
         for remove in self._removers:
             remove()
         self._removers = []
@@ -168,8 +168,5 @@ class ActivePathway:
             self._removers += hook_gradients(parameters, [self._gradient_mask(i) for i in range(len(parameters))])
 
     def _gradient_mask(self, index: int) -> Callable[[Tensor], Tensor | None]:
-        """Masks a contribution by its pathway's mask before it is added to ``.grad``.
-
-        So gradients accumulated over several languages are right, and ranks exchange masked gradients.
-        """
+        """Masks a gradient before it is added to ``.grad``, where several languages accumulate, and ranks exchange."""
         return lambda grad: None if self._movable_now is None else grad * as_number(self._movable_now(index))

@@ -149,7 +149,7 @@ class PathwayConfig(Config):
             PathwaysError: if ``languages`` are not distinct codes, or more than the gradient policy can do.
         """
         if isinstance(languages, str) or not languages:
-            raise PathwaysError("languages: give a list of at least one language code, such as ['en', 'fr']")
+            raise PathwaysError("languages: pass a list of at least one language code, such as ['en', 'fr']")
         for language in languages:
             if not isinstance(language, str) or not language or "/" in language:
                 raise PathwaysError(f"languages: {language!r} is not a language code")

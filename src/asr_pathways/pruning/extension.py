@@ -29,13 +29,7 @@ from asr_pathways.pruning.weights import no_autograd
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor outside the masks is in the model.
-
-    Attributes:
-        names: every name that it has there; the first is its name everywhere here.
-        owners: the modules that hold it, each with the attribute that it is there.
-        persistent: whether it is in the model's state_dict: all but some buffers are.
-    """
+    """Where a tensor outside the masks is in the model (see `Prunable`); all but some buffers are persistent."""
 
     names: tuple[str, ...]
     owners: Owners
@@ -50,11 +44,7 @@ class Place:
 
 
 class Extension:
-    """The added languages: how each was added, and its tensors; empty, and so False, until one is.
-
-    Attributes:
-        added: how each language was added, in order.
-    """
+    """The languages that were ``added``, in order, and their tensors; False until one is."""
 
     def __init__(
         self, model: nn.Module, config: PathwayConfig, prunable: Sequence[Prunable], masks: PackedMasks
@@ -75,9 +65,6 @@ class Extension:
     ) -> Addition:
         """How ``language`` can be added to ``languages``, which are pruned to ``reached``.
 
-        Args:
-            sparsity: None: the config's.
-
         Raises:
             PathwaysError: with the reason why it cannot.
         """
@@ -96,16 +83,16 @@ class Extension:
             raise PathwaysError(
                 f"add: pruning has reached {reached:.1%} of {config.sparsity:.1%}: finish it before {language!r}"
             )
-        asked = config.sparsity if sparsity is None else sparsity
-        addition = parse_config(Addition, {"sparsity": asked, "reuse": reuse}, "add")
-        if isinstance(parse_granularity(config.granularity), NOfM) and asked != config.sparsity:
+        sparsity = config.sparsity if sparsity is None else sparsity
+        addition = parse_config(Addition, {"sparsity": sparsity, "reuse": reuse}, "add")
+        if isinstance(parse_granularity(config.granularity), NOfM) and sparsity != config.sparsity:
             raise PathwaysError(f"add: granularity {config.granularity} fixes sparsity to {config.sparsity:g}")
         weights = self._masks.weights
-        keeps = kept(weights, asked)
+        keeps = kept(weights, sparsity)
         free = weights - sum(map(popcount, self._masks.packed_union(languages)))
         if free < keeps:
             raise PathwaysError(
-                f"add: {language!r} asks for {keeps / weights:.1%} of the weights ({keeps:,}) and only "
+                f"add: {language!r} needs {keeps / weights:.1%} of the weights ({keeps:,}) and only "
                 f"{free / weights:.1%} ({free:,}) are kept by no pathway yet: raise the sparsity"
             )
         return addition
@@ -205,26 +192,24 @@ class Extension:
             PathwaysError: if it is of another model: it names the first tensor that differs.
         """
         for language in self.added:
-            self._load_tensors(language, state.get(language, {}), where)
+            new = state.get(language, {})
+            tensors = {n: t for n, t in self._tensors[language].items() if self._places[n].persistent}
+            for name in (*tensors, *new):
+                difference = ""
+                if name not in new:
+                    difference = f"{language!r} has no tensor {name} there"
+                elif name not in tensors:
+                    difference = f"{language!r} has a tensor {name} there"
+                elif new[name].dim() != tensors[name].dim():
+                    shapes = list(new[name].shape), list(tensors[name].shape)
+                    difference = f"{name} of {language!r} was {shapes[0]}, is {shapes[1]}"
+                if difference:
+                    raise PathwaysError(f"{where}: made for another model: {difference}")
+            with no_autograd():
+                for name, tensor in tensors.items():
+                    tensor.grad = None  # of an unfinished step, and perhaps of another shape
+                    tensor.data = new[name].detach().to(tensor).clone()
         self.added = dict(added)
-
-    def _load_tensors(self, language: str, state: Mapping[str, Tensor], where: str) -> None:
-        tensors = self._tensors[language]
-        persistent = [name for name in tensors if self._places[name].persistent]
-        for name in (*persistent, *state):
-            if name not in state:
-                raise PathwaysError(f"{where}: made for another model: {language!r} has no tensor {name} there")
-            if name not in persistent:
-                raise PathwaysError(f"{where}: made for another model: {language!r} has a tensor {name} there")
-            if state[name].dim() != tensors[name].dim():
-                raise PathwaysError(
-                    f"{where}: made for another model: {name} of {language!r} was {list(state[name].shape)}, "
-                    f"is {list(tensors[name].shape)}"
-                )
-        with no_autograd():
-            for name in persistent:
-                tensors[name].grad = None  # of an unfinished step, and perhaps of another shape
-                tensors[name].data = state[name].detach().to(tensors[name]).clone()
 
 
 def _copy(value: Tensor, like: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ class MixedBatch:
         if [_rows_of(part) for part in parts] != self._sizes:
             raise PathwaysError(f"rows(): {where} does not have the rows in front: {shapes} for {self._sizes} rows")
         if len({part.shape[1:] for part in parts}) > 1:
-            raise PathwaysError(f"rows(): {where} differs in shape between languages: {shapes}: give a list of rows")
+            raise PathwaysError(f"rows(): {where} differs in shape between languages: {shapes}: return a list of rows")
         return torch.cat(list(parts)).index_select(0, torch.tensor(self._positions, device=parts[0].device))
 
 

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -49,6 +50,7 @@ class Observer(ABC):
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         self.recording: str | None = None
         self._prunable = {one.name: one for one in prunable}
+        self._sums: dict[str, dict[str, Tensor]] = {}
 
     @abstractmethod
     def hook(self) -> Removers:
@@ -141,12 +143,12 @@ class Observations:
 class InputStatistics(Observer):
     """Decayed sums of squares and counts, by pathway and tensor: (groups, columns + 1), the count last."""
 
-    missing = "no activation of {0!r} was seen yet: run forward passes inside calibrate({0!r})"
+    missing = "no activation of {0!r} was observed yet: run forward passes inside calibrate({0!r})"
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         super().__init__(prunable)
         self._new: dict[str, dict[str, Tensor]] = defaultdict(self._zeros)  # since the last commit
-        self._sums: dict[str, dict[str, Tensor]] = defaultdict(self._zeros)
+        self._sums = defaultdict(self._zeros)
 
     def due(self, language_steps: int, adapts: bool) -> bool:
         return language_steps % EVERY == 0
@@ -230,11 +232,7 @@ class InputStatistics(Observer):
 class GradientSums(Observer):
     """The sum of the dense gradients of a pathway, by tensor, in the step before its mask adapts."""
 
-    missing = "no gradient of {0!r} was taken yet: run a backward pass inside calibrate({0!r})"
-
-    def __init__(self, prunable: Sequence[Prunable]) -> None:
-        super().__init__(prunable)
-        self._sums: dict[str, dict[str, Tensor]] = {}
+    missing = "no gradient of {0!r} was observed yet: run a backward pass inside calibrate({0!r})"
 
     def due(self, language_steps: int, adapts: bool) -> bool:
         return adapts
@@ -246,7 +244,7 @@ class GradientSums(Observer):
 
     def hook(self) -> Removers:
         prunable = self._prunable.values()
-        return hook_gradients([one.parameter for one in prunable], [self._hook(one.name) for one in prunable])
+        return hook_gradients([one.parameter for one in prunable], [partial(self._add, one.name) for one in prunable])
 
     def observed(self, pathway: str) -> bool:
         return bool(self._sums.get(pathway))
@@ -260,14 +258,11 @@ class GradientSums(Observer):
 
         return over_ranks
 
-    def _hook(self, name: str) -> Callable[[Tensor], None]:
-        def hook(gradient: Tensor) -> None:
-            if self.recording is not None:
-                sums = self._sums.setdefault(self.recording, {})
-                new = gradient.detach().float()
-                sums[name] = sums[name] + new if name in sums else new.clone()
-
-        return hook
+    def _add(self, name: str, gradient: Tensor) -> None:
+        if self.recording is not None:
+            sums = self._sums.setdefault(self.recording, {})
+            new = gradient.detach().float()
+            sums[name] = sums[name] + new if name in sums else new.clone()
 
 
 OBSERVERS: dict[Need, type[Observer]] = {"inputs": InputStatistics, "gradients": GradientSums}
@@ -319,9 +314,8 @@ def _inputs(
 
 def _recurrent_inputs(module: nn.RNNBase, sequence: Any, result: tuple[Any, Any]) -> Iterator[tuple[str, int, Tensor]]:
     output, state = result
-    last = state[0] if isinstance(state, tuple) else state
     directions = ["", "_reverse"] if module.bidirectional else [""]
-    hidden = list(last)  # (layers * directions) of (batch, size) or (size,)
+    hidden = list(state[0] if isinstance(state, tuple) else state)  # (layers * directions) of (batch, size) or (size,)
     hidden[-len(directions) :] = _unpadded(output).chunk(len(directions), dim=-1)
     entering = _unpadded(sequence)
     for layer in range(module.num_layers):
@@ -332,6 +326,5 @@ def _recurrent_inputs(module: nn.RNNBase, sequence: Any, result: tuple[Any, Any]
         entering = torch.cat(of_layer, dim=-1)
 
 
-def _unpadded(sequence: Any) -> Tensor:
-    steps: Tensor = sequence.data if isinstance(sequence, PackedSequence) else sequence
-    return steps
+def _unpadded(sequence: Tensor | PackedSequence) -> Tensor:
+    return sequence.data if isinstance(sequence, PackedSequence) else sequence

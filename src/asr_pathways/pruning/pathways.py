@@ -182,7 +182,7 @@ class Pathways:
         """
         self._active.require_dense("step()")
         if optimizer is None and (self._config.rewind or self._config.revived == "reset"):
-            raise PathwaysError("step(): give it the optimizer, whose state is to follow rewound or revived weights")
+            raise PathwaysError("step(): pass the optimizer, whose state is to follow rewound or revived weights")
         state = self._state
         trained = self._active.end_step()
         if not trained:
@@ -223,7 +223,7 @@ class Pathways:
         self._active.require_dense("adapt()")
         key = self._state.trainable_key(language, "adapt")
         if optimizer is None and self._config.revived == "reset" and self._state.step > 0:
-            raise PathwaysError("adapt(): give it the optimizer, whose state is to follow revived weights")
+            raise PathwaysError("adapt(): pass the optimizer, whose state is to follow revived weights")
         self._state.observations.commit([key])  # those of an unfinished step as well
         return self._adapt(key, optimizer)
 
@@ -312,9 +312,7 @@ class Pathways:
                 was added after this one.
         """
         self._active.require_dense("set_mask()")
-        key = self._state.trainable_key(language, "set_mask")
-        self._state.check_mask(mask)
-        self._masks.put(key, (mask[one.name].to(one.parameter.device) for one in self._state.prunable))
+        self._state.set_mask(language, mask)
         self._after_new_masks()
 
     def masks_from(self, source: Pathways | str | Path) -> list[str]:

@@ -89,7 +89,7 @@ def refit(
 def solve(
     weight: Tensor, masks: Sequence[Tensor], grams: Sequence[Tensor], crosses: Sequence[Tensor], ridge: float
 ) -> Tensor:
-    """The weights (R, C) of the module's equation; what no mask keeps stays as it is.
+    """The weights T (R, C) of the module's equation; what no mask keeps stays as it is.
 
     Args:
         weight: W (R, C).

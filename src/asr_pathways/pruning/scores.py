@@ -59,11 +59,6 @@ class Score(ABC):
         SCORES[cls.name] = cls
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Score:
-        """The score with its options from the fields of a `PathwayConfig`."""
-        return cls(**{option: config[option] for option in cls.options})
-
-    @classmethod
     def conflict(cls, config: Mapping[str, Any]) -> str:
         """Why the fields of a `PathwayConfig` do not go with this score; empty if they do."""
         return ""

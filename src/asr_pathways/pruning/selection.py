@@ -123,7 +123,8 @@ class MaskSelector:
 
     def __init__(self, config: PathwayConfig, prunable: Sequence[Prunable], observations: Observations) -> None:
         self._config = config
-        self._score = SCORES[config.score].from_config(dict(config))
+        kind = SCORES[config.score]
+        self._score = kind(**{option: getattr(config, option) for option in kind.options})
         self._prunable = prunable
         self._granularity = parse_granularity(config.granularity)
         self._narrows = POLICIES[config.gradient].freezes or self._score.swaps
@@ -134,11 +135,8 @@ class MaskSelector:
     ) -> tuple[str, Iterator[Tensor]]:
         """The masks at a new sparsity: (name of the score used, one mask a tensor).
 
-        Pathways of which the score's needs were not observed yet are scored by magnitude.
-
-        Args:
-            current: the present bool masks: where pruning narrows, only what they keep may be kept; None: everything.
-            factor: of scores.
+        Pathways of which the score's needs were not observed yet are scored by magnitude. Where pruning narrows the
+        ``current`` bool masks, only what they keep may be kept.
         """
         score, evidence = self._score, self._observations.evidence
         if score.swaps or self._observations.missing(pathway):
@@ -154,12 +152,7 @@ class MaskSelector:
         language_steps: int,
         factor: Factor | None = None,
     ) -> tuple[str, Iterator[Tensor]]:
-        """The masks chosen again at the same sparsity, dropped weights included.
-
-        Args:
-            current: the present bool masks.
-            language_steps: steps of the pathway's language.
-            factor: of scores, beside hysteresis; swaps ignore it.
+        """The masks chosen again at the same sparsity, dropped weights included; swaps ignore ``factor``.
 
         Raises:
             PathwaysError: if what the score needs was not observed.

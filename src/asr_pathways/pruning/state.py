@@ -95,7 +95,7 @@ class State:
         state = cls(model, description.config, description.languages[:first])
         state._check_tensors(where, description.tensors)
         for language, addition in description.added.items():
-            state.add(language, addition, state._in_order(stored.masks[language]))
+            state.add(language, addition, [stored.masks[language][name] for name in state.names])
         state.restore(stored, where)
         return state
 
@@ -140,12 +140,14 @@ class State:
             self._put_packed({self.key(language): stored.masks[source]})
         return common
 
-    def check_mask(self, mask: Mapping[str, Tensor]) -> None:
-        """Raises PathwaysError unless ``mask`` has every prunable tensor, bool and in its shape."""
+    def set_mask(self, language: str, mask: Mapping[str, Tensor]) -> None:
+        """See `Pathways.set_mask`."""
+        key = self.trainable_key(language, "set_mask")
         self._check_tensors("mask", {name: tuple(tensor.shape) for name, tensor in mask.items()})
         for name, tensor in mask.items():
             if tensor.dtype != torch.bool:
                 raise PathwaysError(f"mask: {name} is {tensor.dtype}, not torch.bool")
+        self.masks.put(key, (mask[one.name].to(one.parameter.device) for one in self.prunable))
 
     # --- in a checkpoint ------------------------------------------------------------------------------------
 
@@ -197,7 +199,4 @@ class State:
 
     def _put_packed(self, packed: storage.ByLanguage) -> None:
         for key, named in packed.items():
-            self.masks.put_packed(key, self._in_order(named))
-
-    def _in_order(self, named: Mapping[str, Tensor]) -> list[Tensor]:
-        return [named[name] for name in self.names]
+            self.masks.put_packed(key, [named[name] for name in self.names])

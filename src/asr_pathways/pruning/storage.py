@@ -1,6 +1,6 @@
 """Pathways on disk: a folder of pathways.json and masks.safetensors (one bit a weight), written whole or not at all.
 
-Where languages were added, own.safetensors beside them holds their tensors outside the masks.
+Where languages were added, own.safetensors has their tensors outside the masks.
 """
 
 from __future__ import annotations
@@ -68,21 +68,16 @@ class Description(Config):
         return self
 
 
-ByLanguage = dict[str, dict[str, Tensor]]  # by pathway, then by tensor
+ByLanguage = dict[str, dict[str, Tensor]]  # by language or its pathway, then by the tensor's name
 
 
 @dataclass(frozen=True)
 class Stored:
-    """The content of a folder of pathways.
-
-    Attributes:
-        masks: packed, by pathway and tensor.
-        language_tensors: outside the masks, of languages that were added, by language and tensor.
-    """
+    """The content of a folder of pathways; masks are packed."""
 
     description: Description
     masks: ByLanguage
-    language_tensors: ByLanguage
+    language_tensors: ByLanguage  # outside the masks, of the languages that were added
 
 
 def write_folder(folder: Path, stored: Stored) -> None:

@@ -62,7 +62,7 @@ class MaskedWeights:
         """
         self._check_in_place()
         with no_autograd():
-            if not self._fits():
+            if [(t.device, t.dtype) for t in self._dense] != [(t.device, t.dtype) for t in self._weights]:
                 self._dense = [torch.empty_like(weight) for weight in self._weights]
             torch._foreach_copy_(self._dense, self._weights)
             # Before the weights change: an interrupt from here on can be undone. What is written through `.data`
@@ -105,12 +105,6 @@ class MaskedWeights:
     def release(self) -> None:
         """Frees the copy of the dense values."""
         self._dense = []
-
-    def _fits(self) -> bool:
-        return len(self._dense) == len(self._weights) and all(
-            dense.device == weight.device and dense.dtype == weight.dtype
-            for dense, weight in zip(self._dense, self._weights, strict=True)
-        )
 
     def _check_in_place(self) -> None:
         for prunable in self._prunable:
