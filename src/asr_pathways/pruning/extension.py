@@ -38,8 +38,7 @@ class Place:
     @property
     def present(self) -> Tensor:
         """The tensor that is there now."""
-        module, attribute = self.owners[0]
-        tensor: Tensor = getattr(module, attribute)
+        tensor: Tensor = getattr(*self.owners[0])
         return tensor
 
 
@@ -98,7 +97,7 @@ class Extension:
         return addition
 
     def add(self, language: str, addition: Addition) -> None:
-        """Copies what is in the model outside the masks, frozen parameters as frozen; the mask is for `PackedMasks`."""
+        """Copies the model's tensors outside the masks, frozen parameters as frozen."""
         masked = {one.parameter for one in self._prunable}
         self._places = {}
         for tensor, (names, owners) in tensors_of(self._model).items():

@@ -44,15 +44,13 @@ def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _pack_by_torch(flat: Tensor) -> Tensor:
     padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.numel() % 8))
-    return (padded.view(-1, 8) << _bit_positions(flat)).sum(dim=1, dtype=torch.uint8)
+    positions = torch.arange(8, dtype=torch.uint8, device=flat.device)
+    return (padded.view(-1, 8) << positions).sum(dim=1, dtype=torch.uint8)
 
 
 def _unpack_by_torch(packed: Tensor, count: int) -> Tensor:
-    return ((packed[:, None] >> _bit_positions(packed)) & 1).reshape(-1)[:count].to(torch.bool)
-
-
-def _bit_positions(like: Tensor) -> Tensor:
-    return torch.arange(8, dtype=torch.uint8, device=like.device)
+    positions = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    return ((packed[:, None] >> positions) & 1).reshape(-1)[:count].to(torch.bool)
 
 
 def popcount(packed: Tensor) -> int:
@@ -69,9 +67,7 @@ def _popcount_by_torch(packed: Tensor) -> int:
 
 
 def top_k(scores: Tensor, keep: int) -> Tensor:
-    """The mask of the ``keep`` highest scores: exactly that many, equal scores by lowest index.
-
-    Selecting a threshold (linear time) rather than sorting keeps this near the cost of reading the scores.
+    """The mask of the ``keep`` highest scores: exactly that many, equal scores by lowest index, in linear time.
 
     Args:
         scores: float tensor of any shape.
@@ -81,11 +77,10 @@ def top_k(scores: Tensor, keep: int) -> Tensor:
         PathwaysError: if a score is NaN.
     """
     flat = scores.reshape(-1)
-    count = flat.numel()
     refuse_nan(flat)
-    if keep == 0 or keep == count:
+    if keep in (0, flat.numel()):
         return torch.full_like(scores, keep > 0, dtype=torch.bool)
-    threshold = _kth_smallest(flat, count - keep)
+    threshold = _kth_smallest(flat, flat.numel() - keep)
     mask = flat > threshold
     missing = keep - int(mask.count_nonzero())
     ties = (flat == threshold).nonzero().view(-1)

@@ -19,12 +19,9 @@ class Method:
     """One row of the table of methods.
 
     Attributes:
-        about: a description, in a line.
-        schedule, gradient: of the config.
         adapts: whether masks are chosen again between prunes.
         rewind: whether weights go back to their start after each prune.
         per_language: one mask for each language; otherwise one for all (which for a single language is the same).
-        score: by default.
         score_options: defaults of its options, also of other scores that a config may choose instead.
     """
 

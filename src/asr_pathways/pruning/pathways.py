@@ -133,10 +133,9 @@ class Pathways:
     def use(self, language: str | list[str] | tuple[str, ...]) -> AbstractContextManager[MixedBatch | None]:
         """The model is the sub-network of ``language`` inside the block; the dense weights are back after.
 
-        Run forward and backward inside it. A backward pass outside is an error of autograd's, because the
-        weights it needs have changed; only with activation checkpointing, which computes them anew from the weights
-        of that moment, are gradients wrong without an error. Under gradient policy ``parp`` the model stays dense
-        in training mode.
+        Run forward and backward inside it. A backward pass outside is an error of autograd's, because the weights
+        have changed; only with activation checkpointing, which recomputes from the present weights, are gradients
+        wrong without an error. Under gradient policy ``parp`` the model stays dense in training mode.
 
         For a batch of several languages pass the language of each row; the block then yields a `MixedBatch`, which
         calls functions with each row in the pathway of its language:
@@ -258,7 +257,8 @@ class Pathways:
         self._model.zero_grad(set_to_none=True)
         self._active.forget()
         self._active.unhook()  # other gradients are to be masked from here on
-        state.add(language, addition, packed)
+        state.add(language, addition)
+        self._masks.put_packed(language, packed)
 
     def parameters(self, language: str) -> dict[str, nn.Parameter]:
         """{name: parameter} that training ``language`` moves, for an optimizer.
@@ -430,7 +430,7 @@ class Pathways:
         for key in self._state.keys:
             score, new = self._selector.prune(key, sparsity, self._masks.unpacked(key))
             events.append(self._replace_mask(key, "prune", score, new, optimizer))
-        if self._config.rewind and self._state.step > 0:
+        if self._config.rewind:
             if not self._state.start:
                 raise PathwaysError("rewind: saved pathways do not keep the starting weights: resume the training run")
             rewind(self._model, self._state.start, optimizer)
@@ -464,7 +464,7 @@ class Pathways:
             score=score,
             union_density=self._masks.union_density(state.keys),
             mean_iou=None if config.shared else mean_iou(self._masks, state.by_language),
-            rewound=kind == "prune" and config.rewind and state.step > 0,
+            rewound=kind == "prune" and config.rewind,
         )
 
     def _after_new_masks(self) -> None:

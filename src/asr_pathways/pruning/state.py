@@ -76,16 +76,13 @@ class State:
         """Whether the next step of the mask's language is one after which the mask is chosen again."""
         return self.sparsity_of(key) > 0 and self.config.adapts_at(self.own_steps[key] + 1)
 
-    def add(self, language: str, addition: storage.Addition, packed: Sequence[Tensor]) -> None:
-        """One more language with its packed mask."""
+    def add(self, language: str, addition: storage.Addition) -> None:
+        """One more language; its mask is still to be put into ``masks``."""
         self.extension.add(language, addition)
-        self.masks.put_packed(language, packed)
         self.languages += (language,)
         self.keys += (language,)
         self.own_steps[language] = 0
         self.start = {}  # nothing is pruned any more, so nothing rewinds
-
-    # --- in a folder ----------------------------------------------------------------------------------------
 
     @classmethod
     def stored_in(cls, model: nn.Module, stored: storage.Stored, where: str) -> State:
@@ -93,9 +90,8 @@ class State:
         description = stored.description
         first = len(description.languages) - len(description.added)
         state = cls(model, description.config, description.languages[:first])
-        state._check_tensors(where, description.tensors)
         for language, addition in description.added.items():
-            state.add(language, addition, [stored.masks[language][name] for name in state.names])
+            state.add(language, addition)
         state.restore(stored, where)
         return state
 
@@ -149,8 +145,6 @@ class State:
                 raise PathwaysError(f"mask: {name} is {tensor.dtype}, not torch.bool")
         self.masks.put(key, (mask[one.name].to(one.parameter.device) for one in self.prunable))
 
-    # --- in a checkpoint ------------------------------------------------------------------------------------
-
     def state_dict(self) -> dict[str, Any]:
         """Only tensors, dicts, lists, numbers and strings."""
         return {
@@ -185,8 +179,6 @@ class State:
         self.own_steps = {key: int(state["own_steps"][key]) for key in self.keys}
         self.sparsity = float(state["sparsity"])
         self.start = {name: value.detach().clone() for name, value in state["start"].items()}
-
-    # --- inside ---------------------------------------------------------------------------------------------
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {one.name: tuple(one.shape) for one in self.prunable}
