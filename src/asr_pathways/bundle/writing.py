@@ -90,7 +90,7 @@ def contents_of(
     if missing := [name for name in places if name not in tensors]:
         raise BundleError(f"the model has no {missing[0]} any more: write the bundle before it is wrapped")
     added = {
-        language: {name: store(name, tensor, dtype) for name, tensor in stored.own[language].items()}
+        language: {name: store(name, tensor, dtype) for name, tensor in stored.language_tensors[language].items()}
         for language in description.added
     }
     every = {**_files(asr), **files}
