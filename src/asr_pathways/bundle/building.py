@@ -16,18 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
-from asr_pathways.bundle.layout import (
-    FILES,
-    HUB,
-    QUANTITIES,
-    TOKENIZER,
-    VALUES,
-    BundleError,
-    Layout,
-    Shape,
-    Slot,
-    language_prefix,
-)
+from asr_pathways.bundle.layout import FILES, HUB, TOKENIZER, VALUES, BundleError, Layout, Slot
 from asr_pathways.bundle.reading import Reader
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
@@ -112,7 +101,7 @@ def _check_transducer(bundle: Reader, card: ModelCard) -> Tokenizer:
     check_tensors(where, layout.prunable, {target.name: target.shape for target in targets})
     unmasked = state.keys() - layout.prunable.keys()
     for language in layout.header.pathways.added:
-        if unmasked != layout.under(language_prefix(language) + VALUES).keys():
+        if unmasked != layout.under_language(language).keys():
             raise BundleError(f"{where}: {language}: has other tensors than those that no mask covers")
     with torch.device("meta"):
         grown = {code: network.grown(more.new.vocab_size) for code, more in added.items()}
@@ -176,7 +165,7 @@ def _tokenizer(bundle: Reader, name: str) -> Tokenizer:
 def _check_config(config: object, where: str) -> None:
     """Refuses a Hugging Face model's file by which transformers would run code or take much memory, at any depth.
 
-    Lists and filter banks are made as long as a number says before there is a model to compare with.
+    Lists and filter banks are allocated by these numbers before there is a model to compare with.
     """
     if isinstance(config, list):
         config = dict(enumerate(config))
@@ -232,14 +221,14 @@ def _check_languages(layout: Layout, state: State, grown: Mapping[str, State], w
     """Compares tensors of added languages with the model's, or with ``grown`` where a language has more word pieces."""
     for language in layout.header.pathways.added:
         wanted = {**state, **grown.get(language, {})}
-        for name, slot in layout.under(language_prefix(language) + VALUES).items():
+        for name, slot in layout.under_language(language).items():
             _compare(name, slot.shape, slot, wanted.get(name), f"{where}: {language}")
 
 
-def _compare(name: str, shape: Shape, slot: Slot, tensor: Tensor | None, where: str) -> None:
-    """Refuses a tensor of another shape than the model's, or of whole numbers for fractions or the other way round."""
+def _compare(name: str, shape: tuple[int, ...], slot: Slot, tensor: Tensor | None, where: str) -> None:
+    """Refuses a tensor of another shape than the model's, or of integers for floats or the other way round."""
     wanted = None if tensor is None else tuple(tensor.shape)
     if wanted != shape:
         raise BundleError(f"{where}: {name} is {shape}, the model has it as {wanted}")
-    if tensor is not None and tensor.is_floating_point() != (slot.item in QUANTITIES):
+    if tensor is not None and tensor.is_floating_point() != slot.has_floats:
         raise BundleError(f"{where}: {name} is of {slot.item}, the model has it of {tensor.dtype}")

@@ -17,17 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asr_pathways.bundle.building import build
-from asr_pathways.bundle.layout import (
-    FILES,
-    IDENTIFIER,
-    MASKS,
-    UNION,
-    VALUES,
-    BundleError,
-    Quantity,
-    Score,
-    language_prefix,
-)
+from asr_pathways.bundle.layout import FILES, IDENTIFIER, MASKS, UNION, BundleError, Quantity, Score
 from asr_pathways.bundle.reading import Reader
 from asr_pathways.bundle.writing import Contents, contents_of
 from asr_pathways.errors import PathwaysError
@@ -134,7 +124,7 @@ class Bundle(Reader):
             tensor = self.values(name)
             contents.add(name, replace(tensor, values=tensor.values[within]))
             contents.add_bits(kept, {key: kept})
-        of_language = layout.under(language_prefix(language) + VALUES)
+        of_language = layout.under_language(language)
         for name in layout.tensors.keys() - layout.prunable.keys():
             contents.add(name, self.values(name, language if name in of_language else None))
         contents.add_files({name: self.file(name) for name in layout.under(FILES)})

@@ -78,10 +78,9 @@ class Header(Config):
 
     Attributes:
         digest: SHA-256 of all bytes before the tensors' data, these 64 digits as zeros.
-        dtype: what was asked for; vectors (norms, biases) stay float32.
-        card: of the model.
+        dtype: of weights; vectors (norms, biases) stay float32.
         pathways: languages, config and clocks of the masks, and the shapes of prunable tensors in order.
-        scores: by language, where they are known.
+        scores: by language, where known.
         sha256: of the data of each tensor of the file, by its name there.
     """
 
@@ -110,6 +109,11 @@ class Slot(Config):
     def item(self) -> str:
         """NumPy's name of the type of its items."""
         return DTYPES[self.dtype]
+
+    @property
+    def has_floats(self) -> bool:
+        """Whether its values are floats, rounded or not."""
+        return self.item in QUANTITIES
 
     @property
     def elements(self) -> int:
@@ -185,6 +189,10 @@ class Layout:
     def under(self, prefix: str) -> dict[str, Slot]:
         """The tensors of the file whose names begin so, by the rest of their names."""
         return {name.removeprefix(prefix): slot for name, slot in self.slots.items() if name.startswith(prefix)}
+
+    def under_language(self, language: str) -> dict[str, Slot]:
+        """The unmasked tensors of a language that was added, by name; none of another."""
+        return self.under(language_prefix(language) + VALUES)
 
 
 def language_prefix(language: str) -> str:
@@ -286,7 +294,7 @@ def _contradictions(layout: Layout, size: int) -> Iterator[str]:
         values = slots.get(VALUES + name)
         if values is None or not 2 <= len(shape) <= 8 or any(side < 1 for side in shape):
             yield f"pathways: {name}: {shape} is no tensor that a mask covers"
-        elif len(values.shape) != 1 or values.elements > math.prod(shape) or values.item not in QUANTITIES:
+        elif len(values.shape) != 1 or values.elements > math.prod(shape) or not values.has_floats:
             yield f"{VALUES}{name}: {values.dtype} {values.shape}: not what a union keeps of {shape}"
     wanted = _wanted(layout)
     for name, asked in wanted.items():

@@ -88,8 +88,6 @@ class Reader:
         """
         return self._array(layout.FILES + name).tobytes()
 
-    # --- masks ----------------------------------------------------------------------------------------------
-
     def mask(self, language: str) -> dict[str, Tensor]:
         """{name: bool tensor} of a language.
 
@@ -127,8 +125,6 @@ class Reader:
     def _within(self, key: str, name: str) -> Flags:
         """(k,): which values of a prunable tensor a mask keeps."""
         return unpack(self._array(layout.MASKS + key)[self.layout.bits[name].mask], self.layout.kept_of(name))
-
-    # --- weights --------------------------------------------------------------------------------------------
 
     def values(self, name: str, language: str | None = None) -> StoredTensor:
         """A tensor of the model as it is stored, mapped into memory; of a prunable one, the values of the union alone.
@@ -172,7 +168,7 @@ class Reader:
 
     def language_tensors(self, language: str) -> dict[str, Tensor]:
         """The unmasked tensors of a language that was added; none for another."""
-        names = self.layout.under(language_prefix(language) + layout.VALUES)
+        names = self.layout.under_language(language)
         return {name: torch.from_numpy(self.values(name, language).dense()) for name in names}
 
     def union_values(self, name: str) -> Tensor:
@@ -181,8 +177,6 @@ class Reader:
         if stored.scales is not None:
             return torch.from_numpy(stored.floats(self._union(name)))
         return torch.from_numpy(self._array(layout.VALUES + name))
-
-    # --- inside ---------------------------------------------------------------------------------------------
 
     def _array(self, name: str) -> Array:
         """A tensor of the file, mapped into memory.

@@ -39,7 +39,7 @@ class Contents:
         alone: the added language that becomes an ordinary one: its unmasked tensors are to be added as the model's.
 
     Raises:
-        BundleError: if such a language has word pieces of its own: its model is larger than the config says.
+        BundleError: if such a language has word pieces of its own: its model is larger than the config.
     """
 
     def __init__(self, card: ModelCard | HubCard, pathways: Description, languages: Sequence[str]) -> None:
@@ -161,17 +161,15 @@ def contents_of(
 def _files(asr: AsrModel) -> dict[str, bytes]:
     """Tokenizers, or a Hugging Face model's files, by their names in the bundle."""
     with tempfile.TemporaryDirectory(prefix="asr-pathways-") as temporary:
-        folder = Path(temporary)
-        prefix = ""
         if isinstance(asr.model, HubModel):
-            prefix = layout.HUB
             asr.model.save_files(temporary)
         elif isinstance(asr.tokenizer, Tokenizer):
-            asr.tokenizer.save(folder / layout.TOKENIZER)
-        files = sorted(folder.iterdir())
+            asr.tokenizer.save(Path(temporary) / layout.TOKENIZER)
+        files = sorted(Path(temporary).iterdir())
         for path in files:
             if not path.is_file() or not path.name.endswith(layout.SUFFIXES):
                 raise BundleError(f"{path.name}: of a kind that has no place in a bundle")
+        prefix = layout.HUB if isinstance(asr.model, HubModel) else ""
         return {prefix + path.name: path.read_bytes() for path in files}
 
 
