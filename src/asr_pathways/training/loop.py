@@ -94,7 +94,7 @@ class TrainingLoop:
         self.model, self._fabric_optimizer = self.fabric.setup(asr.model, self.optimizer)
         self.model.mark_forward_method("loss")
         if added:  # its own tensors follow the model to its device when they are used: before the optimizer has a state
-            with asr.hearing(asr.languages[-1]):
+            with asr.inference(asr.languages[-1]):
                 pass
         self.distillation = distillation
         self.checkpoint = last_checkpoint(self.out)
@@ -269,7 +269,7 @@ class TrainingLoop:
         """Scores of the dev batches with the model as it is now; ``shared``: every rank decodes some of them."""
         share = slice(self.fabric.global_rank, None, self.fabric.world_size) if shared else slice(None)
         batches = self.dev[share]  # empty where there are more ranks
-        utterances = evaluate(self.asr, self._unless_interrupted(batches), progress=False) if batches else []
+        utterances = evaluate(self.asr, self._unless_interrupted(batches)) if batches else []
         if shared:
             gathered = ranks.gather([asdict(utterance) for utterance in utterances], self.fabric.device)
             utterances = sorted(
