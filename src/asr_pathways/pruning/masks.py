@@ -188,10 +188,6 @@ class PackedMasks:
         """Share of prunable weights that at least one of ``pathways`` keeps."""
         return sum(map(popcount, self.packed_union(pathways))) / self.weights
 
-    def named(self, pathway: str) -> dict[str, Tensor]:
-        """{tensor's name: bool mask}, copies."""
-        return dict(zip((one.name for one in self._prunable), self.unpack(self.packed(pathway)), strict=True))
-
     def unpack(self, packed: Sequence[Tensor]) -> list[Tensor]:
         """The bool masks of packed ones, one a tensor."""
         return [self.unpack_one(packed, index) for index in range(len(self._prunable))]

@@ -297,7 +297,8 @@ class Pathways:
 
     def mask(self, language: str) -> dict[str, Tensor]:
         """{tensor's name: bool tensor of its shape}; True is kept. The tensors are copies."""
-        return self._masks.named(self._state.key(language))
+        packed = self._masks.packed(self._state.key(language))
+        return dict(zip(self.names, self._masks.unpack(packed), strict=True))
 
     def masks_of(self, name: str) -> dict[str, Tensor]:
         """{language: bool mask} of one prunable tensor."""

@@ -85,9 +85,7 @@ def write_folder(folder: Path, stored: Stored) -> None:
     if folder.exists() and not folder.is_dir():
         raise PathwaysError(f"{folder}: is a file: choose a folder for the pathways")
     if folder.is_dir():
-        foreign = sorted(
-            path.name for path in folder.iterdir() if path.name not in (DESCRIPTION, MASKS, LANGUAGE_TENSORS)
-        )
+        foreign = sorted({path.name for path in folder.iterdir()} - {DESCRIPTION, MASKS, LANGUAGE_TENSORS})
         if foreign:
             raise PathwaysError(f"{folder}: holds {foreign[0]} beside pathways: choose a folder of their own")
     with atomic_folder(folder) as temporary:
@@ -103,21 +101,20 @@ def read_folder(folder: Path) -> Stored:
     Raises:
         PathwaysError: if a file is missing, truncated, foreign, of a newer version, or not of the same save.
     """
-    if not (folder / DESCRIPTION).is_file():
+    path = folder / DESCRIPTION
+    if not path.is_file():
         raise PathwaysError(f"{folder}: no {DESCRIPTION} here: not a folder that Pathways.save wrote")
-    raw = read_json(folder / DESCRIPTION)
+    raw = read_json(path)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        raise PathwaysError(f"{folder / DESCRIPTION}: not a description of pathways")
+        raise PathwaysError(f"{path}: not a description of pathways")
     if raw.get("version") != VERSION:
-        raise PathwaysError(
-            f"{folder / DESCRIPTION}: format version {raw.get('version')}, but this release reads version {VERSION}"
-        )
-    description = parse_config(Description, raw, str(folder / DESCRIPTION))
+        raise PathwaysError(f"{path}: format version {raw.get('version')}, but this release reads version {VERSION}")
+    description = parse_config(Description, raw, str(path))
     flat = _read_tensors(folder / MASKS, description.sha256)
     packed: ByLanguage = {}
     for pathway in description.config.pathways(description.languages):
         if pathway not in description.own_steps:
-            raise PathwaysError(f"{folder / DESCRIPTION}: own_steps: none of {pathway!r}")
+            raise PathwaysError(f"{path}: own_steps: none of {pathway!r}")
         packed[pathway] = {}
         for name, shape in description.tensors.items():
             bits = flat.get(f"{pathway}/{name}")
