@@ -144,10 +144,6 @@ class Layout:
     start: int
 
     @property
-    def languages(self) -> tuple[str, ...]:
-        return self.header.pathways.languages
-
-    @property
     def prunable(self) -> dict[str, Shape]:
         """Shapes of the tensors that masks cover, by name, in order."""
         return self.header.pathways.tensors
@@ -170,7 +166,7 @@ class Layout:
     @property
     def keys(self) -> tuple[str, ...]:
         """The names of the masks."""
-        return self.header.pathways.config.pathways(self.languages)
+        return self.header.pathways.config.pathways(self.header.pathways.languages)
 
     def kept_of(self, name: str) -> int:
         """How many weights of a prunable tensor at least one pathway keeps."""
@@ -182,9 +178,10 @@ class Layout:
         Raises:
             BundleError: on an unknown language.
         """
-        if language not in self.languages:
-            raise BundleError(f"unknown language {language!r}: the bundle has {' '.join(self.languages)}")
-        return self.keys[0] if self.header.pathways.config.shared else language
+        pathways = self.header.pathways
+        if language not in pathways.languages:
+            raise BundleError(f"unknown language {language!r}: the bundle has {' '.join(pathways.languages)}")
+        return self.keys[0] if pathways.config.shared else language
 
     def under(self, prefix: str) -> dict[str, Slot]:
         """The tensors of the file whose names begin so, by the rest of their names."""

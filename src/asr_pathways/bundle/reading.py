@@ -43,7 +43,7 @@ class Reader:
         # private: whoever writes to a view of it, as torch may, changes no file
         self._map = mmap.mmap(descriptor, self._state[0], access=mmap.ACCESS_COPY) if self._state[0] else b""
         self.layout = read_layout(memoryview(self._map), str(path))
-        self.config, self.languages = self.layout.header, self.layout.languages
+        self.config, self.languages = self.layout.header, self.layout.header.pathways.languages
         self._checked: set[str] = set()
 
     @classmethod

@@ -67,14 +67,10 @@ def _script(modules: OnnxModules) -> Iterator[str]:
     yield 'samples, rate = soundfile.read("speech.wav", dtype="float32")'
     yield "stream = asr.create_stream()"
     yield 'stream.accept_waveform(rate, numpy.pad(samples, (0, 200), mode="symmetric"))'
-    seconds = padding(modules)
+    # sherpa-onnx needs more than a window after the end of a stream to decode the last chunk.
+    seconds = math.ceil((modules.encoder.window + STRIDE) / 100)
     length = "rate" if seconds == 1 else f"{seconds} * rate"
     yield f"stream.accept_waveform(rate, numpy.full({length}, numpy.nan, numpy.float32))  # the end"
     yield "while asr.is_ready(stream):"
     yield "    asr.decode_stream(stream)"
     yield "print(asr.get_result(stream))"
-
-
-def padding(modules: OnnxModules) -> int:
-    """Seconds after the end of a stream that sherpa-onnx needs to decode the last chunk: more than a window."""
-    return math.ceil((modules.encoder.window + STRIDE) / 100)

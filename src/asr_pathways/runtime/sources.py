@@ -18,22 +18,50 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel, ModelCard
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.pruning.masks import popcount
+from asr_pathways.pruning.masks import pack, popcount
 from asr_pathways.runtime.kernels import SparseMatrix, ValueType
 
 
-class Pruned(Protocol):
-    """A prunable weight under one pathway."""
+@dataclass(frozen=True)
+class Pruned:
+    """A prunable weight under one pathway: the values that a union of masks keeps, and a mask within it.
+
+    Attributes:
+        values: (k,), float32 or float16: of the union, row-major.
+        union, mask: uint8 (ceil(n / 8),), as `asr_pathways.pruning.masks.pack` makes them.
+        shape: of the weight.
+    """
+
+    values: Tensor
+    union: Tensor
+    mask: Tensor
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Pruned:
+        """A weight with zeros in it."""
+        kept = weight != 0
+        bits = pack(kept)
+        return cls(weight[kept], bits, bits, tuple(weight.shape))
 
     @property
     def density(self) -> float:
-        """The share of it that is kept."""
+        """The share of the weight that is kept."""
+        return popcount(self.mask) / max(1, int(np.prod(self.shape)))
 
     def dense(self) -> Tensor:
-        """All of it, float32, zeros where nothing is kept."""
+        """The weight, float32, zeros where nothing is kept."""
+        count = int(np.prod(self.shape))
+        union, mask = (np.unpackbits(bits.numpy(), count=count, bitorder="little") for bits in (self.union, self.mask))
+        weight = np.zeros(count, dtype=np.float32)
+        weight[union.view(np.bool_)] = self.values.numpy()
+        weight *= mask
+        return torch.from_numpy(weight).view(self.shape)
 
     def pack(self, granularity: str, dtype: ValueType) -> SparseMatrix:
-        """What is kept, ready for sparse products; of weights with two dimensions."""
+        """The mask's values, ready for sparse products; of weights with two dimensions."""
+        rows, columns = self.shape
+        return SparseMatrix.from_union(self.values, self.union, self.mask, (rows, columns), granularity, dtype)
 
 
 class PathwaySource(Protocol):
@@ -49,23 +77,6 @@ class PathwaySource(Protocol):
 
     def pruned(self, language: str) -> Mapping[str, Pruned]:
         """The rest."""
-
-
-@dataclass(frozen=True)
-class Masked:
-    """A weight with zeros in it."""
-
-    weight: Tensor
-
-    @property
-    def density(self) -> float:
-        return int(self.weight.count_nonzero()) / max(1, self.weight.numel())
-
-    def dense(self) -> Tensor:
-        return self.weight
-
-    def pack(self, granularity: str, dtype: ValueType) -> SparseMatrix:
-        return SparseMatrix.pack(self.weight, granularity, dtype)
 
 
 class ModelSource:
@@ -88,37 +99,7 @@ class ModelSource:
         if pathways is None:
             return {}
         state = pathways.extract(language)
-        return {name: Masked(state[name]) for name in pathways.names}
-
-
-@dataclass(frozen=True)
-class InUnion:
-    """A weight of which the union of all pathways is stored, and a mask within it; bit masks over all of it.
-
-    Attributes:
-        values: (k,), float32 or float16: of the union, row-major.
-    """
-
-    values: Tensor
-    union: Tensor
-    mask: Tensor
-    shape: tuple[int, ...]
-
-    @property
-    def density(self) -> float:
-        return popcount(self.mask) / max(1, int(np.prod(self.shape)))
-
-    def dense(self) -> Tensor:
-        count = int(np.prod(self.shape))
-        union, mask = (np.unpackbits(bits.numpy(), count=count, bitorder="little") for bits in (self.union, self.mask))
-        weight = np.zeros(count, dtype=np.float32)
-        weight[union.view(np.bool_)] = self.values.numpy()
-        weight *= mask
-        return torch.from_numpy(weight).view(self.shape)
-
-    def pack(self, granularity: str, dtype: ValueType) -> SparseMatrix:
-        rows, columns = self.shape
-        return SparseMatrix.from_union(self.values, self.union, self.mask, (rows, columns), granularity, dtype)
+        return {name: Pruned.of(state[name]) for name in pathways.names}
 
 
 class BundleSource:
@@ -147,7 +128,7 @@ class BundleSource:
             self._masks[key] = bundle.packed_masks(key)
         masks, shapes = self._masks[key], layout.tensors
         return {
-            name: InUnion(bundle.union_values(name), union, masks[name], shapes[name])
+            name: Pruned(bundle.union_values(name), union, masks[name], shapes[name])
             for name, union in bundle.packed_union().items()
         }
 
