@@ -2,8 +2,8 @@
 
 python -m benchmarks.add_language models/tiny data/prompts it --out runs/add-it
 
-The held-out language is left out when the model is pruned, not when its dense model was trained. It then gets as many
-steps as it had of the joint run.
+The held-out language is left out when the model is pruned, not when its dense model was trained. It is then trained
+for as many steps as it had of the joint run.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def measure(model: Path, data: Path, language: str, out: Path, steps: int, reuse
     prune(model, data, out / "joint", recipe=recipe.with_steps(steps * len(languages)), languages=languages, **sparse)
     without = out / "without"
     prune(model, data, without, recipe=recipe.with_steps(steps * len(others)), languages=others, **sparse)
-    joint = _heard(out / "joint", data, [language])
-    before = _heard(without, data, others)
+    joint = _decoded(out / "joint", data, [language])
+    before = _decoded(without, data, others)
     rows = [_row("joint", joint, joint)]
     same = []
     for value in reuse:
         folder = out / f"added-{value:g}"
         add_language(without, data, folder, language=language, recipe=recipe.with_steps(steps), reuse=value)
-        rows.append({"reuse": value, **_row("added", _heard(folder, data, [language]), joint)})
-        same.append(_heard(folder, data, others) == before)
+        rows.append({"reuse": value, **_row("added", _decoded(folder, data, [language]), joint)})
+        same.append(_decoded(folder, data, others) == before)
     return {
         "model": str(model),
         "language": language,
@@ -61,24 +61,24 @@ def measure(model: Path, data: Path, language: str, out: Path, steps: int, reuse
     }
 
 
-def _heard(folder: Path, data: Path, languages: Sequence[str]) -> list[Utterance]:
+def _decoded(folder: Path, data: Path, languages: Sequence[str]) -> list[Utterance]:
     return decode_split(load_model(folder), data, "test", languages)
 
 
-def _row(name: str, heard: list[Utterance], joint: list[Utterance]) -> dict[str, object]:
-    (found,) = score(heard).languages
+def _row(name: str, utterances: list[Utterance], joint: list[Utterance]) -> dict[str, object]:
+    (scored,) = score(utterances).languages
     runs = {
-        name: {0: {found.language: UtteranceCounts.of(system, math.nan)}}
-        for name, system in (("it", heard), ("joint", joint))
+        name: {0: {scored.language: UtteranceCounts.of(system, math.nan)}}
+        for name, system in (("it", utterances), ("joint", joint))
     }
     pair = Bootstrap(runs).compare("it", "joint")
     assert pair is not None  # both have seed 0
     return {
         "system": name,
-        "words": found.words,
-        "wer": round(found.wer.rate, 4),
-        "wer_ci": [round(end, 4) for end in found.wer_ci],
-        "cer": round(found.cer.rate, 4),
+        "words": scored.words,
+        "wer": round(scored.wer.rate, 4),
+        "wer_ci": [round(end, 4) for end in scored.wer_ci],
+        "cer": round(scored.cer.rate, 4),
         "minus_joint": round(pair.wer.points, 4),
         "minus_joint_ci": [round(end, 4) for end in pair.wer.ci],
     }

@@ -1,4 +1,4 @@
-"""What it takes to attach pathways to a model of 240M weights, first masks included, and to take them off again.
+"""The cost of attaching pathways to a model of 240M weights, first masks included, and of detaching them.
 
 python -m benchmarks.attach
 
@@ -35,7 +35,7 @@ def measure(layers: int = 19, dim: int = 1024, sparsity: float = 0.7) -> dict[st
     model = stack(layers, dim)
     weights = sum(parameter.numel() for parameter in model.parameters())
     config = METHODS["dynamic"].config(sparsity, 10**6, LANGUAGES)
-    own, before = {id(tensor) for tensor in model.parameters()}, _resident()
+    of_model, before = {id(tensor) for tensor in model.parameters()}, _resident()
     started = time.perf_counter()
     pathways = Pathways.attach(model, config, LANGUAGES)
     attached = time.perf_counter() - started
@@ -49,7 +49,7 @@ def measure(layers: int = 19, dim: int = 1024, sparsity: float = 0.7) -> dict[st
             if mode:
                 pathways.step()
     gc.collect()
-    held = sum(tensor.untyped_storage().nbytes() for tensor in _tensors(pathways, own))
+    retained = sum(tensor.untyped_storage().nbytes() for tensor in _tensors(pathways, of_model))
     grown = _resident() - before
     bound = weights * len(LANGUAGES) // 8 + 4 * weights + weights
     running = sum(4 * (sum(p.shape[1] + 1 for p in model.parameters())) for _ in LANGUAGES)  # the score's means
@@ -63,10 +63,10 @@ def measure(layers: int = 19, dim: int = 1024, sparsity: float = 0.7) -> dict[st
         "attach_seconds": round(attached, 2),
         "enter_use_seconds": round(sorted(entering)[len(entering) // 2], 3),
         "detach_seconds": round(detached, 3),
-        "held_mib": round(held / MIB, 1),
+        "held_mib": round(retained / MIB, 1),
         "bound_mib": round(bound / MIB, 1),
         "score_state_mib": round(running / MIB, 1),
-        "within_bound": held <= bound + running,
+        "within_bound": retained <= bound + running,
         "resident_growth_mib": round(grown / MIB, 1),
         "peak_growth_mib": round((_peak() - before) / MIB, 1),
     }
@@ -79,7 +79,7 @@ def in_a_fresh_process(**options: Any) -> dict[str, object]:
 
 
 def _tensors(root: object, without: set[int]) -> Iterator[Tensor]:
-    """Every tensor that can be reached from an object, each storage once, but for some and for modules' own."""
+    """Every tensor that can be reached from an object, each storage once, but for some and for those of modules."""
     seen: set[int] = set()
     storages: set[int] = set()
     queue: list[object] = [root]

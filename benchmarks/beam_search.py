@@ -109,10 +109,10 @@ def main(
     command = (
         f"python -m benchmarks.beam_search {model} --data {data} --split {split} --bonus {bonus:g} --every {every}"
     )
-    found = {"command": command, **measure(load_model(model), data, split, bonus, every)}
-    print(json.dumps(found, indent=2))
+    results = {"command": command, **measure(load_model(model), data, split, bonus, every)}
+    print(json.dumps(results, indent=2))
     if json_path is not None:
-        write_json(json_path, found)
+        write_json(json_path, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a bundle of five languages takes beside the dense model and beside five sparse ones, and how fast it opens.
+"""The size of a bundle of five languages beside the dense model and beside five sparse ones, and how fast it opens.
 
 python -m benchmarks.bundle MODEL... --json results/bundle.json
 
@@ -36,7 +36,7 @@ NOISE = 0.25
 
 
 def random_model(size: Preset, sparsity: float = 0.7) -> AsrModel:
-    """Random weights, and masks of their largest magnitudes times noise of each language's own."""
+    """Random weights, and masks of their largest magnitudes times noise of each language."""
     draw = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     tokenizer = Tokenizer.load(TOKENIZER)
@@ -61,14 +61,14 @@ def measure(name: str, asr: AsrModel, runs: int = 3) -> dict[str, object]:
     """Bytes, bits and seconds of the bundles of a pruned model."""
     assert asr.pathways is not None
     dense = sum(tensor.numel() for tensor in asr.model.network.state_dict().values())
-    found: dict[str, object] = {"model": name, "weights": dense, "dense_float16_bytes": 2 * dense}
+    figures: dict[str, object] = {"model": name, "weights": dense, "dense_float16_bytes": 2 * dense}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "all.asrp"
         for dtype in ("float32", "int8", "float16"):
             started = time.process_time()
             sizes = write_bundle(asr, path, dtype)  # type: ignore[arg-type]
-            found[f"{dtype}_bytes"] = sizes.total
-        found["write_seconds"] = round(time.process_time() - started, 2)
+            figures[f"{dtype}_bytes"] = sizes.total
+        figures["write_seconds"] = round(time.process_time() - started, 2)
         separate = sum(Bundle.open(path).extract(one, Path(folder) / "one.asrp").total for one in asr.languages)
         seconds = {
             "open_seconds": lambda: Bundle.open(path),
@@ -80,7 +80,7 @@ def measure(name: str, asr: AsrModel, runs: int = 3) -> dict[str, object]:
         }
         timed = {what: _median(call, runs) for what, call in seconds.items()}
     return {
-        **found,
+        **figures,
         "languages": len(asr.languages),
         "prunable": sizes.weights,
         "union_density": round(sizes.union_density, 4),
@@ -101,12 +101,12 @@ def _all_masks(path: Path) -> None:
 
 
 def _median(call: Callable[[], object], runs: int) -> float:
-    taken = []
+    times = []
     for _ in range(runs):
         started = time.process_time()
         call()
-        taken.append(time.process_time() - started)
-    return round(statistics.median(taken), 3)
+        times.append(time.process_time() - started)
+    return round(statistics.median(times), 3)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 python -m benchmarks.bundle_mutations five.asrp --count 10000
 
-Two kinds: bytes changed as they lie there (each must be refused, whatever the byte), and changes by someone who works
+Two kinds: bytes changed in the file (each must be refused, whatever the byte), and changes by someone who works
 out all sizes and hashes anew, where it is the contents that must not make sense any more, or else load. Each is opened
 as a model and, if it is of a transducer, as a stream too, which must refuse the same bundles.
 """
@@ -85,7 +85,7 @@ class Sample:
         return copy.deepcopy(self.header), copy.deepcopy(self.parts)
 
 
-# --- bytes as they lie there ------------------------------------------------------------------------------------
+# --- bytes of the file -------------------------------------------------------------------------------------------
 
 
 def flip(content: bytearray, draw: Random) -> None:
@@ -242,7 +242,7 @@ CONTENTS: tuple[Callable[[Header, Parts, Random], None], ...] = (
 
 
 def change_bytes(sample: Sample, draw: Random) -> bytes:
-    """A copy with bytes changed as they lie there."""
+    """A copy with changed bytes."""
     content = bytearray(sample.content)
     draw.choice(BYTES)(content, draw)
     return bytes(content)
@@ -254,7 +254,7 @@ def change_contents(sample: Sample, draw: Random) -> bytes:
     hub = any(name.endswith(".json") for name in parts)
     changes = (*CONTENTS, *([change_json_part] * 3 if hub else ()))
     for _ in range(draw.choice((1, 1, 2))):
-        with suppress(KeyError, TypeError, IndexError, ValueError, AttributeError):  # what is to change is gone already
+        with suppress(LookupError, TypeError, ValueError, AttributeError, ArithmeticError):  # what to change is gone
             draw.choice(changes)(header, parts, draw)
     return sealed(header, parts, draw if draw.random() < 0.1 else None)
 
@@ -344,17 +344,17 @@ def attempt(path: Path, content: bytes, sample: Sample, exact: bool) -> str:
         return "refused"
     bundle = Bundle.open(path)
     same = bundle.languages == tuple(sample.weights) and all(
-        all(torch.equal(value, found.get(name, value.new_empty(0))) for name, value in sample.weights[language].items())
-        for language, found in ((language, bundle.weights(language)) for language in bundle.languages)
+        all(torch.equal(value, state.get(name, value.new_empty(0))) for name, value in sample.weights[language].items())
+        for language, state in ((language, bundle.weights(language)) for language in bundle.languages)
     )
     assert same or not exact, "a changed bundle loads as another one"
     return "same" if same else "loads"
 
 
 def measure(bundle: Path, count: int, seed: int = 0) -> dict[str, object]:
-    """What became of so many changed bundles; half of them by each kind."""
+    """Outcomes of ``count`` changed bundles, half of them of each kind."""
     sample, draw = Sample(bundle), random.Random(seed)
-    found: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     started, slowest = time.process_time(), 0.0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "changed.asrp"
@@ -371,10 +371,10 @@ def measure(bundle: Path, count: int, seed: int = 0) -> dict[str, object]:
                 print(f"{index} fails (state {hash(state)}): see {kept}", flush=True)
                 raise
             slowest = max(slowest, time.process_time() - before)
-            found[f"{'bytes' if exact else 'contents'} {outcome}"] += 1
+            outcomes[f"{'bytes' if exact else 'contents'} {outcome}"] += 1
     return {
         "mutations": count,
-        **dict(sorted(found.items())),
+        **dict(sorted(outcomes.items())),
         "bundle_bytes": len(sample.content),
         "seconds": round(time.process_time() - started, 1),
         "slowest_seconds": round(slowest, 2),

@@ -1,4 +1,4 @@
-"""How exports to ONNX compare with our own recogniser: tokens by sherpa-onnx, sizes and times.
+"""How exports to ONNX compare with the package's recogniser: tokens by sherpa-onnx, sizes and times.
 
 python -m benchmarks.exports MODEL --data DIR --json results/exports.json
 
@@ -54,10 +54,10 @@ def size_and_time(exported: Exported, runs: int = 20) -> dict[str, object]:
 
 
 def compare(asr: AsrModel, exported: Sequence[Exported], data: Path, split: str = "test") -> dict[str, int]:
-    """Utterances of a data folder whose tokens and times by sherpa-onnx are those of our own recogniser."""
+    """Utterances of a data folder whose tokens and times by sherpa-onnx are those of the package's recogniser."""
     ours = StreamingRecognizer(ModelSource(asr), dtype="dense")
     theirs = {language: _open(one.folder) for one in exported for language in one.languages}
-    found = dict.fromkeys(("utterances", "tokens", "same", "same_with_silence", "changed_by_language"), 0)
+    counts = dict.fromkeys(("utterances", "tokens", "same", "same_with_silence", "changed_by_language"), 0)
     for cut in load_cuts(data, split):
         samples = cut.load_audio()[0].astype(np.float32)
         language = cut.supervisions[0].language
@@ -67,12 +67,12 @@ def compare(asr: AsrModel, exported: Sequence[Exported], data: Path, split: str 
         end = np.full(2 * SAMPLE_RATE, np.nan, np.float32)
         marked = np.concatenate([np.pad(samples, (0, 200), mode="symmetric"), end])
         other = next(code for code in theirs if code != language)
-        found["utterances"] += 1
-        found["tokens"] += len(expected)
-        found["same"] += _run(theirs[language], marked) == expected
-        found["same_with_silence"] += _run(theirs[language], np.concatenate([samples, np.zeros_like(end)])) == expected
-        found["changed_by_language"] += _run(theirs[other], marked) != expected
-    return found
+        counts["utterances"] += 1
+        counts["tokens"] += len(expected)
+        counts["same"] += _run(theirs[language], marked) == expected
+        counts["same_with_silence"] += _run(theirs[language], np.concatenate([samples, np.zeros_like(end)])) == expected
+        counts["changed_by_language"] += _run(theirs[other], marked) != expected
+    return counts
 
 
 def _open(folder: Path) -> Any:
@@ -99,17 +99,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     command = f"python -m benchmarks.exports {options.model} --data {options.data}"
-    found: dict[str, object] = {"command": command}
+    results: dict[str, object] = {"command": command}
     with tempfile.TemporaryDirectory() as folder:
         asr = load_model(options.model)
         exported = export_sherpa(asr, Path(folder) / "model")
-        found["one_language"] = size_and_time(exported[0])
-        found["tokens"] = compare(asr, exported, options.data)
+        results["one_language"] = size_and_time(exported[0])
+        results["tokens"] = compare(asr, exported, options.data)
         base = random_model("base")
-        found["base"] = size_and_time(export_sherpa(base, Path(folder) / "base", base.languages[:1])[0], runs=7)
-    print(json.dumps(found, indent=2))
+        results["base"] = size_and_time(export_sherpa(base, Path(folder) / "base", base.languages[:1])[0], runs=7)
+    print(json.dumps(results, indent=2))
     if options.json is not None:
-        write_json(options.json, found)
+        write_json(options.json, results)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def attached(layers: int, languages: int) -> tuple[nn.Sequential, Pathways]:
 
 
 def measure(layers: int, languages: int, runs: int = 3) -> dict[str, Any]:
-    """Medians over ``runs``, and the bytes that are held."""
+    """Medians over ``runs``, and the bytes of masks and scores."""
     model, pathways = attached(layers, languages)
     weights = pathways.summary().weights
     copies = [weight.detach().clone() for weight in model.parameters()]
@@ -99,8 +99,8 @@ def _rank(rank: int, count: int, folder: str, layers: int) -> None:
     pathways.adapt("l0")
     adapting = time.perf_counter() - began
     if rank == 0:
-        found = {"ranks": count, "weights": pathways.summary().weights, "adapt_seconds": adapting}
-        write_json(Path(folder) / "found.json", found | {"step_seconds": statistics.median(spent[1:])})
+        result = {"ranks": count, "weights": pathways.summary().weights, "adapt_seconds": adapting}
+        write_json(Path(folder) / "rank.json", result | {"step_seconds": statistics.median(spent[1:])})
     distributed.destroy_process_group()
 
 
@@ -108,8 +108,8 @@ def ranks(count: int, layers: int = 10) -> dict[str, Any]:
     """A step on 256 rows a rank and an adaptation, with one thread a rank."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, args=(count, folder, layers), nprocs=count)
-        found: dict[str, Any] = json.loads((Path(folder) / "found.json").read_text(encoding="utf-8"))
-        return found
+        result: dict[str, Any] = json.loads((Path(folder) / "rank.json").read_text(encoding="utf-8"))
+        return result
 
 
 def exponent(results: Sequence[dict[str, Any]], what: str) -> float:
@@ -128,7 +128,7 @@ def run(json_file: Annotated[Optional[Path], typer.Option("--json")] = None) -> 
     """Prints what it measures as JSON."""
     by_weights = [measure(layers, 5) for layers in LAYERS]
     by_languages = [measure(26, languages) for languages in LANGUAGES]
-    found = {
+    growth = {
         "threads": torch.get_num_threads(),
         "weights": by_weights,
         "languages": by_languages,
@@ -136,9 +136,9 @@ def run(json_file: Annotated[Optional[Path], typer.Option("--json")] = None) -> 
         "exponents": {what: exponent(by_weights, what) for what in ("use_seconds", "adapt_seconds")},
         "lines": {what: line(by_languages, what) for what in ("use_seconds", "adapt_seconds")},
     }
-    typer.echo(json.dumps(found, indent=1))
+    typer.echo(json.dumps(growth, indent=1))
     if json_file is not None:
-        write_json(json_file, found)
+        write_json(json_file, growth)
 
 
 if __name__ == "__main__":

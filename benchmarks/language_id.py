@@ -1,4 +1,4 @@
-"""Which language is it: a head on pooled encodings against the pathway whose own transcript scores best.
+"""Which language is it: a head on pooled encodings against the pathway whose transcript scores best.
 
 python -m benchmarks.language_id runs/dynamic data/prompts data/synth
 """
@@ -23,7 +23,7 @@ from asr_pathways.model_folder.model import AsrModel
 
 
 def measure(model: Path, data: list[Path], utterances: int) -> dict[str, object]:
-    """Shares told right on each test split, by a head taught on each train split and on all of them, and by scores.
+    """Accuracy on each test split, of a head trained on each train split and on all of them, and of scores.
 
     Args:
         model: a pruned MODEL.
@@ -37,15 +37,15 @@ def measure(model: Path, data: list[Path], utterances: int) -> dict[str, object]
     heads = {}
     for name in (*taught, "all") if len(taught) > 1 else taught:
         parts = [part for other, part in taught.items() if name in (other, "all")]
-        labels = [label for _, own in parts for label in own]
-        heads[name] = LanguageIdentifier.fit(torch.cat([found for found, _ in parts]), labels)
+        labels = [label for _, labels in parts for label in labels]
+        heads[name] = LanguageIdentifier.fit(torch.cat([embeddings for embeddings, _ in parts]), labels)
     few = {name: _few(batches, utterances) for name, batches in test.items()}
     return {
         "model": str(model),
         "languages": list(asr.languages),
         "utterances": {name: len(labels) for name, (_, labels) in seen.items()},
         "head_taught_on": {
-            name: {split: _right(head, *found) for split, found in seen.items()} for name, head in heads.items()
+            name: {split: _right(head, *labelled) for split, labelled in seen.items()} for name, head in heads.items()
         },
         "best_score_of_pathways": {name: _by_score(asr, batches) for name, batches in few.items()},
         **_times(asr, [batch for batches in few.values() for batch in batches]),
@@ -83,20 +83,20 @@ def _right(head: LanguageIdentifier, embeddings: torch.Tensor, labels: list[str]
 
 @torch.no_grad()
 def _by_score(asr: AsrModel, batches: list[Batch]) -> float:
-    """The share of utterances whose own pathway finds its transcript likeliest, in nats a token."""
+    """The share of utterances whose pathway has the likeliest transcript, in nats a token."""
     right = 0
     for batch in batches:
         scores = {}
         for language in asr.languages:
             with asr.use(language):
-                (found,) = asr.model.decode(batch.features, batch.feature_lengths, language)
-                heard = replace(
+                (tokens,) = asr.model.decode(batch.features, batch.feature_lengths, language)
+                scored = replace(
                     batch,
                     language=language,
-                    targets=torch.tensor([found], dtype=torch.long),
-                    target_lengths=torch.tensor([len(found)]),
+                    targets=torch.tensor([tokens], dtype=torch.long),
+                    target_lengths=torch.tensor([len(tokens)]),
                 )
-                scores[language] = float(asr.model.loss(heard))
+                scores[language] = float(asr.model.loss(scored))
         right += min(scores, key=lambda language: scores[language]) == batch.language
     return round(right / len(batches), 3)
 

@@ -2,7 +2,7 @@
 
 python -m benchmarks.memory
 
-Both run in processes of their own, in turn, since what the C library was told stays so.
+Both run in separate processes, in turn, since settings of the C library are not undone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def measure(keep: bool, size: Preset = "base", batch: int = 3) -> dict[str, floa
     """Seconds of all steps and the most memory, in this process."""
     torch.manual_seed(0)
     kept = keep and keep_freed_memory()
-    assert kept == keep, "this C library is told otherwise"
+    assert kept == keep, "this C library ignores the setting"
     model = Transducer(preset(size, VOCABULARY)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     noise = [batch_of_noise(batch, seconds) for seconds in LENGTHS]
@@ -38,20 +38,20 @@ def measure(keep: bool, size: Preset = "base", batch: int = 3) -> dict[str, floa
 
 def compare(runs: int = 3) -> dict[str, object]:
     """Medians over ``runs`` processes of each kind."""
-    found: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+    runs_of: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     for _ in range(runs):
-        for keep, results in found.items():
+        for keep, results in runs_of.items():
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 results.append(pool.apply(measure, (keep,)))
     ratios = {
-        name: statistics.median(b[name] / a[name] for a, b in zip(found[False], found[True], strict=True))
+        name: statistics.median(b[name] / a[name] for a, b in zip(runs_of[False], runs_of[True], strict=True))
         for name in ("seconds", "peak_mib")
     }
     return {
         "threads": torch.get_num_threads(),
-        "steps_seconds": round(statistics.median(one["seconds"] for one in found[False]), 2),
+        "steps_seconds": round(statistics.median(one["seconds"] for one in runs_of[False]), 2),
         "kept_over_given_back": round(ratios["seconds"], 3),
-        "peak_mib": round(statistics.median(one["peak_mib"] for one in found[False])),
+        "peak_mib": round(statistics.median(one["peak_mib"] for one in runs_of[False])),
         "peak_ratio": round(ratios["peak_mib"], 3),
     }
 

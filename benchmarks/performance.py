@@ -1,7 +1,7 @@
 """docs/performance.md from the figures of `asr-pathways bench`, so that no number there is typed by hand.
 
 asr-pathways bench --preset base --chunk 160,320,640 --threads 1,2 --json base.json
-python -m benchmarks.performance base.json   # takes the place of what was measured before in the same settings
+python -m benchmarks.performance base.json   # replaces what was measured before in the same settings
 python -m benchmarks.performance             # only writes the page
 """
 
@@ -46,8 +46,8 @@ def page(figures: dict[str, Any], growth: dict[str, Any]) -> str:
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """The figures of both; where both were measured in the same settings, the new ones."""
-    found = {_settings(result): result for result in [*old["results"], *new["results"]]}
-    return {"machine": new["machine"], "results": [found[settings] for settings in sorted(found)]}
+    by_settings = {_settings(result): result for result in [*old["results"], *new["results"]]}
+    return {"machine": new["machine"], "results": [by_settings[settings] for settings in sorted(by_settings)]}
 
 
 def _settings(result: dict[str, Any]) -> tuple[int, int, float]:
@@ -70,12 +70,12 @@ def _summary(results: list[dict[str, Any]]) -> list[str]:
             (None, None, small),
             ("sparse int8", "block:4x1", small),
         ):
-            own = [
+            rows = [
                 r
                 for r in result["rows"]
                 if (r["system"], r["granularity"], r["sparsity"]) == (system, granularity, 0.7)
             ]
-            cells.append(f"{own[0]['rtf']:.4f} ({dense['rtf'] / own[0]['rtf']:.2f}x)" if own else _named(dense))
+            cells.append(f"{rows[0]['rtf']:.4f} ({dense['rtf'] / rows[0]['rtf']:.2f}x)" if rows else _named(dense))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

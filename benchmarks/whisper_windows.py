@@ -1,4 +1,4 @@
-"""What Whisper's training gains from windows of the batch's length instead of its own 30 seconds.
+"""What Whisper's training gains from windows of the batch's length instead of 30 seconds.
 
 python -m benchmarks.whisper_windows openai/whisper-base data/prompts --steps 5 --train 40
 """
@@ -31,25 +31,25 @@ def measure(model: Path, data: Path, steps: int, seconds: float) -> dict[str, ob
     cuts = load_cuts(data, "train").to_eager()
     batches = TrainBatches(cuts, asr.tokenizer, DataConfig(max_seconds=seconds), whisper.frontend)
     optimizer = torch.optim.AdamW(whisper.parameters(), lr=0.0)
-    taken: dict[str, list[float]] = {"window": [], "longest": []}
+    seconds_of: dict[str, list[float]] = {"window": [], "longest": []}
     audio = []
     for batch in islice(batches, steps + 1):
         audio.append(batch.seconds)
-        for padding, times in taken.items():
+        for padding, times in seconds_of.items():
             asr.model.network.config.padding = padding  # type: ignore[union-attr]
             started = time.perf_counter()
             whisper.loss(batch).backward()
             optimizer.step()
             optimizer.zero_grad()
             times.append(time.perf_counter() - started)
-    ratios = [long / short for long, short in zip(taken["window"], taken["longest"], strict=True)]
+    ratios = [long / short for long, short in zip(seconds_of["window"], seconds_of["longest"], strict=True)]
     return {
         "model": model.name,
         "batches": steps,
         "seconds_of_audio": round(statistics.mean(audio[1:]), 1),
         "threads": torch.get_num_threads(),
-        "window_step_seconds": round(statistics.median(taken["window"][1:]), 2),
-        "longest_step_seconds": round(statistics.median(taken["longest"][1:]), 2),
+        "window_step_seconds": round(statistics.median(seconds_of["window"][1:]), 2),
+        "longest_step_seconds": round(statistics.median(seconds_of["longest"][1:]), 2),
         "ratio": round(statistics.median(ratios[1:]), 2),
     }
 

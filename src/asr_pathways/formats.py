@@ -22,7 +22,7 @@ def language_name(code: str) -> str:
 
 
 def percent(fraction: float, digits: int = 1) -> str:
-    """0.4123 -> "41.2" (the unit stands in the heading)."""
+    """0.4123 -> "41.2" (the unit is in the heading)."""
     return f"{100 * fraction:.{digits}f}"
 
 

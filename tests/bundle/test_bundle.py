@@ -306,7 +306,7 @@ def test_a_bundle_takes_the_place_of_another(five: AsrModel, tmp_path: Path) -> 
 
 def test_values_are_mapped(five_file: Path) -> None:
     bundle = Bundle.open(five_file)
-    name = bundle.layout.prunable[0]
+    name = next(iter(bundle.layout.prunable))
     found = bundle.values(name)
     assert found.values.shape == (bundle.layout.kept_of(name),)
     assert not found.values.flags.writeable

@@ -95,7 +95,7 @@ ATTACKS: dict[str, tuple[Change, str]] = {
         lambda h, p: p.update({"values/" + first(h): Part("F32", [10**5], bytes(4 * 10**5))}),
         "not what a union keeps of",
     ),
-    "more values than bytes": (lambda h, p: setattr(values(h, p), "shape", [10**9]), "does not lie in the file where"),
+    "more values than bytes": (lambda h, p: setattr(values(h, p), "shape", [10**9]), "is not in the file where"),
     "other values than the union": (
         lambda h, p: cut(values(h, p), 4),
         r"masks/en: is \('U8', .*\), not|another number of weights",

@@ -131,7 +131,10 @@ def test_nothing_is_taught_to_a_bundle(
     bundle = tmp_path / "b.asrp"
     assert run("export", model, bundle) == 0
     assert run("identify", bundle, "--data", speech) == 1
-    assert "b.asrp: a bundle is not changed: teach the model folder, then export it again" in capsys.readouterr().err
+    assert (
+        "b.asrp: a bundle is not changed: fit the identifier of the model folder, then export it again"
+        in capsys.readouterr().err
+    )
     words = ("--language", "it", "--data", speech, "--out", tmp_path / "it")
     assert run("add-language", bundle, *words) == 1
     assert "b.asrp: a bundle lacks the weights that no pathway keeps" in capsys.readouterr().err

@@ -159,9 +159,9 @@ OPTIONS = [
         "dense: has no pathways: prune it first; a dense model is trained on all languages",
     ),
     Case(
-        "auto for a model that was not taught",
+        "auto for a model without an identifier",
         "transcribe sparse hello.wav --language auto",
-        "sparse: cannot tell languages apart yet: teach it with `asr-pathways identify sparse --data DIR`",
+        "sparse: no language identifier yet: fit one with `asr-pathways identify sparse --data DIR`",
     ),
     Case(
         "a beam without streaming",
@@ -469,8 +469,8 @@ BUNDLES = [
         "sparse.asrp: a bundle lacks the weights that no pathway keeps, which a new language would train: add it to the model folder",
     ),
     Case(
-        "a bundle to teach",
+        "a bundle to fit an identifier for",
         "identify sparse.asrp --data data",
-        "sparse.asrp: a bundle is not changed: teach the model folder, then export it again",
+        "sparse.asrp: a bundle is not changed: fit the identifier of the model folder, then export it again",
     ),
 ]

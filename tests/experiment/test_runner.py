@@ -81,7 +81,7 @@ def test_every_cell_has_an_entry_and_a_model(plan: Plan, whole: Path) -> None:
         for language, counts in ledger.tested(entry).items():
             tested[language].add(counts.utterances)
             assert sum(counts.words) > 0 and counts.loss > 0
-        if cell.kind == "prune":
+        if cell.spec["kind"] == "prune":
             assert asr.pathways is not None
             assert asr.pathways.summary().sparsity == pytest.approx(dict.fromkeys(asr.languages, 0.5))
             assert entry["masks"]["sparsity"] == pytest.approx(asr.pathways.summary().sparsity, abs=1e-6)
@@ -151,7 +151,7 @@ def test_what_was_reported_stays_when_a_model_comes_out_otherwise(
     run_cells(plan, tmp_path)
     assert results(tmp_path)[mask]["digest"].startswith("other-")
     err = capsys.readouterr().err
-    assert err.count("not the weights that the ledger knows") == 1 and plan.cells[mask].label in err
+    assert err.count("not the weights that the ledger has") == 1 and plan.cells[mask].label in err
 
 
 def run_and_die(plan: Plan, root: Path, cell: str, step: int) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from asr_pathways.bundle.load import load_model
 from asr_pathways.cli.main import app
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder.language_id import FILE, LanguageIdentifier, embed, rank, teach
+from asr_pathways.model_folder.language_id import FILE, LanguageIdentifier, embed, fit_identifier, rank
 from tests.models.hub.tiny import MAKERS
 
 
@@ -26,8 +26,8 @@ def test_fits_what_a_line_can_part() -> None:
     shares = identifier.probabilities(rows)
     assert identifier.languages == ("en", "fr", "it")
     torch.testing.assert_close(shares.sum(-1), torch.ones(100))
-    told = [identifier.languages[index] for index in shares.argmax(-1)]
-    assert sum(a == b for a, b in zip(told, labels, strict=True)) > 90
+    identified = [identifier.languages[index] for index in shares.argmax(-1)]
+    assert sum(a == b for a, b in zip(identified, labels, strict=True)) > 90
 
 
 def test_one_language_is_refused() -> None:
@@ -42,11 +42,13 @@ def test_languages_that_the_data_lack_are_not_asked_for(speech: Path, dense_mode
     shutil.copytree(speech, broken)
     next((broken / "audio" / "fr").glob("*train*")).write_bytes(b"")
     asr.model.train()
-    identifier, _ = teach(asr, broken)
+    identifier, _ = fit_identifier(asr, broken)
     assert identifier.languages == ("en", "fr") and asr.model.training
     asr.card = asr.card.model_copy(update={"languages": ("en", "it")})
-    with pytest.raises(PathwaysError, match=r"telling languages apart needs 2 of the model's in train: en there"):
-        teach(asr, speech)
+    with pytest.raises(
+        PathwaysError, match=r"language identification needs 2 of the model's languages in train: en there"
+    ):
+        fit_identifier(asr, speech)
 
 
 def test_is_kept_exactly(tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_is_kept_exactly(tmp_path: Path) -> None:
 
 
 def test_missing_and_broken_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(PathwaysError, match="teach it with `asr-pathways identify"):
+    with pytest.raises(PathwaysError, match="fit one with `asr-pathways identify"):
         LanguageIdentifier.load(tmp_path)
     (tmp_path / FILE).write_bytes(b"not safetensors")
     with pytest.raises(PathwaysError, match=f"{FILE}: not a language identifier"):
@@ -89,18 +91,18 @@ def test_commands(dense_model: Path, speech: Path, tmp_path: Path) -> None:
     assert taught.exit_code == 0 and "mean" in taught.output
     for language, sound in sounds.items():
         found = runner.invoke(app, ["transcribe", str(model), "--language", "auto", "--json", str(sound)])
-        told = json.loads(found.stdout)
+        identified = json.loads(found.stdout)
         # the sines of the two languages have pitches of their own
-        assert told["language"] == language
-        assert [code for code, _ in told["languages"]] == [language, "fr" if language == "en" else "en"]
-        assert sum(share for _, share in told["languages"]) == pytest.approx(1)
+        assert identified["language"] == language
+        assert [code for code, _ in identified["languages"]] == [language, "fr" if language == "en" else "en"]
+        assert sum(share for _, share in identified["languages"]) == pytest.approx(1)
     refused = runner.invoke(app, ["transcribe", str(model), "--language", "auto", "--stream", str(sounds["fr"])])
     assert isinstance(refused.exception, PathwaysError) and "leave --stream out" in str(refused.exception)
 
 
 def test_is_taught_under_the_first_pathway(speech: Path, dense_model: Path, tmp_path: Path) -> None:
     asr = load_model(dense_model)
-    identifier, right = teach(asr, speech)
+    identifier, right = fit_identifier(asr, speech)
     assert right.keys() == {"dev", "test"} and right["test"].keys() == {"en", "fr"}
     features = asr.model.frontend(torch.zeros(8000).numpy())
     ranked = rank(asr, identifier, features)

@@ -284,7 +284,7 @@ def test_a_language_that_cannot_be_added_is_refused_with_the_reason() -> None:
     free = round(weights * (1 - pathways.summary().union_density))
     keeps = weights - round(0.02 * weights)
     assert refusal(pathways, "it", 0.02) == (
-        f"add: 'it' asks for 98.0% of the weights ({keeps:,}) and only {free / weights:.1%} ({free:,}) are kept by no "
+        f"add: 'it' needs 98.0% of the weights ({keeps:,}) and only {free / weights:.1%} ({free:,}) are kept by no "
         "pathway yet: raise the sparsity"
     )
     assert pathways.languages == ("en", "fr") and list(pathways.state_dict()["statistics"]) == ["en", "fr"]

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from asr_pathways import PathwayConfig, Pathways
 from asr_pathways.pruning.granularity import Blocks, Granularity
 from asr_pathways.pruning.masks import top_k
-from asr_pathways.pruning.selection import kept, select, swap
+from asr_pathways.pruning.selection import erk, global_, kept, select, swap
 
+LAYERS = [(512, 512), (2048, 512), (64, 64, 3), (10, 40)]
+LAYER_SIZES = [math.prod(shape) for shape in LAYERS]
 SHAPES = [torch.Size((6, 5)), torch.Size((3, 4, 2)), torch.Size((1, 7))]
 
 
@@ -69,3 +77,96 @@ def test_a_swap_keeps_the_count_drops_the_smallest_and_grows_the_steepest(
     if lost.any():
         assert values[lost].max() <= values[units & ~lost].min() if (units & ~lost).any() else True
         assert slopes[grown].min() >= slopes[~units & ~grown].max() if (~units & ~grown).any() else True
+
+
+@given(st.integers(0, 10**6), st.floats(0, 0.999))
+def test_kept_rounds_as_torch_prune_does(count: int, sparsity: float) -> None:
+    assert kept(count, sparsity) == count - round(sparsity * count)
+
+
+@given(st.floats(0.05, 0.95))
+def test_erk_meets_the_budget_and_keeps_more_of_small_tensors(sparsity: float) -> None:
+    counts = erk(LAYER_SIZES, LAYERS, sparsity)
+    assert sum(counts) == pytest.approx((1 - sparsity) * sum(LAYER_SIZES), abs=len(LAYER_SIZES))
+    densities = [count / size for count, size in zip(counts, LAYER_SIZES, strict=True)]
+    assert all(0 < density <= 1 for density in densities)
+    small_to_large = [densities[3], densities[2], densities[0], densities[1]]
+    assert small_to_large == sorted(small_to_large, reverse=True)
+
+
+def test_erk_is_in_proportion_to_the_sum_over_the_product_of_dimensions() -> None:
+    shapes = [(100, 100), (200, 100)]
+    first, second = erk([10_000, 20_000], shapes, 0.95)
+    assert (first / 10_000) / (second / 20_000) == pytest.approx((200 / 10_000) / (300 / 20_000), rel=1e-2)
+
+
+@given(st.lists(st.floats(0, 0.99), min_size=2, max_size=6))
+def test_erk_keeps_no_more_of_a_tensor_at_a_higher_sparsity(sparsities: list[float]) -> None:
+    counts = [erk(LAYER_SIZES, LAYERS, sparsity) for sparsity in sorted(sparsities)]
+    for lower, higher in pairwise(counts):
+        assert all(b <= a for a, b in zip(lower, higher, strict=True))
+
+
+@given(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=20), min_size=1, max_size=4), st.floats(0, 0.99))
+def test_global_counts_are_those_of_one_ranking_of_everything(scores: list[list[int]], sparsity: float) -> None:
+    ranked = sorted(
+        (-value, tensor, index) for tensor, values in enumerate(scores) for index, value in enumerate(values)
+    )
+    best = ranked[: kept(len(ranked), sparsity)]
+    expected = [sum(tensor == number for _, tensor, _ in best) for number in range(len(scores))]
+    assert global_([torch.tensor(values, dtype=torch.float32) for values in scores], sparsity) == expected
+
+
+def linear(weights: list[list[float]]) -> nn.Module:
+    layer = nn.Linear(len(weights[0]), len(weights), bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weights))
+    return nn.Sequential(layer)
+
+
+def attach(weights: list[list[float]], languages: list[str], masks: dict[str, list[list[int]]], **options: object):  # type: ignore[no-untyped-def]
+    pathways = Pathways.attach(linear(weights), PathwayConfig(sparsity=0.5, **options), languages)  # type: ignore[arg-type]
+    for language, mask in masks.items():
+        pathways.set_mask(language, {"0.weight": torch.tensor(mask, dtype=torch.bool)})
+    return pathways
+
+
+def mask_of(pathways: Pathways, language: str) -> list[list[int]]:
+    mask: list[list[int]] = pathways.mask(language)["0.weight"].int().tolist()
+    return mask
+
+
+def test_hysteresis_keeps_what_is_nearly_as_good() -> None:
+    weights, mask = [[1.0, 1.15, 0.9, 2.0]], {"en": [[1, 0, 1, 0]]}
+    for hysteresis, after in (
+        (0.0, [[0, 1, 0, 1]]),
+        (0.1, [[0, 1, 0, 1]]),  # 1.15 > 1.1 * 1.0
+        (0.2, [[1, 0, 0, 1]]),  # 1.15 < 1.2 * 1.0, and 2.0 > 1.2 * 0.9
+        (3.0, [[1, 0, 1, 0]]),
+    ):
+        pathways = attach(weights, ["en"], mask, hysteresis=hysteresis)
+        pathways.adapt("en")
+        assert mask_of(pathways, "en") == after, hysteresis
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["unstructured", "block:2x1", "1:2"]))
+def test_the_limit_of_hysteresis(seed: int, granularity: str) -> None:
+    """Without end, hysteresis never changes a mask, whatever its score; sparsity is always exact."""
+    torch.manual_seed(seed)
+    config = PathwayConfig(sparsity=0.5, granularity=granularity)
+    donor = Pathways.attach(nn.Sequential(nn.Linear(6, 4)), config, ["en"])
+    torch.manual_seed(seed + 1)
+    pathways = Pathways.attach(nn.Sequential(nn.Linear(6, 4)), config.model_copy(update={"hysteresis": 1e6}), ["en"])
+    before = donor.mask("en")["0.weight"]
+    pathways.set_mask("en", donor.mask("en"))
+    pathways.adapt("en")
+    after = pathways.mask("en")["0.weight"]
+    assert after.equal(before) and int(after.sum()) == 12
+
+
+def test_hysteresis_is_saved(tmp_path: Path) -> None:
+    pathways = attach([[1.0, 2.0]], ["en", "fr"], {}, hysteresis=0.2, adapt_every=2)
+    pathways.save(tmp_path / "p")
+    assert Pathways.load(linear([[1.0, 2.0]]), tmp_path / "p").config == pathways.config
+    assert "hysteresis" in (tmp_path / "p" / "pathways.json").read_text()

@@ -303,7 +303,7 @@ def test_a_stream_needs_a_language(trained: AsrModel) -> None:
         Recognizer(ModelSource(trained), threads=0)
     with pytest.raises(PathwaysError, match="beam: 0"):
         Recognizer(ModelSource(trained), beam=0)
-    with pytest.raises(PathwaysError, match="phrases: greedy search knows no phrases"):
+    with pytest.raises(PathwaysError, match="phrases: greedy search has no phrases"):
         Recognizer(ModelSource(trained), phrases=["one"])
 
 

@@ -18,7 +18,7 @@ def test_the_recipes_of_the_repository_are_valid(path: Path) -> None:
     if path.name.startswith("prune"):
         recipe = PruneRecipe.read(path)
         assert recipe.optimizer.steps > 0
-    elif path.name in ("paper.yaml", "whisper.yaml", "blocks.yaml", "long.yaml"):
+    elif path.name in ("paper.yaml", "whisper.yaml", "blocks.yaml", "long.yaml", "demo.yaml"):
         assert make_plan(read_recipe(path)).cells
     else:
         dense = TrainRecipe.read(path)

@@ -16,7 +16,7 @@ from asr_pathways.runtime.streaming import FRAME
 
 LANGUAGES = ("en", "es", "fr", "it", "ru")
 PIECES_A_SECOND = 4.0
-"""About what speech has; a word piece costs a step of the predictor and one of the joiner."""
+"""About as many as speech has; a word piece costs a step of the predictor and one of the joiner."""
 
 PIECES = 1024
 
@@ -27,9 +27,9 @@ NOISE = 0.2
 def random_model(
     name: Preset, chunk: float, tokenizer: Tokenizer, sparsity: float, granularity: str, languages: int = 1
 ) -> AsrModel:
-    """A pruned recogniser whose encoder takes segments of ``chunk`` seconds, and which emits as often as speech asks.
+    """A pruned recogniser whose encoder has segments of ``chunk`` seconds, and which emits as often as on speech.
 
-    ``tokenizer`` gives the size of the vocabulary.
+    ``tokenizer`` determines the size of the vocabulary.
     """
     torch.manual_seed(0)
     config = preset(name, tokenizer.vocab_size)
@@ -39,7 +39,7 @@ def random_model(
     model.set_feature_statistics(torch.full((encoder.features,), -8.0), torch.full((encoder.features,), 4.0))
     asr = AsrModel(model, tokenizer, ModelCard(model=model.config, languages=LANGUAGES[:languages]))
     _prune(asr, sparsity, granularity)
-    _speak(asr)
+    _make_emit(asr)
     return asr
 
 
@@ -50,14 +50,14 @@ def _prune(asr: AsrModel, sparsity: float, granularity: str) -> None:
     pathways = Pathways.attach(model, config, asr.languages)
     generator = torch.Generator().manual_seed(0)
     weights = [model.get_parameter(name) for name in pathways.names]
-    kept = [weight.detach().clone() for weight in weights]
+    originals = [weight.detach().clone() for weight in weights]
     with torch.no_grad():
         for language in pathways.languages:
-            for weight, before in zip(weights, kept, strict=True):
-                weight.copy_(before * torch.exp(NOISE * torch.randn(weight.shape, generator=generator)))
+            for weight, original in zip(weights, originals, strict=True):
+                weight.copy_(original * torch.exp(NOISE * torch.randn(weight.shape, generator=generator)))
             pathways.adapt(language)
-        for weight, before in zip(weights, kept, strict=True):
-            weight.copy_(before)
+        for weight, original in zip(weights, originals, strict=True):
+            weight.copy_(original)
     asr.pathways = pathways
 
 
@@ -75,10 +75,10 @@ def sound(seconds: float) -> Samples:
 
 
 @torch.no_grad()
-def _speak(asr: AsrModel) -> None:
-    """Blank loses in a few frames, each of which then emits as many word pieces as a frame may.
+def _make_emit(asr: AsrModel) -> None:
+    """Lowers the bias of blank, so that a few frames emit, each as many word pieces as a frame may.
 
-    The predictor is switched off: random ones either stop search at once or keep it going for ever.
+    The predictor has no effect: with random ones search either never emits or always.
     """
     model = asr.model
     assert isinstance(model, Transducer)

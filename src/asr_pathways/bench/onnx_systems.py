@@ -14,7 +14,7 @@ from torch import Tensor
 from asr_pathways.bench.timing import Tokens
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.features import FbankStream, FeatureConfig
-from asr_pathways.export.onnx import FILES
+from asr_pathways.export.onnx import FILES, open_graphs
 from asr_pathways.models.transducer import MAX_SYMBOLS_PER_FRAME
 from asr_pathways.runtime.streaming import FRAME
 
@@ -23,18 +23,9 @@ class OnnxRuntime:
     """Greedy search over the three graphs of a folder; ``int8``: quantised by onnxruntime's dynamic quantisation."""
 
     def __init__(self, folder: Path, threads: int, int8: bool = False) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        files = [folder / name for name in FILES]
-        if int8:
-            files = [_quantized(path) for path in files]
+        files = [_quantized(folder / name) if int8 else folder / name for name in FILES]
         self.disk = sum(path.stat().st_size for path in files)
-        self._encoder, self._decoder, self._joiner = (
-            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in files
-        )
+        self._encoder, self._decoder, self._joiner = open_graphs(folder, threads, ".int8.onnx" if int8 else ".onnx")
         metadata = self._encoder.get_modelmeta().custom_metadata_map
         self._window, self._shift = int(metadata["window_size"]), int(metadata["chunk_shift"])
         self._blank = int(metadata["vocab_size"])

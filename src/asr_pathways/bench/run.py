@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from asr_pathways.bench.models import random_model, some_tokenizer, sound
 from asr_pathways.bench.systems import DENSE, EXPORTED, SPARSE, Kind, open_system
 from asr_pathways.bench.timing import time_streams
 from asr_pathways.bundle.bundle import write_bundle
-from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.presets import Preset
 from asr_pathways.runtime.streaming import Recognizer as Streaming
 
@@ -36,9 +36,9 @@ def measure(
 
     Args:
         name: size of the model.
-        chunk: seconds of a segment of the encoder, and of the audio that comes at a time.
+        chunk: seconds of a segment of the encoder, and of the audio that is accepted at a time.
         threads: of all products.
-        sparsities: to prune at.
+        sparsities: of the models.
         report: called with a line on each step.
 
     Returns:
@@ -58,8 +58,10 @@ def measure(
                 if not places:  # zeros make dense products no faster
                     places |= {(kind, granularity, sparsity): path for kind in DENSE}
                     if find_spec("onnxruntime") and find_spec("sherpa_onnx"):
+                        from asr_pathways.export.sherpa import export_sherpa
+
                         report("exporting it")
-                        exported = _exported(asr, Path(folder) / "exported")
+                        exported = export_sherpa(asr, Path(folder) / "exported")[0].folder
                         places |= {(kind, granularity, sparsity): exported for kind in EXPORTED}
                 places |= {(kind, granularity, sparsity): path for kind in SPARSE}
             systems = {str(key): open_system(key[0], place, threads) for key, place in places.items()}
@@ -99,12 +101,6 @@ def measure(
         torch.set_num_threads(before)
 
 
-def _exported(asr: AsrModel, folder: Path) -> Path:
-    from asr_pathways.export.sherpa import export_sherpa
-
-    return export_sherpa(asr, folder)[0].folder
-
-
 def switching(bundle: Path, threads: int, runs: int = 5) -> dict[str, float]:
     """Milliseconds of `Stream.switch`, with both pathways ready, and with the new one prepared from the bundle."""
     loaded, tight = Streaming(bundle, threads=threads), Streaming(bundle, threads=threads, memory=0)
@@ -119,20 +115,16 @@ def switching(bundle: Path, threads: int, runs: int = 5) -> dict[str, float]:
             began = time.perf_counter()
             stream.switch(language)
             spent = 1000 * (time.perf_counter() - began)
-            first = name == "packed_on_demand_ms" and run < len(languages) - 1  # masks are decoded then, once
+            first = name == "packed_on_demand_ms" and run < len(languages) - 1  # masks are read then, once
             times["first_ms" if first else name].append(spent)
     return {name: statistics.median(spent) for name, spent in times.items()}
 
 
 def machine() -> dict[str, str]:
     """Processor and versions that figures depend on."""
-    return {"processor": _processor(), "cores": str(os.cpu_count()), "torch": torch.__version__}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+    return {"processor": processor, "cores": str(os.cpu_count()), "torch": torch.__version__}

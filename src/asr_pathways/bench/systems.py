@@ -1,4 +1,4 @@
-"""What is timed: this package's recogniser with sparse and with torch's dense layers, and other runtimes."""
+"""The systems that are timed: the package's recogniser with sparse and with torch's dense layers, other runtimes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import nn
 
 from asr_pathways.bench.timing import System, Tokens
 from asr_pathways.data.audio import Samples
-from asr_pathways.models.transducer import Transducer
 from asr_pathways.runtime.pathway_cache import WeightType
 from asr_pathways.runtime.streaming import Recognizer
 
@@ -25,11 +24,6 @@ class OnBundle:
         self.recognizer = Recognizer(bundle, threads=threads, dtype=dtype)
         self.language = self.recognizer.languages[0]
         self.recognizer.load(self.language)
-
-    @property
-    def model(self) -> Transducer:
-        """With the layers that run."""
-        return self.recognizer.pathways.get(self.language).model
 
     def stream(self) -> Callable[[Samples], Tokens]:
         stream = self.recognizer.stream(self.language)
@@ -47,9 +41,10 @@ class TorchInt8(OnBundle):
     def __init__(self, bundle: Path, threads: int) -> None:
         super().__init__(bundle, threads, "dense")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecated, and what people still use on CPUs
+            warnings.simplefilter("ignore")  # deprecated, but still in use on CPUs
             quantize: Any = torch.ao.quantization.quantize_dynamic
-            quantize(self.model, {nn.Linear, nn.LSTM}, dtype=torch.qint8, inplace=True)
+            model = self.recognizer.pathways.get(self.language).model
+            quantize(model, {nn.Linear, nn.LSTM}, dtype=torch.qint8, inplace=True)
 
 
 Kind = Literal[

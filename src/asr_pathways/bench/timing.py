@@ -1,10 +1,10 @@
-"""Timing streaming systems side by side: rounds of all of them, so that a slow minute of the machine is everyone's."""
+"""Timing streaming systems side by side: rounds of all of them, so that a slow minute of the machine affects all."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,16 +20,13 @@ Tokens = Sequence[tuple[object, float]]
 
 
 class System(Protocol):
-    """Something that recognises a stream.
-
-    Attributes:
-        disk: the bytes that it is loaded from.
-    """
+    """A streaming recogniser."""
 
     disk: int
+    """Bytes of the files that it is loaded from."""
 
     def stream(self) -> Callable[[Samples], Tokens]:
-        """A new stream: takes samples at 16 kHz, recognises what it can, and returns all tokens so far."""
+        """A new stream: a function of the next samples, at 16 kHz, that returns all tokens so far."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,9 @@ class Timing:
 
     Attributes:
         rtf: seconds of compute a second of audio.
-        p50, p95: milliseconds that a chunk takes.
-        first: milliseconds from the end of the frame that gives the first token until the token is there, if audio
-            comes as it is spoken, a chunk at a time; None if there is none.
+        p50, p95: milliseconds of compute a chunk.
+        first: milliseconds from the end of the first token's frame until the token is returned, with audio in real
+            time, a chunk at a time; None if there is no token.
     """
 
     rtf: float
@@ -75,18 +72,13 @@ def _stream(system: System, samples: Samples, chunk: float) -> Timing:
     spent: list[float] = []
     first: float | None = None
     done = 0.0
-    for index, piece in enumerate(_pieces(samples, chunk)):
+    step = round(chunk * SAMPLE_RATE)
+    for index, start in enumerate(range(0, len(samples) - step + 1, step)):
         began = time.perf_counter()
-        tokens = accept(piece)
+        tokens = accept(samples[start : start + step])
         spent.append(time.perf_counter() - began)
         done = max(done, (index + 1) * chunk) + spent[-1]
         if tokens and first is None:
             first = 1000 * (done - (tokens[0][1] + FRAME))
     p50, p95 = np.percentile(spent, [50, 95])
     return Timing(sum(spent) / (len(samples) / SAMPLE_RATE), 1000 * float(p50), 1000 * float(p95), first)
-
-
-def _pieces(samples: Samples, chunk: float) -> Iterator[Samples]:
-    step = round(chunk * SAMPLE_RATE)
-    for start in range(0, len(samples) - step + 1, step):
-        yield samples[start : start + step]

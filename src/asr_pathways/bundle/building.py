@@ -1,4 +1,4 @@
-"""From a bundle to a recogniser: the model that its header describes, built only if its tensors are those there are."""
+"""From a bundle to a recogniser: the model that its header describes, built only if it has the tensors of the file."""
 
 from __future__ import annotations
 
@@ -16,18 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
-from asr_pathways.bundle.layout import (
-    FILES,
-    HUB,
-    QUANTITIES,
-    TOKENIZER,
-    VALUES,
-    BundleError,
-    Layout,
-    Shape,
-    Slot,
-    language_prefix,
-)
+from asr_pathways.bundle.layout import FILES, HUB, TOKENIZER, VALUES, BundleError, Layout, Slot
 from asr_pathways.bundle.reading import Reader
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
@@ -35,8 +24,8 @@ from asr_pathways.model_folder.model import AsrModel, HubCard, ModelCard
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.models.weights import take_state
 from asr_pathways.pruning import Pathways
-from asr_pathways.pruning.storage import Stored, check_tensors
 from asr_pathways.pruning.prunable import find_prunable
+from asr_pathways.pruning.storage import Stored, check_tensors
 
 State = Mapping[str, Tensor]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -45,7 +34,7 @@ SPARE = 4 << 20
 """Items of buffers that a model may have beside what its bundle has."""
 
 LARGEST_NUMBER = 1 << 20
-"""In a Hugging Face model's files; some larger than `ENDLESS` say that there is no limit."""
+"""In a Hugging Face model's files; numbers from `ENDLESS` on mean that there is no limit."""
 ENDLESS = 10**18
 
 LARGEST_FILTERS = 1 << 20
@@ -78,7 +67,7 @@ def build(bundle: Reader) -> AsrModel:
 
 
 def open_transducer(bundle: Reader) -> tuple[ModelCard, Tokenizer]:
-    """The card and tokenizer of a transducer of this package, whose weights are still to be read.
+    """The card and tokenizer of a transducer of this package; no weights are read.
 
     Raises:
         BundleError: if it is of another model, or if `build` would refuse it.
@@ -97,7 +86,10 @@ def _check_transducer(bundle: Reader, card: ModelCard) -> Tokenizer:
         PathwaysError: if they differ.
     """
     layout, where = bundle.layout, str(bundle.path)
-    tokenizer = _tokenizers(bundle, card)
+    base = _tokenizer(bundle, TOKENIZER)
+    added = {code: ExtendedTokenizer(base, _tokenizer(bundle, f"tokenizer-{code}.model")) for code in card.added}
+    if base.vocab_size != card.model.vocab_size:
+        raise BundleError(f"{where}: {TOKENIZER}: {base.vocab_size} pieces, the model has {card.model.vocab_size}")
     network = _check_model(layout, partial(Transducer, card.model), where)
     if card.features.bins != card.model.encoder.features:
         raise BundleError(f"{where}: {card.features.bins} mel bins for a model of {card.model.encoder.features}")
@@ -106,25 +98,22 @@ def _check_transducer(bundle: Reader, card: ModelCard) -> Tokenizer:
         raise BundleError(f"{where}: {name}: missing")
     config = layout.header.pathways.config
     targets = find_prunable(network, config.include, config.exclude)
-    check_tensors(where, layout.header.pathways.tensors, {target.name: target.shape for target in targets})
-    unmasked = state.keys() - layout.header.pathways.tensors.keys()
+    check_tensors(where, layout.prunable, {target.name: target.shape for target in targets})
+    unmasked = state.keys() - layout.prunable.keys()
     for language in layout.header.pathways.added:
-        if unmasked != layout.under(language_prefix(language) + VALUES).keys():
+        if unmasked != layout.under_language(language).keys():
             raise BundleError(f"{where}: {language}: has other tensors than those that no mask covers")
-    added = tokenizer.added if isinstance(tokenizer, TokenizerFamily) else {}
     with torch.device("meta"):
         grown = {code: network.grown(more.new.vocab_size) for code, more in added.items()}
     _check_languages(layout, state, grown, where)
-    return tokenizer
+    return TokenizerFamily(base, added) if added else base
 
 
 @contextmanager
 def _one_line(where: str) -> Iterator[None]:
-    """Makes a `BundleError` of whatever torch and transformers say of a config that makes no model."""
+    """Makes a `BundleError` of whatever torch and transformers raise on a config that describes no model."""
     try:
         yield
-    except BundleError:
-        raise
     except PathwaysError as error:
         text = str(error)
         raise BundleError(text if where in text else f"{where}: {text}") from None
@@ -162,17 +151,6 @@ def _hub_model(bundle: Reader, card: HubCard) -> AsrModel:
     return AsrModel(model, tokenizer, card)
 
 
-def _tokenizers(bundle: Reader, card: ModelCard) -> Tokenizer:
-    """The tokenizer of a transducer, and those of languages that were added."""
-    base = _tokenizer(bundle, TOKENIZER)
-    added = {code: ExtendedTokenizer(base, _tokenizer(bundle, f"tokenizer-{code}.model")) for code in card.added}
-    if base.vocab_size != card.model.vocab_size:
-        raise BundleError(
-            f"{bundle.path}: {TOKENIZER}: {base.vocab_size} pieces, the model has {card.model.vocab_size}"
-        )
-    return TokenizerFamily(base, added) if added else base
-
-
 def _tokenizer(bundle: Reader, name: str) -> Tokenizer:
     content = bundle.file(name)
     try:
@@ -187,7 +165,7 @@ def _tokenizer(bundle: Reader, name: str) -> Tokenizer:
 def _check_config(config: object, where: str) -> None:
     """Refuses a Hugging Face model's file by which transformers would run code or take much memory, at any depth.
 
-    Lists and filter banks are made as long as a number says before there is a model to compare with.
+    Lists and filter banks are allocated by these numbers before there is a model to compare with.
     """
     if isinstance(config, list):
         config = dict(enumerate(config))
@@ -231,30 +209,26 @@ def _bounded(layout: Layout, where: str) -> Iterator[None]:
         if count > parts or elements > most:
             raise BundleError(f"{where}: {name}: the model is larger than the tensors that there are")
 
-    handles = [
+    with (
         registration.register_module_parameter_registration_hook(register),
         registration.register_module_buffer_registration_hook(register),
         registration.register_module_module_registration_hook(register),
-    ]
-    try:
+    ):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _check_languages(layout: Layout, state: State, grown: Mapping[str, State], where: str) -> None:
-    """Tensors of added languages are as the model's, or as ``grown`` where a language has word pieces of its own."""
+    """Compares tensors of added languages with the model's, or with ``grown`` where a language has more word pieces."""
     for language in layout.header.pathways.added:
         wanted = {**state, **grown.get(language, {})}
-        for name, slot in layout.under(language_prefix(language) + VALUES).items():
+        for name, slot in layout.under_language(language).items():
             _compare(name, slot.shape, slot, wanted.get(name), f"{where}: {language}")
 
 
-def _compare(name: str, shape: Shape, slot: Slot, tensor: Tensor | None, where: str) -> None:
-    """Refuses a tensor of another shape than the model's, or of whole numbers for fractions or the other way round."""
+def _compare(name: str, shape: tuple[int, ...], slot: Slot, tensor: Tensor | None, where: str) -> None:
+    """Refuses a tensor of another shape than the model's, or of integers for floats or the other way round."""
     wanted = None if tensor is None else tuple(tensor.shape)
     if wanted != shape:
         raise BundleError(f"{where}: {name} is {shape}, the model has it as {wanted}")
-    if tensor is not None and tensor.is_floating_point() != (slot.item in QUANTITIES):
+    if tensor is not None and tensor.is_floating_point() != slot.has_floats:
         raise BundleError(f"{where}: {name} is of {slot.item}, the model has it of {tensor.dtype}")

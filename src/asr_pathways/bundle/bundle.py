@@ -13,23 +13,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asr_pathways.bundle.building import build
-from asr_pathways.bundle.layout import (
-    FILES,
-    IDENTIFIER,
-    MASKS,
-    UNION,
-    VALUES,
-    BundleError,
-    Quantity,
-    Score,
-    language_prefix,
-)
+from asr_pathways.bundle.layout import FILES, IDENTIFIER, MASKS, UNION, BundleError, Quantity, Score
 from asr_pathways.bundle.reading import Reader
-from asr_pathways.bundle.writing import Contents, contents_of, with_languages, write_contents
+from asr_pathways.bundle.writing import Contents, contents_of
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
 
@@ -38,7 +28,7 @@ __all__ = ["Bundle", "BundleError", "BundleSizes", "write_bundle"]
 
 @dataclass(frozen=True)
 class BundleSizes:
-    """What a bundle takes.
+    """Sizes of a bundle.
 
     Attributes:
         total: bytes of the file.
@@ -74,7 +64,7 @@ def write_bundle(
     scores: Mapping[str, Score] | None = None,
     identifier: bytes | None = None,
 ) -> BundleSizes:
-    """Writes a bundle, whole or not at all; the same model gives the same bytes.
+    """Writes a bundle, whole or not at all; the same model makes the same bytes.
 
     Weights that none of the languages keeps are left out: the model cannot be trained densely from it.
 
@@ -84,20 +74,17 @@ def write_bundle(
         dtype: of weights; float32 keeps them bit for bit. Vectors (norms, biases) are float32 in any case.
         languages: which ones; None: all.
         scores: by language; kept in the header.
-        identifier: the file that tells all of the model's languages apart, if there is one.
+        identifier: the file of the language identifier of all of the model's languages, if there is one.
 
     Raises:
         BundleError: if there are no pathways, a language is unknown, or it cannot be written.
     """
-    files = {} if identifier is None else {IDENTIFIER: identifier}
     try:
-        contents = contents_of(asr, dtype, languages, scores or {}, files)
-    except BundleError:
-        raise
+        contents = contents_of(asr, dtype, languages, {} if identifier is None else {IDENTIFIER: identifier})
     except PathwaysError as error:
         raise BundleError(str(error)) from None
-    write_contents(contents, Path(out))
-    return Bundle.open(Path(out)).sizes()
+    contents.write(Path(out), dtype, scores or {})
+    return Bundle.open(out).sizes()
 
 
 class Bundle(Reader):
@@ -120,7 +107,7 @@ class Bundle(Reader):
             kind = name.partition("/")[0]
             parts["values" if kind == "scales" else kind] += slot.nbytes
         masks = {key: layout.slots[MASKS + key].nbytes for key in layout.keys}
-        weights = sum(map(math.prod, self.config.pathways.tensors.values()))
+        weights = sum(map(math.prod, layout.prunable.values()))
         kept = sum(map(layout.kept_of, layout.prunable))
         return BundleSizes(sum(parts.values()), parts, weights, kept, masks)
 
@@ -130,26 +117,16 @@ class Bundle(Reader):
         Raises:
             BundleError: on an unknown language, if a part is broken, or if it cannot be written.
         """
-        self.layout.key(language)
-        write_contents(with_languages(self._contents(), [language]), Path(out))
+        layout, key = self.layout, self.layout.key(language)
+        contents = Contents(self.config.card, self.config.pathways, [language])
+        for name in layout.prunable:
+            kept, within = self.flags(key, name)
+            tensor = self.values(name)
+            contents.add(name, replace(tensor, values=tensor.values[within]))
+            contents.add_bits(kept, {key: kept})
+        of_language = layout.under_language(language)
+        for name in layout.tensors.keys() - layout.prunable.keys():
+            contents.add(name, self.values(name, language if name in of_language else None))
+        contents.add_files({name: self.file(name) for name in layout.under(FILES)})
+        contents.write(Path(out), self.config.dtype, self.config.scores)
         return Bundle.open(out).sizes()
-
-    def _contents(self) -> Contents:
-        layout, header = self.layout, self.config
-        masks = {key: self.packed_masks(key).values() for key in layout.keys}
-        return Contents(
-            dtype=header.dtype,
-            card=header.card,
-            pathways=header.pathways,
-            tensors={name: self.values(name) for name in layout.tensors},
-            language_tensors={
-                language: {
-                    name: self.values(name, language) for name in layout.under(language_prefix(language) + VALUES)
-                }
-                for language in header.pathways.added
-            },
-            union=[bits.numpy() for bits in self.packed_union().values()],
-            masks={key: [bits.numpy() for bits in packed] for key, packed in masks.items()},
-            files={name: self.file(name) for name in layout.under(FILES)},
-            scores=dict(header.scores),
-        )

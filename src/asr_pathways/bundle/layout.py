@@ -41,7 +41,7 @@ LANGUAGES = "languages/"
 FILES = "files/"
 TOKENIZER = "tokenizer.model"
 IDENTIFIER = "language_id.safetensors"
-"""What tells the languages apart, where the model was taught to."""
+"""The language identifier, where the model has one."""
 HUB = "hub/"
 """Before the names of a Hugging Face model's own files."""
 
@@ -67,26 +67,20 @@ class BundleError(PathwaysError):
 
 
 class Score(Config):
-    """How good a language was when it was measured.
-
-    Attributes:
-        wer: word error rate, a fraction.
-        words: in the references.
-    """
+    """Word error rate of a language, a fraction, and the number of words in the references."""
 
     wer: float = Field(ge=0, allow_inf_nan=False)
     words: int = Field(ge=0)
 
 
 class Header(Config):
-    """What the metadata of a bundle say of its tensors.
+    """What the metadata of a bundle state of its tensors.
 
     Attributes:
         digest: SHA-256 of all bytes before the tensors' data, these 64 digits as zeros.
-        dtype: what was asked for; vectors (norms, biases) stay float32.
-        card: of the model.
+        dtype: of weights; vectors (norms, biases) stay float32.
         pathways: languages, config and clocks of the masks, and the shapes of prunable tensors in order.
-        scores: by language, where they are known.
+        scores: by language, where known.
         sha256: of the data of each tensor of the file, by its name there.
     """
 
@@ -100,12 +94,12 @@ class Header(Config):
     sha256: dict[str, str]
 
     def text(self) -> str:
-        """As it stands in the metadata."""
+        """Its text in the metadata."""
         return json.dumps(self.model_dump(mode="json"), allow_nan=False, separators=(",", ":"))
 
 
 class Slot(Config):
-    """Where a tensor lies in the file, as safetensors says it."""
+    """Type, shape and place of a tensor in the file, as safetensors has them."""
 
     dtype: Literal["F32", "F16", "I8", "U8", "I16", "I32", "I64", "BOOL"]
     shape: Annotated[tuple[_Size, ...], Field(max_length=8)]
@@ -115,6 +109,11 @@ class Slot(Config):
     def item(self) -> str:
         """NumPy's name of the type of its items."""
         return DTYPES[self.dtype]
+
+    @property
+    def has_floats(self) -> bool:
+        """Whether its values are floats, rounded or not."""
+        return self.item in QUANTITIES
 
     @property
     def elements(self) -> int:
@@ -134,10 +133,10 @@ class Bits(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """A header and the tensors of its file, each of which was found to be what the header asks for.
+    """A header and the tensors of its file, each of which is what the header asks for.
 
     Attributes:
-        start: where the tensors' data begin in the file, in bytes.
+        start: of the tensors' data in the file, in bytes.
     """
 
     header: Header
@@ -149,22 +148,20 @@ class Layout:
         return self.header.pathways.languages
 
     @property
-    def prunable(self) -> tuple[str, ...]:
-        """Names of the tensors that masks cover, in order."""
-        return tuple(self.header.pathways.tensors)
+    def prunable(self) -> dict[str, Shape]:
+        """Shapes of the tensors that masks cover, by name, in order."""
+        return self.header.pathways.tensors
 
     @cached_property
     def tensors(self) -> dict[str, Shape]:
         """Shapes of all tensors of the model, by name."""
-        return self.header.pathways.tensors | {
-            name: slot.shape for name, slot in self.under(VALUES).items() if name not in self.header.pathways.tensors
-        }
+        return {name: slot.shape for name, slot in self.under(VALUES).items()} | self.prunable
 
     @cached_property
     def bits(self) -> dict[str, Bits]:
-        """Where the bits of each prunable tensor lie in the union and in the masks."""
+        """Places of the bits of each prunable tensor in the union and in the masks."""
         places, union, mask = {}, 0, 0
-        for name, shape in self.header.pathways.tensors.items():
+        for name, shape in self.prunable.items():
             ends = union + packed_size(shape), mask + packed_size((self.kept_of(name),))
             places[name] = Bits(slice(union, ends[0]), slice(mask, ends[1]))
             union, mask = ends
@@ -193,6 +190,10 @@ class Layout:
         """The tensors of the file whose names begin so, by the rest of their names."""
         return {name.removeprefix(prefix): slot for name, slot in self.slots.items() if name.startswith(prefix)}
 
+    def under_language(self, language: str) -> dict[str, Slot]:
+        """The unmasked tensors of a language that was added, by name; none of another."""
+        return self.under(language_prefix(language) + VALUES)
+
 
 def language_prefix(language: str) -> str:
     """What the names of the tensors of an added language begin with."""
@@ -205,7 +206,7 @@ def seal(head: bytes) -> bytes:
 
 
 def read_layout(content: memoryview, where: str) -> Layout:
-    """The layout of a file; looks only at what stands before the tensors' data.
+    """The layout of a file; reads only what is before the tensors' data.
 
     Raises:
         BundleError: if it is no bundle, of another version, truncated, changed there, or if its parts contradict
@@ -218,12 +219,13 @@ def read_layout(content: memoryview, where: str) -> Layout:
         raise BundleError(f"{where}: not a bundle: it does not begin as a safetensors file does, or is cut short")
     head = bytes(content[: 8 + length])
     try:
-        slots = _json(head[8:])
+        slots = _json(head[8:].decode())
         metadata = slots.pop("__metadata__", None) if isinstance(slots, dict) else None
         if not isinstance(metadata, dict) or not isinstance(metadata.get(METADATA), str):
-            raise BundleError(f"{where}: not a bundle: its metadata say nothing of {METADATA}")
-        raw = _json(metadata[METADATA])
-        layout = Layout(_header(raw, head, where), _slots(slots, where), len(head))
+            raise BundleError(f"{where}: not a bundle: its metadata lack {METADATA}")
+        header = _header(_json(metadata[METADATA]), head, where)
+        slots = {name: parse_config(Slot, value, f"{where}: {name:.200}") for name, value in slots.items()}
+        layout = Layout(header, slots, len(head))
         problem = next(_contradictions(layout, len(content) - len(head)), None)
     except BundleError:
         raise
@@ -236,15 +238,14 @@ def read_layout(content: memoryview, where: str) -> Layout:
     return layout
 
 
-def _json(text: str | bytes) -> Any:
-    text = text.decode("utf-8") if isinstance(text, bytes) else text
+def _json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse)
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key is there twice")
     return mapping
 
 
@@ -264,12 +265,8 @@ def _header(raw: Any, head: bytes, where: str) -> Header:
     return header
 
 
-def _slots(raw: dict[str, Any], where: str) -> dict[str, Slot]:
-    return {name: parse_config(Slot, value, f"{where}: {name:.200}") for name, value in raw.items()}
-
-
 def _contradictions(layout: Layout, size: int) -> Iterator[str]:
-    """What cannot be, each in words; a later check may lean on the ones before it.
+    """What is contradictory, each in words; a later check may rely on the ones before it.
 
     Every size that is allocated later is bounded here by the bytes that the file has: a weight takes a bit of the union
     or a byte of values.
@@ -281,7 +278,7 @@ def _contradictions(layout: Layout, size: int) -> Iterator[str]:
     for name, slot in sorted(slots.items(), key=lambda item: item[1].data_offsets):
         start, stop = slot.data_offsets
         if start != end or stop - start != slot.nbytes or (layout.start + start) % ITEM_SIZES[slot.item]:
-            yield f"{name}: does not lie in the file where it should"
+            yield f"{name}: is not in the file where it should be"
         if (0 in slot.shape and len(slot.shape) > 1) or (not slot.shape and slot.item == "int8"):
             yield f"{name}: a tensor of {slot.item} {slot.shape}, which is none"
         end = stop
@@ -297,7 +294,7 @@ def _contradictions(layout: Layout, size: int) -> Iterator[str]:
         values = slots.get(VALUES + name)
         if values is None or not 2 <= len(shape) <= 8 or any(side < 1 for side in shape):
             yield f"pathways: {name}: {shape} is no tensor that a mask covers"
-        elif len(values.shape) != 1 or values.elements > math.prod(shape) or values.item not in QUANTITIES:
+        elif len(values.shape) != 1 or values.elements > math.prod(shape) or not values.has_floats:
             yield f"{VALUES}{name}: {values.dtype} {values.shape}: not what a union keeps of {shape}"
     wanted = _wanted(layout)
     for name, asked in wanted.items():

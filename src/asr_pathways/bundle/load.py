@@ -1,4 +1,4 @@
-"""One door for every MODEL: a folder of ours, a Hugging Face folder, a name on the hub, or a bundle."""
+"""Loading any MODEL: a folder of this package, a Hugging Face folder, a name on the hub, or a bundle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asr_pathways.model_folder.model import AsrModel
 
 
 def load_model(model: Path | str, device: torch.device | str = "cpu") -> AsrModel:
-    """Reads a MODEL: a folder of ours, a Hugging Face folder, the name of a model on the hub, or a bundle.
+    """Reads a MODEL: a folder of this package, a Hugging Face folder, the name of a model on the hub, or a bundle.
 
     Raises:
         PathwaysError: if a part is missing, truncated, foreign or does not fit the others.
@@ -49,5 +49,5 @@ def load_identifier(model: Path) -> LanguageIdentifier:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a bundle lies there, whole, broken or of the first format (or should, by its name)."""
+    """Whether the path is that of a bundle, whole, broken or of the first format, or has the name of one."""
     return (path.suffix == BUNDLE_SUFFIX and not path.is_dir()) or (path / OLD_DIGEST).is_file()

@@ -1,4 +1,4 @@
-"""Weights as they lie in a bundle: float32 exactly, float16, or int8 with a scale a row."""
+"""Weights as a bundle stores them: float32 exactly, float16, or int8 with a scale a row."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -52,7 +51,7 @@ class StoredTensor:
         """
         if self.scales is None:
             return self.values.astype(np.float32) if self.values.dtype == np.float16 else self.values
-        scaled: Array = np.multiply(self.values, self._by_value(self.scales, union), dtype=np.float32)
+        scaled: Array = np.multiply(self.values, _by_value(self.scales, self.values, union), dtype=np.float32)
         return scaled
 
     def dense(self, union: Flags | None = None, within: Flags | None = None) -> Array:
@@ -69,18 +68,16 @@ class StoredTensor:
         dense[union] = values if within is None else np.where(within, values, np.float32(0))
         return dense.reshape(self.shape)
 
-    def within(self, chosen: Flags) -> StoredTensor:
-        """Only the values that ``chosen`` (k,) marks, of a prunable tensor."""
-        return StoredTensor(self.shape, self.values[chosen], self.scales)
 
-    def _by_value(self, scales: Floats, union: Flags | None) -> Floats:
-        if union is None:
-            return scales.reshape(-1, *[1] * (self.values.ndim - 1))
-        return np.repeat(scales, np.count_nonzero(union.reshape(len(scales), -1), axis=1))
+def _by_value(scales: Floats, values: Array, union: Flags | None) -> Floats:
+    """The scale of each of the values."""
+    if union is None:
+        return scales.reshape(-1, *[1] * (values.ndim - 1))
+    return np.repeat(scales, np.count_nonzero(union.reshape(len(scales), -1), axis=1))
 
 
 def store(name: str, tensor: Tensor, dtype: Quantity, union: Flags | None = None) -> StoredTensor:
-    """How a tensor is stored; vectors, and tensors with values too large for it, stay float32.
+    """A tensor as it is to be stored; vectors, and tensors with values beyond float16's, stay float32.
 
     Args:
         tensor: of any shape.
@@ -90,7 +87,10 @@ def store(name: str, tensor: Tensor, dtype: Quantity, union: Flags | None = None
         BundleError: for a type of items that has no place in a bundle.
     """
     shape = tuple(tensor.shape)
-    dense = _array(name, tensor)
+    tensor = tensor.detach().cpu()
+    dense: Array = (tensor.float() if tensor.is_floating_point() else tensor).contiguous().numpy()
+    if dense.dtype.name not in ITEM_SIZES:
+        raise BundleError(f"{name}: tensors of {dense.dtype.name} cannot be stored in a bundle")
     values = dense if union is None else dense.reshape(-1)[union]
     fits = values.dtype == np.float32 and len(shape) > 1 and bool(np.all(np.abs(values) <= LARGEST_HALF))
     if not fits or dtype == "float32":
@@ -101,16 +101,5 @@ def store(name: str, tensor: Tensor, dtype: Quantity, union: Flags | None = None
     largest = (rows if union is None else np.where(union.reshape(rows.shape), rows, 0)).max(axis=1, initial=0)
     scales = (largest / 127).astype(np.float32)
     steps = np.where(scales > 0, scales, 1).astype(np.float32)
-    exact = StoredTensor(shape, values, scales)
-    rounded = np.rint(values / exact._by_value(steps, union)).clip(-127, 127).astype(np.int8)
+    rounded = np.rint(values / _by_value(steps, values, union)).clip(-127, 127).astype(np.int8)
     return StoredTensor(shape, rounded, scales)
-
-
-def _array(name: str, tensor: Tensor) -> Array:
-    tensor = tensor.detach().cpu()
-    if tensor.is_floating_point():
-        tensor = tensor.to(torch.float32)
-    array: Array = tensor.contiguous().numpy()
-    if array.dtype.name not in ITEM_SIZES:
-        raise BundleError(f"{name}: tensors of {array.dtype.name} cannot be stored in a bundle")
-    return array

@@ -1,9 +1,11 @@
-"""``bench``: what sparse models gain on this machine."""
+"""``bench``: how fast sparse models are on this machine."""
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,10 +17,10 @@ if TYPE_CHECKING:
 
 def bench(
     preset: Annotated[str, typer.Option(help="Sizes of the model, with commas between.")] = "base",
-    chunk: Annotated[str, typer.Option(help="Milliseconds that come at a time, with commas between.")] = "320",
+    chunk: Annotated[str, typer.Option(help="Milliseconds of audio at a time, with commas between.")] = "320",
     threads: Annotated[str, typer.Option(help="Numbers of threads, with commas between.")] = "1",
     sparsity: Annotated[str, typer.Option(help="With commas between.")] = "0.7",
-    json: Annotated[Optional[Path], typer.Option(help="Also write all figures here.")] = None,  # noqa: UP045
+    json: Annotated[Path | None, typer.Option(help="Also write all figures here.")] = None,
 ) -> None:
     """Times streaming with sparse and dense models of random weights, side by side; minutes for each size.
 
@@ -35,16 +37,12 @@ def bench(
     chunks, counts = _numbers("--chunk", chunk, 40, 2000), _numbers("--threads", threads, 1, 256)
     sparsities = _numbers("--sparsity", sparsity, 0, 0.99)
     results = []
-    for size in sizes:
-        for milliseconds in chunks:
-            for count in counts:
-                result = measure(
-                    size, milliseconds / 1000, int(count), sparsities, lambda text: typer.echo(text, err=True)
-                )
-                results.append(result)
-                print_table(_table(result))
-                if json is not None:  # after each: one that fails costs no other
-                    write_json(json, {"machine": machine(), "results": results})
+    for size, milliseconds, count in itertools.product(sizes, chunks, counts):
+        result = measure(size, milliseconds / 1000, int(count), sparsities, partial(typer.echo, err=True))
+        results.append(result)
+        print_table(_table(result))
+        if json is not None:  # after each: a later failure loses nothing
+            write_json(json, {"machine": machine(), "results": results})
 
 
 def _numbers(option: str, text: str, least: float, most: float) -> list[float]:
@@ -68,17 +66,8 @@ def _table(result: dict[str, Any]) -> Table:
         caption=f"Switch: {switch['loaded_ms']:.2f} ms, prepared on demand {switch['packed_on_demand_ms']:.0f} ms",
     )
     table.add_column("system")
-    for heading in (
-        "sparsity",
-        "RTF",
-        "speed",
-        "chunk p50 ms",
-        "p95",
-        "first token ms",
-        "load s",
-        "peak MiB",
-        "MB on disk",
-    ):
+    headings = "sparsity, RTF, speed, chunk p50 ms, p95, first token ms, load s, peak MiB, MB on disk"
+    for heading in headings.split(", "):
         table.add_column(heading, justify="right")
     dense = next(row["rtf"] for row in result["rows"] if row["system"] == "torch float32")
     for row in result["rows"]:

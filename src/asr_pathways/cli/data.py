@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asr_pathways.cli.tables import split_languages
 
+if TYPE_CHECKING:
+    from asr_pathways.data.corpora.published import Published
+
 app = typer.Typer(no_args_is_help=True, help="Makes data folders: Lhotse cuts in three splits, 16 kHz mono.")
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The data folder to make.", show_default=False)]
 From = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads it
+    Path | None,
     typer.Option("--from", help="Unpacked packages, or a folder of .deb files, instead of fetching them."),
 ]
 Source = Annotated[
@@ -23,7 +26,7 @@ Source = Annotated[
     typer.Argument(metavar="SOURCE", help="The unpacked download; its audio stays there.", show_default=False),
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes that read the audio files' headers.")]
-Languages = Annotated[Optional[str], typer.Option(help="Language codes with commas between.")]  # noqa: UP045
+Languages = Annotated[str | None, typer.Option(help="Language codes with commas between.")]
 
 
 @app.command()
@@ -34,8 +37,7 @@ def prompts(out: Out, source: From = None, languages: Languages = None) -> None:
     """
     from asr_pathways.data.corpora.prompts import LANGUAGES, prepare_prompts
 
-    _left_out(prepare_prompts(out, source, split_languages(languages) or LANGUAGES))
-    _summary(out)
+    _summary(out, prepare_prompts(out, source, split_languages(languages) or LANGUAGES))
 
 
 @app.command()
@@ -46,8 +48,7 @@ def dialogues(out: Out, source: From = None, languages: Languages = None) -> Non
     """
     from asr_pathways.data.corpora.dialogues import LANGUAGES, prepare_dialogues
 
-    _left_out(prepare_dialogues(out, source, split_languages(languages) or LANGUAGES))
-    _summary(out)
+    _summary(out, prepare_dialogues(out, source, split_languages(languages) or LANGUAGES))
 
 
 @app.command()
@@ -74,10 +75,8 @@ def mls(source: Source, out: Out, languages: Languages = None, jobs: Jobs = 1) -
     Example: asr-pathways data mls downloads/mls data/mls --languages en,fr,it,nl
     """
     from asr_pathways.data.corpora.mls import MLS
-    from asr_pathways.data.corpora.published import prepare_published
 
-    _left_out(prepare_published(out, source, MLS, split_languages(languages), jobs))
-    _summary(out)
+    _published(source, out, MLS, languages, jobs)
 
 
 @app.command()
@@ -87,10 +86,8 @@ def fleurs(source: Source, out: Out, languages: Languages = None, jobs: Jobs = 1
     Example: asr-pathways data fleurs downloads/fleurs data/fleurs --languages en,fr
     """
     from asr_pathways.data.corpora.fleurs import FLEURS
-    from asr_pathways.data.corpora.published import prepare_published
 
-    _left_out(prepare_published(out, source, FLEURS, split_languages(languages), jobs))
-    _summary(out)
+    _published(source, out, FLEURS, languages, jobs)
 
 
 @app.command()
@@ -100,10 +97,8 @@ def commonvoice(source: Source, out: Out, languages: Languages = None, jobs: Job
     Example: asr-pathways data commonvoice downloads/cv-corpus-17.0-2024-03-15 data/cv --languages en,fr
     """
     from asr_pathways.data.corpora.commonvoice import COMMON_VOICE
-    from asr_pathways.data.corpora.published import prepare_published
 
-    _left_out(prepare_published(out, source, COMMON_VOICE, split_languages(languages), jobs))
-    _summary(out)
+    _published(source, out, COMMON_VOICE, languages, jobs)
 
 
 @app.command()
@@ -114,8 +109,7 @@ def shar(source: Source, out: Out, languages: Languages = None) -> None:
     """
     from asr_pathways.data.corpora.shar import prepare_shar
 
-    _left_out(prepare_shar(out, source, split_languages(languages)))
-    _summary(out)
+    _summary(out, prepare_shar(out, source, split_languages(languages)))
 
 
 @app.command()
@@ -124,8 +118,8 @@ def texts(
     languages: Languages = "en,es,fr,it,ru",
     source: From = None,
     exclude: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="A data folder whose texts are left out, so that no test text is ever said."),
+        Path | None,
+        typer.Option(help="A data folder whose texts are left out, so that no test text is synthesised."),
     ] = None,
 ) -> None:
     """Lines of everyday language for synth (cs en es fr it nl ru), from Debian's dialogues, fortunes and help texts.
@@ -162,7 +156,7 @@ def synth(
     out: Out,
     texts: Annotated[Path, typer.Option(help="Folder of LANGUAGE.txt files, one utterance a line.")],
     languages: Languages = None,
-    hours: Annotated[Optional[float], typer.Option(min=0, help="Hours a language; else each line once.")] = None,  # noqa: UP045
+    hours: Annotated[float | None, typer.Option(min=0, help="Hours a language; else each line once.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses voices, rates and pitches.")] = 0,
     held_out: Annotated[
         float, typer.Option(min=0, max=0.4, help="Share of the texts in dev, and as many in test.")
@@ -180,7 +174,7 @@ def synth(
     lines = read_texts(texts, split_languages(languages))
     for language, count in prepare_synth(out, lines, seed, hours, held_out).items():
         if count:
-            typer.echo(f"{language}: {count:,} lines left out: nothing, or too much, was said", err=True)
+            typer.echo(f"{language}: {count:,} lines left out: no speech, or too much, came out", err=True)
     _summary(out)
 
 
@@ -199,13 +193,17 @@ def merge(
     _summary(out)
 
 
-def _left_out(dropped: Mapping[str, Counter[str]]) -> None:
-    for language, reasons in dropped.items():
+def _published(source: Path, out: Path, corpus: Published, languages: str | None, jobs: int) -> None:
+    from asr_pathways.data.corpora.published import prepare_published
+
+    _summary(out, prepare_published(out, source, corpus, split_languages(languages), jobs))
+
+
+def _summary(out: Path, left_out: Mapping[str, Counter[str]] | None = None) -> None:
+    """Prints what was left out, and the contents of a data folder."""
+    for language, reasons in (left_out or {}).items():
         for reason, count in reasons.items():
             typer.echo(f"{language}: {count} left out: {reason}", err=True)
-
-
-def _summary(out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 

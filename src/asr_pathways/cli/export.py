@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,18 +22,18 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder; for a bundle a file, OUT.asrp.")],
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "bundle",
     dtype: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads it
+        str | None,
         typer.Option(help="Of a bundle's weights: float32, float16 or int8.", show_default="float16"),
     ] = None,
-    languages: Annotated[Optional[str], typer.Option(help="Language codes with commas between, such as en,fr.")] = None,  # noqa: UP045
+    languages: Annotated[str | None, typer.Option(help="Language codes with commas between, such as en,fr.")] = None,
     scores: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="What evaluate --json wrote, to be kept in a bundle; else MODEL/scores.json if it is there."),
+        Path | None,
+        typer.Option(help="The output of evaluate --json, kept in a bundle; else MODEL/scores.json if it exists."),
     ] = None,
 ) -> None:
     """Writes a pruned model as one bundle of all its languages, or in a form that other programs read.
 
-    bundle: weights that some language keeps, and a mask of bits a language; every MODEL argument takes it.
+    bundle: weights that some language keeps, and a mask of bits a language; every MODEL argument accepts it.
     hf: a model folder (of a Hugging Face model: one that transformers loads) with the zeros of one language written in.
     onnx, sherpa: streaming graphs of one language, or of several in a folder each; sherpa-onnx runs the latter.
 
@@ -80,9 +80,9 @@ def _bundle(model: Path, out: Path, dtype: str | None, languages: Sequence[str] 
         known = dict(bundle.config.scores)
         identifier = bundle.file(IDENTIFIER) if bundle.has(IDENTIFIER) else None
     else:
-        beside, taught = model / "scores.json", model / IDENTIFIER
+        beside, fitted = model / "scores.json", model / IDENTIFIER
         known = _read_scores(beside) if beside.is_file() else {}
-        identifier = taught.read_bytes() if taught.is_file() else None
+        identifier = fitted.read_bytes() if fitted.is_file() else None
     if scores is not None:
         known = _read_scores(scores)
     sizes = write_bundle(load_model(model), out, quantity, languages, scores=known, identifier=identifier)

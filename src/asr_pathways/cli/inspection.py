@@ -1,4 +1,4 @@
-"""What ``inspect`` shows of a MODEL folder."""
+"""The tables of ``inspect``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.table import Table
 
+from asr_pathways.bundle.bundle import Bundle
 from asr_pathways.bundle.load import is_bundle
-from asr_pathways.formats import percent, size
+from asr_pathways.formats import language_name, percent, size
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import Pathways
 
@@ -19,9 +20,7 @@ def inspection_tables(asr: AsrModel, folder: Path) -> Iterator[Table]:
     """Tables of sizes and, for a pruned model, of sparsity and overlap; for a bundle, of its parts too."""
     yield _sizes(asr, folder)
     if is_bundle(folder):
-        from asr_pathways.cli.bundle_tables import bundle_tables
-
-        yield from bundle_tables(folder)
+        yield from _bundle(folder)
     if asr.pathways is not None:
         yield _sparsity(asr.pathways)
         if len(asr.pathways.languages) > 1:
@@ -48,6 +47,30 @@ def _sizes(asr: AsrModel, folder: Path) -> Table:
     for line in card.attribution:
         table.add_row("attribution", line)
     return table
+
+
+def _bundle(path: Path) -> Iterator[Table]:
+    """Bytes by part and by mask, and the word error rates in its header."""
+    bundle = Bundle.open(path)
+    bundle.verify()
+    sizes = bundle.sizes()
+    parts = Table("part", title=f"Parts ({bundle.config.dtype} values)")
+    parts.add_column("bytes", justify="right")
+    parts.add_column("bits a prunable weight", justify="right")
+    masks = {f"mask {key}": count for key, count in sizes.masks.items()}
+    for name, count in {**sizes.parts, **masks}.items():
+        if name != "masks":
+            bits = f"{8 * count / sizes.weights:.3f}" if name in masks or name == "union" else ""
+            parts.add_row(name, size(count), bits)
+    parts.add_row("all", size(sizes.total), f"masks {sizes.mask_bits:.3f}", style="bold")
+    yield parts
+    if scores := bundle.config.scores:
+        table = Table("language", title="Word error rates when it was written")
+        table.add_column("WER %", justify="right")
+        table.add_column("words", justify="right")
+        for language, score in scores.items():
+            table.add_row(f"{language} {language_name(language)}", percent(score.wer), f"{score.words:,}")
+        yield table
 
 
 def _sparsity(pathways: Pathways) -> Table:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -42,9 +42,9 @@ Model = Annotated[
 ]
 Data = Annotated[Path, typer.Option(help="A data folder (see [b]asr-pathways data[/b]).", show_default=False)]
 Out = Annotated[Path, typer.Option(help="The run folder; becomes a MODEL.", show_default=False)]
-Languages = Annotated[Optional[str], typer.Option(help="Language codes with commas between, such as en,fr.")]  # noqa: UP045 - typer reads it
+Languages = Annotated[str | None, typer.Option(help="Language codes with commas between, such as en,fr.")]
 From = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--from", help="Already unpacked prompt packages, where there is no apt."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, if any; else begin.")]
@@ -61,7 +61,7 @@ def train(
     config: Annotated[Path, typer.Option(help="A recipe, such as recipes/train.yaml.", show_default=False)],
     data: Data,
     out: Out,
-    init: Annotated[Optional[Path], typer.Option(help="A dense MODEL whose weights to start from.")] = None,  # noqa: UP045
+    init: Annotated[Path | None, typer.Option(help="A dense MODEL whose weights to start from.")] = None,
     resume: Resume = False,
 ) -> None:
     """Trains a dense multilingual model.
@@ -72,7 +72,7 @@ def train(
     from asr_pathways.training.train import train as run
 
     run(TrainRecipe.read(config), data, out, init=init, resume=resume)
-    _say(f"{out}: model written")
+    _report(f"{out}: model written")
 
 
 @app.command()
@@ -86,8 +86,8 @@ def prune(
     init: Annotated[
         str, typer.Option(help="Where masks start: omp (one shot), lap, lsp, or a pruned MODEL folder.")
     ] = "omp",
-    config: Annotated[Optional[Path], typer.Option(help="A recipe, such as recipes/prune.yaml.")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option(min=0, help="Training steps, instead of the recipe's.")] = None,  # noqa: UP045
+    config: Annotated[Path | None, typer.Option(help="A recipe, such as recipes/prune.yaml.")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Training steps, instead of the recipe's.")] = None,
     resume: Resume = False,
 ) -> None:
     """Prunes a dense model into one sparse pathway per language.
@@ -112,7 +112,7 @@ def prune(
         init=init,
         resume=resume,
     )
-    _say(f"{out}: model written")
+    _report(f"{out}: model written")
 
 
 @app.command("add-language")
@@ -121,15 +121,15 @@ def add_language(
     language: Annotated[str, typer.Option(help="The code of the new language, such as it.", show_default=False)],
     data: Data,
     out: Out,
-    sparsity: Annotated[Optional[float], typer.Option(help="Of the new pathway; else that of the others.")] = None,  # noqa: UP045
-    config: Annotated[Optional[Path], typer.Option(help="A recipe, such as recipes/prune.yaml.")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option(min=0, help="Training steps, instead of the recipe's.")] = None,  # noqa: UP045
+    sparsity: Annotated[float | None, typer.Option(help="Of the new pathway; else that of the others.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A recipe, such as recipes/prune.yaml.")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Training steps, instead of the recipe's.")] = None,
     resume: Resume = False,
 ) -> None:
-    """Adds a language to a pruned model; what it writes in the others stays the same bit for bit.
+    """Adds a language to a pruned model; transcripts in the others stay the same bit for bit.
 
     The new pathway uses any weight and trains only those that no other keeps. A language whose letters the model
-    lacks gets word pieces of its own.
+    lacks gets its own word pieces.
 
     Example: asr-pathways add-language runs/dynamic --language it --data data/prompts --out runs/with-it
     """
@@ -138,7 +138,7 @@ def add_language(
 
     recipe = (PruneRecipe.read(config) if config else PruneRecipe()).with_steps(steps)
     run(model, data, out, language=language, recipe=recipe, sparsity=sparsity, resume=resume)
-    _say(f"{out}: model written")
+    _report(f"{out}: model written")
 
 
 @app.command()
@@ -147,8 +147,8 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
     languages: Languages = None,
-    json: Annotated[Optional[Path], typer.Option(help="Write scores and utterances here.")] = None,  # noqa: UP045
-    errors: Annotated[Optional[Path], typer.Option(help="Write aligned errors of each utterance here.")] = None,  # noqa: UP045
+    json: Annotated[Path | None, typer.Option(help="Write scores and utterances here.")] = None,
+    errors: Annotated[Path | None, typer.Option(help="Write aligned errors of each utterance here.")] = None,
 ) -> None:
     """Prints WER and CER of each language, with confidence intervals.
 
@@ -181,17 +181,17 @@ def transcribe(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="Audio files; - is what arecord -r 16000 -f S16_LE gives (with --stream).",
+            help="Audio files; with --stream, - is standard input, of 16 kHz, 16-bit mono samples.",
             show_default=False,
         ),
     ],
     language: Annotated[
-        str, typer.Option(help="The language that is spoken; auto: the model finds out.", show_default=False)
+        str, typer.Option(help="The language that is spoken; auto: the model identifies it.", show_default=False)
     ],
     stream: Annotated[bool, typer.Option("--stream", help="Recognise piece by piece, showing partial texts.")] = False,
     beam: Annotated[int, typer.Option(min=1, help="Hypotheses of beam search, with --stream; 1 is greedy.")] = 1,
     phrases: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="A text file of words and names to prefer, one phrase a line; with --beam."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with token times.")] = False,
@@ -210,7 +210,7 @@ def transcribe(
     from asr_pathways.model_folder.decode import transcribe_any
 
     if stream and language == "auto":
-        raise PathwaysError("--language auto hears a whole recording before it decides: leave --stream out")
+        raise PathwaysError("--language auto needs the whole recording: leave --stream out")
     if Path("-") in files and not stream:
         raise PathwaysError("-: standard input is recognised as it comes: add --stream")
     if (beam > 1 or phrases is not None) and not stream:
@@ -243,10 +243,10 @@ def _streamed(model: Path, files: list[Path], language: str, beam: int, phrases:
     shown = ""
     for file in files:
         if file == Path("-"):
-            found = transcribe_live(recognizer, sys.stdin.buffer, language)
+            transcripts = transcribe_live(recognizer, sys.stdin.buffer, language)
         else:
-            found = transcribe_stream(recognizer, file, language)
-        for result, final in found:
+            transcripts = transcribe_stream(recognizer, file, language)
+        for result, final in transcripts:
             if final:
                 yield result
             elif result.text != shown:
@@ -256,9 +256,9 @@ def _streamed(model: Path, files: list[Path], language: str, beam: int, phrases:
 
 @app.command()
 def identify(model: Model, data: Data) -> None:
-    """Teaches a MODEL to tell its languages apart, for [b]transcribe --language auto[/b]; prints how often it is right.
+    """Fits a language identifier for [b]transcribe --language auto[/b]; prints how often it is right.
 
-    A linear head on the encoder's output; minutes. Take data with many speakers in each language: with one speaker a
+    A linear head on the encoder's output; minutes. Use data with many speakers in each language: with one speaker a
     language it learns the voices.
 
     Example: asr-pathways identify runs/dynamic --data data/prompts
@@ -266,13 +266,15 @@ def identify(model: Model, data: Data) -> None:
     from asr_pathways.bundle.load import is_bundle, load_model
     from asr_pathways.evaluation.tables import identification_table
     from asr_pathways.model_folder.folder import fastest_device
-    from asr_pathways.model_folder.language_id import teach
+    from asr_pathways.model_folder.language_id import fit_identifier
 
     if is_bundle(model):
-        raise PathwaysError(f"{model}: a bundle is not changed: teach the model folder, then export it again")
+        raise PathwaysError(
+            f"{model}: a bundle is not changed: fit the identifier of the model folder, then export it again"
+        )
     if not model.is_dir():
         raise PathwaysError(f"{model}: no such model folder: the identifier is kept in it")
-    identifier, right = teach(load_model(model, fastest_device()), data)
+    identifier, right = fit_identifier(load_model(model, fastest_device()), data)
     identifier.save(model)
     print_table(identification_table(right))
 
@@ -294,18 +296,20 @@ def inspect(model: Model) -> None:
 def experiment(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A matrix of runs, such as recipes/paper.yaml.")],
     out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Where all goes, and a second run goes on.", show_default="results/ and the recipe's name"),
+        Path | None,
+        typer.Option(
+            help="The folder of all results, where a second run goes on.", show_default="results/ and the recipe's name"
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells and what they will cost.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells and their expected times.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Run nothing: only write the report of the ledger.")] = False,
     ray: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="ADDRESS", help="Run on a Ray cluster; local: as many cells at once as processors."),
     ] = None,
     source: From = None,
 ) -> None:
-    """Runs a matrix of trainings and prunings, each once, and reports what they show together.
+    """Runs a matrix of trainings and prunings, each once, and reports their results together.
 
     Whatever an interrupted or killed run has done is kept: start the same command again. The recipe's document and
     README are written only from results/ and the recipe's name; with another --out they stay as they are.
@@ -332,8 +336,8 @@ def demo(
     run_demo(model, out, source=source, fast=fast)
 
 
-def _say(text: str) -> None:
-    """Of several processes of one run, the first says it."""
+def _report(text: str) -> None:
+    """Of several processes of one run, only the first prints."""
     if os.environ.get("RANK", "0") == "0":
         typer.echo(text, err=True)
 
@@ -342,13 +346,8 @@ def main() -> None:
     """Runs the command line: exit status 0 ok, 1 failed (one line on stderr), 2 misuse."""
     try:
         app()
-    except PathwaysError as error:
+    except (PathwaysError, OSError, MemoryError) as error:
         if _debug:
             raise
-        typer.echo(f"asr-pathways: {error}", err=True)
-        sys.exit(1)
-    except (OSError, MemoryError) as error:
-        if _debug:
-            raise
-        typer.echo(f"asr-pathways: {error or type(error).__name__}", err=True)
+        typer.echo(f"asr-pathways: {str(error) or type(error).__name__}", err=True)
         sys.exit(1)

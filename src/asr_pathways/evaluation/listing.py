@@ -1,4 +1,4 @@
-"""What an evaluation leaves on disk: its scores and utterances as JSON, its aligned errors as text."""
+"""Files of an evaluation: its scores and utterances as JSON, its aligned errors as text."""
 
 from __future__ import annotations
 
@@ -65,16 +65,12 @@ def alignment_text(utterance: Utterance) -> str:
 def _row(edits: Sequence[Edit], side: int) -> str:
     cells = []
     for edit in edits:
-        column = (_cell(edit.reference), _cell(edit.hypothesis), _LETTERS[edit.kind])
+        column = (edit.reference or "***", edit.hypothesis or "***", _LETTERS[edit.kind])
         width = max(_width(cell) for cell in column)
         cells.append(column[side] + " " * (width - _width(column[side])))
     return " ".join(cells).rstrip()
 
 
-def _cell(word: str | None) -> str:
-    return "*" * 3 if word is None else word
-
-
 def _width(text: str) -> int:
-    """Columns in a fixed-width font: combining marks take none, wide characters two."""
+    """Columns in a fixed-width font: combining marks have none, wide characters two."""
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)

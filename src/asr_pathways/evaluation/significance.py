@@ -2,7 +2,7 @@
 
 A system is its runs: for each seed and language the errors of each tested utterance. Runs that were tested on the
 same utterances share their clusters: an utterance's errors and words are summed over them. Runs on other utterances,
-as the folds of a cross-validation are, bring clusters of their own. Rates are corpus-level for each language, then
+as the folds of a cross-validation are, bring other clusters. Rates are corpus-level for each language, then
 the unweighted mean over languages; intervals are those of `evaluation.wer`, which does the resampling: clusters are
 drawn within each language, and all systems are drawn alike.
 
@@ -38,10 +38,10 @@ ALPHA, POWER = 0.05, 0.8
 
 @dataclass(frozen=True)
 class UtteranceCounts:
-    """How one language's utterances went, in order of their ids.
+    """The errors of one language's utterances, in order of their ids.
 
     Attributes:
-        utterances: stands for ids and references: two cells with the same one were tested on the same.
+        utterances: a hash of ids and references: two cells with the same one were tested on the same.
         words: reference words (N,).
         word_errors: substitutions, deletions and insertions (N,).
         characters: reference characters (N,).
@@ -74,7 +74,7 @@ class UtteranceCounts:
 
 
 Runs = Mapping[int, Mapping[str, UtteranceCounts]]
-"""What one system made of the test: {seed: {language: counts}}."""
+"""The errors of one system in the test: {seed: {language: counts}}."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,6 @@ class Pooled:
     """One system over ``seeds``.
 
     Attributes:
-        seeds: those pooled.
-        languages: rates by language.
         wer, cer: unweighted means over languages, with 95% intervals.
         loss: nats a word piece, mean over languages and seeds.
         wer_by_seed: mean WER over languages of each seed by itself.
@@ -135,8 +133,6 @@ class Paired:
     """Two systems over the seeds that both have; below zero, the first is better.
 
     Attributes:
-        first, second: names.
-        seeds: those compared.
         wer, cer: differences of the means over languages.
         relative: the difference in WER as a share of the second's WER; None if that is 0.
         loss: difference of mean losses, in nats a word piece.
@@ -169,14 +165,14 @@ class Bootstrap:
         self._known: dict[tuple[int, ...], dict[str, Pooled]] = {}
 
     def pooled(self, name: str, seeds: Sequence[int] | None = None) -> Pooled:
-        """A system's rates over ``seeds``, which it must have; by default all of its own, and there must be some.
+        """A system's rates over ``seeds``, which it must have; by default all that it has, and there must be some.
 
         Raises:
             PathwaysError: if systems were not tested on the same utterances.
         """
         chosen = tuple(self._systems[name] if seeds is None else seeds)
         if chosen not in self._known:
-            # All systems that have these seeds at once, since drawing is what takes time.
+            # All systems that have these seeds at once, since drawing is slow.
             self._known[chosen] = self._pool(chosen)
         return self._known[chosen][name]
 
@@ -212,9 +208,9 @@ class Bootstrap:
             total = counts.sum(axis=0)
             sums = resampled_sums(counts, language, replications=self._replications, seed=self._seed)
             for place, name in enumerate(systems):
-                own = slice(2 * place + 2, 2 * place + 4)  # the first two columns are words and characters
-                wer, cer = total[own] / total[:2]
-                resampled = sums[:, own] / sums[:, :2]
+                errors = slice(2 * place + 2, 2 * place + 4)  # the first two columns are words and characters
+                wer, cer = total[errors] / total[:2]
+                resampled = sums[:, errors] / sums[:, :2]
                 interval = percentiles(resampled[:, 0])
                 rates[name][language] = LanguageRate(len(counts), int(total[0]), float(wer), float(cer), interval)
                 replicates[name].append(resampled)
@@ -249,7 +245,9 @@ def _clusters(systems: Mapping[str, Runs], seeds: Sequence[int], language: str) 
     """Counts (N, 2 + 2S) of each cluster: words and characters, then word and character errors of each system."""
     parts: dict[str, npt.NDArray[np.int64]] = {}
     for seed in seeds:
-        by_name = {name: _counts_of(name, runs, seed, language) for name, runs in systems.items()}
+        if absent := [name for name, runs in systems.items() if language not in runs[seed]]:
+            raise PathwaysError(f"{absent[0]}, seed {seed}: not tested on {language}")
+        by_name = {name: runs[seed][language] for name, runs in systems.items()}
         (one, first), *others = by_name.items()
         for name, other in others:
             if (other.utterances, other.words, other.characters) != (first.utterances, first.words, first.characters):
@@ -264,12 +262,6 @@ def _clusters(systems: Mapping[str, Runs], seeds: Sequence[int], language: str) 
     if not len(counts) or not counts[:, :2].all():
         raise PathwaysError(f"{language}: there are utterances without words, or none at all, so there is no WER")
     return counts
-
-
-def _counts_of(name: str, runs: Runs, seed: int, language: str) -> UtteranceCounts:
-    if language not in runs[seed]:
-        raise PathwaysError(f"{name}, seed {seed}: not tested on {language}")
-    return runs[seed][language]
 
 
 def _pooled(seeds: tuple[int, ...], rates: dict[str, LanguageRate], replicates: Rates, runs: Runs) -> Pooled:

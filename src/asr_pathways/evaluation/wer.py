@@ -1,9 +1,9 @@
 """Word and character error rates with bootstrap confidence intervals, per language and over languages.
 
 Conventions: corpus-level rates (all errors over all reference words) per language, then the unweighted mean
-over languages. Texts are scored as given, split at white space; normalising them is the data package's work.
+over languages. Texts are scored as they are, split at white space; normalising them is the data package's work.
 CER counts Unicode code points, the single spaces between words included, as jiwer does. Rates are fractions:
-0.25 is 25%, and insertions can take a rate above 1.
+0.25 is 25%, and insertions can make a rate exceed 1.
 
 Intervals are 95% percentile intervals of the bootstrap of Bisani & Ney, "Bootstrap estimates for confidence
 intervals in ASR performance evaluation" (ICASSP 2004): whole utterances are resampled within each language,
@@ -14,7 +14,7 @@ and its number of utterances only, so two systems scored on the same utterances 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any, Literal
 
 import jiwer
@@ -33,7 +33,7 @@ Rates = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Utterance:
-    """What was said and what a recogniser made of it, both normalised."""
+    """Reference and hypothesis, both normalised."""
 
     id: str
     language: str
@@ -98,11 +98,10 @@ class Scores:
         Raises:
             PathwaysError: if the language was not scored.
         """
-        for score in self.languages:
-            if score.language == language:
-                return score
-        known = " ".join(score.language for score in self.languages)
-        raise PathwaysError(f"no score for language {language!r}; there are: {known}")
+        scores = {score.language: score for score in self.languages}
+        if language not in scores:
+            raise PathwaysError(f"no score for language {language!r}; there are: {' '.join(scores)}")
+        return scores[language]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; the derived rates and word counts are written too, for readers."""
@@ -131,8 +130,8 @@ class Scores:
                 LanguageScore(
                     language=language,
                     utterances=entry["utterances"],
-                    wer=_counts_from_dict(entry["wer"]),
-                    cer=_counts_from_dict(entry["cer"]),
+                    wer=ErrorCounts(*(int(entry["wer"][field.name]) for field in fields(ErrorCounts))),
+                    cer=ErrorCounts(*(int(entry["cer"][field.name]) for field in fields(ErrorCounts))),
                     wer_ci=_interval(entry["wer"]["ci"]),
                 )
                 for language, entry in data["languages"].items()
@@ -154,13 +153,15 @@ def score(utterances: Iterable[Utterance], *, replications: int = REPLICATIONS, 
     for language, group in groups.items():
         words = [word_counts(utterance) for utterance in group]
         characters = _total(character_counts(utterance) for utterance in group)
-        rates = _resample(_errors_and_words(words), language, replications, seed)
+        counts = np.array([(count.errors, count.reference_length) for count in words], dtype=np.int64)
+        sums = resampled_sums(counts, language, replications=replications, seed=seed)
+        rates = sums[:, 0] / sums[:, 1]
         languages.append(LanguageScore(language, len(group), _total(words), characters, percentiles(rates)))
         resampled.append(rates)
     return Scores(
         languages=languages,
-        mean_wer=_mean(entry.wer.rate for entry in languages),
-        mean_cer=_mean(entry.cer.rate for entry in languages),
+        mean_wer=float(np.mean([entry.wer.rate for entry in languages])),
+        mean_cer=float(np.mean([entry.cer.rate for entry in languages])),
         mean_wer_ci=percentiles(np.mean(resampled, axis=0)),
     )
 
@@ -186,7 +187,7 @@ def _by_language(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
         if not utterance.reference.split():
             raise PathwaysError(
                 f"utterance {utterance.id} ({utterance.language}): its reference has no words, so it has no "
-                "error rate; give it a text or leave it out"
+                "error rate; add its text or leave it out"
             )
         groups.setdefault(utterance.language, []).append(utterance)
     if not groups:
@@ -210,12 +211,7 @@ def character_counts(utterance: Utterance) -> ErrorCounts:
 
 
 def _total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
-    rows = [(c.substitutions, c.deletions, c.insertions, c.reference_length) for c in counts]
-    return ErrorCounts(*(sum(column) for column in zip(*rows, strict=True)))
-
-
-def _errors_and_words(counts: Sequence[ErrorCounts]) -> npt.NDArray[np.int64]:
-    return np.array([(c.errors, c.reference_length) for c in counts], dtype=np.int64)
+    return ErrorCounts(*map(sum, zip(*map(astuple, counts), strict=True)))
 
 
 def resampled_sums(
@@ -242,26 +238,6 @@ def percentiles(values: Rates) -> Interval:
     """The 95% percentile interval of resampled values."""
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
-
-
-def _resample(counts: npt.NDArray[np.int64], language: str, replications: int, seed: int) -> Rates:
-    """WER (replications,) of resampled utterances; ``counts`` (N, 2) holds errors and reference words."""
-    sums = resampled_sums(counts, language, replications=replications, seed=seed)
-    rates: Rates = sums[:, 0] / sums[:, 1]
-    return rates
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
-
-
-def _counts_from_dict(data: Mapping[str, Any]) -> ErrorCounts:
-    return ErrorCounts(
-        int(data["substitutions"]),
-        int(data["deletions"]),
-        int(data["insertions"]),
-        int(data["reference_length"]),
-    )
 
 
 def _interval(data: Sequence[float]) -> Interval:

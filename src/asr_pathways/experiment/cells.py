@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +35,7 @@ def cell_folder(root: Path, name: str) -> Path:
 
 
 def run_cell(cell: Cell, root: Path, data: Path, *, test: bool = True) -> dict[str, Any]:
-    """Runs a cell to its end, going on where an earlier try was stopped, and gives its ledger entry.
+    """Runs a cell to its end, going on where an earlier try was stopped, and returns its ledger entry.
 
     The model stays in the cell's folder, for the cells that start from it.
 
@@ -44,7 +43,7 @@ def run_cell(cell: Cell, root: Path, data: Path, *, test: bool = True) -> dict[s
         cell: what to run; the cells that it starts from are done.
         root: the experiment's folder.
         data: the data folder that the cell's spec names.
-        test: False leaves out what the ledger knows already, where only the model is wanted.
+        test: False leaves out the tests, where the ledger has them and only the model is wanted.
 
     Raises:
         PathwaysError: if the run fails, or asks for an option that is gone.
@@ -54,12 +53,12 @@ def run_cell(cell: Cell, root: Path, data: Path, *, test: bool = True) -> dict[s
     out = cell_folder(root, cell.name)
     torch.set_num_threads(_THREADS)
     began = time.monotonic()
-    state = _prune(cell, root, data, out) if cell.kind == "prune" else _train(cell, root, data, out)
+    run, start = (_prune if cell.spec["kind"] == "prune" else _train), out / "checkpoints" / "start"
+    state = run(cell, root, data, out, start.exists())
     # An earlier try's time is in the state, and this one's in both: the longer of the two is nearest to the truth.
     trained = max(state.seconds, time.monotonic() - began)
     began = time.monotonic()
     asr = load_model(out)
-    start = load_model(out / "checkpoints" / "start").pathways
     tested, samples = _test(asr, data, cell.spec["test"]) if test and cell.spec["test"] else ({}, {})
     return {
         "label": cell.label,
@@ -70,7 +69,7 @@ def run_cell(cell: Cell, root: Path, data: Path, *, test: bool = True) -> dict[s
         "size": _size(asr, out),
         "history": state.history,
         "masks": _masks(asr.pathways, tensors=True),
-        "first_masks": _masks(start, tensors=False),
+        "first_masks": _masks(load_model(start).pathways, tensors=False),
         "events": [{key: value for key, value in event.items() if value is not None} for event in state.masks],
         "digest": model_digest(out),
         "total_steps": cell.total_steps,
@@ -78,19 +77,12 @@ def run_cell(cell: Cell, root: Path, data: Path, *, test: bool = True) -> dict[s
     }
 
 
-def _train(cell: Cell, root: Path, data: Path, out: Path) -> TrainingState:
-    spec = cell.spec
-    return train(
-        TrainRecipe.model_validate(spec["recipe"]),
-        data,
-        out,
-        init=_model(spec["model"], root),
-        languages=spec["languages"],
-        resume=_begun(out),
-    )
+def _train(cell: Cell, root: Path, data: Path, out: Path, resume: bool) -> TrainingState:
+    recipe, init = TrainRecipe.model_validate(cell.spec["recipe"]), _model(cell.spec["model"], root)
+    return train(recipe, data, out, init=init, languages=cell.spec["languages"], resume=resume)
 
 
-def _prune(cell: Cell, root: Path, data: Path, out: Path) -> TrainingState:
+def _prune(cell: Cell, root: Path, data: Path, out: Path, resume: bool) -> TrainingState:
     spec = cell.spec
     model = _model(spec["model"], root)
     assert model is not None
@@ -106,12 +98,8 @@ def _prune(cell: Cell, root: Path, data: Path, out: Path) -> TrainingState:
         recipe=PruneRecipe.model_validate(spec["recipe"]),
         languages=spec["languages"],
         init=init,
-        resume=_begun(out),
+        resume=resume,
     )
-
-
-def _begun(out: Path) -> bool:
-    return (out / "checkpoints" / "start").exists()
 
 
 def _model(spec: Mapping[str, str] | None, root: Path) -> Path | None:
@@ -123,7 +111,7 @@ def _model(spec: Mapping[str, str] | None, root: Path) -> Path | None:
 def _test(
     asr: AsrModel, data: Path, test: Mapping[str, Any]
 ) -> tuple[dict[str, UtteranceCounts], dict[str, dict[str, str]]]:
-    """Decodes the test splits, each language through its own pathway, and takes the model's loss on them.
+    """Decodes the test splits, each language through its pathway, and computes the model's loss on them.
 
     Returns:
         The counts of each language, and one utterance of each: the one whose length is nearest to ten words.
@@ -134,8 +122,8 @@ def _test(
         cuts = sorted(cuts, key=lambda cut: cut.id)[: test["utterances"] or None]
         model = asr.model
         utterances = decode_cuts(asr, cuts, progress=False)
-        taken = [cut for cut in cuts if cut.duration <= model.window]  # longer ones have no loss
-        batches = eval_batches(taken, asr.tokenizer, frontend=model.frontend, length_error=model.length_error)
+        short = [cut for cut in cuts if cut.duration <= model.window]  # longer ones have no loss
+        batches = eval_batches(short, asr.tokenizer, frontend=model.frontend, length_error=model.length_error)
         tested[language] = UtteranceCounts.of(utterances, _loss(asr, batches, language))
         samples[language] = asdict(min(utterances, key=lambda u: (abs(len(u.reference.split()) - 10), u.id)))
     return tested, samples
@@ -143,15 +131,15 @@ def _test(
 
 def _loss(asr: AsrModel, batches: Iterable[Batch], language: str) -> float:
     """Nats a word piece over all batches."""
-    totals: dict[str, float] = defaultdict(float)
-    with asr.hearing(language):
+    loss, pieces = 0.0, 0
+    with asr.inference(language):
         for batch in batches:
-            pieces = int(batch.target_lengths.sum())
-            totals["loss"] += float(asr.model.loss(batch)) * pieces
-            totals["pieces"] += pieces
-    if not totals:
+            count = int(batch.target_lengths.sum())
+            loss += float(asr.model.loss(batch)) * count
+            pieces += count
+    if not pieces:
         raise PathwaysError(f"test: all utterances of {language} are longer than the model's {asr.model.window:g} s")
-    return round(totals["loss"] / totals["pieces"], 6)
+    return round(loss / pieces, 6)
 
 
 def _masks(pathways: Pathways | None, *, tensors: bool) -> dict[str, Any] | None:
@@ -163,8 +151,8 @@ def _masks(pathways: Pathways | None, *, tensors: bool) -> dict[str, Any] | None
     masks["overlap"] = {f"{a} {b}": round(value, 4) for (a, b), value in pathways.overlap().items()}
     if tensors:
         masks["tensors"] = {
-            language: {name: round(value, 4) for name, value in own.items()}
-            for language, own in summary.tensors.items()
+            language: {name: round(value, 4) for name, value in sparsities.items()}
+            for language, sparsities in summary.tensors.items()
         }
         masks["union"] = {name: round(value, 4) for name, value in summary.union.items()}
     return masks
@@ -181,7 +169,7 @@ def _size(asr: AsrModel, out: Path) -> dict[str, int]:
 
 
 def model_digest(out: Path) -> str:
-    """Stands for weights and masks, bit by bit."""
+    """A hash of weights and masks, bit by bit."""
     total = hashlib.sha256()
     for path in (out / "model.safetensors", out / "pathways" / "masks.safetensors"):
         if path.exists():

@@ -24,14 +24,13 @@ def run_experiment(
 ) -> None:
     """Runs the cells of ``recipe`` that ``out`` has no results of, and writes the report of all that it has.
 
-    The recipe's document and README are written only where ``out`` is its own folder, ``results/NAME``: results
-    elsewhere are a trial, and not to take their place.
+    The recipe's document and README are written only where ``out`` is ``results/NAME``: results
+    elsewhere are a trial, and must not replace them.
 
     Args:
         recipe: the YAML file.
-        out: the experiment's folder; None: its own.
-        ray: as `run_cells` takes it.
-        source: likewise.
+        out: the experiment's folder; None: ``results/NAME``.
+        ray, source: of `run_cells`.
         dry_run: only print cells, costs and the differences that the design can show.
         report: only write the report.
 
@@ -73,7 +72,7 @@ def run_plan(
 
 
 def _show(plan: Plan, out: Path) -> None:
-    """Prints the plan: every cell with its state and cost."""
+    """Prints the plan: every cell with its state and expected time."""
     estimate = costs(plan, out)
     table = Table("cell", "run", "steps", "with its masks'", "minutes", "state", title=plan.recipe.title)
     to_run = {cell.name for cell in missing_cells(plan, out)}
@@ -96,7 +95,7 @@ def _show(plan: Plan, out: Path) -> None:
             smallest = detectable(block.words, block.deviation)
             console.print(
                 f"{name}: {len(block.seeds)} seeds, about {block.words:,} words: a difference in WER of "
-                f"{100 * smallest:.2f} points is found with 80% power, were words independent",
+                f"{100 * smallest:.2f} points is detected with 80% power, were words independent",
                 highlight=False,
                 soft_wrap=True,
             )

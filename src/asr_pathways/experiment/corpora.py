@@ -1,4 +1,4 @@
-"""Makes the corpora that an experiment names, once each, under a folder of its own."""
+"""Makes the corpora that an experiment names, once each, each in a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asr_pathways.experiment.recipe import ExperimentRecipe, FolderSource, Merge
 
 
 def data_folder(root: Path, recipe: ExperimentRecipe, data: dict[str, Any]) -> Path:
-    """Where the corpus, or the fold of one, that a cell's spec names lies."""
+    """The folder of the corpus, or of the fold of one, that a cell's spec names."""
     source = recipe.data[data["name"]]
     if isinstance(source, FolderSource) and "fold" not in data:
         return source.path
@@ -25,8 +25,7 @@ def make_corpora(root: Path, plan: Plan, cells: list[Cell], source: Path | None 
 
     Args:
         root: the experiment's folder.
-        plan: that the cells are of.
-        cells: those that are to run.
+        plan, cells: those of its cells that are to run.
         source: Debian packages (unpacked, or ``.deb`` files) for the prompts; None fetches them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What cells cost, before they run: from sizes at first, then from what finished cells took."""
+"""Estimates of how long cells run: from sizes at first, then from the times of finished cells."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ _GUESS = 70_000_000  # weights of a model that cannot be looked at
 
 
 class Costs:
-    """Seconds that cells take on one core: an estimate from sizes, corrected by the cells that are done."""
+    """Seconds on one core: an estimate from sizes, corrected by ``measured``, those of finished cells."""
 
-    def __init__(self, plan: Plan, taken: Mapping[str, float]) -> None:
+    def __init__(self, plan: Plan, measured: Mapping[str, float]) -> None:
         self._plan = plan
-        known = {name: seconds for name, seconds in taken.items() if name in plan.cells}
-        self.measured = len(known)
-        # Of sums, not of ratios: many short cells tell little about long ones, which are what takes the time.
-        expected = sum(self._by_size(plan.cells[name]) for name in known)
-        self._factor = sum(known.values()) / expected if expected else 1.0
+        self.measured = len(measured)
+        # Of sums, not of ratios: many short cells say little about long ones, which decide the total.
+        expected = sum(self._by_size(plan.cells[name]) for name in measured)
+        self._factor = sum(measured.values()) / expected if expected else 1.0
 
     def seconds(self, cell: Cell) -> float:
-        """What ``cell`` will take."""
+        """The estimate for ``cell``."""
         return self._factor * self._by_size(cell)
 
     def _by_size(self, cell: Cell) -> float:

@@ -23,7 +23,7 @@ _SHORTER = 5  # times, with --fast
 def run_demo(model: Path, out: Path, *, source: Path | None = None, fast: bool = False, recipe: Path = RECIPE) -> None:
     """Runs ``recipe`` from ``model``, writes ``out/report.html``, and links each pruned MODEL: ``out/dynamic``, ...
 
-    Every cell that an interrupted run has finished is taken over by the next one.
+    Every cell that an interrupted run has finished is kept by the next one.
 
     Raises:
         PathwaysError: if the recipe, the model or the prompts cannot be read.

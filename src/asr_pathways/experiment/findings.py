@@ -1,10 +1,10 @@
-"""Everything that the ledger says about a plan: rows, comparisons, claims, and what is still missing."""
+"""All results of a plan that the ledger holds: rows, comparisons, claims, and what is still missing."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -23,10 +23,9 @@ Verdict = Literal["holds", "does not hold", "not decided"]
 
 @dataclass(frozen=True)
 class RowFinding:
-    """A row and what came out.
+    """A row and its results.
 
     Attributes:
-        row: as planned.
         entries: of each seed of which all cells have one.
         total_steps: of each of its runs, with those of the runs that made its masks.
         fewer_seeds: whether it was planned with fewer seeds than the block has.
@@ -52,13 +51,13 @@ class RowFinding:
         return tuple(self.entries)
 
     @property
-    def own_models(self) -> bool:
-        """Whether each language has a model of its own."""
+    def monolingual(self) -> bool:
+        """Whether each language has its own model."""
         return self.system.languages == "each"
 
     def mask_mean(self, key: str) -> float | None:
         """The mean over seeds of a number about masks, for a model of all languages; None where there is none."""
-        if self.own_models:
+        if self.monolingual:
             return None
         values = [entry["masks"][key] for entries in self.entries.values() for entry in entries if entry["masks"]]
         return fmean(values) if values and None not in values else None
@@ -66,10 +65,9 @@ class RowFinding:
 
 @dataclass(frozen=True)
 class BlockFinding:
-    """A block and what came out.
+    """A block of the recipe and its results.
 
     Attributes:
-        name, block: of the recipe.
         languages: that it is tested on.
         rows: all, by name; those without results too.
         pairs: (first, second) and their comparison, None where they have no seed in common yet.
@@ -122,10 +120,9 @@ class BlockFinding:
 
 @dataclass(frozen=True)
 class ClaimFinding:
-    """A claim and what became of it.
+    """A claim of the recipe and its verdict.
 
     Attributes:
-        claim: of the recipe.
         paired: its systems compared; None while they have no seed in common.
         planned_seeds: how many seeds they will have in common.
     """
@@ -144,7 +141,7 @@ class ClaimFinding:
         if self.paired is None:
             return "not decided"
         wer, margin = self.paired.wer, self.claim.margin
-        if margin:  # non-inferiority: the whole interval lies on one side of the margin
+        if margin:  # non-inferiority: the whole interval is on one side of the margin
             return "holds" if wer.ci[1] < margin else "does not hold" if wer.ci[0] > margin else "not decided"
         if not wer.significant:
             return "not decided"
@@ -153,13 +150,12 @@ class ClaimFinding:
 
 @dataclass(frozen=True)
 class Findings:
-    """All of it.
+    """All results.
 
     Attributes:
-        recipe: of the experiment.
         cells: how many are planned.
-        missing: {block: {row: (cells without an entry, cells)}}; models that are no row are under ``others``.
         missing_cells: how many cells have no entry; a cell that several rows need counts once.
+        missing: {block: {row: (cells without an entry, cells)}}; models that are no row are under ``others``.
         blocks, claims: in the recipe's order.
     """
 
@@ -168,7 +164,7 @@ class Findings:
     missing_cells: int
     missing: Mapping[str, Mapping[str, tuple[int, int]]]
     blocks: Mapping[str, BlockFinding]
-    claims: Sequence[ClaimFinding] = field(default_factory=list)
+    claims: Sequence[ClaimFinding]
 
     @property
     def sources(self) -> list[str]:
@@ -180,7 +176,7 @@ class Findings:
 
 
 def gather(plan: Plan, ledger: Path) -> Findings:
-    """Reads what the ledger has of a plan, pools and compares.
+    """Reads the ledger's entries of a plan, pools and compares.
 
     Raises:
         PathwaysError: if an entry is damaged, or runs that are to be compared were tested on other utterances.
@@ -232,11 +228,7 @@ def _complete(row: Row, entries: Mapping[str, Entry]) -> dict[int, list[Entry]]:
     by_seed: dict[int, list[str]] = {}
     for run in row.runs:
         by_seed.setdefault(run.seed, []).append(run.cell)
-    return {
-        seed: [entries[cell] for cell in cells]
-        for seed, cells in by_seed.items()
-        if all(cell in entries for cell in cells)
-    }
+    return {seed: [entries[cell] for cell in cells] for seed, cells in by_seed.items() if entries.keys() >= {*cells}}
 
 
 def _counts(row: Row, seed: int, entries: Mapping[str, Entry], languages: Sequence[str]) -> dict[str, UtteranceCounts]:
@@ -265,9 +257,9 @@ def _against_dense(rows: Mapping[str, RowFinding], block: Block, bootstrap: Boot
     base = _base(rows)
     if base is None or base.pooled is None:
         return None, 0
-    pairs: dict[tuple[str, ...], Paired] = {}  # by cells: a model that stands in two tables counts once
+    pairs: dict[tuple[str, ...], Paired] = {}  # by cells: a model that is in two tables counts once
     for row in rows.values():
-        shown = row.pooled and row.system.table and not row.own_models
+        shown = row.pooled and row.system.table and not row.monolingual
         if shown and row.row.sparsity == block.sparsity and (pair := bootstrap.compare(row.name, base.name)):
             pairs.setdefault(tuple(run.cell for run in row.row.runs if run.seed in pair.seeds), pair)
     most = max((len(pair.seeds) for pair in pairs.values()), default=0)
@@ -294,14 +286,13 @@ def _is_base(row: RowFinding) -> bool:
 def _missing(plan: Plan, missing: set[str]) -> dict[str, dict[str, tuple[int, int]]]:
     """{block: {row: (cells without an entry, cells)}}; cells of no row are under ``others``."""
     by_block: dict[str, dict[str, tuple[int, int]]] = {}
-    named: set[str] = set()
     for row in plan.rows:
         cells = {run.cell for run in row.runs}
-        named |= cells
         if absent := cells & missing:
             by_block.setdefault(row.block, {})[row.name] = (len(absent), len(cells))
+    named = {run.cell for row in plan.rows for run in row.runs}
     for name, cell in plan.cells.items():
-        if name in missing and name not in named:
+        if name in missing - named:
             by_block.setdefault("others", {})[cell.label] = (1, 1)
     return by_block
 

@@ -1,4 +1,4 @@
-"""What a cell leaves behind for good: one small JSON file."""
+"""The ledger: the results of each cell, for good, as one small JSON file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ FORMAT, VERSION = "asr-pathways-cell", 1
 
 def write_entry(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
     """Writes the entry of cell ``name``, whole or not at all; a line for each part, so that it stays small."""
-    parts = {"format": FORMAT, "version": VERSION, "name": name, **_packed(entry)}
+    counts = {language: _packed(one) for language, one in entry["tested"].items()}
+    parts = {"format": FORMAT, "version": VERSION, "name": name, **entry, "tested": counts}
     lines = [f"{json.dumps(key)}: {json.dumps(_rounded(value), ensure_ascii=False)}" for key, value in parts.items()]
-    with atomic_path(_path(folder, name)) as temporary:
+    with atomic_path(folder / f"{name}.json") as temporary:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
@@ -28,7 +29,7 @@ def read_entry(folder: Path, name: str) -> dict[str, Any] | None:
     Raises:
         PathwaysError: if the file is not an entry of that name.
     """
-    path = _path(folder, name)
+    path = folder / f"{name}.json"
     if not path.exists():
         return None
     entry = read_json(path)
@@ -48,7 +49,7 @@ def tested(entry: Mapping[str, Any]) -> dict[str, UtteranceCounts]:
     try:
         counts = {}
         for language, packed in entry["tested"].items():
-            lists = {key: _unpack(packed[key]) for key in _LISTS}
+            lists = {key: [int(number) for number in packed[key].split()] for key in _LISTS}
             if len({len(values) for values in lists.values()}) != 1:
                 raise ValueError("lists differ in length")
             counts[language] = UtteranceCounts(utterances=packed["utterances"], loss=packed["loss"], **lists)
@@ -69,21 +70,6 @@ def _rounded(value: Any) -> Any:
 _LISTS = ("words", "word_errors", "characters", "character_errors")
 
 
-def _packed(entry: Mapping[str, Any]) -> dict[str, Any]:
-    counts = {
-        language: {
-            "utterances": one.utterances,
-            "loss": one.loss,
-            **{key: " ".join(map(str, getattr(one, key))) for key in _LISTS},
-        }
-        for language, one in entry["tested"].items()
-    }
-    return {**entry, "tested": counts}
-
-
-def _unpack(text: str) -> list[int]:
-    return [int(number) for number in text.split()]
-
-
-def _path(folder: Path, name: str) -> Path:
-    return folder / f"{name}.json"
+def _packed(counts: UtteranceCounts) -> dict[str, Any]:
+    lists = {key: " ".join(map(str, getattr(counts, key))) for key in _LISTS}
+    return {"utterances": counts.utterances, "loss": counts.loss, **lists}

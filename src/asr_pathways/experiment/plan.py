@@ -1,7 +1,7 @@
 """From a recipe to cells: what runs, after what, and under which name.
 
 A cell is one run. Its name is a hash of everything that decides its result: corpora, recipes, seeds and, by their
-names, the cells that it starts from. So a cell that several tables need runs once, a changed recipe gives new
+names, the cells that it starts from. So a cell that several tables need runs once, a changed recipe makes new
 names, and a ledger entry is valid for as long as its name is asked for.
 """
 
@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from asr_pathways.config import parse_config
 from asr_pathways.errors import PathwaysError
@@ -33,7 +33,7 @@ from asr_pathways.pruning.config import RETIRED
 from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
 
 VERSION = 1
-"""Part of every name: raised when the code, or a default of a recipe or of `PathwayConfig`, changes what cells give."""
+"""Part of every name: raised when the code, or a default of a recipe or of `PathwayConfig`, changes results."""
 
 _NO_MATTER = {"checkpoint_every"}
 """Fields of recipes that decide nothing but how much is lost by a kill."""
@@ -49,8 +49,8 @@ class Cell:
         name: the hash.
         spec: all that decides the result, as plain data.
         parents: the cells whose models or masks it starts from.
-        label: for people: block, system, languages, seed of the first row that asked for it.
-        total_steps: its own steps and those of the runs that made its masks; the dense model's do not count.
+        label: for people: block, system, languages, seed of the first row that needs it.
+        total_steps: its steps and those of the runs that made its masks; the dense model's do not count.
     """
 
     name: str
@@ -58,11 +58,6 @@ class Cell:
     parents: tuple[str, ...]
     label: str
     total_steps: int
-
-    @property
-    def kind(self) -> Literal["train", "prune"]:
-        kind: Literal["train", "prune"] = self.spec["kind"]
-        return kind
 
     @property
     def retired(self) -> list[str]:
@@ -76,7 +71,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """A cell as part of a row: the languages and the seed that it stands for."""
+    """A cell as part of a row: its seed and the languages that it is tested on."""
 
     seed: int
     languages: tuple[str, ...]
@@ -136,7 +131,7 @@ def corpus_spec(recipe: ExperimentRecipe, name: str) -> dict[str, Any]:
 
 
 def digest(value: Any) -> str:
-    """12 hexadecimal figures that stand for plain data."""
+    """12 hexadecimal digits: a hash of plain data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -166,7 +161,7 @@ class _Planner:
     def __init__(self, recipe: ExperimentRecipe) -> None:
         self.plan = Plan(recipe)
         self._recipe = recipe
-        self._open: list[tuple[str, str, int]] = []  # systems whose masks are being looked for
+        self._unfinished: list[tuple[str, str, int]] = []  # systems whose masks are being planned
         for name, block in recipe.blocks.items():
             languages = languages_of_block(recipe, block)
             for variant in block.rows().values():
@@ -200,7 +195,7 @@ class _Planner:
             dense = self._dense(block_name, block, seed, languages)
         if system.method == DENSE and system.steps == 0:
             return dense
-        own = block.recipe.model_dump(mode="json", include=set(LoopConfig.model_fields))
+        values = block.recipe.model_dump(mode="json", include=set(LoopConfig.model_fields))
         spec: dict[str, Any] = {
             "kind": "train",
             "data": self._data(system.data or block.data, block, seed),
@@ -216,23 +211,23 @@ class _Planner:
             recipe = parse_config(
                 PruneRecipe, {**block.recipe.model_dump(), **system.recipe}, f"blocks.{block_name}.{name}.recipe"
             )
-            own = recipe.model_dump(mode="json")
-            own["pathways"] = {**recipe.pathways, **system.pathways}
+            values = recipe.model_dump(mode="json")
+            values["pathways"] = {**recipe.pathways, **system.pathways}
             spec |= {
                 "kind": "prune",
                 "method": system.method,
-                "pathways": self._pathways(f"blocks.{block_name}.{name}", block, system, group, own["pathways"]),
+                "pathways": self._pathways(f"blocks.{block_name}.{name}", block, system, group, values["pathways"]),
                 "sparsity": self._sparsity(block, system),
                 "init": {"cells": masks} if masks else "omp",
             }
-        spec["recipe"] = _seeded(own, seed, system.steps)
+        spec["recipe"] = _seeded(values, seed, system.steps)
         label = f"{block_name} / {name} / {' '.join(group)} / seed {seed}"
         return self._add(spec, (dense, *masks), label, total)
 
     def _pathways(
         self, where: str, block: Block, system: SystemSpec, group: Sequence[str], options: dict[str, Any]
     ) -> dict[str, Any]:
-        """What the method makes of its options: so a method's changed default gives a new name.
+        """The config that the method makes of its options: so a method's changed default makes a new name.
 
         Options that are gone stay part of the names of the cells that had them; see `Cell.retired`.
         """
@@ -254,20 +249,20 @@ class _Planner:
         seed: int,
         languages: tuple[str, ...],
     ) -> tuple[tuple[str, ...], int]:
-        """The cells whose masks a system starts from, and the steps that they took."""
+        """The cells whose masks a system starts from, and their steps."""
         if system.init == "omp":
             return (), 0
-        if (block_name, name, seed) in self._open:
+        if (block_name, name, seed) in self._unfinished:
             raise PathwaysError(f"blocks.{block_name}: {name} and {system.init} start from each other's masks")
-        self._open.append((block_name, name, seed))
+        self._unfinished.append((block_name, name, seed))
         source = self._recipe.blocks[block_name].rows()[system.init].system
         groups = [languages] if source.languages == "all" else [(language,) for language in group]
         names = tuple(self._cell(block_name, system.init, source, one, seed, languages) for one in groups)
-        self._open.pop()
+        self._unfinished.pop()
         return names, sum(self.plan.cells[cell].total_steps for cell in names)
 
     def _dense(self, block_name: str, block: Block, seed: int, languages: tuple[str, ...]) -> str:
-        """The cell of a block's dense model: finetuned if it is to be, and tested in any case."""
+        """The cell of a block's dense model: finetuned if the recipe says so, and tested in any case."""
         parents: tuple[str, ...] = ()
         if block.dense.model in self._recipe.models:
             parents = (self._model(block.dense.model),)
@@ -330,12 +325,12 @@ def _decisive(spec: dict[str, Any]) -> dict[str, Any]:
     model = {key: value for key, value in spec["model"].items() if key != "path"} if spec["model"] else None
     ignored = _NO_MATTER | ({"pathways"} if "pathways" in spec else set())
     recipe = _RECIPES[spec["kind"]].model_validate(spec["recipe"])
-    own = recipe.model_dump(mode="json", exclude_defaults=True, exclude=ignored)
-    return {**spec, "data": data, "model": model, "recipe": own}
+    values = recipe.model_dump(mode="json", exclude_defaults=True, exclude=ignored)
+    return {**spec, "data": data, "model": model, "recipe": values}
 
 
 def _pinned(block: str, dense: DenseSpec) -> str:
-    """What a dense model's folder holds, or is to hold where it is not there."""
+    """The contents of a dense model's folder, or those in the recipe where there is no such folder."""
     if dense.contents and not Path(dense.model).is_dir():
         return dense.contents
     actual = contents(Path(dense.model))

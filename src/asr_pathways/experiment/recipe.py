@@ -64,10 +64,10 @@ class ModelSpec(Config):
 
 
 class DenseSpec(Config):
-    """The dense model of a block: a named one or a MODEL folder, perhaps finetuned on the block's own data.
+    """The dense model of a block: a named one or a MODEL folder, perhaps finetuned on the block's data.
 
-    ``contents`` is what `plan.contents` says of the folder: with it, a report can be made where the folder is not, and
-    another model of the same name is refused.
+    ``contents`` is the folder's hash by `plan.contents`: with it, a report can be made without the folder, and another
+    model of the same name is refused.
     """
 
     model: str
@@ -80,7 +80,7 @@ class SystemSpec(Config):
 
     Attributes:
         method: ``dense``, or a pruning method.
-        table: the table that it stands in.
+        table: the table that it is part of.
         languages: ``all``: one model; ``each``: a model for each language by itself (scenario A).
         steps: optimizer steps of each of its runs.
         data: what it trains on, if not on the block's corpus; it is tested on this one's test split too, which is to
@@ -128,23 +128,23 @@ class SystemSpec(Config):
 
     def variants(self, name: str) -> Iterator[Variant]:
         """The rows that ``vary`` makes of this one; itself if there is nothing to vary."""
-        for values in itertools.product(*self.vary.values()):
-            varied = dict(zip(self.vary, values, strict=True))
-            own = {option: value for option, value in varied.items() if option in ("sparsity", "steps")}
-            pathways = {option: value for option, value in varied.items() if option not in own}
-            changed = {**own, "pathways": {**self.pathways, **pathways}, "vary": {}}
-            label = ", ".join([name, *(f"{option} {_shown(value)}" for option, value in varied.items())])
+        for combination in itertools.product(*self.vary.values()):
+            varied = dict(zip(self.vary, combination, strict=True))
+            fields = {option: value for option, value in varied.items() if option in ("sparsity", "steps")}
+            pathways = {option: value for option, value in varied.items() if option not in fields}
+            changed = {**fields, "pathways": {**self.pathways, **pathways}, "vary": {}}
+            values = {option: "none" if value is None else value for option, value in varied.items()}
+            label = ", ".join([name, *(f"{option} {value}" for option, value in values.items())])
             yield Variant(label, name, varied, self.model_copy(update=changed))
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row: a system as it runs, with the values that make it differ from its sisters.
+    """A row: a system with one combination of the values that ``vary`` names.
 
     Attributes:
-        name: of the row.
-        base: of the system that it comes from; the same where nothing varies.
-        varied: the options that ``vary`` names, with this row's values.
+        base: the name of the system that it comes from; the row's where nothing varies.
+        varied: this row's values of those options.
         system: with those values in it.
     """
 
@@ -154,18 +154,14 @@ class Variant:
     system: SystemSpec
 
 
-def _shown(value: Any) -> str:
-    return "none" if value is None else str(value)
-
-
 class Block(Config):
     """Systems that share a dense model and are scored on the same utterances.
 
     Attributes:
         about: what it is for, in a sentence or two.
         data: a corpus of the experiment.
-        folds: cut the corpus into so many parts: seed k trains without part k and is tested on it. 0: the corpus'
-            own splits.
+        folds: cut the corpus into so many parts: seed k trains without part k and is tested on it. 0: the
+            splits of the corpus.
         seeds: one run of everything for each.
         dense: what all systems start from.
         recipe: how all of them train, but for the steps.
@@ -235,7 +231,7 @@ class Claim(Config):
         says: it in words.
         block, better, than: what is compared.
         margin: a fraction (0.01 is one point): instead, ``better`` is less than so much worse.
-        planned: whether it stood, margin included, before any of its results was seen.
+        planned: whether it was made, margin included, before any of its results was seen.
     """
 
     says: str
@@ -256,9 +252,9 @@ class ExperimentRecipe(Config):
         blocks: by name, in the report's order.
         claims: what the report's first paragraph decides.
         document: where the report is written as Markdown, its charts beside it; None: beside ``report.html``.
-        discussion: a Markdown file that the report takes in: what people make of the figures.
-        readme: a file in which what stands between ``<!-- results -->`` and ``<!-- /results -->`` is replaced by the
-            main table.
+        discussion: a Markdown file that the report includes: what people conclude from the figures.
+        readme: a file in which the text between ``<!-- results -->`` and ``<!-- /results -->`` is replaced by the main
+            table.
         main: the block of that table.
     """
 
@@ -307,7 +303,7 @@ class ExperimentRecipe(Config):
         return self
 
     def _tests_alike(self, name: str, other: str) -> bool:
-        """Whether a corpus has the dev and test splits of another one, as far as the recipe says."""
+        """Whether a corpus has the dev and test splits of another one, as far as the recipe shows."""
         source = self.data[name]
         parts = source.of if isinstance(source, MergedSource) else (name,)
         more = [self.data[part] for part in parts if part != other]

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -32,12 +31,7 @@ _BUSY = "another experiment is running there: wait for it, or run cells side by 
 
 @dataclass
 class Outcome:
-    """What became of a run of the experiment.
-
-    Attributes:
-        done: cells that ran now.
-        failed: {cell: why}; a cell that starts from a failed one fails with it.
-    """
+    """Cells that ran now, and {cell: why it failed}; a cell that starts from a failed one fails with it."""
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -53,21 +47,18 @@ def missing_cells(plan: Plan, root: Path) -> list[Cell]:
     wanted: set[str] = set()  # models that a cell to run starts from
     missing = []
     for cell in reversed(plan.cells.values()):
-        known = read_entry(ledger_folder(root), cell.name) is not None
-        if not known or (cell.name in wanted and not _model_is_there(root, cell)):
+        folder = cell_folder(root, cell.name)
+        trained = (folder / "config.json").exists() and not (folder / "checkpoints").exists()
+        if read_entry(ledger_folder(root), cell.name) is None or (cell.name in wanted and not trained):
             missing.append(cell)
             wanted |= set(cell.parents)
     return missing[::-1]
 
 
 def costs(plan: Plan, root: Path) -> Costs:
-    """Estimates, corrected by what the ledger knows."""
-    taken = {}
-    for name in plan.cells:
-        entry = read_entry(ledger_folder(root), name)
-        if entry is not None:
-            taken[name] = float(entry["cost"]["seconds"])
-    return Costs(plan, taken)
+    """Estimates, corrected by the times in the ledger."""
+    entries = {name: read_entry(ledger_folder(root), name) for name in plan.cells}
+    return Costs(plan, {name: float(entry["cost"]["seconds"]) for name, entry in entries.items() if entry})
 
 
 def run_cells(plan: Plan, root: Path, *, ray: str | None = None, source: Path | None = None) -> Outcome:
@@ -91,13 +82,13 @@ def run_cells(plan: Plan, root: Path, *, ray: str | None = None, source: Path | 
         _tidy(plan, root)
         cells = missing_cells(plan, root)
         make_corpora(root, plan, cells, source)
-        _run(_Tasks(plan, root.absolute(), cells, outcome), root, cells, ray)
+        _run(_Tasks(plan, root.absolute(), cells, outcome), root, ray)
     return outcome
 
 
-def _run(tasks: _Tasks, root: Path, cells: list[Cell], ray: str | None) -> None:
-    outcome = tasks.outcome
-    with _Board(tasks.plan, root, cells) as board:
+def _run(tasks: _Tasks, root: Path, ray: str | None) -> None:
+    outcome, board = tasks.outcome, _Board(tasks.plan, root, tasks.cells)
+    with board.bar:
         for cell, entry in _one_by_one(tasks) if ray is None else _on_ray(tasks, ray):
             if isinstance(entry, str):
                 outcome.failed[cell.name] = entry
@@ -105,15 +96,15 @@ def _run(tasks: _Tasks, root: Path, cells: list[Cell], ray: str | None) -> None:
                 known = read_entry(ledger_folder(root), cell.name)
                 if known is None:
                     write_entry(ledger_folder(root), cell.name, entry)
-                elif known["digest"] != entry["digest"]:  # made again for its model only; what was reported stays
-                    board.warn(f"{cell.label}: not the weights that the ledger knows (another machine's arithmetic?)")
+                elif known["digest"] != entry["digest"]:  # made again for its model only: the ledger stays
+                    board.warn(f"{cell.label}: not the weights that the ledger has (another machine's arithmetic?)")
                 _drop_checkpoints(cell_folder(root, cell.name))
                 outcome.done.append(cell.name)
             board.show(cell, entry)
 
 
 def _tidy(plan: Plan, root: Path) -> None:
-    """Removes what killed runs left: temporary files, and checkpoints of cells whose models are in the ledger."""
+    """Removes temporary files of killed runs, and checkpoints of cells whose models are in the ledger."""
     remove_leftovers(root / "data")
     remove_leftovers(ledger_folder(root))
     for name in plan.cells:
@@ -140,7 +131,7 @@ Result = tuple[Cell, "dict[str, Any] | str"]  # an entry, or why there is none
 
 @dataclass(frozen=True)
 class _Tasks:
-    """The cells to run, parents first, and what became of those before."""
+    """The cells to run, parents first, and the outcome of those before."""
 
     plan: Plan
     root: Path
@@ -204,7 +195,7 @@ def _result_of(ray: Any, done: Any) -> dict[str, Any] | str:
 
 
 def _run_logged(cell: Cell, root: Path, data: Path, test: bool) -> dict[str, Any] | str:
-    """Runs a cell with all that it says going to ``logs/``; its entry, or why it failed."""
+    """Runs a cell with its stderr in ``logs/``; its entry, or why it failed."""
     log = root / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as stream, contextlib.redirect_stderr(stream):
@@ -215,16 +206,11 @@ def _run_logged(cell: Cell, root: Path, data: Path, test: bool) -> dict[str, Any
             raise
         except PathwaysError as error:
             return str(error)
-        except Exception as error:  # one cell's bug is not to cost the others
+        except Exception as error:  # one cell's bug must not end the others
             import traceback
 
             traceback.print_exc(file=stream)
             return f"{type(error).__name__}: {error} (see {log})"
-
-
-def _model_is_there(root: Path, cell: Cell) -> bool:
-    folder = cell_folder(root, cell.name)
-    return (folder / "config.json").exists() and not (folder / "checkpoints").exists()
 
 
 class _Board:
@@ -232,12 +218,12 @@ class _Board:
 
     def __init__(self, plan: Plan, root: Path, cells: list[Cell]) -> None:
         self._costs = costs(plan, root)
-        self._plan = plan
         self._left = {cell.name: cell for cell in cells}
-        self._taken: dict[str, float] = {}
+        self._total = len(cells)
+        self._done: list[Cell] = []
         self._began = time.monotonic()
         console = Console(stderr=True, highlight=False)
-        self._bar = Progress(
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -246,16 +232,7 @@ class _Board:
             console=Console(file=console.file, highlight=False),
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("Cells", total=len(cells), left=self._time_left())
-
-    def __enter__(self) -> _Board:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        self._task = self.bar.add_task("Cells", total=len(cells), left=self._time_left())
 
     def show(self, cell: Cell, entry: dict[str, Any] | str) -> None:
         """One more cell has ended."""
@@ -263,19 +240,19 @@ class _Board:
         if isinstance(entry, str):
             text = f"[red]failed[/] {cell.label} ({cell.name}): {entry}"
         else:
-            self._taken[cell.name] = float(entry["cost"]["seconds"])
-            text = f"{cell.label}: {_wer(entry)}{duration(self._taken[cell.name])}"
-        self._bar.update(self._task, advance=1, left=self._time_left())
-        done = len(self._bar.tasks) and int(self._bar.tasks[0].completed)
-        self._bar.console.print(f"{done}/{done + len(self._left)} {text}; {self._time_left()}", soft_wrap=True)
+            self._done.append(cell)
+            text = f"{cell.label}: {_wer(entry)}{duration(float(entry['cost']['seconds']))}"
+        self.bar.update(self._task, advance=1, left=self._time_left())
+        ended = self._total - len(self._left)
+        self.bar.console.print(f"{ended}/{self._total} {text}; {self._time_left()}", soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self._bar.console.print(f"[yellow]warning[/] {text}", soft_wrap=True)
+        self.bar.console.print(f"[yellow]warning[/] {text}", soft_wrap=True)
 
     def _time_left(self) -> str:
-        """By what the cells of this run took, side by side as they ran."""
-        estimated = sum(self._costs.seconds(cell) for cell in self._left.values())
-        spent = sum(self._costs.seconds(self._plan.cells[name]) for name in self._taken)
+        """By the pace of this run, with as many cells side by side."""
+        estimated = sum(map(self._costs.seconds, self._left.values()))
+        spent = sum(map(self._costs.seconds, self._done))
         pace = (time.monotonic() - self._began) / spent if spent else 1.0
         return f"about {duration(estimated * pace)} left"
 

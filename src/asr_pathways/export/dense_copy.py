@@ -14,7 +14,7 @@ from asr_pathways.model_folder.model import AsrModel
 def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) -> None:
     """Writes a MODEL folder without pathways; that of a Hugging Face model loads in transformers.
 
-    The weights of ``asr`` are changed.
+    The weights of ``asr`` are overwritten.
 
     Raises:
         PathwaysError: if there are no pathways, not just one language is chosen, or it has word pieces of its own.
@@ -36,6 +36,5 @@ def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) 
     pathways.detach()
     network.load_state_dict(state)
     card = asr.card.model_copy(update={"languages": (language,), "added": ()})
-    tokenizer = asr.tokenizer
     with atomic_folder(out) as folder:
-        save_model(folder, AsrModel(asr.model, tokenizer, card))
+        save_model(folder, AsrModel(asr.model, asr.tokenizer, card))

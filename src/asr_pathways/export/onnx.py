@@ -48,11 +48,11 @@ _DECODER_OUTPUTS = ("outputs", "prednet_lengths", "next_states_0", "next_states_
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """A folder that was written.
 
     Attributes:
-        folder: where.
-        languages: those that it recognises: one, or all of a dense model.
+        folder: its path.
+        languages: one, or all of a dense model.
         difference: the largest difference between a score of the exported graphs and the model's, of random speech.
     """
 
@@ -61,38 +61,37 @@ class Exported:
     difference: float
 
 
-def export_onnx(asr: AsrModel, out: Path, languages: Sequence[str] | None = None) -> list[Exported]:
+def export_onnx(
+    asr: AsrModel,
+    out: Path,
+    languages: Sequence[str] | None = None,
+    *,
+    add: Callable[[OnnxModules, Path], None] | None = None,
+) -> list[Exported]:
     """Writes the graphs, ``config.json`` and ``tokens.txt`` of one pathway to ``out``, of several to ``out/LANGUAGE``.
 
     Args:
-        asr: a transducer of this package; it is left as it is.
+        asr: a transducer of this package; it is not changed.
         out: a new or empty folder.
         languages: whose pathways; None: all. A dense model is one for all.
+        add: writes more files into each folder.
 
     Returns:
-        What was written, in the order of the languages.
+        The folders that were written, in the order of the languages.
 
     Raises:
         PathwaysError: if the model cannot be exported so, packages are missing, ``out`` has files in it or cannot be
             written, or the graphs differ from the model; then nothing is written.
     """
-    return export_folders(asr, out, languages)
-
-
-def export_folders(
-    asr: AsrModel,
-    out: Path,
-    languages: Sequence[str] | None,
-    add: Callable[[OnnxModules, Path], None] | None = None,
-) -> list[Exported]:
-    """See `export_onnx`; ``add`` writes more files into each folder."""
-    _require_packages()
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(name) is None:
+            raise PathwaysError(f"exports need the package {name}: pip install 'asr-pathways[export]'")
     if out.is_dir() and any(out.iterdir()):
         raise PathwaysError(f"{out}: has files in it: choose another folder")
     if not isinstance(asr.model, Transducer):
         raise PathwaysError(
             "only the transducers of this package are exported to ONNX; for a model from elsewhere, --format hf writes "
-            "a folder that other exporters take"
+            "a folder that other exporters read"
         )
     chosen = asr.check_languages(languages)
     if not chosen:
@@ -120,9 +119,9 @@ def export_folders(
 
 
 def write_graphs(modules: OnnxModules, folder: Path) -> None:
-    """Writes the three graphs; what runtimes read from the encoder's metadata goes into it."""
+    """Writes the three graphs, the encoder's with its metadata."""
     encoder, predictor, joiner = modules.encoder, modules.predictor, modules.joiner
-    # Two streams: an exporter takes sizes of 1 for fixed.
+    # Two streams: the exporter assumes that sizes of 1 are fixed.
     batch = 2
     length = torch.full((batch,), encoder.window)
     chunk = torch.zeros(batch, encoder.config.features, encoder.window)
@@ -155,7 +154,7 @@ def metadata(modules: OnnxModules) -> dict[str, str]:
 
 
 def config_of(modules: OnnxModules, attribution: Sequence[str], difference: float) -> dict[str, Any]:
-    """What ``config.json`` says, for whoever runs the graphs without reading their metadata."""
+    """The content of ``config.json``, for runtimes that do not read the metadata of the graphs."""
     encoder, lstm = modules.encoder, modules.predictor.lstm
     return {
         "format": "asr-pathways-onnx",
@@ -182,14 +181,14 @@ def write_tokens(path: Path, symbols: Sequence[str]) -> None:
     path.write_text("".join(f"{symbol} {index}\n" for index, symbol in enumerate(symbols)), encoding="utf-8")
 
 
-def open_graphs(folder: Path) -> tuple[Any, Any, Any]:
-    """Sessions of onnxruntime: encoder, decoder, joiner."""
+def open_graphs(folder: Path, threads: int | None = None, suffix: str = ".onnx") -> tuple[Any, Any, Any]:
+    """Sessions of onnxruntime: encoder, decoder, joiner; ``threads`` None: as many as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    names = [str(folder / name) for name in FILES]
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    names = [str((folder / name).with_suffix(suffix)) for name in FILES]
     encoder, decoder, joiner = (
         onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"]) for name in names
     )
@@ -200,7 +199,7 @@ def open_graphs(folder: Path) -> tuple[Any, Any, Any]:
 def largest_difference(asr: AsrModel, modules: OnnxModules, folder: Path) -> float:
     """The largest difference of a score, over frames and symbols of random features of three streams side by side.
 
-    Three, because the batch at export was another, and what one stream does to the next would show.
+    Three, because the batch at export was another, and so that an effect of one stream on another is seen.
     """
     model, language = asr.model, modules.languages[0]
     assert isinstance(model, Transducer)
@@ -300,9 +299,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def _require_packages() -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        if find_spec(name) is None:
-            raise PathwaysError(f"exports need the package {name}: pip install 'asr-pathways[export]'")

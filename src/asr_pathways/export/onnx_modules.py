@@ -1,12 +1,12 @@
 """One pathway of a transducer as three modules of fixed shapes: encoder of one chunk, predictor step, joiner.
 
-The encoder takes the features of one segment and of its right context, and caches of fixed sizes with a count of
-what is valid in them. It goes through the layers of `Emformer` themselves, so chunk by chunk it returns what
-`Emformer.stream` returns. Inputs and outputs are those that sherpa-onnx wants of NeMo's streaming transducers.
+The inputs of the encoder are the features of one segment and of its right context, and caches of fixed sizes with a
+count of valid frames. It calls the layers of `Emformer` themselves, so chunk by chunk it returns what `Emformer.stream`
+returns. Inputs and outputs are those that sherpa-onnx expects of NeMo's streaming transducers.
 
 A runtime of that kind passes whole chunks only and never signals the end of a stream. So features that are NaN mark
-the end: they are padding, which no attention sees. Padding makes the joiner choose blank: a channel after the encodings
-says whether the frame is past the end.
+the end: they are padding, which attention masks. On padding the joiner chooses blank: a channel after the encodings is
+1 on frames past the end.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ PredictorState = tuple[Tensor, Tensor]
 
 
 class EncoderChunk(nn.Module):
-    """One chunk of B streams, each at its own place.
+    """One chunk of B streams, each at any position.
 
     Attributes:
         window: feature frames in a chunk: a segment and its right context.
         shift: feature frames from one chunk to the next.
-        channels: of its output: those of the encodings, and whether the frame is past the end.
+        channels: of its output: those of the encodings, and 1 where the frame is past the end.
         keys_shape: (layers, frames, keys and values) of the attention cache of one stream.
         convolved_shape: (1, 1, numbers) of the convolution cache of one stream: all layers' in a row.
     """
@@ -83,13 +83,13 @@ class EncoderChunk(nn.Module):
 
         Args:
             audio_signal: log-mel features (B, F, window); frames that are NaN, and all after them, are padding.
-            length: feature frames (B,), int64, of the chunk that count: the window, but at the end of a stream.
+            length: valid feature frames (B,), int64, of the chunk: the window, but at the end of a stream.
             cache_last_channel: keys and values (B, *keys_shape).
-            cache_last_time: what convolutions keep (B, *convolved_shape).
+            cache_last_time: past inputs of convolutions (B, *convolved_shape).
             cache_last_channel_len: frames of the left context (B,), int64, that are valid.
 
         Returns:
-            Encodings and whether they are past the end (B, channels, segment), how many of them count (B,), new caches.
+            Encodings and whether they are past the end (B, channels, segment), how many are valid (B,), new caches.
         """
         config, state = self.config, (cache_last_channel, cache_last_time, cache_last_channel_len)
         features = audio_signal.transpose(1, 2)
@@ -114,7 +114,7 @@ class EncoderChunk(nn.Module):
         return encodings.transpose(1, 2), count.clamp(max=config.segment), keys, convolved, past
 
     def _windows(self, valid: Tensor, count: Tensor) -> Windows:
-        """What each stream's segment may see, from the valid frames of its left context and of its chunk (B,)."""
+        """The attention mask of each stream's segment, from the valid frames of its left context and chunk (B,)."""
         config = self.config
         left, inner = config.left_context, config.segment + config.right_context
         positions = torch.arange(-left, inner, device=valid.device)
@@ -132,18 +132,18 @@ class EncoderChunk(nn.Module):
         return shaped[:first], layers
 
     def _pack(self, front_end: list[Tensor], layers: list[LayerState], old: EncoderState) -> tuple[Tensor, Tensor]:
-        """The new caches; one that holds nothing is passed on as it was, since a graph must use its inputs."""
+        """The new caches; an empty one is passed on as it was, since a graph must use its inputs."""
         keys, convolved, _ = old
         if self.config.left_context:
             keys = torch.stack([layer.key_values for layer in layers], dim=1)
-        kept = [tensor.flatten(1) for tensor in _conv_states(front_end, layers)]
         if any(rows * columns for rows, columns in self._convolved):
-            convolved = torch.cat(kept, dim=1)[:, None, None]
+            states = [tensor.flatten(1) for tensor in _conv_states(front_end, layers)]
+            convolved = torch.cat(states, dim=1)[:, None, None]
         return keys.clone(), convolved.clone()
 
 
 class PredictorStep(nn.Module):
-    """One step of the predictor. The exporter has no LSTM cell for it, so the gates are written out."""
+    """One step of the predictor. The exporter has no LSTM cell, so the gates are written out."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
@@ -193,9 +193,6 @@ class OnnxModules:
 
     Attributes:
         languages: the language; all of a dense model.
-        encoder: one chunk.
-        predictor: one step; exports of transducers call it the decoder.
-        joiner: scores symbols.
         symbols: word pieces in order of their ids, blank last.
         order: the model's ids of them.
     """
@@ -209,7 +206,7 @@ class OnnxModules:
 
 
 def build_modules(asr: AsrModel, languages: Sequence[str]) -> OnnxModules:
-    """The modules of the pathway of ``languages[0]``, on the CPU; the recogniser is left as it is.
+    """The modules of the pathway of ``languages[0]``, on the CPU; the recogniser is not changed.
 
     Args:
         asr: a transducer of this package.
@@ -232,7 +229,7 @@ def build_modules(asr: AsrModel, languages: Sequence[str]) -> OnnxModules:
 
 
 def _reorder(model: Transducer, order: Sequence[int]) -> None:
-    """Symbols in another order: a language that was added has word pieces after blank."""
+    """Reorders the symbols: a language that was added has word pieces after blank."""
     index = torch.tensor(order)
     for module, name in (
         (model.predictor.embedding, "weight"),

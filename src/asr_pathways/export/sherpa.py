@@ -1,17 +1,16 @@
 """``export --format sherpa``: a folder for each language that stock sherpa-onnx runs.
 
-The graphs are those of `asr_pathways.export.onnx`: sherpa-onnx takes them for a streaming transducer of NeMo's
-kind. The folder's card says how to run them.
+The graphs are those of `asr_pathways.export.onnx`: sherpa-onnx runs them as a streaming transducer of NeMo's kind.
+The folder's card, ``README.md``, has a script that runs them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
-from asr_pathways.export.onnx import Exported, export_folders
+from asr_pathways.export.onnx import Exported, export_onnx
 from asr_pathways.export.onnx_modules import OnnxModules
 from asr_pathways.formats import language_name
 from asr_pathways.model_folder.model import AsrModel
@@ -26,12 +25,12 @@ def export_sherpa(asr: AsrModel, out: Path, languages: Sequence[str] | None = No
 
     Arguments, results and errors are those of `asr_pathways.export.onnx.export_onnx`.
     """
-    return export_folders(asr, out, languages, partial(_write_card, attribution=asr.card.attribution))
 
+    def write_card(modules: OnnxModules, folder: Path) -> None:
+        text = "\n".join(_card(modules, asr.card.attribution)) + "\n"
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
-def _write_card(modules: OnnxModules, folder: Path, attribution: Sequence[str]) -> None:
-    text = "\n".join(_card(modules, attribution)) + "\n"
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    return export_onnx(asr, out, languages, add=write_card)
 
 
 def _card(modules: OnnxModules, attribution: Sequence[str]) -> Iterator[str]:

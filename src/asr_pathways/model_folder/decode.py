@@ -1,4 +1,4 @@
-"""Decodes recordings and test sets, each language through its own pathway."""
+"""Decodes recordings and test sets, each language through its pathway."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, cut_at_pauses, read_audio
 from asr_pathways.data.batches import Batch, eval_batches, read_cut
 from asr_pathways.data.corpus import languages_of, load_cuts
 from asr_pathways.data.normalize import letters_apart, scoring_text
+from asr_pathways.data.progress import track
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.wer import Utterance
@@ -30,10 +29,9 @@ IDENTIFIED = 30.0
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was recognised in one recording.
+    """What was recognised in the recording ``file``.
 
     Attributes:
-        file: the recording.
         language: the pathway that was used.
         text: normalised words, or what a model of free text wrote.
         tokens: word pieces, each with the time (seconds) of the encoder frame that emitted it; empty for models
@@ -63,11 +61,11 @@ def transcribe(asr: AsrModel, path: Path, language: str) -> Transcript:
 
 
 def _recognized(asr: AsrModel, samples: Samples, language: str) -> tuple[str, list[tuple[str, float]]]:
-    """The text of a recording of any length, and its word pieces with their times if the model tells them."""
+    """The text of a recording of any length, and its word pieces with their times if it is a transducer."""
     model, device = asr.model, asr.device
     texts = []
     tokens: list[tuple[str, float]] = []
-    with asr.hearing(language):
+    with asr.inference(language):
         for part in cut_at_pauses(samples, model.window):
             features = model.frontend(part)[None].to(device)
             lengths = torch.tensor([features.shape[1]], device=device)
@@ -86,12 +84,12 @@ def _timed(asr: AsrModel, language: str, search: GreedySearch) -> list[tuple[str
     """Word pieces and their times in seconds."""
     assert isinstance(asr.tokenizer, Tokenizer)
     pieces = asr.tokenizer.of(language).pieces()
-    found = zip(search.symbols[0], search.frames[0], strict=True)
-    return [(pieces[symbol], round(frame * STRIDE * 0.01, 2)) for symbol, frame in found]
+    emitted = zip(search.symbols[0], search.frames[0], strict=True)
+    return [(pieces[symbol], round(frame * STRIDE * 0.01, 2)) for symbol, frame in emitted]
 
 
 def transcribe_any(asr: AsrModel, identifier: LanguageIdentifier, path: Path) -> Transcript:
-    """Recognises a whole recording in the language that ``identifier`` hears in it.
+    """Recognises a whole recording in the language that ``identifier`` finds.
 
     Raises:
         PathwaysError: as :func:`transcribe`, or if the model has no pathway of that language.
@@ -116,7 +114,7 @@ def read_samples(path: Path) -> Samples:
 
 
 def decode_split(asr: AsrModel, data: Path, split: str, languages: Sequence[str] | None = None) -> list[Utterance]:
-    """Decodes a split of a data folder, each language through its own pathway.
+    """Decodes a split of a data folder, each language through its pathway.
 
     An utterance that is longer than the model's window is cut at pauses, as by :func:`transcribe`.
     Without ``languages``, those that the model was made for; for a model from elsewhere, those of the data.
@@ -139,29 +137,22 @@ def decode_cuts(asr: AsrModel, cuts: Iterable[Any], *, progress: bool = True) ->
     long: list[Any] = []
     for cut in cuts:
         (whole if cut.duration <= model.window else long).append(cut)
-    found = []
+    utterances = []
     if whole or not long:
         batches = eval_batches(whole, frontend=model.frontend)
-        found = evaluate(asr, batches, total=len(whole), progress=progress)
+        utterances = evaluate(asr, batches, total=len(whole) if progress else None)
     for cut in long:
-        said = cut.supervisions[0]
-        heard, _ = _recognized(asr, read_cut(cut), said.language)
-        found.append(pair(cut.id, said.language, said.text, heard, model.free_text))
-    return sorted(found, key=lambda utterance: utterance.language)
+        reference = cut.supervisions[0]
+        hypothesis, _ = _recognized(asr, read_cut(cut), reference.language)
+        utterances.append(pair(cut.id, reference.language, reference.text, hypothesis, model.free_text))
+    return sorted(utterances, key=lambda utterance: utterance.language)
 
 
-def evaluate(
-    asr: AsrModel,
-    batches: Iterable[Batch],
-    *,
-    total: int | None = None,
-    progress: bool = True,
-    description: str = "Decoding",
-) -> list[Utterance]:
+def evaluate(asr: AsrModel, batches: Iterable[Batch], *, total: int | None = None) -> list[Utterance]:
     """Decodes ``batches`` in eval mode without gradients; the model's mode is as before afterwards.
 
-    Consecutive batches of one language share one entry of its pathway. ``total`` is the number of utterances,
-    for the progress bar on stderr (utterances per second, time left); ``progress=False`` shows none.
+    Consecutive batches of one language share one entry of its pathway. ``total`` is the number of utterances, for a
+    progress bar on stderr; None shows none.
 
     Gradients are off by ``no_grad``, not ``inference_mode``: whatever the model caches while it decodes
     (attention masks, positions) can then be used by the next training step.
@@ -170,13 +161,12 @@ def evaluate(
         PathwaysError: if ``batches`` is empty.
     """
     utterances: list[Utterance] = []
-    with _progress(progress) as bar:
-        task = bar.add_task(description, total=total)
-        for language, group in groupby(batches, key=lambda batch: batch.language):
-            with asr.hearing(language):
-                for batch in group:
-                    utterances += _decode(asr, batch.to(asr.device))
-                    bar.update(task, completed=len(utterances))
+    if total is not None:
+        batches = track(batches, "Decoding", total, lambda batch: len(batch.ids))
+    for language, group in groupby(batches, key=lambda batch: batch.language):
+        with asr.inference(language):
+            for batch in group:
+                utterances += _decode(asr, batch.to(asr.device))
     if not utterances:
         raise PathwaysError("nothing to evaluate: the split has no utterances in the languages asked for")
     return utterances
@@ -188,33 +178,10 @@ def _decode(asr: AsrModel, batch: Batch) -> Iterator[Utterance]:
         yield pair(name, batch.language, text, asr.tokenizer.decode(ids, batch.language), asr.model.free_text)
 
 
-def pair(identifier: str, language: str, text: str, heard: str, free_text: bool) -> Utterance:
-    """What was said and what was heard, normalised alike if the model writes cases and punctuation.
+def pair(identifier: str, language: str, reference: str, hypothesis: str, free_text: bool) -> Utterance:
+    """Reference and hypothesis, normalised alike if the model writes cases and punctuation.
 
-    In languages without spaces between words both are taken apart into letters.
+    In languages without spaces between words both are split into letters.
     """
-    if free_text:
-        text, heard = (scoring_text(words, language) for words in (text, heard))
-    text, heard = (letters_apart(words, language) for words in (text, heard))
-    return Utterance(identifier, language, text, heard)
-
-
-class _RateColumn(TextColumn):
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: Task) -> Any:
-        speed = task.finished_speed or task.speed
-        return "" if speed is None else f"{speed:.1f}/s"
-
-
-def _progress(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-    )
+    texts = [scoring_text(text, language) if free_text else text for text in (reference, hypothesis)]
+    return Utterance(identifier, language, *(letters_apart(text, language) for text in texts))

@@ -1,7 +1,7 @@
 """MODELs that are folders of ours or of Hugging Face, or names on the hub; pruned, with ``pathways/``.
 
 A folder of ours holds ``config.json``, ``model.safetensors`` and ``tokenizer.model``. A Hugging Face folder keeps its
-own files and names, so that transformers still loads it; beside them lies ``asr_pathways.json``, our card.
+own files and names, so that transformers still loads it; beside them is ``asr_pathways.json``, our card.
 Bundles are MODELs too: `bundle.load` opens any.
 """
 
@@ -36,9 +36,9 @@ def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrMod
             raise PathwaysError(f"{model}: no such model folder")
         from asr_pathways.models.hub import own_model_folder
 
-        name, own = own_model_folder(str(model), HUB_CARD)
-        if own is not None:
-            return load_folder(own, device)
+        name, download = own_model_folder(str(model), HUB_CARD)
+        if download is not None:
+            return load_folder(download, device)
         asr = _load_hub(name)
     elif not (folder / CARD).is_file():
         raise PathwaysError(f"{folder}: not a model folder: it has no {CARD}")

@@ -1,19 +1,18 @@
 """Which language is spoken: a linear head on pooled encodings, fitted once and kept in the MODEL folder.
 
-Measured and not taken: the pathway whose transcript scores best by its own measure. On pathways that share their
-weights it is right one time in four among five languages, and costs a whole decoding for each (see docs/models.md).
+Measured and rejected: choosing the pathway whose transcript has the best score. On pathways that share their weights it
+is right one time in four among five languages, and needs a whole decoding for each (see docs/models.md).
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import SPLITS, load_cuts
 from asr_pathways.data.left_out import LeftOut
+from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
 from asr_pathways.model_folder.model import AsrModel
@@ -32,7 +32,7 @@ DECAY = 1e-2
 """Weight decay of the head; encodings are wide and utterances few."""
 
 UTTERANCES = 2000
-"""Of a language and a split at most about so many are heard: a line needs no more."""
+"""Of a language and a split at most about so many are used: a linear head needs no more."""
 
 MAX_LEFT_OUT = 100
 """Utterances that may be broken."""
@@ -60,18 +60,18 @@ class LanguageIdentifier:
         """
         languages = sorted(set(labels))
         if len(languages) < 2:
-            raise PathwaysError(f"telling languages apart needs two; the data are in {' '.join(languages)}")
-        wanted = torch.tensor([languages.index(label) for label in labels])
+            raise PathwaysError(f"language identification needs two languages; the data are in {' '.join(languages)}")
+        targets = torch.tensor([languages.index(label) for label in labels])
         mean, scale = embeddings.mean(0), 1 / embeddings.std(0).clamp(min=1e-4)
         normal = (embeddings - mean) * scale
         weight = torch.zeros(embeddings.shape[1], len(languages), requires_grad=True)
         bias = torch.zeros(len(languages), requires_grad=True)
         optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
-        counts = torch.bincount(wanted).float()
+        counts = torch.bincount(targets).float()
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = F.cross_entropy(normal @ weight + bias, wanted, counts.mean() / counts)
+            loss = F.cross_entropy(normal @ weight + bias, targets, counts.mean() / counts)
             loss = loss + DECAY * weight.square().sum()
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
@@ -81,9 +81,9 @@ class LanguageIdentifier:
 
     def probabilities(self, embeddings: Tensor) -> Tensor:
         """Embeddings (N, D) -> the probability of each language (N, L)."""
-        held = self._tensors
-        normal = (embeddings.cpu() - held["mean"]) * held["scale"]
-        return (normal @ held["weight"] + held["bias"]).softmax(-1)
+        tensors = self._tensors
+        normal = (embeddings.cpu() - tensors["mean"]) * tensors["scale"]
+        return (normal @ tensors["weight"] + tensors["bias"]).softmax(-1)
 
     def save(self, folder: Path) -> None:
         """Writes ``language_id.safetensors``, whole or not at all."""
@@ -100,13 +100,13 @@ class LanguageIdentifier:
         path = folder / FILE
         if not path.is_file():
             raise PathwaysError(
-                f"{folder}: cannot tell languages apart yet: teach it with `asr-pathways identify {folder} --data DIR`"
+                f"{folder}: no language identifier yet: fit one with `asr-pathways identify {folder} --data DIR`"
             )
         return cls.read(path, path)
 
     @classmethod
     def read(cls, path: Path, where: Path) -> LanguageIdentifier:
-        """Reads a file that errors call ``where``.
+        """Reads a file; errors name ``where``.
 
         Raises:
             PathwaysError: if it is broken.
@@ -133,32 +133,30 @@ def embed(model: SpeechModel, features: Tensor, lengths: Tensor, language: str) 
 def embeddings_of(
     asr: AsrModel, batches: Iterable[Batch], description: str, total: int | None = None
 ) -> tuple[Tensor, list[str]]:
-    """Embeddings (N, D) of all utterances by the first pathway, whatever they speak, and their languages.
+    """Embeddings (N, D) of all utterances by the first pathway, whatever their language, and their languages.
 
     ``total`` is the number of utterances, for the progress bar.
     """
     first = asr.languages[0]
-    found, labels = [], []
-    with asr.hearing(first), Progress(transient=True, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total)
-        for batch in batches:
+    embeddings, labels = [], []
+    with asr.inference(first):
+        for batch in track(batches, description, total, len):
             batch = batch.to(asr.device)
-            found.append(embed(asr.model, batch.features, batch.feature_lengths, first).cpu())
+            embeddings.append(embed(asr.model, batch.features, batch.feature_lengths, first).cpu())
             labels += [batch.language] * len(batch)
-            bar.advance(task, len(batch))
-    return torch.cat(found), labels
+    return torch.cat(embeddings), labels
 
 
-def teach(asr: AsrModel, data: Path) -> tuple[LanguageIdentifier, dict[str, dict[str, float]]]:
+def fit_identifier(asr: AsrModel, data: Path) -> tuple[LanguageIdentifier, dict[str, dict[str, float]]]:
     """Fits an identifier of the model's languages on the train split; its accuracy on dev and test.
 
-    Of each language and split at most :data:`UTTERANCES` are heard. Those that are broken are left out, as in training.
+    Of each language and split at most :data:`UTTERANCES` are used. Those that are broken are left out, as in training.
 
     Returns:
-        The identifier, and {split: {language: share of utterances told right}}.
+        The identifier, and {split: {language: share of utterances identified right}}.
 
     Raises:
-        PathwaysError: if too much of the data is broken, or the train split holds fewer than two of the languages, or
+        PathwaysError: if too much of the data is broken, or the train split has fewer than two of the languages, or
             another none.
     """
     left_out = LeftOut(MAX_LEFT_OUT)
@@ -174,11 +172,9 @@ def teach(asr: AsrModel, data: Path) -> tuple[LanguageIdentifier, dict[str, dict
     right: dict[str, dict[str, float]] = {}
     for split in SPLITS[1:]:
         embeddings, labels = embedded(split)
-        best = identifier.probabilities(embeddings).argmax(-1).tolist()
-        told: dict[str, list[bool]] = {}
-        for label, index in zip(labels, best, strict=True):
-            told.setdefault(label, []).append(identifier.languages[index] == label)
-        right[split] = {language: sum(marks) / len(marks) for language, marks in sorted(told.items())}
+        best = [identifier.languages[index] for index in identifier.probabilities(embeddings).argmax(-1).tolist()]
+        correct = Counter(label for label, language in zip(labels, best, strict=True) if label == language)
+        right[split] = {language: correct[language] / count for language, count in sorted(Counter(labels).items())}
     return identifier, right
 
 
@@ -186,7 +182,7 @@ def rank(asr: AsrModel, identifier: LanguageIdentifier, features: Tensor) -> lis
     """The languages of one utterance's features (T, ...), the likeliest first, with their probabilities."""
     first = asr.languages[0]
     device = asr.device
-    with asr.hearing(first):
+    with asr.inference(first):
         lengths = torch.tensor([len(features)], device=device)
         embedding = embed(asr.model, features[None].to(device), lengths, first)
     shares = identifier.probabilities(embedding)[0].tolist()
@@ -194,15 +190,16 @@ def rank(asr: AsrModel, identifier: LanguageIdentifier, features: Tensor) -> lis
 
 
 def _sample(asr: AsrModel, data: Path, split: str, left_out: LeftOut) -> list[Any]:
-    """Cuts of the model's languages that the model can hear at once, evenly out of all of a language."""
+    """Cuts of the model's languages that fit its window, evenly out of all of a language."""
     by_language: dict[str, list[Any]] = {}
     for cut in load_cuts(data, split, left_out=left_out):
         if cut.duration <= asr.model.window:
             by_language.setdefault(cut.supervisions[0].language, []).append(cut)
-    own = asr.languages
-    known = [language for language in sorted(by_language) if not own or language in own]
+    known = [language for language in sorted(by_language) if not asr.languages or language in asr.languages]
     least = 2 if split == "train" else 1
     if len(known) < least:
-        there = " ".join(known) or "none"
-        raise PathwaysError(f"{data}: telling languages apart needs {least} of the model's in {split}: {there} there")
+        present = " ".join(known) or "none"
+        raise PathwaysError(
+            f"{data}: language identification needs {least} of the model's languages in {split}: {present} there"
+        )
     return [cut for one in known for cut in by_language[one][:: -(-len(by_language[one]) // UTTERANCES)]]

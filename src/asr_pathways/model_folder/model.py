@@ -1,10 +1,10 @@
-"""What a MODEL is once it is open: a speech model, its tokenizer, its card and its pathways."""
+"""What a MODEL is in memory: a speech model, its tokenizer, its card and its pathways."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,12 +21,12 @@ from asr_pathways.pruning import Pathways
 
 
 class Card(Config):
-    """What is written about any model.
+    """The data about any model.
 
     Attributes:
         languages: those that it was trained on; empty if that is not known.
-        attribution: what the sources of its data ask to be said of them.
-        added: languages that were added with word pieces of their own (`tokenizer-LANGUAGE.model`).
+        attribution: as the sources of its data require.
+        added: languages that were added with their own word pieces (`tokenizer-LANGUAGE.model`).
     """
 
     languages: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Card(Config):
 
 
 class ModelCard(Card):
-    """What ``config.json`` of a folder of ours holds."""
+    """The contents of ``config.json`` in a folder of ours."""
 
     format: Literal["asr-pathways-model"] = "asr-pathways-model"
     version: Literal[1] = 1
@@ -44,7 +44,7 @@ class ModelCard(Card):
 
 
 class HubCard(Card):
-    """What ``asr_pathways.json`` of a Hugging Face folder holds."""
+    """The contents of ``asr_pathways.json`` in a Hugging Face folder."""
 
     format: Literal["asr-pathways-hub"] = "asr-pathways-hub"
     version: Literal[1] = 1
@@ -52,15 +52,12 @@ class HubCard(Card):
 
 @dataclass
 class AsrModel:
-    """A model with all that is needed to use it.
-
-    ``pathways`` is None for a dense model.
-    """
+    """A model with all that is needed to use it; ``pathways`` is None for a dense model."""
 
     model: SpeechModel
     tokenizer: TextCodec
     card: ModelCard | HubCard
-    pathways: Pathways | None = field(default=None)
+    pathways: Pathways | None = None
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -83,16 +80,16 @@ class AsrModel:
         known = self.languages
         if languages is None:
             return known
-        found = []
+        codes = []
         for language in languages:
             code = find_language(language, known) if known else language
             if code is None:
                 raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(known)}")
-            found.append(code)
-        return tuple(dict.fromkeys(found))
+            codes.append(code)
+        return tuple(dict.fromkeys(codes))
 
-    def languages_for(self, asked: Sequence[str] | None, held: Iterable[str]) -> tuple[str, ...]:
-        """The languages to work on: those ``asked`` for, else the model's own, else what the data hold of the known.
+    def languages_for(self, asked: Sequence[str] | None, present: Iterable[str]) -> tuple[str, ...]:
+        """The languages to work on: those ``asked`` for, else the model's, else the known ones ``present`` in the data.
 
         The last is for models from elsewhere, which know a hundred languages that nobody asked for.
 
@@ -101,14 +98,12 @@ class AsrModel:
         """
         if asked or self.pathways is not None or self.card.languages:
             return self.check_languages(asked)
-        held = tuple(held)
-        known = self.languages
-        found = tuple(language for language in held if not known or language in known)
-        if not found:
-            raise PathwaysError(
-                f"the data are in {', '.join(held) or 'no language'}, and this model knows {' '.join(known)}"
-            )
-        return found
+        present, known = tuple(present), self.languages
+        usable = tuple(language for language in present if not known or language in known)
+        if not usable:
+            languages = ", ".join(present) or "no language"
+            raise PathwaysError(f"the data are in {languages}, and this model knows {' '.join(known)}")
+        return usable
 
     def trained(self) -> list[Parameter]:
         """The parameters that training moves: all, or if a language was added, those that it may move."""
@@ -127,7 +122,7 @@ class AsrModel:
         return next(self.model.parameters()).device
 
     @contextmanager
-    def hearing(self, language: str) -> Iterator[None]:
+    def inference(self, language: str) -> Iterator[None]:
         """`use` in eval mode and without gradients; the model's mode is as before afterwards."""
         training = self.model.training
         self.model.eval()

@@ -1,4 +1,4 @@
-"""Pruning: named masks over any `torch.nn.Module`, that adapt while it trains. Knows nothing of speech."""
+"""Pruning: named masks over any `torch.nn.Module`, that adapt while it trains. Independent of speech."""
 
 from asr_pathways.pruning.config import PathwayConfig
 from asr_pathways.pruning.methods import METHODS, Method

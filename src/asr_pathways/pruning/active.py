@@ -1,4 +1,4 @@
-"""The active pathway: what is in the model now, and what is observed of it while it trains."""
+"""The active pathway: the one whose tensors are in the model, and what is observed of it while it trains."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ActivePathway:
         self._weights = weights
         self._removers: list[Callable[[], None]] = []
         self._attached = True
-        self._in_use: str | None = None  # the block that is going on, as errors name it
+        self._in_use: str | None = None  # the present block, as errors name it
         self._trained: set[str] = set()  # pathways used in training since the last step
-        self._movable_now: Callable[[int], Tensor] | None = None  # what the present backward pass may move
+        self._movable_now: Callable[[int], Tensor] | None = None  # of the present backward pass
 
     @contextmanager
     def use(self, language: str) -> Iterator[None]:
@@ -45,7 +45,7 @@ class ActivePathway:
         """See `Pathways.use`, for batches of several languages, one for each row."""
         keys = [self._state.key(language) for language in languages]
         if not keys:
-            raise PathwaysError("use([]): give the language of each row")
+            raise PathwaysError("use([]): pass the language of each row")
         with self._block(MIXED, languages) as training:
             batch = MixedBatch(keys, partial(self._in_place, training=training, tracked=False))
             try:
@@ -96,20 +96,20 @@ class ActivePathway:
             observer.forget()
 
     def unhook(self) -> None:
-        """Takes every hook off the model, until training needs them again."""
+        """Removes every hook from the model, until training needs them again."""
         for remove in self._removers:
             remove()
         self._removers = []
 
     def detach(self) -> None:
-        """The end: no block can begin any more."""
+        """See `Pathways.detach`; no block can begin any more."""
         self._attached = False
         self.unhook()
         self._weights.release()
 
     @contextmanager
     def _block(self, what: str, languages: Sequence[str]) -> Iterator[bool]:
-        """Lets no other block begin inside it; yields whether the model trains in it."""
+        """Refuses other blocks inside it; yields whether the model is in training mode."""
         self.require_dense(what)
         self.require_stepped()
         training = self._model.training
@@ -125,17 +125,17 @@ class ActivePathway:
     @contextmanager
     def _in_place(self, key: str, training: bool, tracked: bool = True) -> Iterator[None]:
         """The pathway's tensors and masked weights are in the model, and what training needs is observed."""
-        with self._state.extension.tensors.in_place(key):
+        with self._state.extension.in_place(key):
             try:
-                if self._policy.masks_training or not training:
+                if not (training and self._policy.writes_zeros):
                     self._weights.mask(self._state.masks.unpacked(key), tracked)
-                if training:
-                    self._hook()
-                    self._trained.add(key)
-                    self._movable_now = self._movable([key])
-                    with self._state.observations.recording(key, self._due):
-                        yield
-                else:
+                if not training:
+                    yield
+                    return
+                self._hook()
+                self._trained.add(key)
+                self._movable_now = self._movable([key])
+                with self._state.observations.recording(key, self._due):
                     yield
             finally:
                 self._weights.restore()
@@ -150,7 +150,7 @@ class ActivePathway:
         return self._policy.freezes or bool(self._state.extension)
 
     def _movable(self, keys: Sequence[str]) -> Callable[[int], Tensor] | None:
-        """From the index of a tensor to the bool mask of what training ``keys`` may move; None: it may move all."""
+        """The bool mask, by a tensor's index, of what training ``keys`` may move; None: everything."""
         if not keys or not self._restores:
             return None
         if self._state.extension:  # then only the last trains
@@ -158,19 +158,15 @@ class ActivePathway:
         return self._state.masks.union(keys).__getitem__
 
     def _hook(self) -> None:
-        """Puts the hooks that score and policy need on the model; one that is only evaluated carries none."""
+        """Puts the hooks that score and policy need on the model; one that is only evaluated has none."""
         if self._removers:
             return
         for observer in self._state.observations:  # before gradients are masked
             self._removers += observer.hook()
         if self._restores:
-            prunable = self._state.prunable
-            hooks = [self._gradient_mask(index) for index in range(len(prunable))]
-            self._removers += hook_gradients([one.parameter for one in prunable], hooks)
+            parameters = [one.parameter for one in self._state.prunable]
+            self._removers += hook_gradients(parameters, [self._gradient_mask(i) for i in range(len(parameters))])
 
     def _gradient_mask(self, index: int) -> Callable[[Tensor], Tensor | None]:
-        """Masks a contribution by its pathway's mask before it is added to ``.grad``.
-
-        So gradients accumulated over several languages are right, and ranks exchange masked gradients.
-        """
+        """Masks a gradient before it is added to ``.grad``, where several languages accumulate, and ranks exchange."""
         return lambda grad: None if self._movable_now is None else grad * as_number(self._movable_now(index))

@@ -12,14 +12,14 @@ from asr_pathways.config import Config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import NOfM, parse_granularity
 from asr_pathways.pruning.schedule import ScheduleName, stages
-from asr_pathways.pruning.scores import SCORES, Need, Score
+from asr_pathways.pruning.scores import SCORES, Need
 
 SHARED = "shared"  # the one pathway of language-agnostic pruning
 AllocationName = Literal["uniform", "global", "erk"]
 PolicyName = Literal["frozen", "dense", "parp"]
 
 RETIRED: dict[str, Any] = {"overlap_pull": 0.0, "adapt_growth": 1.0}
-"""Options that are gone, with the value that did nothing: measured without gain (see docs/discussion.md)."""
+"""Options that are gone, with their neutral values: measured without gain (see docs/discussion.md)."""
 
 
 @dataclass(frozen=True)
@@ -27,51 +27,47 @@ class GradientPolicy:
     """How weights outside the active mask are treated.
 
     Attributes:
-        masks_training: the forward pass uses m * theta in training too (in evaluation it always does).
-        freezes: weights outside the mask do not move: their gradient is masked, and whatever weight decay or
-            momentum did to them is undone after the optimizer's step.
-        narrows: pruning chooses among what the mask still keeps; otherwise pruned weights may come back.
-        writes_zeros: a new mask writes its zeros into theta.
+        freezes: they do not move: their gradient is masked, whatever weight decay and momentum did to them is undone
+            after the optimizer's step, and pruning chooses among what the mask still keeps.
+        writes_zeros: a new mask writes its zeros into theta, which then trains densely; otherwise the forward pass
+            uses m * theta in training too (in evaluation it always does).
     """
 
-    masks_training: bool
-    freezes: bool
-    narrows: bool
-    writes_zeros: bool
+    freezes: bool = False
+    writes_zeros: bool = False
 
 
 POLICIES: dict[PolicyName, GradientPolicy] = {
-    # A frozen weight keeps the value at which it was pruned, so only `narrows` keeps it from coming back.
-    "frozen": GradientPolicy(masks_training=True, freezes=True, narrows=True, writes_zeros=False),
+    "frozen": GradientPolicy(freezes=True),
     # Straight-through: the gradient taken at m * theta moves all of theta.
-    "dense": GradientPolicy(masks_training=True, freezes=False, narrows=False, writes_zeros=False),
+    "dense": GradientPolicy(),
     # PARP (arXiv 2106.05933): pruned weights restart from zero and train densely until the next pruning.
-    "parp": GradientPolicy(masks_training=False, freezes=False, narrows=False, writes_zeros=True),
+    "parp": GradientPolicy(writes_zeros=True),
 }
 
 
 class PathwayConfig(Config):
-    """Everything that `Pathways` needs to know beside the model and its languages.
+    """How `Pathways` prunes and adapts.
 
     Attributes:
         sparsity: share of the prunable weights at zero in the end, in [0, 1).
         score: ``magnitude``, ``activation`` or ``gradient`` (see `scores`). ``gradient`` keeps the largest
             magnitudes inside the mask when it prunes, and swaps weights when it adapts (RigL).
-        activation_power: how strongly ``activation`` depends on inputs: |theta| times their rms to this power.
-            Below 1, the masks of languages share more.
+        activation_power: ``activation`` is |theta| times the rms of inputs to this power. Below 1, the masks of
+            languages share more.
         granularity: ``unstructured``, ``block:RxC`` or ``n:m``.
         allocation: ``uniform``, ``global`` or ``erk``.
         schedule: ``oneshot``, ``iterative``, ``cubic`` or ``linear`` (see `schedule.stages`).
         prune_start: global step of the first stage; 0 prunes when the pathways are attached.
         prune_every: global steps between two stages.
-        prune_share: what a stage of ``iterative`` prunes of what is left.
+        prune_share: share of the remaining weights that a stage of ``iterative`` prunes.
         prune_stages: how many stages ``cubic`` and ``linear`` have.
         gradient: ``frozen``, ``dense`` or ``parp`` (see `POLICIES`).
         adapt_every: a mask is chosen again after this many steps of its language; None: never.
-        adapt_until: the step of a language from which its mask stays; None: adapts for ever.
-        hysteresis: against churn: when a mask adapts, what it keeps now scores (1 + hysteresis) times as much.
+        adapt_until: the last step of a language after which its mask may change; None: no end.
+        hysteresis: against churn: when a mask adapts, scores of the weights in it count (1 + hysteresis) times.
         swap: share of a mask that ``gradient`` swaps at first; falls to 0 at ``adapt_until`` as a cosine.
-        revived: what happens to the optimizer's state of a weight that no pathway kept and one keeps again.
+        revived: whether the optimizer's state of a weight that no pathway kept and one keeps again stays or is zeroed.
         rewind: after each prune the weights go back to where they were when attached, and the optimizer's
             state is cleared (Lottery Ticket Hypothesis).
         shared: one mask for all languages (language-agnostic pruning).
@@ -102,7 +98,7 @@ class PathwayConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _without_retired(cls, values: Any) -> Any:
-        """Leaves out retired options at their neutral value, which every config once wrote down."""
+        """Leaves out retired options at their neutral value, as older files have them."""
         if not isinstance(values, dict):
             return values
         if used := [option for option, neutral in RETIRED.items() if values.get(option, neutral) != neutral]:
@@ -153,7 +149,7 @@ class PathwayConfig(Config):
             PathwaysError: if ``languages`` are not distinct codes, or more than the gradient policy can do.
         """
         if isinstance(languages, str) or not languages:
-            raise PathwaysError("languages: give a list of at least one language code, such as ['en', 'fr']")
+            raise PathwaysError("languages: pass a list of at least one language code, such as ['en', 'fr']")
         for language in languages:
             if not isinstance(language, str) or not language or "/" in language:
                 raise PathwaysError(f"languages: {language!r} is not a language code")
@@ -184,9 +180,5 @@ class PathwayConfig(Config):
 
     @property
     def score_needs(self) -> frozenset[Need]:
-        """What the score has to observe of a language before a mask is chosen by it."""
+        """What has to be observed of a language before a mask is chosen by the score."""
         return SCORES[self.score].needs
-
-    def make_score(self) -> Score:
-        """The score with its options."""
-        return SCORES[self.score].from_config(dict(self))

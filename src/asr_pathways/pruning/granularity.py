@@ -1,6 +1,6 @@
 """Granularity: what is kept or dropped together. Scores are pooled to units, units are chosen, then expanded.
 
-A weight (rows, columns, ...) is looked at as the matrix (rows, the rest), row-major.
+A weight (rows, columns, ...) is reshaped to the matrix (rows, the rest), row-major.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Blocks(Granularity):
 class NOfM(Granularity):
     """Exactly ``n`` of every ``m`` consecutive weights of a row are kept, so sparsity is 1 - n/m.
 
-    A row's last group may be shorter: it keeps ``n`` of what it has, or all.
+    A row's last group may be shorter: it keeps ``n`` of its weights, or all.
     """
 
     n: int

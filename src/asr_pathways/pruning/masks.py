@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import or_
 
 import numpy as np
 import torch
@@ -42,15 +44,13 @@ def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _pack_by_torch(flat: Tensor) -> Tensor:
     padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.numel() % 8))
-    return (padded.view(-1, 8) << _bit_positions(flat)).sum(dim=1, dtype=torch.uint8)
+    positions = torch.arange(8, dtype=torch.uint8, device=flat.device)
+    return (padded.view(-1, 8) << positions).sum(dim=1, dtype=torch.uint8)
 
 
 def _unpack_by_torch(packed: Tensor, count: int) -> Tensor:
-    return ((packed[:, None] >> _bit_positions(packed)) & 1).reshape(-1)[:count].to(torch.bool)
-
-
-def _bit_positions(like: Tensor) -> Tensor:
-    return torch.arange(8, dtype=torch.uint8, device=like.device)
+    positions = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    return ((packed[:, None] >> positions) & 1).reshape(-1)[:count].to(torch.bool)
 
 
 def popcount(packed: Tensor) -> int:
@@ -67,9 +67,7 @@ def _popcount_by_torch(packed: Tensor) -> int:
 
 
 def top_k(scores: Tensor, keep: int) -> Tensor:
-    """The mask of the ``keep`` highest scores: exactly that many, equal scores by lowest index.
-
-    Selecting a threshold (linear time) rather than sorting keeps this near the cost of reading the scores.
+    """The mask of the ``keep`` highest scores: exactly that many, equal scores by lowest index, in linear time.
 
     Args:
         scores: float tensor of any shape.
@@ -79,11 +77,10 @@ def top_k(scores: Tensor, keep: int) -> Tensor:
         PathwaysError: if a score is NaN.
     """
     flat = scores.reshape(-1)
-    count = flat.numel()
     refuse_nan(flat)
-    if keep == 0 or keep == count:
+    if keep in (0, flat.numel()):
         return torch.full_like(scores, keep > 0, dtype=torch.bool)
-    threshold = _kth_smallest(flat, count - keep)
+    threshold = _kth_smallest(flat, flat.numel() - keep)
     mask = flat > threshold
     missing = keep - int(mask.count_nonzero())
     ties = (flat == threshold).nonzero().view(-1)
@@ -99,8 +96,7 @@ def refuse_nan(scores: Tensor) -> None:
 
 def _kth_smallest(flat: Tensor, index: int) -> Tensor:
     if flat.device.type == "cpu":
-        values = flat.detach().numpy()
-        return torch.tensor(np.partition(values, index)[index])
+        return torch.tensor(np.partition(flat.detach().numpy(), index)[index])
     return _kth_smallest_by_torch(flat, index)
 
 
@@ -117,10 +113,7 @@ def iou(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
 
 def union(masks: Sequence[Tensor]) -> Tensor:
     """The packed mask of what at least one of the packed ``masks`` keeps."""
-    result = masks[0]
-    for mask in masks[1:]:
-        result = result | mask
-    return result
+    return reduce(or_, masks)
 
 
 def complement(packed: Tensor, shape: Sequence[int]) -> Tensor:
@@ -136,14 +129,14 @@ class PackedMasks:
     """One mask for each pathway and tensor, at one bit a weight; only the one in use is unpacked."""
 
     def __init__(self, prunable: Sequence[Prunable], pathways: Iterable[str]) -> None:
-        """Every pathway keeps everything at first."""
+        """Every pathway is dense at first."""
         self._prunable = list(prunable)
         self._packed: dict[str, list[Tensor]] = {}
         self._cached: tuple[str, list[Tensor]] | None = None
         self._ious: dict[frozenset[str], float] = {}
-        everything = [pack(torch.ones(one.shape, dtype=torch.bool)) for one in self._prunable]
+        dense = [pack(torch.ones(one.shape, dtype=torch.bool)) for one in self._prunable]
         for pathway in pathways:
-            self.put_packed(pathway, everything)
+            self.put_packed(pathway, dense)
 
     @property
     def weights(self) -> int:
@@ -151,12 +144,12 @@ class PackedMasks:
         return sum(one.parameter.numel() for one in self._prunable)
 
     def put(self, pathway: str, new: Iterable[Tensor]) -> None:
-        """Takes bool masks, one a tensor; they are packed one by one, so an iterator needs little memory."""
+        """Replaces a pathway's by bool masks, one a tensor, packed one by one: an iterator needs little memory."""
         with no_autograd():
             self.put_packed(pathway, [pack(mask) for mask in new])
 
     def put_packed(self, pathway: str, new: Sequence[Tensor]) -> None:
-        """Takes packed masks, one a tensor."""
+        """Replaces a pathway's by packed masks, one a tensor."""
         self._packed[pathway] = [bits.clone() for bits in new]  # copies: pathways may get the same masks
         self._cached = None
         self._ious = {pair: iou for pair, iou in self._ious.items() if pathway not in pair}
@@ -178,28 +171,26 @@ class PackedMasks:
 
     def union(self, pathways: Sequence[str]) -> list[Tensor]:
         """The bool masks of what at least one of ``pathways`` keeps."""
-        if len(pathways) == 1:
-            return self.unpacked(pathways[0])
-        return self.unpack(self.packed_union(pathways))
+        return self.unpacked(pathways[0]) if len(pathways) == 1 else self.unpack(self.packed_union(pathways))
 
     def packed_union(self, pathways: Sequence[str]) -> list[Tensor]:
         """The packed masks of what at least one of ``pathways`` keeps."""
         return [union(one) for one in zip(*(self.packed(p) for p in pathways), strict=True)]
 
     def iou(self, first: str, second: str) -> float:
-        """Intersection over union of two pathways; kept until one of them changes, since there are many pairs."""
+        """Intersection over union of two pathways; cached until one of them changes, since there are many pairs."""
         pair = frozenset((first, second))
         if pair not in self._ious:
             self._ious[pair] = iou(self.packed(first), self.packed(second))
         return self._ious[pair]
 
-    def kept(self, pathway: str) -> list[int]:
-        """How many weights of each tensor a pathway keeps."""
-        return [popcount(packed) for packed in self._packed[pathway]]
+    def union_density(self, pathways: Sequence[str]) -> float:
+        """Share of prunable weights that at least one of ``pathways`` keeps."""
+        return sum(map(popcount, self.packed_union(pathways))) / self.weights
 
     def named(self, pathway: str) -> dict[str, Tensor]:
         """{tensor's name: bool mask}, copies."""
-        return dict(zip((t.name for t in self._prunable), self.unpack(self.packed(pathway)), strict=True))
+        return dict(zip((one.name for one in self._prunable), self.unpack(self.packed(pathway)), strict=True))
 
     def unpack(self, packed: Sequence[Tensor]) -> list[Tensor]:
         """The bool masks of packed ones, one a tensor."""

@@ -1,4 +1,4 @@
-"""The pruning methods, as data: each is a composition of schedule, gradient policy and what comes between."""
+"""The pruning methods, as data: each combines a schedule, a gradient policy and whether masks adapt."""
 
 from __future__ import annotations
 
@@ -19,14 +19,10 @@ class Method:
     """One row of the table of methods.
 
     Attributes:
-        about: what it is, in a line.
-        schedule: when it prunes.
-        gradient: what moves weights outside the mask.
         adapts: whether masks are chosen again between prunes.
         rewind: whether weights go back to their start after each prune.
         per_language: one mask for each language; otherwise one for all (which for a single language is the same).
-        score: what chooses masks by default.
-        score_options: its options by default, also those of other scores that a config may choose instead.
+        score_options: defaults of its options, also of other scores that a config may choose instead.
     """
 
     about: str
@@ -65,21 +61,15 @@ class Method:
         parse_config(
             PathwayConfig, {**({} if values["schedule"] == "oneshot" else {"prune_every": 1}), **values}, "pruning"
         )
-        pause = _pause(values, steps)
         if values["schedule"] != "oneshot":
-            values.setdefault("prune_every", pause)
+            share, count = values.get("prune_share", 0.2), values.get("prune_stages") or 1
+            count = len(stages(values["schedule"], values["sparsity"], share=share, count=count))
+            values.setdefault("prune_every", max(1, steps // (count + bool(values["rewind"]))))
             if values["rewind"]:
                 values.setdefault("prune_start", values["prune_every"])
         if self.adapts:
             values.setdefault("adapt_every", max(1, language_steps // ADAPTATIONS))
         return parse_config(PathwayConfig, values, "pruning")
-
-
-def _pause(values: dict[str, Any], steps: int) -> int:
-    """Steps between two stages."""
-    share, count = values.get("prune_share", 0.2), values.get("prune_stages") or 1
-    count = len(stages(values["schedule"], values["sparsity"], share=share, count=count))
-    return max(1, steps // (count + bool(values["rewind"])))
 
 
 METHODS: dict[str, Method] = {

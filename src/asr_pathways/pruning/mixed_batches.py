@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any
 
@@ -40,9 +40,12 @@ class MixedBatch:
         """
         self._count = len(keys)
         self._rows = {key: [row for row, of_row in enumerate(keys) if of_row == key] for key in dict.fromkeys(keys)}
+        self._sizes = [len(rows) for rows in self._rows.values()]
+        by_language = [row for rows in self._rows.values() for row in rows]
+        self._positions = sorted(range(self._count), key=by_language.__getitem__)  # of each row in `by_language`
         self._in_place = in_place
-        self._open = True
-        self._busy = False
+        self._closed = False
+        self._running = False
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Runs ``function`` on each language's rows with its pathway in place, and puts the results together.
@@ -59,8 +62,13 @@ class MixedBatch:
         Raises:
             PathwaysError: after the block, if no argument has B rows, or if results cannot be put together.
         """
-        arguments = (*args, *kwargs.values())
-        leaves = list(tree_iter(arguments, is_leaf=lambda value: value is not arguments and self._is_leaf(value)))
+        call = (args, kwargs)
+
+        def is_leaf(value: Any) -> bool:
+            inside = value is not call and value is not args
+            return inside and (isinstance(value, (PackedSequence, torch.Size)) or self._has_rows(value))
+
+        leaves = list(tree_iter(call, is_leaf=is_leaf))
         for leaf in leaves:
             if isinstance(leaf, PackedSequence):
                 raise PathwaysError("rows(): a packed sequence cannot be split: pass it padded, pack in the function")
@@ -70,49 +78,45 @@ class MixedBatch:
             raise PathwaysError(f"rows(): no argument has {self._count} rows, so there is nothing to split by language")
         results = []
         for key, rows in self._rows.items():
-            inputs = [self._split(one, rows) for one in arguments]
-            named = dict(zip(kwargs, inputs[len(args) :], strict=True))
-            results.append(self._run(key, function, inputs[: len(args)], named))
+            inputs = tree_map(partial(self._select, rows), call, is_leaf=is_leaf)
+            results.append(self._run(key, function, inputs))
         return self._merge(results, "the result")
 
     def close(self) -> None:
         """From here on neither calls nor backward passes are possible."""
-        self._open = False
+        self._closed = True
 
     @contextmanager
     def _entered(self, key: str) -> Iterator[None]:
-        if not self._open:
+        if self._closed:
             raise PathwaysError(
                 "rows() or a backward pass after its use([...]) block: run both inside it, where masks can be in place"
             )
-        if self._busy:
+        if self._running:
             raise PathwaysError("rows() or a backward pass of its result inside a function that rows() calls")
-        self._busy = True
+        self._running = True
         try:
             with self._in_place(key):
                 yield
         finally:
-            self._busy = False
+            self._running = False
 
-    def _run(self, key: str, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+    def _run(self, key: str, function: Callable[..., Any], call: tuple[Any, Any]) -> Any:
         if not torch.is_grad_enabled():
             with self._entered(key):
-                return function(*args, **kwargs)
+                return function(*call[0], **call[1])
         result: Any = None
 
         def run(inputs: Iterable[Tensor]) -> list[Tensor]:
             nonlocal result
-            inner_args, inner_kwargs = _replaced((args, kwargs), inputs)
+            args, kwargs = _replaced(call, inputs)
             with self._entered(key):
-                result = function(*inner_args, **inner_kwargs)
+                result = function(*args, **kwargs)
             return _tensors(result)
 
         anchor = torch.empty(0, requires_grad=True)  # without it outputs would need no gradient where inputs do not
-        outputs = _Apart.apply(run, lambda: self._entered(key), anchor, *_tensors((args, kwargs)))  # type: ignore[no-untyped-call]
+        outputs = _SeparateGraph.apply(run, lambda: self._entered(key), anchor, *_tensors(call))  # type: ignore[no-untyped-call]
         return _replaced(result, outputs)
-
-    def _is_leaf(self, value: Any) -> bool:
-        return isinstance(value, (PackedSequence, torch.Size)) or self._has_rows(value)
 
     def _has_rows(self, value: Any) -> bool:
         """Whether ``value`` is a tensor, list or tuple with one entry a row; a namedtuple is a container of others."""
@@ -121,63 +125,50 @@ class MixedBatch:
         sequence = isinstance(value, (list, tuple)) and not hasattr(value, "_fields")
         return sequence and not isinstance(value, torch.Size) and len(value) == self._count
 
-    def _split(self, value: Any, rows: list[int]) -> Any:
-        """``value`` with only these rows."""
-
-        def select(leaf: Any) -> Any:
-            if not self._has_rows(leaf):
-                return leaf
-            if isinstance(leaf, Tensor):
-                return leaf.index_select(0, torch.tensor(rows, device=leaf.device))
-            return type(leaf)(leaf[row] for row in rows)
-
-        return tree_map(select, value, is_leaf=self._is_leaf)
+    def _select(self, rows: list[int], leaf: Any) -> Any:
+        """``leaf`` with only these rows, or whole where it has none."""
+        if not self._has_rows(leaf):
+            return leaf
+        if isinstance(leaf, Tensor):
+            return leaf.index_select(0, torch.tensor(rows, device=leaf.device))
+        return type(leaf)(leaf[row] for row in rows)
 
     def _merge(self, parts: Sequence[Any], where: str) -> Any:
         """The results of the groups of rows as one, in the order of the batch."""
-        first, sizes = parts[0], [len(rows) for rows in self._rows.values()]
+        first = parts[0]
         if all(part is None for part in parts):
             return None
         if all(isinstance(part, Tensor) for part in parts):
             return self._merge_tensors(parts, where)
-        if all(isinstance(part, list) for part in parts) and [len(part) for part in parts] == sizes:
-            if all(isinstance(i, Tensor) and _rows_of(i) == n for p, n in zip(parts, sizes, strict=True) for i in p):
+        if all(isinstance(part, list) for part in parts) and [len(part) for part in parts] == self._sizes:
+            if all(isinstance(i, Tensor) and _rows_of(i) == len(part) for part in parts for i in part):
                 raise PathwaysError(
                     f"rows(): {where} may be one item a row or tensors of rows: make it a tuple of tensors"
                 )
             items = [item for part in parts for item in part]
-            return [items[place] for place in self._places]
+            return [items[position] for position in self._positions]
         children, specs = zip(*map(_children, parts), strict=True)
         if specs[0].is_leaf() or any(spec != specs[0] for spec in specs):
             raise PathwaysError(
                 f"rows(): {where} is a {type(first).__name__}, neither a tensor nor a list with one item a row"
             )
-        names = list(first) if isinstance(first, Mapping) else range(len(children[0]))
-        merged = [
-            self._merge(one, f"{where}[{n!r}]") for n, one in zip(names, zip(*children, strict=True), strict=True)
-        ]
+        names = first if isinstance(first, Mapping) else range(len(children[0]))
+        merged = [self._merge(of_name, f"{where}[{n!r}]") for n, *of_name in zip(names, *children, strict=True)]
         return tree_unflatten(merged, specs[0])
 
     def _merge_tensors(self, parts: Sequence[Tensor], where: str) -> Tensor:
-        sizes = [len(rows) for rows in self._rows.values()]
         if all(part.dim() == 0 for part in parts):
             return reduce(add, parts)
         shapes = ", ".join(str(list(part.shape)) for part in parts)
-        if [_rows_of(part) for part in parts] != sizes:
-            raise PathwaysError(f"rows(): {where} does not have the rows in front: {shapes} for {sizes} rows")
+        if [_rows_of(part) for part in parts] != self._sizes:
+            raise PathwaysError(f"rows(): {where} does not have the rows in front: {shapes} for {self._sizes} rows")
         if len({part.shape[1:] for part in parts}) > 1:
-            raise PathwaysError(f"rows(): {where} differs in shape between languages: {shapes}: give a list of rows")
-        return torch.cat(list(parts)).index_select(0, torch.tensor(self._places, device=parts[0].device))
-
-    @property
-    def _places(self) -> list[int]:
-        """Where each row of the batch is among the rows of all groups, one group after the other."""
-        order = [row for rows in self._rows.values() for row in rows]
-        return sorted(range(self._count), key=order.__getitem__)
+            raise PathwaysError(f"rows(): {where} differs in shape between languages: {shapes}: return a list of rows")
+        return torch.cat(list(parts)).index_select(0, torch.tensor(self._positions, device=parts[0].device))
 
 
-class _Apart(torch.autograd.Function):
-    """Runs something with a separate graph; backward runs that graph inside a context."""
+class _SeparateGraph(torch.autograd.Function):
+    """Runs a function with a separate graph; backward runs that graph inside a context."""
 
     @staticmethod
     def forward(
@@ -192,22 +183,21 @@ class _Apart(torch.autograd.Function):
         with torch.enable_grad():
             ctx.outputs = run(ctx.inputs)
         ctx.set_materialize_grads(False)
-        shown = tuple(tensor.detach() for tensor in ctx.outputs)
-        ctx.mark_non_differentiable(*(s for s, t in zip(shown, ctx.outputs, strict=True) if not t.requires_grad))
-        return shown
+        detached = tuple(tensor.detach() for tensor in ctx.outputs)
+        ctx.mark_non_differentiable(*(d for d, t in zip(detached, ctx.outputs, strict=True) if not t.requires_grad))
+        return detached
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        reached = [(o, g) for o, g in zip(ctx.outputs, gradients, strict=True) if g is not None and o.requires_grad]
+        pairs = [(o, g) for o, g in zip(ctx.outputs, gradients, strict=True) if g is not None and o.requires_grad]
         with ctx.context():
-            torch.autograd.backward([o for o, _ in reached], [g for _, g in reached])
+            torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
         return (None, None, None, *(leaf.grad for leaf in ctx.inputs))
 
 
-def _children(value: Any) -> tuple[list[Any], TreeSpec]:
-    """What is directly in a container, and how to put it together again."""
-    return tree_flatten(value, is_leaf=lambda inner: inner is not value)
+def _children(container: Any) -> tuple[list[Any], TreeSpec]:
+    return tree_flatten(container, is_leaf=lambda inner: inner is not container)
 
 
 def _rows_of(tensor: Tensor) -> int | None:

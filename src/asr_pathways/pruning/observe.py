@@ -1,13 +1,13 @@
 """What a score needs beside the weights: running statistics of inputs, and gradients, of each pathway.
 
-What a module's hooks can see decides what is measured of inputs:
+Inputs are measured as far as hooks on modules have access to them:
 
 - linear and convolution layers: their input. A linear layer whose weight is used without calling the layer (the
-  output projection inside `nn.MultiheadAttention`) is not seen.
+  output projection inside `nn.MultiheadAttention`) is not observed.
 - `nn.MultiheadAttention`: query, key and value.
-- LSTM, GRU, RNN: the input, and the output for the recurrent weights of the last layer. The hidden states of lower
-  layers are seen at the last time step only, and stand for the rest. An LSTM's projection is not seen.
-- cells: the input and the hidden state that they get.
+- LSTM, GRU, RNN: the input, and the output for the recurrent weights of the last layer. Of lower layers the hidden
+  states of the last time step are taken for all. An LSTM's projection is not observed.
+- cells: the input and the hidden state.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -30,8 +31,8 @@ from asr_pathways.pruning.weights import hook_gradients, no_autograd
 
 # Means need few samples, so that observing costs a training step about a hundredth of its time.
 EVERY = 4  # one in so many training steps of a pathway is observed, the first among them
-POSITIONS = 256  # at most about so many positions of a batch are looked at
-DECAY = 0.98  # what a running sum keeps when the next step is added: about 50 observed steps are remembered
+POSITIONS = 256  # about so many positions of a batch are used at most
+DECAY = 0.98  # of a running sum when the next step is added: an average over about 50 observed steps
 
 Removers = list[Callable[[], None]]
 
@@ -47,9 +48,9 @@ class Observer(ABC):
     missing: ClassVar[str]
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
-        """Nothing was observed yet."""
         self.recording: str | None = None
         self._prunable = {one.name: one for one in prunable}
+        self._sums: dict[str, dict[str, Tensor]] = {}
 
     @abstractmethod
     def hook(self) -> Removers:
@@ -59,17 +60,15 @@ class Observer(ABC):
     def due(self, language_steps: int, adapts: bool) -> bool:
         """Whether a training step is observed: after so many of the language, ``adapts`` if its mask adapts then."""
 
-    @abstractmethod
-    def commit(self, pathways: Iterable[str]) -> None:
-        """What was seen of ``pathways``, on all ranks, counts: one batch, or all of a training step."""
+    def commit(self, pathways: Iterable[str]) -> None:  # noqa: B027
+        """Counts the observations of ``pathways`` on all ranks: of one batch, or of all of a training step."""
 
-    @abstractmethod
-    def end_step(self) -> None:
+    def end_step(self) -> None:  # noqa: B027
         """Masks that were due have adapted."""
 
     @abstractmethod
     def forget(self) -> None:
-        """Drops what an unfinished step has seen."""
+        """Drops the observations of an unfinished step."""
 
     @abstractmethod
     def observed(self, pathway: str) -> bool:
@@ -77,19 +76,17 @@ class Observer(ABC):
 
     @abstractmethod
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
-        """From a prunable weight's name to what was observed of it; called for every weight in order on every rank."""
+        """{prunable weight's name: observation}, as a function, called for every weight in order on every rank."""
 
-    @abstractmethod
     def state(self, pathway: str) -> dict[str, Tensor]:
         """Copies of what a checkpoint keeps of a pathway."""
+        return {}
 
-    @abstractmethod
-    def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
+    def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Goes on from a `state`."""
 
 
-Due = Callable[[Observer, str], bool]
-"""Whether an observer is to observe a pathway now."""
+Due = Callable[[Observer, str], bool]  # whether an observer is to observe a pathway now
 
 
 class Observations:
@@ -116,7 +113,7 @@ class Observations:
                 observer.recording = recording
 
     def commit(self, pathways: Sequence[str], due: Due = lambda *_: True) -> None:
-        """What was seen of ``pathways`` by those observers that are ``due`` counts."""
+        """Counts the observations of ``pathways`` by those observers that are ``due``."""
         for observer in self:
             observer.commit([pathway for pathway in pathways if due(observer, pathway)])
 
@@ -125,9 +122,13 @@ class Observations:
         return next((one.missing.format(pathway) for one in self if not one.observed(pathway)), "")
 
     def evidence(self, pathway: str) -> Callable[[str], Evidence]:
-        """From a prunable weight's name to what a score may look at."""
+        """{prunable weight's name: evidence for a score}, as a function."""
         parts = {need: observer.evidence(pathway) for need, observer in self._observers.items()}
         return lambda name: Evidence(self._weights[name], **{need: of(name) for need, of in parts.items()})
+
+    def weights(self, pathway: str) -> Callable[[str], Evidence]:
+        """The same of the weights alone."""
+        return lambda name: Evidence(self._weights[name])
 
     def state(self, pathway: str) -> dict[str, Tensor]:
         """What a checkpoint keeps of a pathway."""
@@ -142,27 +143,26 @@ class Observations:
 class InputStatistics(Observer):
     """Decayed sums of squares and counts, by pathway and tensor: (groups, columns + 1), the count last."""
 
-    missing = "no activation of {0!r} was seen yet: run forward passes inside calibrate({0!r})"
+    missing = "no activation of {0!r} was observed yet: run forward passes inside calibrate({0!r})"
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         super().__init__(prunable)
-        self._new: dict[str, dict[str, Tensor]] = defaultdict(self._zeros)  # what was seen since the last commit
-        self._sums: dict[str, dict[str, Tensor]] = defaultdict(self._zeros)
+        self._new: dict[str, dict[str, Tensor]] = defaultdict(self._zeros)  # since the last commit
+        self._sums = defaultdict(self._zeros)
 
     def due(self, language_steps: int, adapts: bool) -> bool:
         return language_steps % EVERY == 0
 
     def commit(self, pathways: Iterable[str]) -> None:
         for pathway in pathways:
-            all_sums = self._sums[pathway].values()
-            seen = torch.split(self._everywhere(self._new[pathway]), [sums.numel() for sums in all_sums])
-            del self._new[pathway]
-            for sums, part in zip(all_sums, seen, strict=True):
-                new = part.view_as(sums).to(sums.device)
-                sums.copy_(torch.where(new[:, -1:] > 0, DECAY * sums + new, sums))
-
-    def end_step(self) -> None:
-        """Running sums go on."""
+            # In a row, over all ranks, which communicate through the device that the model is on.
+            device = next(iter(self._prunable.values())).parameter.device
+            new = self._new.pop(pathway, None) or self._zeros()
+            total = ranks.total(torch.cat([new[name].view(-1).to(device) for name in self._prunable]))
+            sums = self._sums[pathway].values()
+            for old, part in zip(sums, torch.split(total, [old.numel() for old in sums]), strict=True):
+                added = part.view_as(old).to(old.device)
+                old.copy_(torch.where(added[:, -1:] > 0, DECAY * old + added, old))
 
     def forget(self) -> None:
         self._new.clear()
@@ -170,22 +170,22 @@ class InputStatistics(Observer):
     def hook(self) -> Removers:
         removers: Removers = []
         for module, names in by_module(self._prunable.values()).items():
-            hook = self._hook(names)
-            if isinstance(module, nn.RNNBase):
-                removers.append(module.register_forward_hook(hook, with_kwargs=True).remove)
-            else:
-                removers.append(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            rnn = isinstance(module, nn.RNNBase)
+            register: Callable[..., Any] = module.register_forward_hook if rnn else module.register_forward_pre_hook
+            removers.append(register(self._hook(names), with_kwargs=True).remove)
         return removers
 
     def observed(self, pathway: str) -> bool:
-        return any(map(_seen, self._sums[pathway].values()))
+        return any(map(_complete, self._sums[pathway].values()))
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
         return self.rms(pathway).get
 
     def rms(self, pathway: str) -> dict[str, Tensor]:
-        """{tensor's name: (groups, columns)}, for the tensors whose inputs were seen."""
-        return {name: (sums[:, :-1] / sums[:, -1:]).sqrt() for name, sums in self._sums[pathway].items() if _seen(sums)}
+        """{tensor's name: (groups, columns)}, of the tensors whose inputs were observed."""
+        return {
+            name: (sums[:, :-1] / sums[:, -1:]).sqrt() for name, sums in self._sums[pathway].items() if _complete(sums)
+        }
 
     def state(self, pathway: str) -> dict[str, Tensor]:
         return {name: sums.clone() for name, sums in self._sums[pathway].items()}
@@ -196,16 +196,16 @@ class InputStatistics(Observer):
             sums[name] = state[name].detach().clone().to(before.device)
 
     def _record(self, name: str, group: int, x: Tensor, channel: int) -> None:
-        """Adds the tensor that entered (part of) a weight; ``channel`` is the dimension of its columns."""
+        """Adds an input of (part of) a weight; ``channel`` is the dimension of its columns."""
         if self.recording is None or x.numel() == 0:
             return
         squares, count = _sum_of_squares(x, channel)
-        seen = self._new[self.recording]
-        if seen[name].device != x.device:
+        new = self._new[self.recording]
+        if new[name].device != x.device:
             with no_autograd():
-                seen[name] = seen[name].to(x.device)
-        squares = squares.view(-1, seen[name].shape[1] - 1)
-        sums = seen[name][group : group + len(squares)]
+                new[name] = new[name].to(x.device)
+        squares = squares.view(-1, new[name].shape[1] - 1)
+        sums = new[name][group : group + len(squares)]
         # An overflowed activation is left out; it must not spoil the running sums for ever.
         sums[:, :-1].add_(squares.nan_to_num_(nan=0.0, posinf=0.0))
         sums[:, -1].add_(count)
@@ -224,11 +224,6 @@ class InputStatistics(Observer):
 
         return hook
 
-    def _everywhere(self, seen: Mapping[str, Tensor]) -> Tensor:
-        """The sums in a row, over all ranks, which communicate through the device that the model is on."""
-        device = next(iter(self._prunable.values())).parameter.device
-        return ranks.total(torch.cat([seen[name].view(-1).to(device) for name in self._prunable]))
-
     def _zeros(self) -> dict[str, Tensor]:
         with no_autograd():
             return {name: torch.zeros(one.groups, one.shape[1] + 1) for name, one in self._prunable.items()}
@@ -237,60 +232,44 @@ class InputStatistics(Observer):
 class GradientSums(Observer):
     """The sum of the dense gradients of a pathway, by tensor, in the step before its mask adapts."""
 
-    missing = "no gradient of {0!r} was taken yet: run a backward pass inside calibrate({0!r})"
-
-    def __init__(self, prunable: Sequence[Prunable]) -> None:
-        super().__init__(prunable)
-        self._sums: dict[str, dict[str, Tensor]] = {}
+    missing = "no gradient of {0!r} was observed yet: run a backward pass inside calibrate({0!r})"
 
     def due(self, language_steps: int, adapts: bool) -> bool:
         return adapts
 
-    def commit(self, pathways: Iterable[str]) -> None:
-        """Gradients count at once."""
-
     def forget(self) -> None:
         self._sums.clear()
 
-    end_step = forget
-
-    def state(self, pathway: str) -> dict[str, Tensor]:
-        return {}
-
-    def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
-        """Nothing outlives a step."""
+    end_step = forget  # gradients count at once, and only in their step
 
     def hook(self) -> Removers:
         prunable = self._prunable.values()
-        return hook_gradients([one.parameter for one in prunable], [self._hook(one.name) for one in prunable])
+        return hook_gradients([one.parameter for one in prunable], [partial(self._add, one.name) for one in prunable])
 
     def observed(self, pathway: str) -> bool:
         return bool(self._sums.get(pathway))
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
-        def everywhere(name: str) -> Tensor:
+        def over_ranks(name: str) -> Tensor:
             local = self._sums[pathway].get(name)
             if local is None:
                 local = torch.zeros_like(self._prunable[name].parameter, dtype=torch.float32)
             return ranks.total(local)
 
-        return everywhere
+        return over_ranks
 
-    def _hook(self, name: str) -> Callable[[Tensor], None]:
-        def hook(gradient: Tensor) -> None:
-            if self.recording is not None:
-                sums = self._sums.setdefault(self.recording, {})
-                new = gradient.detach().float()
-                sums[name] = sums[name] + new if name in sums else new.clone()
-
-        return hook
+    def _add(self, name: str, gradient: Tensor) -> None:
+        if self.recording is not None:
+            sums = self._sums.setdefault(self.recording, {})
+            new = gradient.detach().float()
+            sums[name] = sums[name] + new if name in sums else new.clone()
 
 
 OBSERVERS: dict[Need, type[Observer]] = {"inputs": InputStatistics, "gradients": GradientSums}
 
 
-def _seen(sums: Tensor) -> bool:
-    """Whether inputs of every group of rows were seen."""
+def _complete(sums: Tensor) -> bool:
+    """Whether inputs of every group of rows were observed."""
     return bool((sums[:, -1] > 0).all())
 
 
@@ -312,7 +291,7 @@ def _sum_of_squares(x: Tensor, channel: int) -> tuple[Tensor, int]:
 def _inputs(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
 ) -> Iterator[tuple[str, int, Tensor]]:
-    """(attribute of a weight, group of its rows, what enters them), as far as a module's inputs and outputs show."""
+    """(attribute of a weight, group of its rows, their input), as far as it follows from a module's call."""
 
     def argument(index: int, name: str) -> Any:
         return args[index] if index < len(args) else kwargs.get(name)
@@ -335,19 +314,17 @@ def _inputs(
 
 def _recurrent_inputs(module: nn.RNNBase, sequence: Any, result: tuple[Any, Any]) -> Iterator[tuple[str, int, Tensor]]:
     output, state = result
-    last = state[0] if isinstance(state, tuple) else state
-    ways = ["", "_reverse"] if module.bidirectional else [""]
-    hidden = list(last)  # (layers * directions) of (batch, size) or (size,)
-    hidden[-len(ways) :] = _unpadded(output).chunk(len(ways), dim=-1)
-    below = _unpadded(sequence)
+    directions = ["", "_reverse"] if module.bidirectional else [""]
+    hidden = list(state[0] if isinstance(state, tuple) else state)  # (layers * directions) of (batch, size) or (size,)
+    hidden[-len(directions) :] = _unpadded(output).chunk(len(directions), dim=-1)
+    entering = _unpadded(sequence)
     for layer in range(module.num_layers):
-        here = hidden[layer * len(ways) : (layer + 1) * len(ways)]
-        for way, state_of_way in zip(ways, here, strict=True):
-            yield f"weight_ih_l{layer}{way}", 0, below
-            yield f"weight_hh_l{layer}{way}", 0, state_of_way
-        below = torch.cat(here, dim=-1)
+        of_layer = hidden[layer * len(directions) : (layer + 1) * len(directions)]
+        for direction, of_direction in zip(directions, of_layer, strict=True):
+            yield f"weight_ih_l{layer}{direction}", 0, entering
+            yield f"weight_hh_l{layer}{direction}", 0, of_direction
+        entering = torch.cat(of_layer, dim=-1)
 
 
-def _unpadded(sequence: Any) -> Tensor:
-    steps: Tensor = sequence.data if isinstance(sequence, PackedSequence) else sequence
-    return steps
+def _unpadded(sequence: Tensor | PackedSequence) -> Tensor:
+    return sequence.data if isinstance(sequence, PackedSequence) else sequence

@@ -7,19 +7,19 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from asr_pathways import ranks
 from asr_pathways.errors import PathwaysError
-from asr_pathways.pruning import masks, storage
+from asr_pathways.pruning import storage
 from asr_pathways.pruning.active import ActivePathway
 from asr_pathways.pruning.config import POLICIES, SHARED, PathwayConfig
+from asr_pathways.pruning.masks import pack, popcount
 from asr_pathways.pruning.mixed_batches import MixedBatch
-from asr_pathways.pruning.selection import MaskSelector
+from asr_pathways.pruning.selection import Factor, MaskSelector
 from asr_pathways.pruning.state import State
-from asr_pathways.pruning.summary import MaskEvent, Summary, mean_iou, overlaps, summarize, union_density
+from asr_pathways.pruning.summary import MaskEvent, Summary, mean_iou, overlaps, summarize
 from asr_pathways.pruning.weights import MaskedWeights, copy_weights, no_autograd, reset_revived, rewind
 
 
@@ -54,8 +54,7 @@ class Pathways:
     def attach(cls, model: nn.Module, config: PathwayConfig, languages: Sequence[str]) -> Pathways:
         """One pathway of ``model`` for each language, pruned at once if the schedule starts at step 0.
 
-        Nothing was observed of the languages yet, so these first masks are chosen by magnitude whatever the
-        score is; see `calibrate` and `masks_from` for better ones.
+        These first masks are chosen by magnitude whatever the score is; see `calibrate` and `masks_from` for better.
 
         Raises:
             PathwaysError: if there is nothing to prune, or the languages or patterns make no sense.
@@ -65,7 +64,11 @@ class Pathways:
             pathways._state.start = copy_weights(model)
         stage = config.stage_at(0)
         if stage is not None:
-            pathways._choose_first(stage)
+            pathways._state.sparsity = stage
+            mask = pathways._new_mask(pathways._state.keys[0], stage)
+            for key in pathways._state.keys:  # magnitudes are the same for every language
+                pathways._masks.put_packed(key, mask)
+            pathways._after_new_masks()
         return pathways
 
     @classmethod
@@ -79,16 +82,11 @@ class Pathways:
 
     @classmethod
     def from_stored(cls, model: nn.Module, stored: storage.Stored, where: str) -> Pathways:
-        """Attaches what `stored` returned, wherever it was kept since, to a model of the same tensors.
-
-        Raises:
-            PathwaysError: if it is of another model; it names ``where``.
-        """
+        """`load` from memory; raises PathwaysError, which names ``where``, if it is of another model."""
         return cls(model, State.stored_in(model, stored, where))
 
     @property
     def model(self) -> nn.Module:
-        """The model that the pathways are attached to."""
         return self._model
 
     @property
@@ -101,7 +99,7 @@ class Pathways:
 
     @property
     def added(self) -> tuple[str, ...]:
-        """The languages that came by `add`, in order; only the last of them can be trained."""
+        """The languages of `add`, in order; only the last of them can be trained."""
         return tuple(self._state.extension.added)
 
     @property
@@ -111,7 +109,7 @@ class Pathways:
 
     @property
     def sparsity(self) -> float:
-        """What pruning has reached so far; `config.sparsity` once the schedule has run out."""
+        """The sparsity that pruning has reached; `config.sparsity` once the schedule has run out."""
         return self._state.sparsity
 
     @property
@@ -135,13 +133,12 @@ class Pathways:
     def use(self, language: str | list[str] | tuple[str, ...]) -> AbstractContextManager[MixedBatch | None]:
         """The model is the sub-network of ``language`` inside the block; the dense weights are back after.
 
-        Run forward and backward inside it. A backward pass outside is an error of autograd's, because the
-        weights it needs have changed; only with activation checkpointing, which computes them anew from the weights
-        of that moment, are gradients wrong without an error. Under gradient policy ``parp`` the model stays dense
-        in training mode.
+        Run forward and backward inside it. A backward pass outside is an error of autograd's, because the weights
+        have changed; only with activation checkpointing, which recomputes from the present weights, are gradients
+        wrong without an error. Under gradient policy ``parp`` the model stays dense in training mode.
 
-        For a batch of several languages pass the language of each row; what the block then yields calls functions
-        on such batches, each row with the pathway of its language (see `MixedBatch`):
+        For a batch of several languages pass the language of each row; the block then yields a `MixedBatch`, which
+        calls functions with each row in the pathway of its language:
 
             with pathways.use(["en", "fr", "en"]) as rows:
                 loss = criterion(rows(model, features), targets)
@@ -154,7 +151,7 @@ class Pathways:
         return self._active.use(language) if isinstance(language, str) else self._active.use_mixed(language)
 
     def calibrate(self, language: str) -> AbstractContextManager[None]:
-        """Observes what the score needs of ``language`` in what is run inside the block, in any mode.
+        """Observes what the score needs of ``language`` while the model runs inside the block, in any mode.
 
         For score ``activation`` run forward passes, for ``gradient`` backward passes as well; then `adapt`.
         The model runs with the weights it has: dense, or a pathway's inside `use`.
@@ -168,8 +165,8 @@ class Pathways:
         """Call it after every ``optimizer.step()``: advances the clocks, prunes and adapts when due.
 
         Under policy ``frozen`` it also undoes what weight decay and momentum did to frozen weights: those in
-        none of the masks used since the last call. Once a language was added, the same goes under every policy
-        for the weights that the languages before it keep.
+        none of the masks used since the last call. Once a language was added, it does so under every policy for
+        the weights that the languages before it keep.
 
         Args:
             optimizer: needed if ``rewind``, or ``revived="reset"``, so that its state can follow.
@@ -184,7 +181,7 @@ class Pathways:
         """
         self._active.require_dense("step()")
         if optimizer is None and (self._config.rewind or self._config.revived == "reset"):
-            raise PathwaysError("step(): give it the optimizer, whose state is to follow rewound or revived weights")
+            raise PathwaysError("step(): pass the optimizer, whose state is to follow rewound or revived weights")
         state = self._state
         trained = self._active.end_step()
         if not trained:
@@ -200,11 +197,13 @@ class Pathways:
             events = [self._adapt(key, optimizer) for key in adapting]
         for observer in state.observations:
             observer.end_step()
-        self._require_same_masks(events)
+        for key in [event.language or SHARED for event in events]:
+            parts = zip(state.names, self._masks.packed(key), strict=True)
+            ranks.require_same(f"step {self.steps}: the mask of {key} for", parts, state.device)
         return events
 
     def drop_step(self) -> None:
-        """Instead of `step`, where the optimizer made none: what ran since the last one advances no clock.
+        """Instead of `step`, where the optimizer made none: no clock advances for what ran since the last one.
 
         Raises:
             PathwaysError: inside `use`, or if the weights have changed.
@@ -217,34 +216,34 @@ class Pathways:
         """Chooses the mask of ``language`` again at the present sparsity (for all, if they share it).
 
         Raises:
-            PathwaysError: on an unknown language or one after which another was added, inside `use`, or if the
-                score has nothing to go by yet.
+            PathwaysError: on an unknown language or one after which another was added, inside `use`, or if what the
+                score needs was not observed yet.
         """
         self._active.require_dense("adapt()")
         key = self._state.trainable_key(language, "adapt")
         if optimizer is None and self._config.revived == "reset" and self._state.step > 0:
-            raise PathwaysError("adapt(): give it the optimizer, whose state is to follow revived weights")
-        self._state.observations.commit([key])  # also what an unfinished step has seen
+            raise PathwaysError("adapt(): pass the optimizer, whose state is to follow revived weights")
+        self._state.observations.commit([key])  # those of an unfinished step as well
         return self._adapt(key, optimizer)
 
     # --- one more language ----------------------------------------------------------------------------------
 
     def add(self, language: str, sparsity: float | None = None, *, reuse: float = 1.0) -> None:
-        """Adds a language without harm to those that are there: their outputs stay the same bit for bit.
+        """Adds a language; the outputs of those that are there stay the same bit for bit.
 
         The new pathway may use every weight. Training it moves only weights that no other pathway keeps, and
         its copies of everything outside the masks (norms, biases, embeddings and the like), which are in the
-        model while it is in use. From here on only this language trains, prunes no more and adapts as the
-        config says. Its first mask is chosen by magnitude; see `calibrate` and `adapt` for better ones.
+        model while it is in use. From here on only this language trains; it is not pruned further and adapts by
+        the config. Its first mask is chosen by magnitude; see `calibrate` and `adapt` for better ones.
 
-        Give the optimizer `parameters` of the language. Gradients of an unfinished step are dropped. The copies are
-        unknown to DistributedDataParallel: train an added language in one process.
+        Pass `parameters` of the language to the optimizer. Gradients of an unfinished step are dropped. The copies
+        are unknown to DistributedDataParallel: train an added language in one process.
 
         Args:
             sparsity: of its mask; by default the config's.
-            reuse: 0 to 1: what the score of a weight that another pathway keeps is multiplied by when its mask is
-                chosen. Such weights, which do not train, are the largest: at 1 they may be all that it keeps. Swaps
-                of score ``gradient`` ignore it.
+            reuse: 0 to 1: factor of the scores of weights that other pathways keep, when its mask is chosen. Such
+                weights, which do not train, are the largest: at 1 they may be all that it keeps. Swaps of score
+                ``gradient`` ignore it.
 
         Raises:
             PathwaysError: if it is there already, if pruning or a step is not finished, if fewer weights are free
@@ -254,22 +253,17 @@ class Pathways:
         self._active.require_stepped()
         state = self._state
         addition = state.extension.check(state.languages, state.sparsity, language, sparsity, reuse)
-        with no_autograd():
-            weights = [one.parameter for one in state.prunable]
-            everything = [torch.ones((), dtype=torch.bool, device=w.device).expand(w.shape) for w in weights]
-            factor = state.extension.factor(addition, state.keys)
-            _, new = self._selector.prune(language, addition.sparsity, everything, factor)
-            packed = [masks.pack(mask) for mask in new]
+        packed = self._new_mask(language, addition.sparsity, state.extension.factor(addition, state.keys))
         self._model.zero_grad(set_to_none=True)
         self._active.forget()
         self._active.unhook()  # other gradients are to be masked from here on
-        state.add(language, addition, packed)
+        state.add(language, addition)
+        self._masks.put_packed(language, packed)
 
     def parameters(self, language: str) -> dict[str, nn.Parameter]:
-        """{name: parameter}: what training ``language`` moves, for an optimizer.
+        """{name: parameter} that training ``language`` moves, for an optimizer.
 
-        For a language that was added these are the prunable weights and its copies of the other parameters, else all
-        of the model's.
+        Of a language that was added: the prunable weights and its copies of the other parameters; else all.
 
         Raises:
             PathwaysError: on an unknown language, or one after which another was added.
@@ -277,17 +271,16 @@ class Pathways:
         self._state.trainable_key(language, "parameters")
         if language not in self.added:
             return dict(self._model.named_parameters())
-        copies = {
-            n: tensor for n, tensor in self.language_tensors(language).items() if isinstance(tensor, nn.Parameter)
-        }
-        return {one.name: one.parameter for one in self._state.prunable} | copies
+        prunable = {one.name: one.parameter for one in self._state.prunable}
+        copies = self.language_tensors(language)
+        return prunable | {name: tensor for name, tensor in copies.items() if isinstance(tensor, nn.Parameter)}
 
     def language_tensors(self, language: str) -> dict[str, Tensor]:
         """{name in the model: copy of a parameter or buffer} of a language that was added; none of another."""
-        return self._state.extension.tensors.tensors(self._state.key(language))
+        return self._state.extension.tensors(self._state.key(language))
 
     def set_language_tensors(self, language: str, tensors: Mapping[str, Tensor]) -> None:
-        """Replaces copies that an added language has by copies of ``tensors``, by their names in the model.
+        """Replaces `language_tensors` by copies of ``tensors``, by their names in the model.
 
         They may have other sizes, such as more rows of an embedding and of the output layer. A parameter becomes
         a new parameter: do it before the optimizer is made.
@@ -298,7 +291,7 @@ class Pathways:
         """
         self._active.require_dense("set_language_tensors()")
         self._state.trainable_key(language, "set_language_tensors")
-        self._state.extension.tensors.replace(language, tensors)
+        self._state.extension.replace(language, tensors)
 
     # --- masks ----------------------------------------------------------------------------------------------
 
@@ -308,27 +301,24 @@ class Pathways:
 
     def masks_of(self, name: str) -> dict[str, Tensor]:
         """{language: bool mask} of one prunable tensor."""
-        index = self.names.index(name)
-        packed = {language: self._masks.packed(key) for language, key in self._state.by_language.items()}
-        return {language: self._masks.unpack_one(bits, index) for language, bits in packed.items()}
+        index, masks = self.names.index(name), self._masks
+        return {lang: masks.unpack_one(masks.packed(key), index) for lang, key in self._state.by_language.items()}
 
     def set_mask(self, language: str, mask: Mapping[str, Tensor]) -> None:
-        """Takes a mask from elsewhere: {tensor's name: bool tensor}, every prunable tensor in it.
+        """Replaces a language's mask by ``mask``: {tensor's name: bool tensor}, with every prunable tensor.
 
         Raises:
             PathwaysError: if a tensor is missing, unknown, not bool, or of another shape, or if another language
                 was added after this one.
         """
         self._active.require_dense("set_mask()")
-        key = self._state.trainable_key(language, "set_mask")
-        self._state.check_mask(mask)
-        self._masks.put(key, (mask[one.name].to(one.parameter.device) for one in self._state.prunable))
+        self._state.set_mask(language, mask)
         self._after_new_masks()
 
     def masks_from(self, source: Pathways | str | Path) -> list[str]:
-        """Takes the masks of other pathways of the same model, or of a folder that `save` wrote.
+        """Copies the masks of other pathways of the same model, or of a folder that `save` wrote.
 
-        A language takes its mask there, or the shared one. This is how dynamic pathways start from masks of
+        A language gets its mask there, or the shared one. This is how dynamic pathways start from masks of
         language-specific (LSP) or language-agnostic (LAP) pruning; call it once for each such run.
 
         Returns:
@@ -339,11 +329,11 @@ class Pathways:
         """
         self._active.require_dense("masks_from()")
         if isinstance(source, Pathways):
-            taken = self._state.take_masks(source._state.stored(), "masks_from")
+            languages = self._state.copy_masks(source.stored(), "masks_from")
         else:
-            taken = self._state.take_masks(storage.read_folder(Path(source)), str(source))
+            languages = self._state.copy_masks(storage.read_folder(Path(source)), str(source))
         self._after_new_masks()
-        return taken
+        return languages
 
     def overlap(self) -> dict[tuple[str, str], float]:
         """Intersection over union of the masks of every pair of languages; 1.0 means that they are the same."""
@@ -363,7 +353,7 @@ class Pathways:
         """
         self._active.require_dense("extract()")
         key = self._state.key(language)
-        with self._state.extension.tensors.in_place(key):
+        with self._state.extension.in_place(key):
             state = {name: value.clone() for name, value in self._model.state_dict().items()}
         for one, mask in zip(self._state.prunable, self._masks.unpacked(key), strict=True):
             for name in one.names:
@@ -375,8 +365,8 @@ class Pathways:
     def save(self, folder: str | Path) -> None:
         """Writes masks, config and clocks to ``folder`` (pathways.json, masks.safetensors), whole or not at all.
 
-        The tensors of languages that were added go to own.safetensors beside them. The weights are saved with the
-        model; what training needs beside is in `state_dict`.
+        The tensors of languages that were added go to own.safetensors. The weights are saved with the model; what
+        resuming needs as well is in `state_dict`.
 
         Raises:
             PathwaysError: if the folder cannot be written or holds other files.
@@ -384,7 +374,7 @@ class Pathways:
         storage.write_folder(Path(folder), self._state.stored())
 
     def stored(self) -> storage.Stored:
-        """What `save` writes, for other formats; masks are not copied."""
+        """The content of `save`, for other formats; masks are not copied."""
         return self._state.stored()
 
     def load_masks(self, folder: str | Path) -> None:
@@ -417,7 +407,7 @@ class Pathways:
         self._active.forget()
 
     def detach(self) -> None:
-        """Takes every hook off the model and frees what was kept beside it; the weights stay dense."""
+        """Removes every hook from the model and frees copies of its weights, which stay dense."""
         self._active.require_dense("detach()")
         self._active.detach()
 
@@ -429,23 +419,18 @@ class Pathways:
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _choose_first(self, sparsity: float) -> None:
-        """Masks by magnitude, which is the same for every language: one is chosen, and all get it."""
-        first, *others = self._state.keys
-        self._state.sparsity = sparsity
-        _, new = self._selector.prune(first, sparsity, self._masks.unpacked(first))
-        self._masks.put(first, new)
-        for key in others:
-            self._masks.put_packed(key, self._masks.packed(first))
-        self._after_new_masks()
+    def _new_mask(self, key: str, sparsity: float, factor: Factor | None = None) -> list[Tensor]:
+        """The packed first mask of a pathway."""
+        with no_autograd():
+            return [pack(mask) for mask in self._selector.prune(key, sparsity, None, factor)[1]]
 
     def _prune(self, sparsity: float, optimizer: Optimizer | None) -> list[MaskEvent]:
         self._state.sparsity = sparsity
         events = []
         for key in self._state.keys:
             score, new = self._selector.prune(key, sparsity, self._masks.unpacked(key))
-            events.append(self._take(key, "prune", score, new, optimizer))
-        if self._config.rewind and self._state.step > 0:
+            events.append(self._replace_mask(key, "prune", score, new, optimizer))
+        if self._config.rewind:
             if not self._state.start:
                 raise PathwaysError("rewind: saved pathways do not keep the starting weights: resume the training run")
             rewind(self._model, self._state.start, optimizer)
@@ -454,12 +439,11 @@ class Pathways:
     def _adapt(self, key: str, optimizer: Optimizer | None) -> MaskEvent:
         state = self._state
         factor = state.extension.factor(state.extension.added.get(key), [one for one in state.keys if one != key])
-        score, new = self._selector.adapt(
-            key, state.sparsity_of(key), self._masks.unpacked(key), state.own_steps[key], factor
-        )
-        return self._take(key, "adapt", score, new, optimizer)
+        present, steps = self._masks.unpacked(key), state.own_steps[key]
+        score, new = self._selector.adapt(key, state.sparsity_of(key), present, steps, factor)
+        return self._replace_mask(key, "adapt", score, new, optimizer)
 
-    def _take(
+    def _replace_mask(
         self, key: str, kind: Literal["prune", "adapt"], score: str, new: Iterator[Tensor], optimizer: Optimizer | None
     ) -> MaskEvent:
         state, config = self._state, self._config
@@ -475,18 +459,13 @@ class Pathways:
             kind=kind,
             language=None if config.shared else key,
             step=state.step,
-            sparsity=1 - sum(map(masks.popcount, after)) / self._masks.weights,
-            changed=sum(masks.popcount(a ^ b) for a, b in zip(before, after, strict=True)) / self._masks.weights,
+            sparsity=1 - sum(map(popcount, after)) / self._masks.weights,
+            changed=sum(popcount(a ^ b) for a, b in zip(before, after, strict=True)) / self._masks.weights,
             score=score,
-            union_density=union_density(self._masks, state.keys),
+            union_density=self._masks.union_density(state.keys),
             mean_iou=None if config.shared else mean_iou(self._masks, state.by_language),
-            rewound=kind == "prune" and config.rewind and state.step > 0,
+            rewound=kind == "prune" and config.rewind,
         )
-
-    def _require_same_masks(self, events: Sequence[MaskEvent]) -> None:
-        for key in [event.language or SHARED for event in events]:
-            parts = zip(self._state.names, self._masks.packed(key), strict=True)
-            ranks.require_same(f"step {self.steps}: the mask of {key} for", parts, self._state.device)
 
     def _after_new_masks(self) -> None:
         if POLICIES[self._config.gradient].writes_zeros:

@@ -1,4 +1,4 @@
-"""Which weights of a model can be pruned, and what each one's rows and columns mean."""
+"""Prunable weights of a model, and the meaning of their rows and columns."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ class Prunable:
     """One prunable weight, counted once however many modules share it.
 
     Attributes:
-        name: its first name in the model, which is its name everywhere here.
-        names: every name it has in the model's state_dict.
+        name: the first of its ``names`` in the model's state_dict.
         parameter: the weight (rows, columns, ...).
         owners: the modules that hold it, each with the attribute that it is there.
-        groups: its rows fall into this many equal parts that read different inputs.
+        groups: number of equal parts of its rows that have different inputs.
     """
 
     name: str
@@ -48,10 +47,7 @@ def tensors_of(model: nn.Module) -> dict[Tensor, tuple[tuple[str, ...], Owners]]
         ):
             places.setdefault(tensor, []).append((f"{prefix}.{attribute}" if prefix else attribute, module, attribute))
     return {
-        tensor: (
-            tuple(name for name, _, _ in of_tensor),
-            tuple(dict.fromkeys((module, attribute) for _, module, attribute in of_tensor)),
-        )
+        tensor: (tuple(name for name, *_ in of_tensor), tuple(dict.fromkeys((m, a) for _, m, a in of_tensor)))
         for tensor, of_tensor in places.items()
     }
 
@@ -65,16 +61,15 @@ def find_prunable(model: nn.Module, include: Sequence[str], exclude: Sequence[st
     Raises:
         PathwaysError: if nothing is left to prune, or if a pattern matches no parameter.
     """
-    matched = matching(model, (*include, *exclude))
     for pattern in (*include, *exclude):
-        if pattern not in matched:
+        if not matching(model, [pattern]):
             raise PathwaysError(f"pattern {pattern!r} matches no parameter of the model: see model.named_parameters()")
     prunable = []
     for parameter, (names, owners) in tensors_of(model).items():
         if not isinstance(parameter, nn.Parameter) or not (parameter.numel() and parameter.is_floating_point()):
             continue
         matrix = all(attribute in _prunable_attributes(module) for module, attribute in owners)
-        if matrix and _any_matches(names, include) and not _any_matches(names, exclude):
+        if matrix and _matches(names, include) and not _matches(names, exclude):
             prunable.append(Prunable(names[0], names, parameter, owners, _groups(*owners[0])))
     if not prunable:
         raise PathwaysError(
@@ -86,7 +81,7 @@ def find_prunable(model: nn.Module, include: Sequence[str], exclude: Sequence[st
 def matching(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
     """Those of ``patterns`` that match a parameter, for lists that are made for several kinds of model."""
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    return tuple(pattern for pattern in patterns if any(_matches(name, pattern) for name in names))
+    return tuple(pattern for pattern in patterns if _matches(names, [pattern]))
 
 
 def _prunable_attributes(module: nn.Module) -> Iterable[str]:
@@ -105,12 +100,8 @@ def _groups(module: nn.Module, attribute: str) -> int:
     return 3 if attribute == "in_proj_weight" else 1
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-
-
-def _any_matches(names: Iterable[str], patterns: Sequence[str]) -> bool:
-    return any(_matches(name, pattern) for name in names for pattern in patterns)
+def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*") for name in names for p in patterns)
 
 
 def by_module(prunable: Iterable[Prunable]) -> dict[nn.Module, dict[str, str]]:

@@ -1,8 +1,8 @@
-"""Refitting: the weights that masks keep are solved for anew, so that they make up for those that are cut.
+"""Refitting (layer-wise reconstruction): solves for the weights that masks keep, to compensate for those that are cut.
 
-Linear layers are taken in the order in which they run. With the inputs X_l of the dense layer W on speech of language
-l, and the inputs Z_l of the same layer in the sparse model, whose layers before it are refitted already, it gets the
-weights T that bring the outputs of all pathways, with masks m_l, nearest to those of the dense layer:
+Linear layers are refitted in the order in which they run. With the inputs X_l of the dense layer W on data of language
+l, and the inputs Z_l of the same layer in the sparse model, whose layers before it are refitted already, its weights
+become the T that brings the outputs of all pathways, with masks m_l, nearest to those of the dense layer:
 
     sum over l of |W X_l - (T * m_l) Z_l|^2 + ridge * |T - W|^2 -> min
 
@@ -13,9 +13,10 @@ arXiv 2102.08124) and SparseGPT (Frantar and Alistarh 2023, arXiv 2301.00774), s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -60,9 +61,9 @@ def refit(
         forward: runs the pathways' model on a batch.
         dense: the model as it was, with the same names of modules.
         dense_forward: runs it on a batch.
-        batches: some speech of each language; more than the columns of the widest layer, in frames and in tokens.
-        ridge: for as little speech as that.
-        progress: goes through the groups of layers, and may show a bar.
+        batches: data of each language; more than the columns of the widest layer, in frames and in tokens.
+        ridge: for as little data as that.
+        progress: iterates over the groups of layers, and may show a bar.
 
     Raises:
         PathwaysError: if a language was added, which the weights of others must not move for, or lacks batches.
@@ -88,7 +89,7 @@ def refit(
 def solve(
     weight: Tensor, masks: Sequence[Tensor], grams: Sequence[Tensor], crosses: Sequence[Tensor], ridge: float
 ) -> Tensor:
-    """The weights (R, C) of the module's equation; what no mask keeps stays as it is.
+    """The weights T (R, C) of the module's equation; what no mask keeps stays as it is.
 
     Args:
         weight: W (R, C).
@@ -132,46 +133,44 @@ def _linear_layers(pathways: Pathways) -> dict[str, nn.Linear]:
 
 
 def _groups(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) -> list[Group]:
-    """What runs once in a forward pass, in order."""
-    modules = {name.rpartition(".")[0]: name for name in layers}
+    """The layers that run once in a forward pass, in order."""
+    names = {module: name for name, module in model.named_modules()}
+    weights = {name.rpartition(".")[0]: name for name in layers}
     begun: list[tuple[str, bool]] = []  # a layer, and whether it reads another input than the one before it
     latest: Tensor | None = None
     ended: dict[str, int] = {}
     calls: Counter[str] = Counter()
-    removers = []
-    for name, module in model.named_modules():
 
-        def enter(_: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
-            nonlocal latest
-            calls[name] += 1
-            if name in modules:
-                begun.append((name, inputs[0] is not latest))
-                latest = inputs[0]
+    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal latest
+        calls[names[module]] += 1
+        if names[module] in weights:
+            begun.append((names[module], inputs[0] is not latest))
+            latest = inputs[0]
 
-        def leave(_: nn.Module, inputs: object, output: object, name: str = name) -> None:
-            ended[name] = len(begun)
+    def leave(module: nn.Module, inputs: object, output: object) -> None:
+        ended[names[module]] = len(begun)
 
-        removers += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    try:
+    with ExitStack() as hooks:
+        for module in names:
+            hooks.callback(module.register_forward_pre_hook(enter).remove)
+            hooks.callback(module.register_forward_hook(leave).remove)
         run()
-    finally:
-        for remover in removers:
-            remover.remove()
-    groups: list[tuple[int, list[str]]] = []
+    starts: list[tuple[int, list[str]]] = []
     other = True
     for when, (name, differs) in enumerate(begun):
         other = other or differs
         if calls[name] == 1:
             if other:
-                groups.append((when, []))
-            groups[-1][1].append(modules[name])
+                starts.append((when, []))
+            starts[-1][1].append(weights[name])
             other = False
-    complete = []
-    for when, names in groups:
+    groups = []
+    for when, group in starts:
         done = {name for name, end in ended.items() if calls[name] == 1 and end <= when}
-        whole = tuple(sorted(name for name in done if not done.intersection(_above(name))))
-        complete.append(Group(tuple(names), whole))
-    return complete
+        outermost = sorted(name for name in done if not done.intersection(_above(name)))
+        groups.append(Group(tuple(group), tuple(outermost)))
+    return groups
 
 
 def _above(name: str) -> list[str]:
@@ -188,10 +187,10 @@ def _moments(
     for language in pathways.languages:
         gram = cross = torch.zeros(())
         with pathways.use(language):
-            entered = [sparse.entering(group, (language, n), batch) for n, batch in enumerate(batches[language])]
-        for number, (batch, inputs) in enumerate(zip(batches[language], entered, strict=True)):
-            gram = gram + inputs.T @ inputs
-            cross = cross + dense.entering(group, (language, number), batch).T @ inputs
+            inputs = [sparse.inputs(group, (language, n), batch) for n, batch in enumerate(batches[language])]
+        for number, (batch, z) in enumerate(zip(batches[language], inputs, strict=True)):
+            gram = gram + z.T @ z
+            cross = cross + dense.inputs(group, (language, number), batch).T @ z
         grams.append(gram)
         crosses.append(cross)
     return grams, crosses
@@ -208,56 +207,34 @@ class _Side(Generic[T]):
         self._model, self._forward = model, forward
         self._outputs: dict[str, dict[object, Any]] = {}  # of finished modules, by batch
 
-    def entering(self, group: Group, key: object, batch: T) -> Tensor:
-        """What enters the layers of ``group`` (N, C) in a batch that ``key`` stands for."""
+    def inputs(self, group: Group, key: object, batch: T) -> Tensor:
+        """The input of the layers of ``group`` (N, C) in the batch that ``key`` names."""
         for name in set(self._outputs) - set(group.finished):  # it is inside a larger one now
             del self._outputs[name]
         entered: list[Tensor] = []
 
-        def take(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        def record(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             entered.append(inputs[0])
             raise _Reached
 
         layer = self._model.get_submodule(group.layers[0].rpartition(".")[0])
-        remover = layer.register_forward_pre_hook(take)
-        try:
-            with self._kept(group.finished, key):
-                self._forward(batch)
-        except _Reached:
-            pass
-        finally:
-            remover.remove()
+        with ExitStack() as undo, suppress(_Reached):
+            undo.callback(layer.register_forward_pre_hook(record).remove)
+            for name in group.finished:
+                module, outputs = self._model.get_submodule(name), self._outputs.setdefault(name, {})
+                if key in outputs:  # returns it at once
+                    module.forward = partial(_copied, outputs[key])
+                    undo.callback(delattr, module, "forward")
+                else:
+                    undo.callback(module.register_forward_hook(partial(_keep, outputs, key)).remove)
+            self._forward(batch)
         return entered[0].reshape(-1, entered[0].shape[-1]).float()
 
-    @contextmanager
-    def _kept(self, finished: Sequence[str], key: object) -> Iterator[None]:
-        """Inside, modules return at once what they returned before; what others return is kept."""
-        undo: list[Callable[[], None]] = []
-        for name in finished:
-            module, outputs = self._model.get_submodule(name), self._outputs.setdefault(name, {})
-            if key in outputs:
-                module.forward = _constant(outputs[key])
-                undo.append(lambda module=module: delattr(module, "forward"))  # type: ignore[misc]
-            else:
-                undo.append(module.register_forward_hook(_keeper(outputs, key)).remove)
-        try:
-            yield
-        finally:
-            for step in undo:
-                step()
+
+def _keep(outputs: dict[object, Any], key: object, module: nn.Module, inputs: Any, output: Any) -> None:
+    outputs[key] = _copied(output)
 
 
-def _constant(value: Any) -> Callable[..., Any]:
-    return lambda *arguments, **options: _copied(value)
-
-
-def _keeper(outputs: dict[object, Any], key: object) -> Callable[[nn.Module, Any, Any], None]:
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        outputs[key] = _copied(output)
-
-    return keep
-
-
-def _copied(value: Any) -> Any:
-    """What follows a module may change its output in place."""
+def _copied(value: Any, *_: Any, **__: Any) -> Any:
+    """A copy, since what follows a module may change its output in place."""
     return tree_map_only(Tensor, Tensor.clone, value)

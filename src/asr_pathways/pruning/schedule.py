@@ -12,7 +12,7 @@ def stages(schedule: ScheduleName, sparsity: float, *, share: float = 0.2, count
     """The rising sparsities of a schedule, the last one ``sparsity``.
 
     - ``oneshot``: at once.
-    - ``iterative``: each stage prunes ``share`` of what is left (Han et al. 2015); 0.7 at a share of 0.2 goes
+    - ``iterative``: each stage prunes ``share`` of the remaining weights (Han et al. 2015); to 0.7 at a share of 0.2:
       0.20, 0.36, 0.488, 0.59, 0.672, 0.70.
     - ``linear``: ``count`` equal steps.
     - ``cubic``: ``count`` steps that shrink (Zhu and Gupta, arXiv 1710.01878).

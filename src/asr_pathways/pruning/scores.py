@@ -15,12 +15,12 @@ from torch import Tensor
 from asr_pathways.pruning.schedule import cosine_decay
 
 Need = Literal["inputs", "gradients"]
-"""What may be observed of a pathway (see `observe.OBSERVERS`); the weights themselves are always there."""
+"""What may be observed of a pathway beside its weights (see `observe.OBSERVERS`)."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a score may look at, for one tensor under one pathway.
+    """The input of a score, for one tensor under one pathway.
 
     Attributes:
         weight: (rows, columns, ...) the dense values.
@@ -40,10 +40,10 @@ SCORES: dict[str, type[Score]] = {}
 
 
 class Score(ABC):
-    """What decides which weights a mask keeps.
+    """The importance of weights: a mask keeps those that score highest.
 
     Attributes:
-        name: its name in configs.
+        name: in configs.
         needs: what has to be observed of a pathway before its mask can be chosen.
         swaps: whether adaptation swaps weights by it, the smallest for those of highest score, instead of choosing
             the whole mask; pruning goes by magnitude then.
@@ -57,11 +57,6 @@ class Score(ABC):
 
     def __init_subclass__(cls) -> None:
         SCORES[cls.name] = cls
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Score:
-        """The score with its options from the fields of a `PathwayConfig`."""
-        return cls(**{option: config[option] for option in cls.options})
 
     @classmethod
     def conflict(cls, config: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from asr_pathways.pruning.granularity import Granularity, parse_granularity
 from asr_pathways.pruning.masks import top_k
 from asr_pathways.pruning.observe import Observations
 from asr_pathways.pruning.prunable import Prunable
-from asr_pathways.pruning.scores import Evidence, Magnitude, Score
+from asr_pathways.pruning.scores import SCORES, Evidence, Magnitude, Score
 
 OUT = -1.0  # below every score, which are all >= 0
 
@@ -22,11 +22,6 @@ OUT = -1.0  # below every score, which are all >= 0
 def kept(count: int, sparsity: float) -> int:
     """How many of ``count`` stay at ``sparsity``, rounded as `torch.nn.utils.prune` rounds."""
     return count - round(sparsity * count)
-
-
-def uniform(units: Sequence[int], sparsity: float) -> list[int]:
-    """Every tensor at the same sparsity."""
-    return [kept(count, sparsity) for count in units]
 
 
 def erk(units: Sequence[int], shapes: Sequence[Sequence[int]], sparsity: float) -> list[int]:
@@ -47,7 +42,7 @@ def erk(units: Sequence[int], shapes: Sequence[Sequence[int]], sparsity: float) 
         if not full:
             break
         dense |= full
-    densities = [1.0 if i in dense else scale * shares[i] for i in range(len(sizes))]
+    densities = [1.0 if i in dense else scale * share for i, share in enumerate(shares)]
     return [kept(count, 1 - density) for count, density in zip(units, densities, strict=True)]
 
 
@@ -91,7 +86,7 @@ def select(
     elif allocation == "erk":
         counts = erk(units, shapes, sparsity)
     else:
-        counts = uniform(units, sparsity)
+        counts = [kept(count, sparsity) for count in units]
     for index, (shape, keep) in enumerate(zip(shapes, counts, strict=True)):
         scores = unit_scores(index)
         if within is not None:
@@ -100,13 +95,13 @@ def select(
 
 
 def swap(magnitudes: Tensor, scores: Tensor, mask: Tensor, fraction: float, granularity: Granularity) -> Tensor:
-    """RigL's move: a ``fraction`` of the kept units, the smallest, give way to the dropped of highest score.
+    """RigL's update: the smallest ``fraction`` of the kept units is replaced by the dropped of highest score.
 
     The number of kept units does not change.
 
     Args:
         magnitudes, scores: (>= 0) of the weight's shape.
-        mask: what is kept now.
+        mask: the present bool mask.
     """
     active = _active(mask, granularity)
     kept = int(active.count_nonzero())
@@ -120,41 +115,34 @@ def _active(mask: Tensor, granularity: Granularity) -> Tensor:
     return granularity.pool(mask.float()) > 0
 
 
-Factor = Callable[[int], Tensor]
-"""From the index of a tensor to what its scores are multiplied by."""
+Factor = Callable[[int], Tensor]  # of scores, from the index of a tensor
 
 
 class MaskSelector:
-    """Selects masks from weights and from what was observed of a pathway; changes nothing itself."""
+    """Selects masks by the weights and the observations of a pathway; changes nothing itself."""
 
     def __init__(self, config: PathwayConfig, prunable: Sequence[Prunable], observations: Observations) -> None:
         self._config = config
-        self._score = config.make_score()
+        kind = SCORES[config.score]
+        self._score = kind(**{option: getattr(config, option) for option in kind.options})
         self._prunable = prunable
         self._granularity = parse_granularity(config.granularity)
-        self._narrows = POLICIES[config.gradient].narrows or self._score.swaps
+        self._narrows = POLICIES[config.gradient].freezes or self._score.swaps
         self._observations = observations
 
     def prune(
-        self, pathway: str, sparsity: float, current: Sequence[Tensor], factor: Factor | None = None
+        self, pathway: str, sparsity: float, current: Sequence[Tensor] | None, factor: Factor | None = None
     ) -> tuple[str, Iterator[Tensor]]:
         """The masks at a new sparsity: (name of the score used, one mask a tensor).
 
-        Pathways of which the score's needs were not observed yet are scored by magnitude.
-
-        Args:
-            current: the present bool masks; where pruning narrows, only what they keep may be kept.
-            factor: what scores are multiplied by.
+        Pathways of which the score's needs were not observed yet are scored by magnitude. Where pruning narrows the
+        ``current`` bool masks, only what they keep may be kept.
         """
+        score, evidence = self._score, self._observations.evidence
+        if score.swaps or self._observations.missing(pathway):
+            score, evidence = Magnitude(), self._observations.weights
         within = current if self._narrows else None
-        if self._score.swaps or self._observations.missing(pathway):
-            magnitude = Magnitude()
-            weights = {one.name: one.parameter for one in self._prunable}
-            return magnitude.name, self._select(
-                magnitude, lambda name: Evidence(weights[name]), sparsity, within, factor
-            )
-        evidence = self._observations.evidence(pathway)
-        return self._score.name, self._select(self._score, evidence, sparsity, within, factor)
+        return score.name, self._select(score, evidence(pathway), sparsity, within, factor)
 
     def adapt(
         self,
@@ -164,12 +152,7 @@ class MaskSelector:
         language_steps: int,
         factor: Factor | None = None,
     ) -> tuple[str, Iterator[Tensor]]:
-        """The masks chosen again at the same sparsity, dropped weights included.
-
-        Args:
-            current: the present bool masks.
-            language_steps: steps of the pathway's language.
-            factor: what scores are multiplied by, beside hysteresis; swaps ignore it.
+        """The masks chosen again at the same sparsity, dropped weights included; swaps ignore ``factor``.
 
         Raises:
             PathwaysError: if what the score needs was not observed.
@@ -181,13 +164,12 @@ class MaskSelector:
             return self._score.name, self._swap(evidence, current, self._score.swapped(language_steps))
         hysteresis = self._config.hysteresis
 
-        def favoured(index: int) -> Tensor:
-            kept_more = 1 + hysteresis * current[index].float()
-            return kept_more if factor is None else kept_more * factor(index)
+        def with_hysteresis(index: int) -> Tensor:
+            of_kept = 1 + hysteresis * current[index].float()
+            return of_kept if factor is None else of_kept * factor(index)
 
-        return self._score.name, self._select(
-            self._score, evidence, sparsity, None, favoured if hysteresis or factor else None
-        )
+        adapting = with_hysteresis if hysteresis else factor
+        return self._score.name, self._select(self._score, evidence, sparsity, None, adapting)
 
     def _select(
         self,

@@ -1,4 +1,4 @@
-"""The state of pathways: all that outlives a step, and how it is kept and taken back."""
+"""The state of pathways: all that outlives a step, and how it is saved and loaded."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class State:
     Attributes:
         languages: in order; those that were added come last.
         keys: the names of the masks: the languages, or the one name of the mask that they share.
-        extension: the languages that were added.
         step, own_steps: steps done: all, and by mask.
-        sparsity: what pruning has reached.
+        sparsity: that pruning has reached.
         start: the weights to which `rewind` goes back.
     """
 
@@ -50,7 +49,6 @@ class State:
 
     @property
     def device(self) -> torch.device:
-        """The device that the model is on."""
         return self.prunable[0].parameter.device
 
     @property
@@ -59,57 +57,41 @@ class State:
         return {language: self.key(language) for language in self.languages}
 
     def key(self, language: str) -> str:
-        """The name of a language's mask.
-
-        Raises:
-            PathwaysError: on an unknown language.
-        """
+        """The name of a language's mask; raises PathwaysError on an unknown language."""
         if language not in self.languages:
             raise PathwaysError(f"unknown language {language!r}: the pathways are {', '.join(self.languages)}")
         return SHARED if self.config.shared else language
 
     def trainable_key(self, language: str, what: str) -> str:
-        """The name of a language's mask that may train and change.
-
-        Raises:
-            PathwaysError: if ``language`` is unknown or another was added after it.
-        """
+        """`key`, but raises PathwaysError too if another language was added after this one, which ends its training."""
         key = self.key(language)
         self.extension.require_last(language, what)
         return key
 
     def sparsity_of(self, key: str) -> float:
-        """What the mask ``key`` is to have at present."""
-        return self.extension.sparsity(key, self.sparsity)
+        """The sparsity that the mask ``key`` is to have at present."""
+        return self.extension.added[key].sparsity if key in self.extension.added else self.sparsity
 
     def adapts_next(self, key: str) -> bool:
         """Whether the next step of the mask's language is one after which the mask is chosen again."""
         return self.sparsity_of(key) > 0 and self.config.adapts_at(self.own_steps[key] + 1)
 
-    def add(self, language: str, addition: storage.Addition, packed: Sequence[Tensor]) -> None:
-        """One more language with its packed mask."""
+    def add(self, language: str, addition: storage.Addition) -> None:
+        """One more language; its mask is still to be put into ``masks``."""
         self.extension.add(language, addition)
-        self.masks.put_packed(language, packed)
         self.languages += (language,)
         self.keys += (language,)
         self.own_steps[language] = 0
         self.start = {}  # nothing is pruned any more, so nothing rewinds
 
-    # --- in a folder ----------------------------------------------------------------------------------------
-
     @classmethod
     def stored_in(cls, model: nn.Module, stored: storage.Stored, where: str) -> State:
-        """The state that `stored` returned, of a model of the same tensors.
-
-        Raises:
-            PathwaysError: if it is of another model.
-        """
+        """The state that `stored` returned; raises PathwaysError if it is of another model."""
         description = stored.description
         first = len(description.languages) - len(description.added)
         state = cls(model, description.config, description.languages[:first])
-        state._check_tensors(where, description.tensors)
         for language, addition in description.added.items():
-            state.add(language, addition, state._in_order(stored.masks[language]))
+            state.add(language, addition)
         state.restore(stored, where)
         return state
 
@@ -127,51 +109,41 @@ class State:
         return storage.Stored(description, self._packed(), self.extension.state())
 
     def restore(self, stored: storage.Stored, where: str) -> None:
-        """Goes back to what `stored` returned.
-
-        Raises:
-            PathwaysError: if it is of other pathways or of another model.
-        """
+        """Goes back to what `stored` returned; raises PathwaysError if it is of other pathways or another model."""
         description = stored.description
-        theirs = description.languages, description.config.shared, list(description.added)
-        if theirs != (self.languages, self.config.shared, list(self.extension.added)):
+        stored_pathways = description.languages, description.config.shared, list(description.added)
+        if stored_pathways != (self.languages, self.config.shared, list(self.extension.added)):
             raise PathwaysError(f"{where}: has other pathways ({', '.join(description.languages)}): use masks_from")
         self._check_tensors(where, description.tensors)
-        self.extension.load_state(description.added, stored.own, where)
+        self.extension.load_state(description.added, stored.language_tensors, where)
         self._put_packed(stored.masks)
         self.step = description.step
         self.own_steps = dict(description.own_steps)
         self.sparsity = description.current_sparsity
 
-    def take_masks(self, stored: storage.Stored, where: str) -> list[str]:
-        """Takes the masks of other pathways of the same model; returns the languages that got one.
-
-        Languages after which another was added keep theirs.
-
-        Raises:
-            PathwaysError: if no language is in both, or the tensors differ.
-        """
+    def copy_masks(self, stored: storage.Stored, where: str) -> list[str]:
+        """See `Pathways.masks_from`."""
         description = stored.description
         self._check_tensors(where, description.tensors)
-        trainable = [language for language in self.languages if not self.extension.settles(language)]
+        trainable = [language for language in self.languages if not self.extension.is_fixed(language)]
         common = [language for language in trainable if language in description.languages]
         if not common:
             raise PathwaysError(f"{where}: has {', '.join(description.languages)}, none of {', '.join(trainable)}")
         if self.config.shared and len(stored.masks) > 1:
             raise PathwaysError(f"{where}: has {len(stored.masks)} masks, and here all languages share one")
         for language in common:
-            theirs = SHARED if description.config.shared else language
-            self._put_packed({self.key(language): stored.masks[theirs]})
+            source = SHARED if description.config.shared else language
+            self._put_packed({self.key(language): stored.masks[source]})
         return common
 
-    def check_mask(self, mask: Mapping[str, Tensor]) -> None:
-        """Raises PathwaysError unless ``mask`` has every prunable tensor, bool and in its shape."""
+    def set_mask(self, language: str, mask: Mapping[str, Tensor]) -> None:
+        """See `Pathways.set_mask`."""
+        key = self.trainable_key(language, "set_mask")
         self._check_tensors("mask", {name: tuple(tensor.shape) for name, tensor in mask.items()})
         for name, tensor in mask.items():
             if tensor.dtype != torch.bool:
                 raise PathwaysError(f"mask: {name} is {tensor.dtype}, not torch.bool")
-
-    # --- in a checkpoint ------------------------------------------------------------------------------------
+        self.masks.put(key, (mask[one.name].to(one.parameter.device) for one in self.prunable))
 
     def state_dict(self) -> dict[str, Any]:
         """Only tensors, dicts, lists, numbers and strings."""
@@ -190,11 +162,7 @@ class State:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a `state_dict`.
-
-        Raises:
-            PathwaysError: if it is of pathways with another config, other languages or other tensors.
-        """
+        """See `Pathways.load_state_dict`."""
         where = "state of pathways"
         storage.check_config(where, state.get("config"), self.config)
         if state["languages"] != list(self.languages):
@@ -212,8 +180,6 @@ class State:
         self.sparsity = float(state["sparsity"])
         self.start = {name: value.detach().clone() for name, value in state["start"].items()}
 
-    # --- inside ---------------------------------------------------------------------------------------------
-
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {one.name: tuple(one.shape) for one in self.prunable}
 
@@ -225,7 +191,4 @@ class State:
 
     def _put_packed(self, packed: storage.ByLanguage) -> None:
         for key, named in packed.items():
-            self.masks.put_packed(key, self._in_order(named))
-
-    def _in_order(self, named: Mapping[str, Tensor]) -> list[Tensor]:
-        return [named[name] for name in self.names]
+            self.masks.put_packed(key, [named[name] for name in self.names])

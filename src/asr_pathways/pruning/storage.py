@@ -1,6 +1,6 @@
 """Pathways on disk: a folder of pathways.json and masks.safetensors (one bit a weight), written whole or not at all.
 
-Where languages were added, own.safetensors beside them holds their tensors outside the masks.
+Where languages were added, own.safetensors has their tensors outside the masks.
 """
 
 from __future__ import annotations
@@ -24,31 +24,25 @@ from asr_pathways.pruning.masks import packed_size
 
 DESCRIPTION = "pathways.json"
 MASKS = "masks.safetensors"
-OWN = "own.safetensors"
+LANGUAGE_TENSORS = "own.safetensors"
 FORMAT: Final = "asr-pathways masks"
 VERSION = 1
 
 
 class Addition(Config):
-    """How a language was added.
-
-    Attributes:
-        sparsity: of its mask.
-        reuse: what the score of a weight that an earlier pathway keeps is multiplied by when its mask is chosen.
-    """
+    """How a language was added: the arguments of `Pathways.add`."""
 
     sparsity: float = Field(ge=0, lt=1)
     reuse: float = Field(default=1.0, ge=0, le=1)
 
 
 class Description(Config):
-    """What pathways.json holds.
+    """The content of pathways.json.
 
     Attributes:
-        languages: in order.
         tensors: shape of each prunable tensor, by name, in the model's order.
-        step, own_steps: the clocks.
-        current_sparsity: what pruning has reached.
+        step, own_steps: steps done: all, and by mask.
+        current_sparsity: that pruning has reached.
         sha256: of the masks file, in hexadecimal.
         added: the languages that were added to the others, in order; they are the last of ``languages``.
         own_sha256: of the file of added languages' tensors; empty where there are none.
@@ -74,40 +68,32 @@ class Description(Config):
         return self
 
 
-ByLanguage = dict[str, dict[str, Tensor]]  # by pathway, then by tensor
+ByLanguage = dict[str, dict[str, Tensor]]  # by language or its pathway, then by the tensor's name
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a folder holds.
-
-    Attributes:
-        masks: packed, by pathway and tensor.
-        own: tensors outside the masks of languages that were added, by language and tensor.
-    """
+    """The content of a folder of pathways; masks are packed."""
 
     description: Description
     masks: ByLanguage
-    own: ByLanguage
+    language_tensors: ByLanguage  # outside the masks, of the languages that were added
 
 
 def write_folder(folder: Path, stored: Stored) -> None:
-    """Writes ``folder`` anew.
-
-    Raises:
-        PathwaysError: if it cannot be written, or holds other files.
-    """
-    folder = Path(folder)
+    """Writes ``folder`` anew; raises PathwaysError if it cannot be written, or holds other files."""
     if folder.exists() and not folder.is_dir():
         raise PathwaysError(f"{folder}: is a file: choose a folder for the pathways")
     if folder.is_dir():
-        foreign = sorted(path.name for path in folder.iterdir() if path.name not in (DESCRIPTION, MASKS, OWN))
+        foreign = sorted(
+            path.name for path in folder.iterdir() if path.name not in (DESCRIPTION, MASKS, LANGUAGE_TENSORS)
+        )
         if foreign:
             raise PathwaysError(f"{folder}: holds {foreign[0]} beside pathways: choose a folder of their own")
     with atomic_folder(folder) as temporary:
         sums = {"sha256": _write_tensors(temporary / MASKS, stored.masks)}
-        if any(stored.own.values()):
-            sums["own_sha256"] = _write_tensors(temporary / OWN, stored.own)
+        if any(stored.language_tensors.values()):
+            sums["own_sha256"] = _write_tensors(temporary / LANGUAGE_TENSORS, stored.language_tensors)
         write_json(temporary / DESCRIPTION, stored.description.model_copy(update=sums).model_dump(mode="json"))
 
 
@@ -117,7 +103,6 @@ def read_folder(folder: Path) -> Stored:
     Raises:
         PathwaysError: if a file is missing, truncated, foreign, of a newer version, or not of the same save.
     """
-    folder = Path(folder)
     if not (folder / DESCRIPTION).is_file():
         raise PathwaysError(f"{folder}: no {DESCRIPTION} here: not a folder that Pathways.save wrote")
     raw = read_json(folder / DESCRIPTION)
@@ -139,14 +124,14 @@ def read_folder(folder: Path) -> Stored:
             if bits is None or tuple(bits.shape) != (packed_size(shape),):
                 raise PathwaysError(f"{folder / MASKS}: no mask of the right size for {name} of {pathway!r}")
             packed[pathway][name] = bits
-    own: ByLanguage = {language: {} for language in description.added}
+    added: ByLanguage = {language: {} for language in description.added}
     if description.own_sha256:
-        for key, tensor in _read_tensors(folder / OWN, description.own_sha256).items():
+        for key, tensor in _read_tensors(folder / LANGUAGE_TENSORS, description.own_sha256).items():
             language, _, name = key.partition("/")
-            if language not in own:
-                raise PathwaysError(f"{folder / OWN}: has tensors of {language!r}, which was not added")
-            own[language][name] = tensor
-    return Stored(description, packed, own)
+            if language not in added:
+                raise PathwaysError(f"{folder / LANGUAGE_TENSORS}: has tensors of {language!r}, which was not added")
+            added[language][name] = tensor
+    return Stored(description, packed, added)
 
 
 def _write_tensors(path: Path, tensors: ByLanguage) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+from torch import Tensor
+
 from asr_pathways.pruning.masks import PackedMasks, popcount
 from asr_pathways.pruning.prunable import Prunable
 
@@ -19,9 +21,9 @@ class MaskEvent:
         kind: ``prune`` (to a higher sparsity) or ``adapt`` (chosen again at the same).
         language: the language whose mask it is; None for the one mask that all share.
         step: global steps done.
-        sparsity: what the mask has now.
+        sparsity: of the mask now.
         changed: share of prunable weights that it keeps and did not, or the other way round.
-        score: the score that chose it; ``magnitude`` where what the score needs had not been observed yet.
+        score: that chose it; ``magnitude`` where what the config's score needs had not been observed yet.
         mean_iou: mean overlap of all pairs of languages with it; None for a single mask. 1.0 is a collapse.
         union_density: share of prunable weights that at least one pathway keeps with it.
         rewound: whether the weights went back to their start after it.
@@ -71,9 +73,7 @@ class Summary:
 
 def overlaps(masks: PackedMasks, pathways: Mapping[str, str]) -> dict[tuple[str, str], float]:
     """Intersection over union of the masks of every pair of languages; ``pathways`` is {language: its pathway}."""
-    return {
-        (first, second): masks.iou(pathways[first], pathways[second]) for first, second in combinations(pathways, 2)
-    }
+    return {pair: masks.iou(pathways[pair[0]], pathways[pair[1]]) for pair in combinations(pathways, 2)}
 
 
 def mean_iou(masks: PackedMasks, pathways: Mapping[str, str]) -> float | None:
@@ -82,26 +82,21 @@ def mean_iou(masks: PackedMasks, pathways: Mapping[str, str]) -> float | None:
     return sum(pairs.values()) / len(pairs) if pairs else None
 
 
-def union_density(masks: PackedMasks, pathways: Sequence[str]) -> float:
-    """Share of prunable weights that at least one of ``pathways`` keeps."""
-    return sum(map(popcount, masks.packed_union(pathways))) / masks.weights
-
-
 def summarize(masks: PackedMasks, prunable: Sequence[Prunable], pathways: Mapping[str, str]) -> Summary:
     """Counts what the masks keep; ``pathways`` is {language: its pathway}."""
     sizes = {one.name: one.parameter.numel() for one in prunable}
-    kept = {language: dict(zip(sizes, masks.kept(key), strict=True)) for language, key in pathways.items()}
+
+    def counts(packed: Sequence[Tensor]) -> dict[str, int]:
+        return dict(zip(sizes, map(popcount, packed), strict=True))
+
     keys = list(dict.fromkeys(pathways.values()))
-    union = dict(zip(sizes, map(popcount, masks.packed_union(keys)), strict=True))
+    kept = {language: counts(masks.packed(key)) for language, key in pathways.items()}
     return Summary(
         weights=masks.weights,
-        sparsity={language: 1 - sum(counts.values()) / masks.weights for language, counts in kept.items()},
-        tensors={
-            language: {name: 1 - count / sizes[name] for name, count in counts.items()}
-            for language, counts in kept.items()
-        },
-        union_density=sum(union.values()) / masks.weights,
-        union={name: count / sizes[name] for name, count in union.items()},
+        sparsity={language: 1 - sum(of.values()) / masks.weights for language, of in kept.items()},
+        tensors={language: {name: 1 - of[name] / sizes[name] for name in sizes} for language, of in kept.items()},
+        union_density=masks.union_density(keys),
+        union={name: count / sizes[name] for name, count in counts(masks.packed_union(keys)).items()},
         mean_iou=mean_iou(masks, pathways),
         mask_bytes=sum(packed.numel() for key in keys for packed in masks.packed(key)),
     )

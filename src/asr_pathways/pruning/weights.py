@@ -43,7 +43,7 @@ def hook_gradients(
 
 
 class MaskedWeights:
-    """The prunable weights of a model, and a copy of their dense values while they are masked."""
+    """The prunable weights of a model, with a copy of their dense values while they are masked."""
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         self._prunable = list(prunable)
@@ -62,14 +62,14 @@ class MaskedWeights:
         """
         self._check_in_place()
         with no_autograd():
-            if not self._fits():
+            if [(t.device, t.dtype) for t in self._dense] != [(t.device, t.dtype) for t in self._weights]:
                 self._dense = [torch.empty_like(weight) for weight in self._weights]
             torch._foreach_copy_(self._dense, self._weights)
             # Before the weights change: an interrupt from here on can be undone. What is written through `.data`
             # leaves the version counters of autograd as they are.
             self._masked = self._weights if tracked else [weight.data for weight in self._weights]
             torch._foreach_mul_(self._masked, [as_number(mask) for mask in masks])
-        # Autocast keeps low-precision copies of the weights, which would go on showing the other values.
+        # Autocast caches low-precision copies of the weights, which would have the other values.
         torch.clear_autocast_cache()
 
     def restore(self) -> None:
@@ -105,12 +105,6 @@ class MaskedWeights:
     def release(self) -> None:
         """Frees the copy of the dense values."""
         self._dense = []
-
-    def _fits(self) -> bool:
-        return len(self._dense) == len(self._weights) and all(
-            dense.device == weight.device and dense.dtype == weight.dtype
-            for dense, weight in zip(self._dense, self._weights, strict=True)
-        )
 
     def _check_in_place(self) -> None:
         for prunable in self._prunable:

@@ -27,7 +27,7 @@ class _Hypothesis:
 
 
 class BeamSearch:
-    """Modified beam search over one stream, a stretch of encodings at a time.
+    """Modified beam search over one stream, some encodings at a time.
 
     A hypothesis is a text: alignments that spell the same one add up. The method is that of Kang et al. (Fast and
     parallel decoding for transducer, arXiv 2211.00484).
@@ -38,7 +38,7 @@ class BeamSearch:
         bias: phrases to prefer.
 
     Attributes:
-        past: how many encoder frames it has decoded, in a list as `GreedySearch` has it.
+        past: encoder frames decoded so far, in a list as in `GreedySearch`.
     """
 
     def __init__(self, model: Transducer, width: int = 4, bias: PhraseBias | None = None) -> None:
@@ -60,7 +60,7 @@ class BeamSearch:
         return [list(self._best().frames)]
 
     def accept(self, encodings: Tensor) -> None:
-        """Goes on with encodings (1, T, D)."""
+        """Decodes the next encodings (1, T, D)."""
         for frame in self.model.joiner.encoding(encodings)[0]:
             self._frame(frame)
             self.past[0] += 1
@@ -95,7 +95,7 @@ class BeamSearch:
         return _Hypothesis(symbols, frames, score, before.bonus + bonus, place, before.row)
 
     def _predict(self, kept: list[_Hypothesis]) -> None:
-        """Takes the predictor to where the hypotheses that are kept are; their rows are numbered anew."""
+        """Advances the predictor to the hypotheses that are kept; their rows are numbered anew."""
         rows = [hypothesis.row for hypothesis in kept]
         longer = [i for i, new in enumerate(kept) if len(new.symbols) > len(self._kept[new.row].symbols)]
         hidden, cell = (state[:, rows] for state in self._state)

@@ -24,7 +24,7 @@ WeightType = Literal["float32", "int8", "dense"]
 """Sparse weights of a type, or ``dense``: torch's own layers with zeros among their weights, for comparison."""
 
 DENSEST = 0.6
-"""A weight of which more is kept is stored with its zeros, in `DENSE` blocks."""
+"""A weight of a higher density is stored with its zeros, in `DENSE` blocks."""
 
 DENSE = "block:8x1"
 """Of dense weights too: with a few rows of activations torch's own products take up to twice as long."""
@@ -32,16 +32,12 @@ DENSE = "block:8x1"
 
 @dataclass(frozen=True)
 class ReadyPathway:
-    """A pathway ready to run.
-
-    Attributes:
-        nbytes: memory of its sparse weights.
-    """
+    """A pathway ready to run."""
 
     language: str
     model: Transducer
     tokenizer: Tokenizer
-    nbytes: int
+    nbytes: int  # of its sparse weights
 
 
 class PathwayCache:
@@ -96,7 +92,7 @@ class PathwayCache:
 
 
 def assemble(card: ModelCard, tensors: Mapping[str, Tensor]) -> Transducer:
-    """A transducer of these very tensors: none is copied. The others have no values yet."""
+    """A transducer of these tensors, none of which is copied; its other tensors are on the meta device."""
     with torch.device("meta"):
         model = Transducer(card.model)
     for module in model.modules():
@@ -138,7 +134,7 @@ def _place(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _put_layers(model: nn.Module, matrices: Mapping[str, SparseMatrix], threads: int) -> None:
-    """Sparse layers in the places of those whose weights are among ``matrices``."""
+    """Replaces the layers whose weights are among ``matrices`` by sparse ones."""
     for prefix, module in list(model.named_modules()):
         if f"{prefix}.weight" in matrices and isinstance(module, nn.Linear):
             model.set_submodule(prefix, SparseLinear(matrices[f"{prefix}.weight"], module.bias, threads))

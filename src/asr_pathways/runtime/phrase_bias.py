@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.files import read_text
 
 
 def read_phrases(path: Path) -> list[str]:
@@ -16,12 +17,7 @@ def read_phrases(path: Path) -> list[str]:
     Raises:
         PathwaysError: if it cannot be read, or is or has a line without text.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise PathwaysError(f"{path}: cannot read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise PathwaysError(f"{path}: not UTF-8 text") from None
+    lines = read_text(path).splitlines()
     for number, line in enumerate(lines or [""], 1):
         if not line.strip():
             raise PathwaysError(f"{path}: line {number}: no phrase in it")
@@ -31,13 +27,13 @@ def read_phrases(path: Path) -> list[str]:
 @dataclass
 class _Node:
     bonus: float = 0.0  # of all symbols on the way here
-    earned: float = 0.0  # the part of it that stays: that of the longest phrase that was finished on the way
+    earned: float = 0.0  # the part of it that is kept: that of the longest phrase that was finished on the way
     following: dict[int, int] = field(default_factory=dict)
     back: int = 0  # the node of the longest suffix that is a way into the trie as well
 
 
 class PhraseBias:
-    """Adds a bonus for each symbol of a phrase as it comes, and takes back those of phrases that are not finished.
+    """Adds a bonus for each symbol of a phrase, and subtracts the bonuses of phrases that are not finished.
 
     Args:
         phrases: each as symbols, at least one.
@@ -57,7 +53,7 @@ class PhraseBias:
         self._link()
 
     def step(self, state: int, symbol: int) -> tuple[int, float]:
-        """From a state (0 is the start) by a symbol to the next state, and what that adds to the score."""
+        """The state after a state (0 is the start) and a symbol, and what is added to the score."""
         added = 0.0
         while symbol not in self._nodes[state].following and state:
             node = self._nodes[state]
@@ -68,7 +64,7 @@ class PhraseBias:
         return following, added + self._nodes[following].bonus - self._nodes[state].bonus
 
     def rest(self, state: int) -> float:
-        """What the end of the text takes back in this state: the bonus of a phrase that was left unfinished."""
+        """What is added to the score if the text ends in this state: minus the bonus of an unfinished phrase."""
         return self._nodes[state].earned - self._nodes[state].bonus
 
     def _link(self) -> None:

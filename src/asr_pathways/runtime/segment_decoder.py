@@ -24,9 +24,9 @@ class SegmentDecoder:
     """The state of decoding one segment.
 
     Attributes:
-        pathway: that recognises it.
+        pathway: that decodes it.
         rate: of the incoming audio, in Hz; None before the first.
-        samples: how many have come, counted at 16 kHz.
+        samples: how many were accepted, counted at 16 kHz.
         search: with the symbols so far.
     """
 
@@ -44,7 +44,7 @@ class SegmentDecoder:
             self._state: EmformerState = pathway.model.encoder.initial_state(1, self._waiting)
 
     def accept(self, samples: Samples, rate: int) -> None:
-        """Takes samples (n,), float32, at ``rate`` Hz.
+        """Appends samples (n,), float32, at ``rate`` Hz.
 
         Raises:
             PathwaysError: if the rate is not one, or another than before.
@@ -101,17 +101,17 @@ class SegmentDecoder:
         config = self.pathway.model.config.encoder
         return STRIDE * (config.segment + config.right_context - self._state.frames.shape[1])
 
-    def _take(self) -> Tensor:
+    def _next_features(self) -> Tensor:
         count = self._wanted()
-        taken, self._waiting = self._waiting[:count], self._waiting[count:]
-        return taken
+        features, self._waiting = self._waiting[:count], self._waiting[count:]
+        return features
 
 
 @torch.inference_mode()
 def advance(segments: Sequence[SegmentDecoder]) -> None:
-    """Takes segments that are ready and at the same point by one segment of the encoder."""
+    """Advances segments that are ready and at the same point by one segment of the encoder."""
     model = segments[0].pathway.model
-    features = model.normalize(torch.stack([segment._take() for segment in segments]))
+    features = model.normalize(torch.stack([segment._next_features() for segment in segments]))
     if len(segments) == 1:
         segments[0].search.accept(model.encoder.stream(features, segments[0]._state))
         return
@@ -126,7 +126,7 @@ def advance(segments: Sequence[SegmentDecoder]) -> None:
 
 
 def _search(segments: Sequence[SegmentDecoder], encodings: Tensor) -> None:
-    """Each segment's search takes its row of encodings (B, T, D); greedy ones in one batch."""
+    """Decodes encodings (B, T, D), a row by each segment's search; greedy ones in one batch."""
     greedy = [segment.search for segment in segments if isinstance(segment.search, GreedySearch)]
     if len(greedy) < len(segments):
         for index, segment in enumerate(segments):

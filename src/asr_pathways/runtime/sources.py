@@ -41,12 +41,8 @@ class PathwaySource(Protocol):
 
     card: ModelCard
     tokenizer: Tokenizer
-
-    @property
-    def languages(self) -> tuple[str, ...]: ...
-
-    @property
-    def granularity(self) -> str: ...
+    languages: tuple[str, ...]
+    granularity: str
 
     def dense(self, language: str) -> dict[str, Tensor]:
         """What no mask covers, by its names in the model; the same tensors for all languages that share them."""
@@ -73,27 +69,19 @@ class Masked:
 
 
 class ModelSource:
-    """A transducer in memory; a dense one is its own only pathway."""
+    """A transducer in memory; a dense one has a single pathway, the whole model."""
 
     def __init__(self, asr: AsrModel) -> None:
         assert isinstance(asr.card, ModelCard) and isinstance(asr.tokenizer, Tokenizer)
-        self.card, self.tokenizer = asr.card, asr.tokenizer
+        self.card, self.tokenizer, self.languages = asr.card, asr.tokenizer, asr.languages
+        self.granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
         self._asr = asr
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        return self._asr.languages
-
-    @property
-    def granularity(self) -> str:
-        pathways = self._asr.pathways
-        return "unstructured" if pathways is None else pathways.config.granularity
 
     def dense(self, language: str) -> dict[str, Tensor]:
         pathways = self._asr.pathways
-        names = () if pathways is None else pathways.names
-        state = self._asr.model.state_dict() if pathways is None else pathways.extract(language)
-        return {name: tensor for name, tensor in state.items() if name not in names}
+        if pathways is None:
+            return self._asr.model.state_dict()
+        return {name: weight for name, weight in pathways.extract(language).items() if name not in pathways.names}
 
     def pruned(self, language: str) -> Mapping[str, Pruned]:
         pathways = self._asr.pathways
@@ -123,10 +111,10 @@ class InUnion:
     def dense(self) -> Tensor:
         count = int(np.prod(self.shape))
         union, mask = (np.unpackbits(bits.numpy(), count=count, bitorder="little") for bits in (self.union, self.mask))
-        found = np.zeros(count, dtype=np.float32)
-        found[union.view(np.bool_)] = self.values.numpy()
-        found *= mask
-        return torch.from_numpy(found).view(self.shape)
+        weight = np.zeros(count, dtype=np.float32)
+        weight[union.view(np.bool_)] = self.values.numpy()
+        weight *= mask
+        return torch.from_numpy(weight).view(self.shape)
 
     def pack(self, granularity: str, dtype: ValueType) -> SparseMatrix:
         rows, columns = self.shape
@@ -134,7 +122,7 @@ class InUnion:
 
 
 class BundleSource:
-    """A bundle of a transducer. Masks stay in memory once they were read, one bit a weight; values in the file.
+    """A bundle of a transducer. Masks that were read are kept in memory, one bit a weight; values stay in the file.
 
     Raises:
         BundleError: if it is of another model, or broken.
@@ -142,17 +130,10 @@ class BundleSource:
 
     def __init__(self, bundle: Bundle) -> None:
         self.card, self.tokenizer = open_transducer(bundle)
+        self.languages, self.granularity = bundle.languages, bundle.config.pathways.config.granularity
         self._bundle = bundle
         self._shared: dict[str, Tensor] = {}
         self._masks: dict[str, dict[str, Tensor]] = {}
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        return self._bundle.languages
-
-    @property
-    def granularity(self) -> str:
-        return self._bundle.config.pathways.config.granularity
 
     def dense(self, language: str) -> dict[str, Tensor]:
         if not self._shared:

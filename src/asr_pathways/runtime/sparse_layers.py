@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from asr_pathways.models.emformer import EmformerLayer, LayerState, SegmentAttention, Windows
+from asr_pathways.models.emformer import EmformerLayer, LayerState, Windows
 from asr_pathways.runtime.kernels import SparseMatrix, lstm_step
 from asr_pathways.runtime.kernels.encoder_layer import Attention, Convolution, FeedForward, Product
 
@@ -42,9 +42,8 @@ class SparseLstm(nn.Module):
         for step in x.unbind(1):
             for layer, (w_ih, w_hh, bias) in enumerate(self.cells):
                 before = hidden[layer].contiguous(), cell[layer].contiguous()
-                after = lstm_step(step.contiguous(), *before, w_ih, w_hh, bias, self.threads)
-                hidden[layer], cell[layer] = after
-                step = hidden[layer]
+                step, cell[layer] = lstm_step(step.contiguous(), *before, w_ih, w_hh, bias, self.threads)
+                hidden[layer] = step
             out.append(step)
         return torch.stack(out, dim=1), (torch.stack(hidden), torch.stack(cell))
 
@@ -53,14 +52,15 @@ class SparseEmformerLayer(nn.Module):
     """An `EmformerLayer` whose products are sparse, in two calls, or three with a convolution.
 
     Args:
-        layer: with a `SparseLinear` for each of its linear layers; the distance bias is taken as it is now.
+        layer: with a `SparseLinear` for each of its linear layers; the distance bias is copied.
     """
 
     def __init__(self, layer: EmformerLayer, threads: int) -> None:
         super().__init__()
         attention, conv, feed_forward = layer.attention, layer.conv, layer.feed_forward
         products = _product(attention.query), _product(attention.key_value), _product(attention.out)
-        self.attention = Attention(attention.norm, *products, _distance_bias(attention), threads)
+        bias: Tensor = attention.distance_bias.detach()[:, attention.distances]  # type: ignore[index]
+        self.attention = Attention(attention.norm, *products, bias.contiguous(), threads)
         self.convolution = None
         if conv is not None:
             ends = _product(conv.inwards), _product(conv.out)
@@ -88,8 +88,3 @@ class SparseEmformerLayer(nn.Module):
 def _product(layer: nn.Module) -> Product:
     assert isinstance(layer, SparseLinear)
     return layer.weight, layer.bias
-
-
-def _distance_bias(attention: SegmentAttention) -> Tensor:
-    bias: Tensor = attention.distance_bias.detach()[:, attention.distances]  # type: ignore[index]
-    return bias.contiguous()

@@ -1,4 +1,4 @@
-"""The streaming recogniser: audio in pieces of any size and rate, words as they come, the language by stream.
+"""The streaming recogniser: audio in pieces of any size and rate, partial results, a language for each stream.
 
 recognizer = Recognizer("model.asrp", language="fr")
 stream = recognizer.stream()
@@ -51,13 +51,13 @@ class Endpointing:
 
 @dataclass(frozen=True)
 class Result:
-    """What was recognised in one segment of a stream.
+    """The hypothesis of one segment of a stream.
 
     Attributes:
         language: of the pathway.
         text: normalised words.
         tokens: word pieces, each with its time in seconds from the start of the stream.
-        start, end: of the segment, in seconds from the start of the stream; ``end`` is how far it is recognised.
+        start, end: of the segment, in seconds from the start of the stream; ``end`` is how far it is decoded.
         final: whether the segment is over.
     """
 
@@ -75,10 +75,10 @@ class Recognizer:
     Args:
         source: a bundle or a MODEL folder of a transducer of this package; or another source of pathways.
         language: of streams that name none; None: each stream must.
-        threads: of each matrix product with sparse weights; torch's own products take `torch.get_num_threads`.
+        threads: of each matrix product with sparse weights; torch's own products use `torch.get_num_threads`.
         dtype: of the sparse weights: ``float32``, or ``int8`` with a scale a row; ``dense``: torch's own layers.
-        memory: bytes that sparse weights may take before the least recently used pathways go.
-        endpointing: when `Stream.endpoint` says that a segment is over.
+        memory: bytes that sparse weights may occupy before the least recently used pathways are dropped.
+        endpointing: when `Stream.endpoint` is true.
         beam: hypotheses of modified beam search; 1 is greedy search.
         phrases: words to prefer, in the languages of the streams; beam search only.
         bonus: of each word piece of a phrase, in nats.
@@ -110,7 +110,7 @@ class Recognizer:
         if isinstance(phrases, str):
             raise PathwaysError(f"phrases: a list of phrases is needed, not the text {phrases!r}")
         if phrases and beam == 1:
-            raise PathwaysError("phrases: greedy search knows no phrases: choose a beam of 4 or so")
+            raise PathwaysError("phrases: greedy search has no phrases: choose a beam of 4 or so")
         if not math.isfinite(bonus):
             raise PathwaysError(f"bonus: {bonus}: a finite number is needed")
         self._beam, self._phrases, self._bonus = beam, tuple(phrases), bonus
@@ -124,7 +124,7 @@ class Recognizer:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Those that it has pathways for."""
+        """The languages of its pathways."""
         return self._source.languages
 
     def load(self, language: str) -> None:
@@ -139,8 +139,8 @@ class Recognizer:
         """A new stream.
 
         Raises:
-            PathwaysError: for an unknown language, if none is given here nor to the recogniser, or for phrases that it
-            cannot write.
+            PathwaysError: for an unknown language, if neither this call nor the recogniser names one, or for phrases
+                that it cannot write.
         """
         chosen = self._language if language is None else self._check(language)
         if chosen is None:
@@ -148,7 +148,7 @@ class Recognizer:
         return Stream(self, chosen)
 
     def decode(self, streams: Sequence[Stream]) -> None:
-        """Recognises what streams have accepted, those that are at the same point side by side in one batch.
+        """Decodes what streams have accepted, those that are at the same point in one batch.
 
         A stream's result does not depend on the others but for rounding.
         """
@@ -204,13 +204,13 @@ class Stream:
 
     @property
     def language(self) -> str:
-        """That of the pathway in use."""
+        """The language of the pathway in use."""
         return self._segment.pathway.language
 
     def accept(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> None:
         """Appends samples (n,), float32 in [-1, 1], at ``sample_rate`` Hz, which stays the same in a segment.
 
-        Nothing is recognised yet: :meth:`partial`, :meth:`final` and `Recognizer.decode` do that.
+        Nothing is decoded yet: :meth:`partial`, :meth:`final` and `Recognizer.decode` do that.
 
         Raises:
             PathwaysError: if ``samples`` is not a float32 vector of finite values, or the rate changes.
@@ -221,16 +221,16 @@ class Stream:
                 f"samples must be a float32 vector in [-1, 1], not {samples.dtype} of shape {samples.shape}"
             )
         if not np.isfinite(samples).all():
-            raise PathwaysError("samples hold values that are not finite")
+            raise PathwaysError("samples have values that are not finite")
         self._segment.accept(samples, sample_rate)
 
     def partial(self) -> Result:
-        """What is known of the segment so far: words up to the last whole chunk."""
+        """The hypothesis of the segment so far, up to the last whole chunk."""
         self._recognizer.decode([self])
         return self._result(final=False)
 
     def final(self) -> Result:
-        """Ends the segment: recognises all that was accepted."""
+        """Ends the segment: the hypothesis of all that was accepted."""
         self._segment.end()
         self._recognizer.decode([self])
         self._segment.finish()
@@ -240,7 +240,7 @@ class Stream:
         return result
 
     def switch(self, language: str) -> None:
-        """Goes on in another language. A segment that has begun must be ended by :meth:`final` before.
+        """Changes the language of the next segment. A segment that has begun must be ended by :meth:`final` before.
 
         Well below a millisecond where the pathway is ready; where it is not, it is prepared now.
 

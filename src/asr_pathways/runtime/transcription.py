@@ -19,7 +19,7 @@ CHUNK = 0.32
 def transcribe_stream(
     recognizer: Recognizer, path: Path, language: str, chunk: float = CHUNK
 ) -> Iterator[tuple[Transcript, bool]]:
-    """Recognises a recording ``chunk`` seconds at a time; yields what is known after each, and whether it is final.
+    """Decodes a recording ``chunk`` seconds at a time; yields the hypothesis after each, and whether it is final.
 
     Raises:
         PathwaysError: as `model_folder.decode.transcribe`.
@@ -35,9 +35,9 @@ def transcribe_stream(
 
 
 def transcribe_live(recognizer: Recognizer, sound: BinaryIO, language: str) -> Iterator[tuple[Transcript, bool]]:
-    """Recognises 16-bit mono samples at 16 kHz as they come, until ``sound`` ends.
+    """Decodes 16-bit mono samples at 16 kHz as they are read, until ``sound`` ends.
 
-    Yields what is known of a segment after each `CHUNK` seconds, and its final words once silence has ended it.
+    Yields the hypothesis of a segment after each `CHUNK` seconds, and the final one once silence has ended it.
 
     Raises:
         PathwaysError: for an unknown language.

@@ -91,7 +91,7 @@ class TrainingLoop:
         self.model, self._fabric_optimizer = self.fabric.setup(asr.model, self.optimizer)
         self.model.mark_forward_method("loss")
         if added:  # using the language moves its tensors to the model's device: before the optimizer has a state
-            with asr.hearing(asr.languages[-1]):
+            with asr.inference(asr.languages[-1]):
                 pass
         self.distillation = distillation
         self.checkpoint = last_checkpoint(self.out)
@@ -266,7 +266,7 @@ class TrainingLoop:
         """Scores of the dev batches with the model as it is now; ``shared``: every rank decodes some of them."""
         share = slice(self.fabric.global_rank, None, self.fabric.world_size) if shared else slice(None)
         batches = self.dev[share]  # empty where there are more ranks
-        utterances = evaluate(self.asr, self._unless_interrupted(batches), progress=False) if batches else []
+        utterances = evaluate(self.asr, self._unless_interrupted(batches)) if batches else []
         if shared:
             gathered = ranks.gather([asdict(utterance) for utterance in utterances], self.fabric.device)
             utterances = [Utterance(**fields) for of_rank in gathered for fields in of_rank]

@@ -86,7 +86,7 @@ def test_a_claim_that_lacks_seeds_is_marked(findings: Findings) -> None:
 
 def test_design_and_power(findings: Findings) -> None:
     lines = "\n".join(lines_of(findings))
-    assert "2 languages (English and French); seeds 0 and 1, each with a part of its own of 2 as its test" in lines
+    assert "2 languages (English and French); seeds 0 and 1, each with another part of 2 as its test" in lines
     assert "400 words and a standard deviation of 0.5 errors a word" in lines
     assert "a true difference of 7.00 points of WER with 80% power" in lines
 

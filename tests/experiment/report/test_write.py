@@ -19,7 +19,7 @@ from tests.experiment.example import as_data, fill, planned
 from tests.experiment.report.page import Page
 
 README = "# Pathways\n\n<!-- results -->\nold\n<!-- /results -->\n\nThe end.\n"
-DISCUSSION = "## What we make of it\n\nIt *works*.\n"
+DISCUSSION = "## Conclusions\n\nIt *works*.\n"
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -96,7 +96,7 @@ def test_order_of_the_report(made: Path) -> None:
     document = (made / "docs/results.md").read_text()
     assert re.findall(r"^#+ .*$", document, flags=re.MULTILINE) == [
         "# Masks & \\<measures>",
-        "## What we make of it",
+        "## Conclusions",
         "## Block folds",
         "### Table B: multilingual",
         "### Table A: monolingual",

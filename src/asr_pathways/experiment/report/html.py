@@ -17,12 +17,8 @@ def page(title: str, markdown: str, pictures: Mapping[str, str]) -> str:
     """The page, with its style sheet and pictures inside.
 
     HTML in the Markdown is shown as text, but for comments, which are left out. Tables get frames that scroll
-    sideways on narrow screens. Titles after the first are headings of the second level.
-
-    Args:
-        title: of the page.
-        markdown: CommonMark with tables and struck-out text.
-        pictures: SVG by the path that the Markdown names.
+    sideways on narrow screens. Titles after the first are headings of the second level. ``markdown`` is CommonMark with
+    tables and struck-out text; ``pictures`` are SVG by the path that it names.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     renderer: Any = parser.renderer

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def escape(text: str) -> str:
-    """Text that Markdown takes for text; underscores inside words, and a sign between spaces, mean nothing to it."""
+    """Text that Markdown shows as it is; underscores inside words, and a sign between spaces, mean nothing to it."""
     text = re.sub(r"\s+", " ", text)
     return re.sub(r"([\\`*|~\[\]])|<(?=\S)|(?<!\w)_|_(?!\w)|^[#+>-](?=\s)", lambda match: f"\\{match[0]}", text)
 
@@ -24,13 +24,9 @@ def cell(text: str, note: str = "", *, bold: bool = False) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int, caption: str = "") -> str:
-    """A table with its caption below; columns from ``numbers_from`` on are aligned to the right.
+    """A table with its caption below; columns from index ``numbers_from`` on are aligned to the right.
 
-    Args:
-        columns: headings, as text.
-        rows: cells, as Markdown.
-        numbers_from: index of the first column of numbers.
-        caption: text.
+    Headings and caption are text, cells of ``rows`` are Markdown.
     """
     align = ["---" if index < numbers_from else "---:" for index in range(len(columns))]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in ([escape(name) for name in columns], align, *rows))

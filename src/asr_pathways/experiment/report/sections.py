@@ -1,4 +1,4 @@
-"""What the report of an experiment says: claims first, then each block's design, tables, comparisons and charts."""
+"""The text of an experiment's report: claims first, then each block's design, tables, comparisons and charts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIGN = "\\*"
 _READING = (
     "WER and CER are corpus-level for each language, then the unweighted mean over languages, all seeds pooled. "
     "Intervals are 95% percentile intervals of the bootstrap: 10,000 times, utterances are drawn within each "
-    "language. Comparisons are paired: both systems are drawn alike. They tell whether a difference would stay "
+    "language. Comparisons are paired: both systems are drawn alike. They show whether a difference would stay "
     "with other utterances of the same kind; what chance does in training is averaged over the seeds, and the "
     "seeds in favour show whether they agree. p is two-sided and not corrected for the number of comparisons. All "
     "rows, those of choices and ideas too, are scored on the test split: what was chosen by them looks better "
@@ -32,10 +32,7 @@ Part = str | Chart
 def report(findings: Findings, discussion: str | None, command: str) -> Iterator[Part]:
     """All parts of the report: Markdown, and charts.
 
-    Args:
-        findings: of the ledger.
-        discussion: Markdown by people, taken in after the claims.
-        command: what makes the report, as a reader would type it.
+    ``discussion`` is Markdown by people, placed after the claims; ``command`` is what makes the report.
     """
     yield f"# {escape(findings.recipe.title)}"
     yield from _claims(findings)
@@ -126,18 +123,18 @@ def _claim(result: ClaimFinding) -> list[str]:
     if pair is None:
         return [*first, "", "", "", "", "none yet"]
     p = "" if claim.margin else _p(pair.wer.p)  # p is of a difference from zero, not from the margin
-    interval = points_interval(pair.wer.ci, 2)
-    return [*first, points(pair.wer.points, 2), interval, _relative(pair), p, _seeds_in_favour(pair)]
+    relative, seeds = _numbers(pair)
+    return [*first, points(pair.wer.points, 2), points_interval(pair.wer.ci, 2), relative, p, seeds]
 
 
 def _against_dense(block: BlockFinding, pair: Paired) -> str:
-    which = (
-        f"the best of {block.sparse} models of all languages" if block.sparse > 1 else "the one model of all languages"
-    )
+    which = f"best of {block.sparse} models" if block.sparse > 1 else "one model"
     verdict = "not measurably different from"
     if pair.wer.significant:
         verdict = "better than" if pair.wer.points < 0 else "worse than"
-    model = f"{block.name}: {which} at {percent(block.block.sparsity, 0)}% sparsity, {pair.first}, is "
+    model = (
+        f"{block.name}: the {which} of all languages at {percent(block.block.sparsity, 0)}% sparsity, {pair.first}, is "
+    )
     chosen = " The best one was chosen by these same tests, which flatters it." if block.sparse > 1 else ""
     return f"{escape(model)}{strong(verdict)} the dense model that it came from: {difference(pair)}.{chosen}"
 
@@ -161,12 +158,9 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.4f}"
 
 
-def _relative(pair: Paired) -> str:
-    return "" if pair.relative is None else points(pair.relative)
-
-
-def _seeds_in_favour(pair: Paired) -> str:
-    return f"{pair.better} of {len(pair.seeds)}"
+def _numbers(pair: Paired) -> tuple[str, str]:
+    """The relative difference, and in how many of the seeds the first is better."""
+    return "" if pair.relative is None else points(pair.relative), f"{pair.better} of {len(pair.seeds)}"
 
 
 def _block(block: BlockFinding) -> Iterator[Part]:
@@ -196,7 +190,7 @@ def _design(block: BlockFinding) -> str:
     text = f"{len(block.languages)} languages ({languages})" if len(block.languages) > 1 else languages
     text += f"; seed{'s' * (len(recipe.seeds) != 1)} {seeds}"
     if recipe.folds:
-        text += f", each with a part of its own of {recipe.folds} as its test (cross-validation)"
+        text += f", each with another part of {recipe.folds} as its test (cross-validation)"
     limit = f", at most {recipe.utterances} utterances a language" if recipe.utterances else ""
     return f"Design: {text}. Tested on {_listed(recipe.test)}{limit}: {block.words:,} words over all seeds so far."
 
@@ -227,14 +221,14 @@ def _systems(block: BlockFinding, name: str, rows: Sequence[RowFinding]) -> str:
         f"{block.name}, {_TITLES.get(name, name)}. WER in % by language, its mean, and that minus the dense model's "
         "on the same seeds, which is what to compare rows of other seeds by."
     )
-    if any(row.own_models for row in rows):
-        caption += " Each: every language has a model of its own, trained for so many steps."
+    if any(row.monolingual for row in rows):
+        caption += " Each: every language has its own model, trained for so many steps."
     return table(columns, [_system(block, row) for row in shown], numbers_from=2, caption=caption)
 
 
 def _system(block: BlockFinding, row: RowFinding) -> list[str]:
     pooled, dense = row.pooled, block.base_wer.get(row.seeds)
-    assert pooled is not None  # rows without results stand in no table
+    assert pooled is not None  # rows without results are in no table
     union, iou = row.mask_mean("union_density"), row.mask_mean("mean_iou")
     return [
         _named(row),
@@ -266,7 +260,7 @@ def _sparsity(row: RowFinding) -> str:
 def _steps(row: RowFinding, steps: int) -> str:
     if row.system.method == DENSE and not steps:
         return ""
-    return cell(f"{steps:,}", "each" if row.own_models else "")
+    return cell(f"{steps:,}", "each" if row.monolingual else "")
 
 
 def _pairs(block: BlockFinding) -> Iterator[str]:
@@ -286,17 +280,18 @@ def _pairs(block: BlockFinding) -> Iterator[str]:
 
 def _pair(pair: Paired) -> list[str]:
     verdict = ("better" if pair.wer.points < 0 else "worse") if pair.wer.significant else "not decided"
+    relative, seeds = _numbers(pair)
     return [
         escape(f"{pair.first} − {pair.second}"),
         cell(verdict, bold=pair.wer.significant),
         cell(points(pair.wer.points, 2), bold=pair.wer.significant),
         points_interval(pair.wer.ci, 2),
-        _relative(pair),
+        relative,
         _starred(pair.wer),
         cell(points(pair.cer.points, 2), bold=pair.cer.significant),
         _starred(pair.cer),
         f"{pair.loss:+.3f}".replace("-", "−"),
-        _seeds_in_favour(pair),
+        seeds,
     ]
 
 
@@ -329,7 +324,7 @@ def _sizes(block: BlockFinding) -> Iterator[str]:
 
 def _shared(block: BlockFinding) -> list[RowFinding]:
     """The rows of all tables that are models of all languages."""
-    return [row for rows in block.tables().values() for row in rows if not row.own_models]
+    return [row for rows in block.tables().values() for row in rows if not row.monolingual]
 
 
 def _samples(block: BlockFinding) -> Iterator[str]:

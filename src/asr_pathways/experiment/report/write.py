@@ -15,21 +15,21 @@ from asr_pathways.experiment.report.charts import Chart
 from asr_pathways.experiment.report.html import page
 from asr_pathways.experiment.report.markdown import escape
 from asr_pathways.experiment.report.sections import main_table, report
-from asr_pathways.files import atomic_path
+from asr_pathways.files import atomic_path, read_text
 
 COMMAND = "asr-pathways experiment RECIPE --out DIR --report"
 _START, _END = "<!-- results -->", "<!-- /results -->"
 
 
 def write_results(plan: Plan, root: Path, command: str = COMMAND) -> Findings:
-    """Writes what the ledger in ``root`` says about ``plan``, whether or not it is complete.
+    """Writes what the ledger in ``root`` holds of ``plan``, whether or not it is complete.
 
     - the recipe's ``document`` (or ``root/results.md``) with its charts in a folder of its name beside it, where
       charts that are drawn no more are removed;
     - ``root/report.html``, the same as one page that needs no other file, and ``root/results.json``, its numbers;
     - the table between the marks of the recipe's ``readme``.
 
-    The same ledger and recipe give the same bytes. Paths of the recipe are relative to the working directory.
+    The same ledger and recipe produce the same bytes. Paths of the recipe are relative to the working directory.
 
     Args:
         plan: of the recipe.
@@ -45,7 +45,7 @@ def write_results(plan: Plan, root: Path, command: str = COMMAND) -> Findings:
     findings = gather(plan, root / "ledger")
     document = root / "results.md" if recipe.document is None else recipe.document
     folder = document.with_suffix("")
-    discussion = None if recipe.discussion is None else _read(recipe.discussion)
+    discussion = None if recipe.discussion is None else read_text(recipe.discussion)
     texts, pictures = [], {}
     for part in report(findings, discussion, command):
         if isinstance(part, Chart):
@@ -79,28 +79,19 @@ def check_documents(recipe: ExperimentRecipe) -> None:
         PathwaysError: if the discussion cannot be read, or the README or its marks are missing.
     """
     if recipe.discussion is not None:
-        _read(recipe.discussion)
+        read_text(recipe.discussion)
     if recipe.readme is not None:
         _halves(recipe.readme)
 
 
 def _halves(path: Path) -> tuple[str, str]:
     """The text before and after the place of the table, marks included."""
-    match = re.fullmatch(rf"([\s\S]*?{re.escape(_START)})[\s\S]*?({re.escape(_END)}[\s\S]*)", _read(path))
+    match = re.fullmatch(rf"([\s\S]*?{re.escape(_START)})[\s\S]*?({re.escape(_END)}[\s\S]*)", read_text(path))
     if match is None:
         raise PathwaysError(
             f"{path}: no place for the results: write the lines {_START} and {_END} where they are to go"
         )
     return match[1], match[2]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PathwaysError(f"{path}: cannot read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise PathwaysError(f"{path}: not UTF-8 text") from None
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,8 +1,7 @@
 """Products with sparse weights that are faster than dense ones on a CPU.
 
-At 70% sparsity a dense product does 3.3 times the work that is needed. `SparseMatrix` stores what is left of a weight
-and multiplies a few rows of activations (the frames of a streamed chunk, one step of an LSTM) by it. The kernels are
-an optional C++ extension: `available` says whether it was built.
+`SparseMatrix` stores the nonzero part of a weight and multiplies a few rows of activations (the frames of a streamed
+chunk, one step of an LSTM) by it. The kernels are an optional C++ extension: `available` returns whether it was built.
 """
 
 from __future__ import annotations

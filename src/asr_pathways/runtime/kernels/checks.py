@@ -9,10 +9,10 @@ from asr_pathways.errors import PathwaysError
 
 
 def check_floats(tensor: Tensor, name: str, *shape: int | None) -> None:
-    """Refuses what is not a contiguous float32 CPU tensor of ``shape``, where None stands for any size.
+    """Refuses what is not a contiguous float32 CPU tensor of ``shape``, where None is any size.
 
     Raises:
-        PathwaysError: saying which it is not.
+        PathwaysError: naming what differs.
     """
     check_layout(tensor, name, torch.float32)
     if tensor.dim() != len(shape) or any(want not in (None, size) for size, want in zip(tensor.shape, shape)):  # noqa: B905

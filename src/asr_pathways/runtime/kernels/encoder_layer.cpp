@@ -7,13 +7,13 @@ namespace {
 
 void copy(const float* from, int64_t count, float* to) { std::memcpy(to, from, sizeof(float) * count); }
 
-// So many floats of scratch in one piece, each part on a cache line of its own; they live until the next call.
+// `floats` floats of scratch in one piece, each part on a new cache line; valid until the next call.
 class Scratch {
 public:
     explicit Scratch(int64_t floats, int parts) {
         const std::size_t needed = static_cast<std::size_t>(floats + parts * kLine);
-        if (held().size() < needed) held().resize(needed);
-        next_ = held().data();
+        if (buffer().size() < needed) buffer().resize(needed);
+        next_ = buffer().data();
     }
     float* take(int64_t floats) {
         float* const part = next_;
@@ -23,7 +23,7 @@ public:
 
 private:
     static constexpr int64_t kLine = kAlignment / sizeof(float);
-    static Aligned<float>& held() {
+    static Aligned<float>& buffer() {
         thread_local Aligned<float> floats;
         return floats;
     }

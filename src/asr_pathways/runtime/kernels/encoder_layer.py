@@ -1,8 +1,8 @@
 """Steps of a streaming encoder layer in one call each: sparse products, and what is between them.
 
-A layer of a few frames is dozens of small operations, and calling them takes longer than they do. These steps are
-those of `asr_pathways.models.emformer`, each with its layer norm before and its residual after, for inference with the
-compiled kernels. All tensors are contiguous float32 ones on the CPU.
+A layer of a few frames is dozens of small operations, whose calls cost more time than their arithmetic. These steps
+are those of `asr_pathways.models.emformer`, each with its layer norm before and its residual after, for inference with
+the compiled kernels. All tensors are contiguous float32 ones on the CPU.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 Product = tuple[SparseMatrix, Tensor | None]
 """A weight and its bias (out,)."""
 
-Constants = tuple[Any, ...]
-"""Weights, addresses and numbers, in the order of the extension's arguments."""
-
 
 class Step:
-    """What all steps have: constants, by their addresses, and the tensors that must live as long."""
+    """Base of the steps: constants, by their addresses, and the tensors that must live as long."""
+
+    _constants: tuple[Any, ...]  # weights, addresses and numbers, in the order of the extension's arguments
 
     def __init__(self, norm: nn.LayerNorm, threads: int, variant: str | None = None) -> None:
         """``norm`` comes first in the step.
@@ -79,7 +78,7 @@ class FeedForward(Step):
         super().__init__(norm, threads, variant)
         hidden = inwards[0].shape[0]
         products = self._product(inwards, hidden, self.dim), self._product(outwards, self.dim, hidden)
-        self._constants: Constants = self._norm, *products
+        self._constants = self._norm, *products
 
     def __call__(self, x: Tensor) -> Tensor:
         """(n, D) -> (n, D)."""
@@ -97,7 +96,7 @@ class Attention(Step):
         query: (D, D) with its bias.
         key_value: (2 * D, D) with its bias.
         outwards: (D, D) with its bias.
-        bias: (heads, rows, left + rows): added to the scores; says how many frames a stream has, and how many past.
+        bias: (heads, rows, left + rows): added to the scores, for ``rows`` frames and ``left`` past ones of a stream.
         threads, variant: as of `FeedForward`.
     """
 
@@ -116,7 +115,7 @@ class Attention(Step):
         self.heads, self.rows, self.length = bias.shape
         if dim % self.heads or self.length < self.rows:
             raise PathwaysError(f"a bias of {tuple(bias.shape)} does not fit {dim} channels")
-        self._constants: Constants = (
+        self._constants = (
             self._norm,
             self._product(query, dim, dim),
             self._product(key_value, 2 * dim, dim),
@@ -173,7 +172,7 @@ class Convolution(Step):
         (self.taps,) = depthwise.kernel_size
         assert depthwise.bias is not None
         weight = depthwise.weight.detach().view(dim, self.taps).t().contiguous()
-        self._constants: Constants = (
+        self._constants = (
             self._norm,
             self._product(inwards, 2 * dim, dim),
             self._floats(weight, self.taps, dim),
@@ -188,10 +187,10 @@ class Convolution(Step):
 
         Args:
             x: (B, rows, D).
-            past: what the convolution saw before (B, taps - 1, D).
+            past: inputs of the depthwise convolution before (B, taps - 1, D).
 
         Returns:
-            (B, rows, D), and what it saw (B, taps - 1 + rows, D).
+            (B, rows, D), and the inputs of the convolution (B, taps - 1 + rows, D).
         """
         streams, rows = x.shape[0], x.shape[1]
         check_floats(x, "x", None, None, self.dim)

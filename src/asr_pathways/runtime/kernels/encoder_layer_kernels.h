@@ -1,4 +1,4 @@
-// What the steps of an encoder layer need between their products; part of multiply_kernels.h.
+// Dense operations between the products of an encoder layer; part of multiply_kernels.h.
 #pragma once
 
 #include "pointwise_kernels.h"
@@ -21,7 +21,7 @@ INLINE void for_floats(int64_t count, const Work& work) {
     for (; place < count; ++place) work(place, Lanes<1>{});
 }
 
-// The sum over all places of what work(place, lanes) gives, a vector of so many lanes.
+// The sum over all places of what work(place, lanes) returns, a vector of so many lanes.
 template <typename Work>
 INLINE float sum_floats(int64_t count, const Work& work) {
     Vec<LANES> sums = {};

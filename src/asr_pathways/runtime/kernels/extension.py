@@ -40,7 +40,7 @@ def variants() -> list[str]:
 
 
 def check_runner(threads: int, variant: str | None) -> tuple[int, str]:
-    """How products run, as the extension takes it: threads, and an instruction set, empty for the fastest.
+    """The extension's argument of threads and instruction set (empty for the fastest).
 
     Raises:
         PathwaysError: if there is less than one thread, or this CPU has no such variant.
@@ -54,5 +54,5 @@ def check_runner(threads: int, variant: str | None) -> tuple[int, str]:
 
 @functools.cache
 def warn_of_dense_products() -> None:
-    """Logs, once per process, that products run dense for want of kernels."""
+    """Logs, once per process, that products run dense since there are no kernels."""
     logger.warning("sparse kernels were not built: products run dense; install a C++ compiler, then this again")

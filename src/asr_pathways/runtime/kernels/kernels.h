@@ -5,20 +5,20 @@
 
 namespace sparse {
 
-// A layer norm over so many numbers as weight and bias have.
+// A layer norm over as many numbers as weight and bias have.
 struct Norm {
     const float* weight;
     const float* bias;
     float epsilon;
 };
 
-// Attention of `rows` frames to a window of `length`, with what is added to the scores: bias (heads, rows, length).
+// Attention of `rows` frames to a window of `length`; bias (heads, rows, length) is added to the scores.
 struct Attention {
     int64_t dim, heads, rows, length;
     const float* bias;
 };
 
-// What the steps of an encoder layer need between their products.
+// Dense operations between the products of an encoder layer.
 struct StepKernels {
     void (*layer_norm)(const float* x, int64_t n, int64_t size, Norm norm, float* y);
     void (*silu)(float* x, int64_t count);
@@ -29,24 +29,23 @@ struct StepKernels {
     void (*depthwise)(const float* x, int64_t n, int64_t size, const float* weight, const float* bias, int64_t taps,
                       float* y);
     int64_t (*attend_scratch)(const Attention& a);  // floats that attend needs
-    // out (rows, dim) for query (rows, dim), keys and values of the window (length, 2 * dim), and what is added to the
-    // scores of each key (length,).
+    // out (rows, dim) for query (rows, dim), keys and values of the window (length, 2 * dim); unseen (length,) is added
+    // to the scores of each key.
     void (*attend)(const Attention& a, const float* query, const float* window, const float* unseen, float* scratch,
                    float* out);
 };
 
 struct Kernels {
     const char* name;
-    // Columns of activations (the n of X) that one pass over the weights takes; for a smaller n, the smallest
-    // of 4, 8, 16 and 32 that holds it.
+    // Rows of activations that one pass over the weights processes; for fewer, the smallest of 4, 8, 16 and 32 that is
+    // not less.
     int (*widest_tile)(int block);
     // Copies rows [0, n) and columns [first, last) of x (n, columns) to tile (columns, width), zeros from n to width.
     void (*transpose)(const float* x, int64_t columns, int n, int width, int64_t first, int64_t last, float* tile);
     // y[j, row] = sum over i of W[row, i] * tile[i, j], plus bias[row], for the rows of a chunk and j < n; a tile of
-    // width 1 is a row of activations as it comes. The bias may be null.
+    // width 1 is a row of activations as it is. The bias may be null.
     void (*multiply)(const Matrix& w, int64_t chunk, const float* tile, int width, int n, float* y, const float* bias);
-    // The same for unstructured weights with bits and few rows of activations, x (n, columns) as they come; may be
-    // null.
+    // The same for unstructured weights with bits and few rows of activations, x (n, columns); may be null.
     void (*multiply_few)(const Matrix& w, int64_t chunk, const float* x, int n, float* y, const float* bias);
     int few;  // the largest such n
     // The pointwise part of an LSTM: gates (n, 4 * hidden) in the order i, f, g, o; h and c are written.

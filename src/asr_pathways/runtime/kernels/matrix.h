@@ -47,14 +47,14 @@ struct AlignedAllocator {
 template <typename T>
 using Aligned = std::vector<T, AlignedAllocator<T>>;
 
-// Rows of one chunk: their sums stay in the first-level cache while the chunk's panels go by.
+// Rows of one chunk: their sums stay in the first-level cache while the chunk's panels are processed.
 constexpr int kChunkRows = 32;
 // Most columns of a panel: its activations, 16 floats a column, stay in the first-level cache.
 constexpr int64_t kPanelColumns = 512;
 // Segments of one row have a multiple of so many blocks.
 constexpr int kPadding = 4;
 
-// Codes are decoded so many at a time: as many more can be read behind the last.
+// Codes that are decoded at a time: as many more may be read after the last.
 constexpr int kDecodedAtOnce = 16;
 
 // W (rows, columns) as a list of segments: for each chunk of kChunkRows rows, for each panel of columns, for each

@@ -21,7 +21,7 @@ BLOCK_ROWS = (4, 8)  # blocks of so many rows and one column have kernels of the
 
 
 class SparseMatrix:
-    """A weight (out, in) of which only what is not zero is stored, for ``y = x @ weight.T + bias``.
+    """A weight (out, in) of which only nonzeros are stored, for ``y = x @ weight.T + bias``.
 
     Stored are, by rows (granularity ``block:4x1`` or ``block:8x1``: by groups of rows that share their columns), column
     indices of 16 bits, which count within panels of 512 columns, and values: float32, or int8 with one scale per row,
@@ -56,7 +56,7 @@ class SparseMatrix:
         granularity: str = "unstructured",
         dtype: ValueType = "float32",
     ) -> SparseMatrix:
-        """Stores what a mask keeps of a weight of which only the union of several masks is stored, as bundles do.
+        """Stores what a mask keeps of a weight of which only the union of several masks is known, as in bundles.
 
         Args:
             values: (k,), float32 or float16: what the union keeps, row-major.
@@ -86,8 +86,10 @@ class SparseMatrix:
             raise PathwaysError(f"a union of {popcount(union)} weights does not fit {len(values)} values and its mask")
         values = values.float()
         addresses = values.data_ptr(), union.data_ptr(), mask.data_ptr()
-        block, quantize = _block_rows(granularity), _is_int8(dtype)
-        return cls(extension.built().pack(*addresses, rows, columns, block, quantize), shape)
+        block = _block_rows(granularity)
+        if dtype not in ("float32", "int8"):
+            raise PathwaysError(f"values are stored as float32 or int8, not as {dtype!r}")
+        return cls(extension.built().pack(*addresses, rows, columns, block, dtype == "int8"), shape)
 
     def matmul(self, x: Tensor, bias: Tensor | None = None, threads: int = 1, *, variant: str | None = None) -> Tensor:
         """``x @ self.dense().T + bias``.
@@ -112,7 +114,7 @@ class SparseMatrix:
         return out
 
     def product(self, bias: Tensor | None = None) -> _sparse.Product:
-        """This weight and the address of a bias (out,), as the extension takes them.
+        """This weight and the address of a bias (out,): an argument of the extension.
 
         Raises:
             PathwaysError: if the bias is of the wrong shape, type, layout or device.
@@ -123,7 +125,7 @@ class SparseMatrix:
         return self._compiled, bias.data_ptr()
 
     def dense(self) -> Tensor:
-        """What this multiplies by: (out, in), float32; for int8 that is the weight as it was rounded."""
+        """The weight (out, in), float32; of int8, as it was rounded."""
         dense = torch.empty(self.shape)
         extension.compiled.unpack(self._compiled, dense.data_ptr())
         return dense
@@ -135,7 +137,7 @@ class SparseMatrix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that this takes; a product reads a little less."""
+        """Bytes of memory; a product reads a little less."""
         return self._compiled.nbytes
 
 
@@ -147,9 +149,3 @@ def _block_rows(granularity: str) -> int:
     if isinstance(parsed, Blocks) and parsed.columns == 1 and parsed.rows in BLOCK_ROWS:
         return parsed.rows
     return 1
-
-
-def _is_int8(dtype: str) -> bool:
-    if dtype not in ("float32", "int8"):
-        raise PathwaysError(f"values are stored as float32 or int8, not as {dtype!r}")
-    return dtype == "int8"

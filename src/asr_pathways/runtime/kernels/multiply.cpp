@@ -42,7 +42,7 @@ int64_t split(const Matrix& w, int index, int count) {
     return index == count ? w.chunks() : low;
 }
 
-// Activations that are ready for the kernels: transposed, or where they are if each tile is one row.
+// Activations as the kernels read them: transposed, or x itself if its only tile is one row.
 const float* arrange(const Matrix& w, const float* x, const std::vector<Tile>& tiles, int threads,
                      const Kernels& kernels) {
     if (tiles.size() == 1 && tiles[0].width == 1) return x;
@@ -86,10 +86,10 @@ void multiply_some(const Product& by, const float* x, int64_t n, float* y, int t
 }
 
 std::vector<const Kernels*> supported() {
-    std::vector<const Kernels*> found;
+    std::vector<const Kernels*> tables;
     for (const Kernels* kernels : {avx512_kernels(), avx2_kernels(), portable_kernels()})
-        if (kernels) found.push_back(kernels);
-    return found;
+        if (kernels) tables.push_back(kernels);
+    return tables;
 }
 
 }  // namespace
@@ -101,8 +101,8 @@ std::vector<std::string> variants() {
 }
 
 const Kernels* find_kernels(const std::string& name) {
-    static const std::vector<const Kernels*> found = supported();
-    for (const Kernels* kernels : found)
+    static const std::vector<const Kernels*> tables = supported();
+    for (const Kernels* kernels : tables)
         if (name.empty() || name == kernels->name) return kernels;
     return nullptr;
 }

@@ -8,7 +8,7 @@
 
 namespace sparse {
 
-// Names of what this CPU can run, the fastest first.
+// Names of the kernels that this CPU can run, the fastest first.
 std::vector<std::string> variants();
 
 // The kernels of a variant, or of the fastest if `name` is empty; null if there are none of that name.

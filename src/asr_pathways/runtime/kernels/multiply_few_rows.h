@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kFewRows = 4;
 
-// Values spread to the lanes where `mask` has ones, zeros elsewhere. They are loaded first: expansion right from memory
+// Values spread to the lanes where `mask` has ones, zeros elsewhere. They are loaded first: expansion from memory
 // is slower (AMD's Zen 5).
 INLINE __m512 expand(__mmask16 mask, const float* values) {
     __m512 loaded = _mm512_loadu_ps(values);
@@ -37,7 +37,7 @@ INLINE void add_word(const float* values, uint64_t bits, const float* x, int64_t
     add(3);
 }
 
-// The same for fewer than 64 columns: nothing is read behind the last.
+// The same for fewer than 64 columns: nothing is read after the last.
 template <int N, int Sets>
 INLINE void add_last_word(const float* values, uint64_t bits, const float* x, int64_t stride, __m512 (&sums)[N][Sets]) {
     for (int quarter = 0; bits; ++quarter, bits >>= 16) {

@@ -133,7 +133,7 @@ INLINE void add_vector_segment(const float* values, const uint16_t* indices, int
     }
 }
 
-// Values of a segment as floats: where they are, or decoded into scratch.
+// Values of a segment as floats: in the matrix, or decoded into scratch.
 INLINE const float* segment_values(const Matrix& w, int64_t segment, float* scratch) {
     const int64_t start = w.starts[segment] * w.block, count = w.starts[segment + 1] * w.block - start;
     if (!w.quantized) return w.values.data() + start;

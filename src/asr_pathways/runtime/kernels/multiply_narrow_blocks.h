@@ -18,7 +18,7 @@ INLINE __m512 repeat(const float* from) {
 }
 
 // out[r][j] += sum over k of values[k][r] * tile[indices[k]][j], for r < Block and j < Width.
-// Sixteen weights come in one load and are spread from there over `Width` vectors: loads that repeat are dear.
+// Sixteen weights come in one load and are spread from there over `Width` vectors: repeated loads are expensive.
 template <int Block, int Width>
 INLINE void add_folded_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile,
                                int64_t ahead, float* out) {

@@ -6,7 +6,7 @@
 namespace sparse {
 namespace {
 
-// e^x to about 2e-7 of its value; x is held to [-87, 87]. Cody-Waite reduction and a polynomial of degree 5
+// e^x to about 2e-7 of its value; x is clamped to [-87, 87]. Cody-Waite reduction and a polynomial of degree 5
 // (coefficients of Cephes' expf).
 template <int Lanes>
 INLINE Vec<Lanes> exponential(Vec<Lanes> x) {

@@ -11,7 +11,7 @@
 namespace sparse {
 namespace {
 
-// How often a thread looks for work before it sleeps: some tens of microseconds.
+// How often a thread polls for work before it sleeps: some tens of microseconds.
 constexpr int kSpins = 4096;
 
 void relax() {

@@ -66,7 +66,7 @@ struct Quad<16> {
 };
 #endif
 
-// How far ahead of their use weights are asked for, in floats: the next segments' lie right behind this one's.
+// How far ahead of their use weights are prefetched, in floats: the next segments' values follow this one's.
 constexpr int kPrefetch = 4096;
 
 // 16 bytes to 16 floats.

@@ -192,7 +192,7 @@ def test_lottery_tickets_rewind_weights_buffers_and_optimizer(recogniser: Recogn
                 magnitudes = trained[name].abs().masked_fill(~previous[name], -1)
                 assert magnitudes[mask].min() >= magnitudes[~mask].max()
     assert reached == pytest.approx([0.2, 0.36], abs=0.03)
-    with pytest.raises(PathwaysError, match="give it the optimizer"):
+    with pytest.raises(PathwaysError, match="pass the optimizer"):
         pathways.step()
 
 
@@ -258,7 +258,7 @@ def test_magnitude_over_one_theta_collapses_and_activation_does_not(recogniser: 
 def test_activation_masks_keep_the_largest_products(recogniser: Recogniser) -> None:
     model = nn.Sequential(nn.Linear(8, 6, bias=False))
     pathways = Pathways.attach(model.eval(), PathwayConfig(sparsity=0.5, score="activation"), ["en"])
-    with pytest.raises(PathwaysError, match=r"no activation of 'en' was seen yet.*calibrate"):
+    with pytest.raises(PathwaysError, match=r"no activation of 'en' was observed yet.*calibrate"):
         pathways.adapt("en")
     x = torch.randn(40, 8) * torch.arange(8)
     with pathways.calibrate("en"), torch.no_grad():
@@ -301,7 +301,7 @@ def test_blocks_inside_a_calibration_do_not_end_it() -> None:
 def test_gradient_scores_swap_the_smallest_for_the_steepest(recogniser: Recogniser) -> None:
     config = PathwayConfig(sparsity=0.5, score="gradient", gradient="frozen", adapt_every=2, adapt_until=100, swap=0.4)
     pathways = Pathways.attach(recogniser, config, ["en"])
-    with pytest.raises(PathwaysError, match=r"no gradient of 'en' was taken yet.*calibrate"):
+    with pytest.raises(PathwaysError, match=r"no gradient of 'en' was observed yet.*calibrate"):
         pathways.adapt("en")
     optimizer = SGD(recogniser.parameters(), lr=0.0)
     assert train(recogniser, pathways, optimizer, ["en"]) == []
@@ -355,9 +355,9 @@ def test_state_of_revived_weights_is_kept_or_reset(recogniser: Recogniser) -> No
             assert (state[~back] != 0).all()
             assert (state[back] != 0).all() == (revived == "keep")
         if revived == "reset":
-            with pytest.raises(PathwaysError, match="give it the optimizer"):
+            with pytest.raises(PathwaysError, match="pass the optimizer"):
                 pathways.step()
-            with pytest.raises(PathwaysError, match="give it the optimizer"):
+            with pytest.raises(PathwaysError, match="pass the optimizer"):
                 pathways.adapt("en")
 
 
