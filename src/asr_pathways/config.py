@@ -39,15 +39,13 @@ def parse_config(kind: type[ConfigT], data: Any, source: str) -> ConfigT:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        problems = (": ".join(filter(None, [_place(item["loc"]), _trouble(kind, item)])) for item in error.errors())
+        problems = (
+            ": ".join(filter(None, [".".join(map(str, item["loc"])), _problem(kind, item)])) for item in error.errors()
+        )
         raise PathwaysError(f"{source}: {'; '.join(problems)}") from None
 
 
-def _place(keys: tuple[int | str, ...]) -> str:
-    return ".".join(str(key) for key in keys)
-
-
-def _trouble(kind: type[BaseModel], item: Any) -> str:
+def _problem(kind: type[BaseModel], item: Any) -> str:
     """What is wrong with one key, in our words where pydantic's are odd."""
     if item["type"] == "extra_forbidden":
         near = get_close_matches(str(item["loc"][-1]), _known(kind, item["loc"][:-1]), 1)
@@ -58,7 +56,7 @@ def _trouble(kind: type[BaseModel], item: Any) -> str:
 
 
 def _known(kind: type[BaseModel], keys: tuple[int | str, ...]) -> list[str]:
-    """The keys that a config may have at a place inside ``kind``, as far as types say."""
+    """The keys that a config may have at a place inside ``kind``, as far as types determine them."""
     for key in keys:
         field = kind.model_fields.get(str(key))
         kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]

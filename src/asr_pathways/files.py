@@ -21,6 +21,15 @@ _LEFTOVER = re.compile(r"\.(.+)" + re.escape(MARK) + r"[a-z0-9_]{8}(\.[^.]+)?")
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises an OSError inside the block as a PathwaysError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise PathwaysError(f"{path}: cannot write: {error.strerror or error}") from None
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary file path beside ``path``; renamed to ``path`` on success, removed on any error.
 
@@ -30,46 +39,37 @@ def atomic_path(path: Path) -> Iterator[Path]:
         PathwaysError: if the file cannot be written (no permission, disk full); what was at ``path`` stays.
     """
     path = Path(path)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{MARK}", suffix=path.suffix)
         os.close(descriptor)
-    except OSError as error:
-        raise PathwaysError(f"{path}: cannot write: {error.strerror}") from None
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        flush(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise PathwaysError(f"{path}: cannot write: {error.strerror or error}") from None
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            flush(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty temporary folder beside ``path``; on success it takes the place of ``path``.
+    """Yields an empty temporary folder beside ``path``; on success it replaces ``path``.
 
     Raises:
         PathwaysError: if the folder cannot be written; what was at ``path`` stays.
     """
     path = Path(path)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{MARK}"))
-    except OSError as error:
-        raise PathwaysError(f"{path}: cannot write: {error.strerror}") from None
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        _swap(temporary, path)
-    except OSError as error:
-        raise PathwaysError(f"{path}: cannot write: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            _swap(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _swap(new: Path, path: Path) -> None:
@@ -94,11 +94,7 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Waits until the file is on the disk; a disk may be found to be full only then.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Waits until the file is on the disk; raises OSError if it cannot be written, as on a disk that is full."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
 

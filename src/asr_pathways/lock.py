@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import IO
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.files import writing
 
 LOCK = ".lock"
 
 
 @contextmanager
 def alone_in(folder: Path, message: str) -> Iterator[None]:
-    """Makes ``folder`` if need be, and holds it; the lock's file goes in the end, and so do new folders that are empty.
+    """Makes ``folder`` if need be, and locks it; the lock's file is removed at the end, and so are new, empty folders.
 
     On file systems that know no locks nobody is kept out.
 
@@ -24,13 +25,12 @@ def alone_in(folder: Path, message: str) -> Iterator[None]:
         PathwaysError: if another process holds it (with this ``message``), or if the folder cannot be made.
     """
     new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        stream = _locked(folder / LOCK)
-    except BlockingIOError:
-        raise PathwaysError(f"{folder}: {message}") from None
-    except OSError as error:
-        raise PathwaysError(f"{folder}: cannot write: {error.strerror}") from None
+        try:
+            stream = _locked(folder / LOCK)
+        except BlockingIOError:
+            raise PathwaysError(f"{folder}: {message}") from None
     with stream:
         try:
             yield
@@ -42,12 +42,7 @@ def alone_in(folder: Path, message: str) -> Iterator[None]:
 
 
 def _locked(path: Path) -> IO[str]:
-    """The open file of the lock, which this process has now.
-
-    Raises:
-        BlockingIOError: if another process holds it.
-        OSError: if it cannot be made.
-    """
+    """The open file of the lock, which this process holds now; raises BlockingIOError if another one does."""
     while True:
         stream = path.open("a")
         try:
@@ -60,4 +55,4 @@ def _locked(path: Path) -> IO[str]:
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(stream.fileno())):
                 return stream
-        stream.close()  # its last owner has just removed it
+        stream.close()  # the process that held it has just removed it

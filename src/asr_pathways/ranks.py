@@ -29,7 +29,7 @@ def total(values: Tensor) -> Tensor:
 
 
 def anywhere(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """Which flags are set on any rank; ``device`` is one that ranks talk through."""
+    """Which flags are set on any rank; ``device`` is one that ranks communicate through."""
     if alone():
         return list(flags)
     return total(torch.tensor(flags, dtype=torch.int32, device=device)).bool().tolist()
@@ -65,7 +65,7 @@ def from_first(values: Sequence[Tensor]) -> None:
 
 
 def _sendable(values: Tensor) -> Tensor:
-    """A copy on a device that the ranks can talk through: before training, models are still on the CPU."""
+    """A copy on a device that the ranks can communicate through: before training, models are still on the CPU."""
     return values.clone() if torch.distributed.get_backend() != "nccl" else values.to("cuda", copy=True)
 
 
@@ -73,15 +73,15 @@ def gather(value: Any, device: torch.device) -> list[Any]:
     """The ``value`` of every rank, plain JSON data, in order of ranks."""
     if alone():
         return [value]
-    own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
-    sizes = _all(torch.tensor([len(own)], device=device), torch.distributed.get_world_size())
-    room = torch.zeros(int(max(sizes)), dtype=torch.uint8, device=device)
-    room[: len(own)] = own
-    gathered = _all(room, torch.distributed.get_world_size())
+    encoded = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    sizes = _all(torch.tensor([len(encoded)], device=device))
+    padded = torch.zeros(int(max(sizes)), dtype=torch.uint8, device=device)
+    padded[: len(encoded)] = encoded
+    gathered = _all(padded)
     return [json.loads(bytes(t[: int(size)].tolist())) for t, size in zip(gathered, sizes, strict=True)]
 
 
-def _all(tensor: Tensor, count: int) -> list[Tensor]:
-    gathered = [torch.zeros_like(tensor) for _ in range(count)]
+def _all(tensor: Tensor) -> list[Tensor]:
+    gathered = [torch.zeros_like(tensor) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(gathered, tensor)
     return gathered

@@ -137,7 +137,7 @@ def test_nothing_is_taught_to_a_bundle(
     )
     words = ("--language", "it", "--data", speech, "--out", tmp_path / "it")
     assert run("add-language", bundle, *words) == 1
-    assert "b.asrp: a bundle has lost the weights that no pathway keeps" in capsys.readouterr().err
+    assert "b.asrp: a bundle lacks the weights that no pathway keeps" in capsys.readouterr().err
     Bundle.open(bundle).verify()
 
 

@@ -162,7 +162,7 @@ def test_evaluation_leaves_out_only_what_it_may(tmp_path: Path, tokenizer: Token
     ("change", "reason"),
     [
         ({"duration": 2.5}, r"utterance en-train-01: .*\.flac: 0.\d\d s of audio where 2.50 s should be"),
-        ({"text": "a" * 99}, r"utterance en-train-01: 99 letters in 0.\d\d s: the text cannot be said in it"),
+        ({"text": "a" * 99}, r"utterance en-train-01: 99 letters in 0.\d\d s: the text cannot be spoken in it"),
     ],
 )
 def test_a_row_that_does_not_fit_its_audio_is_left_out(

@@ -125,7 +125,7 @@ def test_foreign_state_and_bad_input_are_refused() -> None:
             LanguageSampler(durations, config, 0, world).load_state_dict(state)
     with pytest.raises(PathwaysError, match="no utterances"):
         LanguageSampler({"en": []}, CONFIG)
-    with pytest.raises(PathwaysError, match="'fr' has 1 batches, and a step takes 2"):
+    with pytest.raises(PathwaysError, match="'fr' has 1 batches, and a step needs 2"):
         sampler = LanguageSampler({"fr": [1.0]}, CONFIG, 0, 2)
         sampler.next()
     for bad in ({"speed_factors": ()}, {"speed_factors": (0.0,)}, {"temperature": 0}, {"max_seconds": -1}):

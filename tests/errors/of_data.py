@@ -90,13 +90,13 @@ AUDIO = [
     Case(
         "a duration that the file has not",
         MAKE,
-        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: hello.wav: 1.00 s of audio where the row says 7.5 s",
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: hello.wav: 1.00 s of audio where the row states 7.5 s",
         manifest({"duration": 7.5}),
     ),
     Case(
         "an offset beyond the end",
         MAKE,
-        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: hello.wav: offset 7.5 s lies beyond its end at 1 s",
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: hello.wav: offset 7.5 s is beyond its end at 1 s",
         manifest({"offset": 7.5}),
     ),
     Case(
@@ -159,7 +159,7 @@ TEXT = [
     Case(
         "a text too long for its audio",
         MAKE,
-        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: hello.wav: 593 letters in 1.00 s: the text cannot be said in it",
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: hello.wav: 593 letters in 1.00 s: the text cannot be spoken in it",
         manifest({"text": "hello " * 99}),
     ),
     Case(
@@ -177,9 +177,9 @@ TEXT = [
         "run",
     ),
     Case(
-        "a text in training that cannot be said in its time: likewise",
+        "a text in training that cannot be spoken in its time: likewise",
         prune(),
-        "utterance en-train-0: 594 letters in 0.30 s: the text cannot be said in it",
+        "utterance en-train-0: 594 letters in 0.30 s: the text cannot be spoken in it",
         changed_rows("train", first(supervision={"text": "hello " * 99})),
         0,
         "run",

@@ -466,7 +466,7 @@ BUNDLES = [
     Case(
         "a bundle to add a language to",
         "add-language sparse.asrp --language it --data data --out run --config recipe.yaml",
-        "sparse.asrp: a bundle has lost the weights that no pathway keeps, which a new language would train: add it to the model folder",
+        "sparse.asrp: a bundle lacks the weights that no pathway keeps, which a new language would train: add it to the model folder",
     ),
     Case(
         "a bundle to fit an identifier for",

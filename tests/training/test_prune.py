@@ -112,7 +112,7 @@ def test_kept_weights_are_refitted_before_training(tmp_path: Path, dense_model: 
                 distance += float((ours - theirs).square().mean())
         distances.append(distance)
     assert distances[1] < 0.7 * distances[0]
-    with pytest.raises(PathwaysError, match="refit_batches: masks are not final at the start with method imp"):
+    with pytest.raises(PathwaysError, match="refit_batches: method imp does not start with final masks"):
         run(dense_model, speech, tmp_path / "imp", "imp", steps=7, refit_batches=2)
     assert not (tmp_path / "imp" / "model.safetensors").exists()
 
@@ -170,12 +170,12 @@ def test_masks_from_a_pruned_model(tmp_path: Path, dense_model: Path, speech: Pa
         ({"sparsity": -0.1}, "sparsity: Input should be greater than or equal to 0"),
         ({"method": "imp", "sparsity": 1.5}, "sparsity: Input should be less than 1"),
         ({"sparsity": float("nan")}, "sparsity: Input should be"),
-        ({"pathways": {"sparsity": 0.5}}, "pathways.sparsity: sparsity is given beside the recipe"),
+        ({"pathways": {"sparsity": 0.5}}, "pathways.sparsity: sparsity is an option beside the recipe"),
         ({"pathways": {"adapt_evry": 5}}, "pruning: adapt_evry: unknown key"),
         ({"pathways": {"include": ["decoder.*"]}}, "decoder"),
         ({"init": "nowhere"}, "--init nowhere: neither one of omp, lap, lsp nor a pruned model folder"),
-        ({"method": "imp", "steps": 8, "init": "lsp"}, "--init lsp gives masks of full sparsity, and method imp"),
-        ({"method": "omp", "init": "lsp"}, "--init lsp gives each language its own mask, and method omp has one"),
+        ({"method": "imp", "steps": 8, "init": "lsp"}, "--init lsp starts from masks of full sparsity, and method imp"),
+        ({"method": "omp", "init": "lsp"}, "--init lsp makes a mask for each language, and method omp has one"),
         ({"method": "imp", "steps": 4}, r"imp reaches sparsity 0.7 at step 5, and the run ends at step 4"),
         ({"init": "lap", "init_steps": 0}, r"imp reaches sparsity 0.7 at step 5, and the run ends at step 0"),
     ],

@@ -137,7 +137,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(
         if loop.state.step == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(TrainingLoop, "_stop_if_asked", stops)
+    monkeypatch.setattr(TrainingLoop, "_stop_if_interrupted", stops)
     recipe = PruneRecipe.read(tmp_path / "alone.yaml")
     with pytest.raises(Interrupted, match="step 4 of 6"):
         run(dense, speech, out, method="dynamic", sparsity=0.6, recipe=recipe)

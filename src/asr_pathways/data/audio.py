@@ -18,12 +18,12 @@ SAMPLE_RATE = 16_000  # Hz
 Samples = NDArray[np.float32]
 
 _PAUSE = 0.2  # seconds over which loudness is measured
-_EARLIEST = 0.5  # of the window: no part is cut shorter than this share of it
+_EARLIEST = 0.5  # share of the window: no part is shorter
 _PLACE = re.compile(r"(.+\.tar)#(\d+)\+(\d+)")
 
 
 def place_in(archive: Path, start: int, size: int) -> str:
-    """A name, as `read_audio` takes it, for the ``size`` bytes from byte ``start`` of an uncompressed tar archive."""
+    """A path that `read_audio` reads: the ``size`` bytes from byte ``start`` of an uncompressed tar archive."""
     return f"{archive}#{start}+{size}"
 
 
@@ -49,7 +49,7 @@ def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -
             start = round(offset * rate)
             wanted = -1 if duration is None else round(duration * rate)
             if start >= sound.frames > 0:
-                raise PathwaysError(f"{path}: offset {offset:g} s lies beyond its end at {sound.frames / rate:g} s")
+                raise PathwaysError(f"{path}: offset {offset:g} s is beyond its end at {sound.frames / rate:g} s")
             sound.seek(start)
             expected = sound.frames - start if wanted < 0 else min(wanted, sound.frames - start)
             samples = sound.read(wanted, dtype="float32", always_2d=True)
@@ -67,7 +67,7 @@ def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -
 
 
 def _opened(path: Path) -> Any:
-    """What soundfile opens; raises PathwaysError if it is not there or empty."""
+    """A path or stream for soundfile; raises PathwaysError if there is no such file, or it is empty."""
     try:
         place = None if path.exists() else _PLACE.fullmatch(str(path))
         file = path if place is None else Path(place[1])
@@ -94,8 +94,7 @@ def resample(samples: Samples, rate: float, target: float = SAMPLE_RATE) -> Samp
         return samples
     import soxr
 
-    resampled: Samples = soxr.resample(samples, rate, target)
-    return resampled
+    return np.asarray(soxr.resample(samples, rate, target))
 
 
 def write_flac(path: Path, samples: NDArray[np.int16] | Samples) -> None:
@@ -104,8 +103,7 @@ def write_flac(path: Path, samples: NDArray[np.int16] | Samples) -> None:
 
     # Coded in memory: soundfile waits for the disk at each file that it closes, a third of the time in all.
     data = io.BytesIO()
-    pcm = to_int16(samples)
-    soundfile.write(data, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=0.3)
+    soundfile.write(data, to_int16(samples), SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.getbuffer())
 
@@ -118,16 +116,15 @@ def to_int16(samples: NDArray[np.int16] | Samples) -> NDArray[np.int16]:
 
 
 def cut_at_pauses(samples: Samples, window: float) -> Iterator[Samples]:
-    """Yields samples (N,) at 16 kHz in parts of at most ``window`` seconds, cut where it is quietest.
+    """Yields samples (N,) at 16 kHz in parts of at most ``window`` seconds, cut where it has the least energy.
 
-    Each cut is in the second half of its window, in the middle of the stretch of 0.2 s with the least energy.
+    Each cut is in the second half of its window, in the middle of the 0.2 s with the least energy.
     """
     while len(samples) > window * SAMPLE_RATE:
         longest, width = int(window * SAMPLE_RATE), int(_PAUSE * SAMPLE_RATE)
         energy = np.cumsum(np.square(samples[:longest], dtype=np.float64))
         first = int(_EARLIEST * longest)
-        stretches = energy[first + width :] - energy[first:-width]
-        cut = first + int(np.argmin(stretches)) + width // 2
+        cut = first + int(np.argmin(energy[first + width :] - energy[first:-width])) + width // 2
         yield samples[:cut]
         samples = samples[cut:]
     yield samples

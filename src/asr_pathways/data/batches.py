@@ -30,13 +30,13 @@ from asr_pathways.errors import PathwaysError
 T = TypeVar("T")
 
 LengthCheck = Callable[[int, int], str | None]
-"""From frames of features and number of targets to why a model cannot take them; see `SpeechModel.length_error`."""
+"""From frames of features and number of targets to why they do not fit a model; see `SpeechModel.length_error`."""
 
 SLACK = 0.1
-"""Seconds by which a file may be shorter than its manifest says."""
+"""Seconds by which a file may be shorter than its manifest states."""
 
 LETTERS_A_SECOND = 50.0
-"""Nobody says more, and a CTC model of letters has no more frames: its loss would be infinite."""
+"""Nobody speaks faster, and a CTC model of letters has no more frames: its loss would be infinite."""
 
 
 class DataConfig(SamplingConfig):
@@ -73,13 +73,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on ``device``."""
-        return replace(
-            self,
-            features=self.features.to(device),
-            feature_lengths=self.feature_lengths.to(device),
-            targets=self.targets.to(device),
-            target_lengths=self.target_lengths.to(device),
-        )
+        names = ("features", "feature_lengths", "targets", "target_lengths")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 @dataclass(frozen=True)
@@ -110,10 +105,10 @@ class _Utterance:
         """Raises PathwaysError if the text is too long for the audio."""
         if len(self.text) > LETTERS_A_SECOND * self.duration:
             many = f"{len(self.text)} letters in {self.duration:.2f} s"
-            raise PathwaysError(f"utterance {self.identifier}: {many}: the text cannot be said in it")
+            raise PathwaysError(f"utterance {self.identifier}: {many}: the text cannot be spoken in it")
 
     def check_size(self, frames: int, length_error: LengthCheck | None) -> None:
-        """Raises PathwaysError if the model cannot take that many frames, or the text."""
+        """Raises PathwaysError if that many frames, or the text, do not fit the model."""
         if length_error is not None and (reason := length_error(frames, len(self.targets))) is not None:
             raise PathwaysError(f"utterance {self.identifier}: {reason}")
 
@@ -128,26 +123,25 @@ class _Utterance:
 class FeatureCache:
     """Features of utterances at each speed, as float16, up to a number of bytes.
 
-    Features are rounded to float16 whether or not there is still room, so that the size of the cache changes
-    nothing but time.
+    Features are rounded to float16 whether or not they fit, so that the size of the cache changes nothing but time.
     """
 
     def __init__(self, frontend: Frontend, max_bytes: int) -> None:
         self._frontend = frontend
-        self._left = max_bytes
-        self._room = threading.Lock()
-        self._kept: dict[tuple[str, float], NDArray[np.float16]] = {}
+        self._free = max_bytes
+        self._lock = threading.Lock()
+        self._features: dict[tuple[str, float], NDArray[np.float16]] = {}
 
     def get(self, utterance: _Utterance, speed: float) -> Tensor:
         """Features (T, ...), float32."""
         key = (utterance.identifier, speed)
-        features = self._kept.get(key)
+        features = self._features.get(key)
         if features is None:
             features = utterance.features(self._frontend, speed).numpy().astype(np.float16)
-            with self._room:
-                if features.nbytes <= self._left and key not in self._kept:
-                    self._kept[key] = features
-                    self._left -= features.nbytes
+            with self._lock:
+                if features.nbytes <= self._free and key not in self._features:
+                    self._features[key] = features
+                    self._free -= features.nbytes
         return torch.from_numpy(features.astype(np.float32))
 
 
@@ -161,11 +155,9 @@ class TrainBatches:
         tokenizer: turns texts into targets.
         config: sampling, features, augmentation (waveforms are not masked, only changed in speed).
         frontend: the model's; None: filter banks by ``config.features``.
-        rank: which of ``world_size`` processes this is.
-        world_size: how many processes share the data.
-        accumulate: batches of a step on each of them.
-        left_out: takes the utterances that cannot be used; None: one of the batches' own.
-        length_error: the model's; utterances of a length that it cannot take are left out.
+        rank, world_size, accumulate: see `LanguageSampler`.
+        left_out: collects the utterances that cannot be used; None: a new collection.
+        length_error: the model's; utterances for which it returns a reason are left out.
 
     Raises:
         PathwaysError: if there are no cuts, or, here or while iterating, too many utterances, or all of a language,
@@ -190,7 +182,7 @@ class TrainBatches:
         self._frame_rate = frontend.frame_rate
         self._length_error = length_error
         self._utterances = _by_language(cuts, tokenizer)
-        reasons: dict[str, str] = {}  # what manifests say need not wait for its turn
+        reasons: dict[str, str] = {}  # what manifests show need not wait for its turn
         for utterance in chain.from_iterable(self._utterances.values()):
             try:
                 utterance.check_text()
@@ -212,7 +204,7 @@ class TrainBatches:
         """Lets the next iteration go on from ``state``: the same batches, bit for bit.
 
         Raises:
-            PathwaysError: if the state belongs to other data or another config.
+            PathwaysError: if the state is of other data or another config.
         """
         sampler = self._sampler()
         sampler.load_state_dict(state)
@@ -259,20 +251,21 @@ class TrainBatches:
 
     def _features(self, utterance: _Utterance, speed: float, epoch: int) -> Tensor | None:
         """(T, ...), augmented; None if the utterance is left out."""
-        plain: Tensor | None = None
-        if utterance.identifier not in self.left_out:
-            with self.left_out.skipping(utterance.identifier):
-                plain = self._suitable(utterance, speed)
-        if plain is None:
+        if utterance.identifier in self.left_out:
             return None
-        if self._augment is not None and plain.dim() == 2:
-            # One utterance comes once in an epoch: these two and the seed fix its masks.
+        try:
+            features = self._unmasked(utterance, speed)
+        except PathwaysError as error:
+            self.left_out.add(utterance.identifier, str(error))
+            return None
+        if self._augment is not None and features.dim() == 2:
+            # One utterance comes once in an epoch: these two and the seed determine its masks.
             key = f"{self.config.seed}/{epoch}/{utterance.identifier}"
-            plain = self._augment(plain, torch.Generator().manual_seed(zlib.crc32(key.encode())))
-        return plain
+            features = self._augment(features, torch.Generator().manual_seed(zlib.crc32(key.encode())))
+        return features
 
-    def _suitable(self, utterance: _Utterance, speed: float) -> Tensor:
-        """(T, ...) as the model takes them: at its own speed if the other makes an utterance too long or too short."""
+    def _unmasked(self, utterance: _Utterance, speed: float) -> Tensor:
+        """(T, ...) that fit the model: at the original speed if the other makes an utterance too long or too short."""
         features = self._cache.get(utterance, speed)
         if self._length_error is not None and self._length_error(len(features), len(utterance.targets)) is not None:
             features = self._cache.get(utterance, 1.0)
@@ -293,9 +286,9 @@ def eval_batches(
     Args:
         cuts: as from :func:`asr_pathways.data.corpus.load_cuts`.
         tokenizer: turns texts into targets; without one, targets are empty.
-        max_seconds: padded audio in a batch; a longer utterance is a batch of its own.
+        max_seconds: padded audio in a batch; a longer utterance is a batch by itself.
         frontend: the model's; None: filter banks.
-        left_out: takes the utterances whose audio is broken, or that the model refuses; None: they are an error.
+        left_out: collects utterances whose audio is broken or does not fit the model; None: they are an error.
         length_error: the model's.
 
     Raises:
@@ -329,7 +322,7 @@ def read_cut(cut: Any) -> Samples:
     """The samples (N,) of a Lhotse cut, at 16 kHz.
 
     Raises:
-        PathwaysError: if its audio is broken, or shorter than the cut says; the cut is named.
+        PathwaysError: if its audio is broken, or shorter than the cut states; the cut is named.
     """
     return _utterance(cut, None).samples()
 
@@ -369,21 +362,21 @@ def _collate(language: str, items: Sequence[tuple[_Utterance, Tensor]], frame_ra
 def _ahead(
     draws: Iterator[tuple[Draw, T]], make: Callable[[Draw], Batch], config: DataConfig
 ) -> Iterator[tuple[Batch, T]]:
-    """The batches of draws, in their order, each with what came beside the draw; some are made ahead by threads.
+    """The batches of draws, in their order, each with the state beside the draw; some are made ahead by threads.
 
-    Threads are enough: libsndfile, soxr and kaldi-native-fbank let others run.
+    Threads are enough: libsndfile, soxr and kaldi-native-fbank release the interpreter's lock.
     """
     if config.prefetch == 0:
-        for draw, beside in draws:
-            yield make(draw), beside
+        for draw, state in draws:
+            yield make(draw), state
         return
     pool = ThreadPoolExecutor(config.workers, "batches")
     waiting: deque[tuple[Future[Batch], T]] = deque()
     try:
-        for draw, beside in draws:
-            waiting.append((pool.submit(make, draw), beside))
+        for draw, state in draws:
+            waiting.append((pool.submit(make, draw), state))
             if len(waiting) > config.prefetch:
-                batch, state = waiting.popleft()
-                yield batch.result(), state
+                batch, its_state = waiting.popleft()
+                yield batch.result(), its_state
     finally:
         pool.shutdown(cancel_futures=True)

@@ -51,7 +51,7 @@ class SplitSummary:
 
 
 class CorpusBuilder:
-    """Collects utterances into a folder; made by :func:`build_corpus`."""
+    """Collects utterances in a folder; made by :func:`build_corpus`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,7 +73,7 @@ class CorpusBuilder:
         self.add_row(split, cut_row(identifier, audio, len(samples), language, text, speaker))
 
     def add_row(self, split: str, row: dict[str, Any]) -> None:
-        """Adds one manifest row whose audio already lies in the folder, or outside under an absolute path."""
+        """Adds one manifest row whose audio is already in the folder, or outside under an absolute path."""
         if row["id"] in self._ids:
             raise PathwaysError(f"two utterances have the same id {row['id']!r}: ids must be unique in a corpus")
         self._ids.add(row["id"])
@@ -82,7 +82,11 @@ class CorpusBuilder:
     def finish(self, sources: Sequence[About]) -> None:
         """Writes the manifests, sorted by id, and ``corpus.json``."""
         for split, rows in self._rows.items():
-            _write_rows(_manifest(self.folder, split), (rows[identifier] for identifier in sorted(rows)))
+            with (
+                _manifest(self.folder, split).open("wb") as file,
+                gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
+            ):
+                packed.writelines(f"{rows[identifier]}\n".encode() for identifier in sorted(rows))
         write_json(self.folder / "corpus.json", {"sources": list(sources)})
 
 
@@ -91,11 +95,11 @@ def build_corpus(out: Path, sources: Sequence[About]) -> Iterator[CorpusBuilder]
     """Yields a builder for the data folder ``out``, which appears when the block ends without an error.
 
     Args:
-        out: the folder to make; a data folder that is there is replaced.
+        out: the folder to make; a data folder that exists is replaced.
         sources: for each source a dict with at least ``name``, ``licence`` and ``attribution``.
 
     Raises:
-        PathwaysError: if ``out`` holds anything else than a data folder: that is not ours to replace.
+        PathwaysError: if ``out`` is anything else than a data folder: that is not ours to replace.
     """
     if out.exists() and not (out.is_dir() and ((out / "corpus.json").exists() or not any(out.iterdir()))):
         raise PathwaysError(f"{out}: exists and is not a data folder: choose another place")
@@ -106,35 +110,20 @@ def build_corpus(out: Path, sources: Sequence[About]) -> Iterator[CorpusBuilder]
 
 
 def cut_row(
-    identifier: str,
-    audio: str,
-    samples: int,
-    language: str,
-    text: str,
-    speaker: str | None,
-    rate: int = SAMPLE_RATE,
+    identifier: str, audio: str, samples: int, language: str, text: str, speaker: str | None, rate: int = SAMPLE_RATE
 ) -> dict[str, Any]:
-    """One Lhotse MonoCut, as the JSON that a manifest holds: a whole recording with one supervision.
+    """One Lhotse MonoCut, as the JSON of a manifest: a whole recording with one supervision.
 
     ``samples`` counts them at ``rate`` Hz, that of the file ``audio``.
     """
     duration = samples / rate
-    supervision = {
-        "id": identifier,
-        "recording_id": identifier,
-        "start": 0.0,
-        "duration": duration,
-        "channel": 0,
-        "text": text,
-        "language": language,
-    }
+    place = {"start": 0.0, "duration": duration, "channel": 0}
+    supervision = {"id": identifier, "recording_id": identifier, **place, "text": text, "language": language}
     if speaker is not None:
         supervision["speaker"] = speaker
     return {
         "id": identifier,
-        "start": 0.0,
-        "duration": duration,
-        "channel": 0,
+        **place,
         "supervisions": [supervision],
         "recording": {
             "id": identifier,
@@ -149,7 +138,7 @@ def cut_row(
 
 
 def why_unfit(text: str, seconds: float, longest: float) -> str | None:
-    """What makes an utterance of ``seconds`` unfit for a corpus; None: nothing."""
+    """Why an utterance of ``seconds`` is unfit for a corpus; None: it is fit."""
     if not text:
         return "no words"
     if seconds > longest:
@@ -166,15 +155,15 @@ def load_cuts(
         data: a data folder.
         split: one of :data:`SPLITS`.
         languages: keep only these; None keeps all.
-        left_out: takes the lines that are no utterances; None: they are an error.
+        left_out: collects the lines that are no utterances; None: they are an error.
 
     Raises:
-        PathwaysError: if the folder, the split or a language is not there, or the manifest is broken.
+        PathwaysError: if the folder, the split or a language is missing, or the manifest is broken.
     """
     from lhotse import CutSet
 
     cuts = []
-    known = set()
+    available: set[str] = set()
     ids: set[str] = set()
     for number, row in _read_rows(data, split, left_out):
         where = f"{_manifest(data, split)}: line {number}"
@@ -188,13 +177,13 @@ def load_cuts(
             left_out.add(where, str(error))
             continue
         ids.add(cut.id)
-        known.add(cut.supervisions[0].language)
+        available.add(cut.supervisions[0].language)
         if languages is None or cut.supervisions[0].language in languages:
             cuts.append(cut)
     for language in languages or ():
-        if language not in known:
-            available = ", ".join(sorted(known)) or "nothing"
-            raise PathwaysError(f"{data}: no {language!r} in split {split!r}: it holds {available}")
+        if language not in available:
+            content = ", ".join(sorted(available)) or "nothing"
+            raise PathwaysError(f"{data}: no {language!r} in split {split!r}: it holds {content}")
     return CutSet.from_cuts(cuts)
 
 
@@ -233,12 +222,8 @@ def summarize(data: Path) -> list[SplitSummary]:
             total[0] += row["duration"] / 3600
             total[1] += 1
             total[2] += len(supervision["text"].split())
-    return [
-        SplitSummary(language, split, hours, int(utterances), int(words))
-        for (language, split), (hours, utterances, words) in sorted(
-            totals.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1]))
-        )
-    ]
+    keys = sorted(totals, key=lambda key: (key[0], SPLITS.index(key[1])))
+    return [SplitSummary(*key, totals[key][0], int(totals[key][1]), int(totals[key][2])) for key in keys]
 
 
 def sources_of(data: Path) -> list[About]:
@@ -252,43 +237,33 @@ def sources_of(data: Path) -> list[About]:
 
 
 def merge(inputs: Sequence[Path], out: Path) -> None:
-    """Joins data folders into one that stands by itself (audio is hard-linked where that works, else copied).
+    """Joins data folders into one that needs none of them (audio is hard-linked where that works, else copied).
 
     Audio that an input refers to by an absolute path stays where it is. Splits stay as they are. Where two folders
-    share an utterance id, the ids of the later folder get its name in front.
+    share an utterance id, the ids of the later folder get its name as a prefix.
 
     Raises:
         PathwaysError: if an input is not a data folder, or the output cannot be written.
     """
-    taken: set[str] = set()
+    used: set[str] = set()
     sources: list[About] = []
     for folder in inputs:
         sources += [source for source in sources_of(folder) if source not in sources]
     with build_corpus(out, sources) as builder:
-        target = builder.folder
         for folder in inputs:
             rows = [(split, row) for split in SPLITS for _, row in _read_rows(folder, split)]
-            prefix = _free_prefix(folder.resolve().name, [row["id"] for _, row in rows], taken)
+            prefix = _free_prefix(folder.resolve().name, [row["id"] for _, row in rows], used)
             for split, row in rows:
                 identifier = prefix + row["id"]
-                taken.add(identifier)
+                used.add(identifier)
                 supervision, recording = row["supervisions"][0], row["recording"]
                 audio = recording["sources"][0]["source"]
                 if not Path(audio).is_absolute():
                     source, audio = folder / audio, f"audio/{supervision['language']}/{_file_name(identifier)}.flac"
-                    _link(source, target / audio)
-                builder.add_row(
-                    split,
-                    cut_row(
-                        identifier,
-                        audio,
-                        recording["num_samples"],
-                        supervision["language"],
-                        supervision["text"],
-                        supervision.get("speaker"),
-                        recording["sampling_rate"],
-                    ),
-                )
+                    _link(source, builder.folder / audio)
+                samples, rate = recording["num_samples"], recording["sampling_rate"]
+                language, text, speaker = supervision["language"], supervision["text"], supervision.get("speaker")
+                builder.add_row(split, cut_row(identifier, audio, samples, language, text, speaker, rate))
 
 
 def resplit(data: Path, out: Path, split: Callable[[str, str], str]) -> None:
@@ -312,10 +287,10 @@ def resplit(data: Path, out: Path, split: Callable[[str, str], str]) -> None:
                 builder.add_row(split(supervision["language"], supervision["text"]), row)
 
 
-def _free_prefix(name: str, identifiers: Sequence[str], taken: set[str]) -> str:
-    """The first of "", ``name-``, ``name-2-``, ... with which no identifier is taken."""
+def _free_prefix(name: str, identifiers: Sequence[str], used: set[str]) -> str:
+    """The first of "", ``name-``, ``name-2-``, ... with which no identifier is used already."""
     candidates = chain(("", f"{name}-"), (f"{name}-{number}-" for number in count(2)))
-    return next(prefix for prefix in candidates if taken.isdisjoint(prefix + one for one in identifiers))
+    return next(prefix for prefix in candidates if used.isdisjoint(prefix + one for one in identifiers))
 
 
 def _link(source: Path, target: Path) -> None:
@@ -329,7 +304,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _file_name(identifier: str) -> str:
-    """A file name for an id: the id itself where it is safe, else made safe and told apart by a checksum."""
+    """A file name for an id: the id itself where it is safe, else made safe and unique by a checksum."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in identifier)
     if safe == identifier and len(safe) <= 150 and not safe.startswith("."):
         return safe
@@ -338,11 +313,6 @@ def _file_name(identifier: str) -> str:
 
 def _manifest(data: Path, split: str) -> Path:
     return data / f"cuts_{split}.jsonl.gz"
-
-
-def _write_rows(path: Path, rows: Iterable[str]) -> None:
-    with path.open("wb") as file, gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
-        packed.writelines(f"{row}\n".encode() for row in rows)
 
 
 def _read_rows(data: Path, split: str, left_out: LeftOut | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -356,20 +326,22 @@ def _read_rows(data: Path, split: str, left_out: LeftOut | None = None) -> Itera
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                row = _parse(line)
+                row = parse_line(line)
                 if _well_formed(row):
                     yield number, row
                     continue
-                trouble = f"{path}: line {number}: not a cut with language, text and audio"
+                where = f"{path}: line {number}"
+                reason = f"{where}: not a cut with language, text and audio"
                 if left_out is None:
-                    raise PathwaysError(trouble)
-                left_out.add(f"{path}: line {number}", trouble)
+                    raise PathwaysError(reason)
+                left_out.add(where, reason)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise PathwaysError(f"{path}: broken after line {max(number - 1, 0)}: {detail}: prepare it again") from None
 
 
-def _parse(line: str) -> Any:
+def parse_line(line: str) -> Any:
+    """The JSON value in a line, or the line itself where it is not JSON."""
     try:
         return json.loads(line)
     except ValueError:

@@ -29,13 +29,9 @@ class FeatureConfig(Config):
 
 
 class Frontend(Protocol):
-    """Turns samples into the input of a model.
+    """Turns samples into the input of a model."""
 
-    Attributes:
-        frame_rate: frames a second of its output.
-    """
-
-    frame_rate: float
+    frame_rate: float  # frames a second of its output
 
     def __call__(self, samples: Samples, /) -> Tensor:
         """Features (T, F), or a waveform (T,), float32, of samples (N,), float32 in [-1, 1] at 16 kHz."""
@@ -71,7 +67,7 @@ class FbankStream:
         self._finished = False
 
     def accept(self, samples: Samples) -> Tensor:
-        """Takes samples (n,), n >= 0; returns the features (t, 80) of the frames that they complete.
+        """Processes samples (n,), n >= 0; returns the features (t, 80) of the frames that they complete.
 
         Raises:
             PathwaysError: after :meth:`flush`, or if ``samples`` is not a float vector of finite values.

@@ -26,8 +26,8 @@ _LETTERS = {script: tuple(names) for script, *names in (row.split() for row in _
 def plain_language(code: str) -> str:
     """The shortest ISO 639 code of a language tag, without region or script.
 
-    ``fr``, ``fra``, ``fre``, ``fr-FR``, ``fra_Latn`` and ``<|fr|>`` all give ``fr``; ``cmn`` gives ``zh``, and ``nb``
-    gives ``no``. What is not a language tag comes back as it is.
+    ``fr``, ``fra``, ``fre``, ``fr-FR``, ``fra_Latn`` and ``<|fr|>`` all become ``fr``; ``cmn`` becomes ``zh``, and
+    ``nb`` becomes ``no``. What is not a language tag is returned as it is.
     """
     from langcodes import Language
     from langcodes.tag_parser import LanguageTagError
@@ -41,10 +41,7 @@ def plain_language(code: str) -> str:
 
 
 def find_language(code: str, known: Iterable[str]) -> str | None:
-    """Which of the codes in ``known`` means the language ``code``: the same code, else the same language.
-
-    Returns None if none does.
-    """
+    """Which of the codes in ``known`` means the language ``code``: the same code, else the same language, else None."""
     known = list(known)
     if code in known:
         return code
@@ -62,8 +59,8 @@ def check_language(language: str) -> str:
     from langcodes import tag_is_valid
 
     code = plain_language(language)
-    known = re.fullmatch("[a-z]{2,3}", code) and tag_is_valid(code)
-    if not known or code in ("mis", "mul", "und", "zxx") or "qaa" <= code <= "qtz":
+    valid = re.fullmatch("[a-z]{2,3}", code) and tag_is_valid(code)
+    if not valid or code in ("mis", "mul", "und", "zxx") or "qaa" <= code <= "qtz":
         raise PathwaysError(f"unknown language {language!r}: give an ISO 639 code, such as de or yue")
     return code
 
@@ -84,8 +81,8 @@ def check_script(text: str, language: str) -> None:
     """
     names = _letters(check_language(language))
     letters = [c for c in text if unicodedata.category(c)[0] == "L"]
-    own = sum(unicodedata.name(c, "").startswith(names) for c in letters)
-    if names and 2 * own < len(letters):
+    count = sum(unicodedata.name(c, "").startswith(names) for c in letters)
+    if names and 2 * count < len(letters):
         script = " or ".join(name if name == "CJK" else name.capitalize() for name in names)
         raise PathwaysError(f"its text is not in {script} letters, as {language!r} is: {text:.20}")
 
@@ -100,6 +97,6 @@ def _letters(language: str) -> tuple[str, ...]:
     script = Language.get(language).assume_script().script
     if script is None:
         likely = Language.get(language).maximize()
-        # Of what it does not know, langcodes says that it is American.
+        # For unknown languages langcodes returns the territory US.
         script = None if likely.territory == "US" else likely.script
     return _LETTERS.get(script, ())

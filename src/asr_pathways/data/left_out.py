@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from asr_pathways.errors import PathwaysError
@@ -47,30 +46,14 @@ class LeftOut:
         self._reasons.setdefault(identifier, reason)
         self.require_few()
 
-    @contextmanager
-    def skipping(self, identifier: str) -> Iterator[None]:
-        """An error inside the block leaves out the utterance, and nothing else is lost.
-
-        Raises:
-            PathwaysError: if there are too many now.
-        """
-        try:
-            yield
-        except PathwaysError as error:
-            self.add(identifier, str(error))
-
-    @property
-    def too_many(self) -> bool:
-        return len(self._reasons) > self.most
-
     def require_few(self) -> None:
         """Raises PathwaysError if there are too many."""
-        if self.too_many:
-            count = f"{len(self._reasons)} utterances" if self.most else "an utterance"
+        if len(self) > self.most:
+            count = f"{len(self)} utterances" if self.most else "an utterance"
             raise PathwaysError(f"{self.last}: {count} cannot be used, giving up (max_left_out: {self.most})")
 
     def update(self, reasons: Mapping[str, str]) -> None:
-        """Notes those of other ranks, however many they are together: see `too_many`."""
+        """Notes those of other ranks, however many they are together."""
         for identifier, reason in reasons.items():
             self._reasons.setdefault(identifier, reason)
 
@@ -83,21 +66,21 @@ class LeftOut:
         write_json(path, self._reasons.copy())
 
     def read(self, path: Path) -> None:
-        """Notes what was written, as known already; nothing if there is no such file.
+        """Notes what was written, as reported already; nothing if there is no such file.
 
         Raises:
-            PathwaysError: if it holds anything else.
+            PathwaysError: if it is anything else.
         """
         if not path.exists():
             return
         reasons = read_json(path)
         if not isinstance(reasons, dict) or not all(isinstance(reason, str) for reason in reasons.values()):
-            raise PathwaysError(f"{path}: not utterances with reasons: remove it, and they are found again")
+            raise PathwaysError(f"{path}: not utterances with reasons: remove it, and they are looked for again")
         self.update(reasons)
         self._reported = len(self._reasons)
 
     def new_reasons(self) -> list[str]:
         """The reasons of those noted since the last call."""
-        fresh = list(self._reasons.copy().values())[self._reported :]
-        self._reported += len(fresh)
-        return fresh
+        reasons = list(self._reasons.copy().values())[self._reported :]
+        self._reported += len(reasons)
+        return reasons

@@ -1,8 +1,8 @@
 """Which utterances make the next batch: one language a batch, alike in duration, languages by temperature.
 
 Every choice is a pure function of (seed, language, epoch) or (seed, step), so the whole state is a step number
-and one (epoch, position) per language: resuming is exact and takes no replay, which Lhotse's dynamic samplers
-need. A step has one or more batches, on one or more ranks; whichever rank has them, they are the same batches.
+and one (epoch, position) per language: resuming is exact and needs no replay, as Lhotse's dynamic samplers do. A
+step has one or more batches, on one or more ranks; whichever rank has them, they are the same batches.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SamplingConfig(Config):
     @classmethod
     def _sensible(cls, factors: tuple[float, ...]) -> tuple[float, ...]:
         if not factors or not all(0.5 <= factor <= 2 for factor in factors):
-            raise ValueError("speed factors must lie between 0.5 and 2, and there must be one")
+            raise ValueError("speed factors must be between 0.5 and 2, and there must be one")
         return factors
 
 
@@ -45,12 +45,6 @@ class Draw:
     language: str
     epoch: int
     items: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
-class _Clock:
-    epoch: int
-    position: int
 
 
 class LanguageSampler:
@@ -78,7 +72,7 @@ class LanguageSampler:
         if not any(len(values) for values in durations.values()):
             raise PathwaysError("sampling: no utterances to draw from")
         self.config = config
-        self._own = range(rank * accumulate, (rank + 1) * accumulate)
+        self._of_rank = range(rank * accumulate, (rank + 1) * accumulate)
         self._batches = world_size * accumulate  # of a step
         self._together = self._batches if config.language_each == "step" else 1  # of one language
         self._durations = {
@@ -88,7 +82,7 @@ class LanguageSampler:
         }
         self._plans: dict[str, tuple[int, list[list[Draw]]]] = {}
         self._step = 0
-        self._clocks = dict.fromkeys(self._durations, _Clock(0, 0))
+        self._clocks = dict.fromkeys(self._durations, (0, 0))  # epoch and position in it
 
     @cached_property
     def weights(self) -> dict[str, float]:
@@ -98,36 +92,32 @@ class LanguageSampler:
         return dict(zip(self._durations, (powers / powers.sum()).tolist(), strict=True))
 
     def next(self) -> list[Draw]:
-        """Draws the batches of the next step that are this rank's, and moves on."""
-        drawn = [
-            draw
-            for group in range(self._batches // self._together)
-            for draw in self._next_group(self._step * (self._batches // self._together) + group)
-        ]
+        """Draws this rank's batches of the next step, and moves on."""
+        groups = self._batches // self._together
+        drawn = [draw for group in range(groups) for draw in self._next_group(self._step * groups + group)]
         self._step += 1
-        return [drawn[index] for index in self._own]
+        return [drawn[index] for index in self._of_rank]
 
     def _next_group(self, number: int) -> list[Draw]:
-        """The next batches of a language, as many as share it; ``number`` counts such groups."""
+        """The next batches of a language, as many as come together; ``number`` counts such groups."""
         weights = self.weights
         rng = np.random.default_rng([self.config.seed, 1, number])
         language = str(rng.choice(list(weights), p=list(weights.values())))
-        clock = self._clocks[language]
-        plan = self._plan(language, clock.epoch)
-        last = clock.position + 1 == len(plan)
-        self._clocks[language] = _Clock(clock.epoch + 1, 0) if last else _Clock(clock.epoch, clock.position + 1)
-        return plan[clock.position]
+        epoch, position = self._clocks[language]
+        plan = self._plan(language, epoch)
+        self._clocks[language] = (epoch + 1, 0) if position + 1 == len(plan) else (epoch, position + 1)
+        return plan[position]
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the sequence, as plain JSON values."""
         return {
             "step": self._step,
-            "languages": {name: [clock.epoch, clock.position] for name, clock in self._clocks.items()},
+            "languages": {name: list(clock) for name, clock in self._clocks.items()},
             "fingerprint": self._fingerprint,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from where :meth:`state_dict` was taken.
+        """Goes on from a state that :meth:`state_dict` returned.
 
         Raises:
             PathwaysError: if the data, the config or the number of batches in a step are not those of the state.
@@ -138,13 +128,13 @@ class LanguageSampler:
                 "checkpoint: resume with those it was made with, or start a new run"
             )
         self._step = int(state["step"])
-        self._clocks = {name: _Clock(*map(int, clock)) for name, clock in state["languages"].items()}
+        self._clocks = {name: (int(epoch), int(position)) for name, (epoch, position) in state["languages"].items()}
 
     def _plan(self, language: str, epoch: int) -> list[list[Draw]]:
         """The batches of one epoch, in order, in groups of those that come together."""
-        known = self._plans.get(language)
-        if known is not None and known[0] == epoch:
-            return known[1]
+        cached_epoch, cached = self._plans.get(language, (None, []))
+        if cached_epoch == epoch:
+            return cached
         together = self._together
         rng = np.random.default_rng([self.config.seed, 2, zlib.crc32(language.encode()), epoch])
         durations = self._durations[language]
@@ -155,7 +145,7 @@ class LanguageSampler:
         batches = _pack(order.tolist(), seconds, self.config.max_seconds)
         if len(batches) < together:
             raise PathwaysError(
-                f"sampling: {language!r} has {len(batches)} batches, and a step takes {together}: "
+                f"sampling: {language!r} has {len(batches)} batches, and a step needs {together}: "
                 "lower max_seconds, use fewer processes, or draw a language for each batch (language_each)"
             )
         surplus = set(rng.permutation(len(batches))[: len(batches) % together].tolist())
@@ -175,10 +165,7 @@ class LanguageSampler:
 
 
 def _pack(order: Sequence[int], seconds: np.ndarray[Any, Any], max_seconds: float) -> list[list[int]]:
-    """Cuts ``order`` into batches whose longest utterance times their size is at most ``max_seconds``.
-
-    An utterance that is longer than that by itself is a batch of its own.
-    """
+    """Cuts ``order`` into batches of at most ``max_seconds`` (longest utterance times size), or of one utterance."""
     batches: list[list[int]] = []
     longest = 0.0
     for index in order:

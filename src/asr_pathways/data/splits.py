@@ -1,4 +1,4 @@
-"""Deterministic splits: what must not be torn apart is hashed together."""
+"""Deterministic splits: what belongs together is hashed together."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +16,11 @@ UNKNOWN = 0
 """The id of the unknown piece."""
 
 SPACE = "\u2581"
-"""What SentencePiece writes for the space before a word."""
+"""SentencePiece's sign for the space before a word."""
 
 
 class TextCodec(Protocol):
-    """Text to token ids and back, for the languages that a model knows."""
+    """Text to token ids and back, for the languages of a model."""
 
     def encode(self, text: str, language: str, /) -> list[int]: ...
     def decode(self, ids: Sequence[int], language: str, /) -> str: ...
@@ -47,7 +48,7 @@ class Tokenizer:
             vocab_size: V, the unknown piece included.
 
         Raises:
-            PathwaysError: if there is no text, or ``vocab_size`` does not fit the texts.
+            PathwaysError: if there is no text, or ``vocab_size`` does not fit it.
         """
         import sentencepiece
 
@@ -88,13 +89,11 @@ class Tokenizer:
             data = path.read_bytes()
         except OSError as error:
             raise PathwaysError(f"{path}: cannot read tokenizer: {error.strerror}") from None
-        try:
+        with suppress(RuntimeError, OSError):
             tokenizer = cls(data)
-            if not data or tokenizer.vocab_size < 1:
-                raise RuntimeError
-        except (RuntimeError, OSError):
-            raise PathwaysError(f"{path}: not a SentencePiece model") from None
-        return tokenizer
+            if data and tokenizer.vocab_size > 0:
+                return tokenizer
+        raise PathwaysError(f"{path}: not a SentencePiece model")
 
     def save(self, path: Path) -> None:
         """Writes the model file."""
@@ -123,7 +122,7 @@ class Tokenizer:
         return " ".join(str(self._processor.decode([int(index) for index in ids])).split())
 
     def of(self, language: str) -> Tokenizer:
-        """The tokenizer of one language; here all share this one."""
+        """The tokenizer of one language; here that of all."""
         return self
 
     def unknown(self, texts: Iterable[str], language: str | None = None) -> list[str]:
@@ -154,7 +153,7 @@ class ExtendedTokenizer(Tokenizer):
 
 
 class TokenizerFamily(Tokenizer):
-    """A tokenizer, and others for some languages: what a model has to which languages were added."""
+    """A tokenizer, and others for some languages: that of a model to which languages were added."""
 
     def __init__(self, base: Tokenizer, added: Mapping[str, ExtendedTokenizer]) -> None:
         super().__init__(base._model)
@@ -165,13 +164,11 @@ class TokenizerFamily(Tokenizer):
 
     def encode(self, text: str, language: str | None = None) -> list[int]:
         """The ids of a normalised text of ``language``."""
-        added = self.added.get(language or "")
-        return super().encode(text) if added is None else added.encode(text)
+        return self.added[language].encode(text) if language in self.added else super().encode(text)
 
     def decode(self, ids: Sequence[int], language: str | None = None) -> str:
         """The text of ids in ``language``."""
-        added = self.added.get(language or "")
-        return super().decode(ids) if added is None else added.decode(ids)
+        return self.added[language].decode(ids) if language in self.added else super().decode(ids)
 
     def save(self, path: Path) -> None:
         """Writes the model file, and those of languages beside it."""
@@ -192,10 +189,10 @@ class TokenizerFamily(Tokenizer):
 
 
 def characters(texts: Iterable[str]) -> list[str]:
-    """The characters of some texts, spaces not among them, sorted."""
+    """The characters of some texts, without spaces, sorted."""
     return sorted({character for text in texts for character in text if not character.isspace()})
 
 
 def added_path(path: Path, language: str) -> Path:
-    """Where the pieces of an added language lie: ``tokenizer-it.model`` beside ``tokenizer.model``."""
+    """The file of an added language's pieces: ``tokenizer-it.model`` beside ``tokenizer.model``."""
     return path.with_name(f"{path.stem}-{language}{path.suffix}")

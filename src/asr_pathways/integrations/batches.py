@@ -25,8 +25,8 @@ class Items(Protocol):
 class LanguageBatches(Dataset[dict[str, Any]]):
     """A data set of batches, each of one language, made of a data set whose items have a ``language``.
 
-    Load it without further batching: ``DataLoader(LanguageBatches(items, 8), batch_size=None, shuffle=True)``. Items
-    that follow each other in a language share a batch; a loader shuffles whole batches.
+    Load it without further batching: ``DataLoader(LanguageBatches(items, 8), batch_size=None, shuffle=True)``.
+    Successive items of a language are in a batch; a loader shuffles whole batches.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class LanguageBatches(Dataset[dict[str, Any]]):
             items: each a mapping with the key ``language``, unless ``languages`` has it.
             size: of a batch, in items; the last of each language may be smaller.
             collate: makes a mapping of a list of items, which no longer have their language; it is added to the result.
-            languages: of each item, where reading every item for it takes long.
+            languages: of each item, where reading every item for it is slow.
 
         Raises:
             PathwaysError: if an item has no language.
@@ -86,11 +86,7 @@ def language_of(batch: Any) -> str:
 
 
 def refuse_adapters(pathways: Pathways) -> Pathways:
-    """``pathways``, if they leave the weights of LoRA alone.
-
-    Raises:
-        PathwaysError: if LoRA's own matrices are to be pruned.
-    """
+    """``pathways``; raises PathwaysError if LoRA's matrices are to be pruned."""
     for name in pathways.names:
         if ".lora_" in name:
             raise PathwaysError(
@@ -100,7 +96,7 @@ def refuse_adapters(pathways: Pathways) -> Pathways:
 
 
 def require_part(pathways: Pathways, model: nn.Module) -> None:
-    """Raises PathwaysError if the model of ``pathways`` is no part of ``model``."""
+    """Raises PathwaysError if the model of ``pathways`` is not in ``model``."""
     if not any(module is pathways.model for module in model.modules()):
         raise PathwaysError(
             "the pathways are of another model than the one that trains: attach to the object that the trainer gets"

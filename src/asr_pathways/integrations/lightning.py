@@ -29,24 +29,24 @@ class PathwaysCallback(Callback):  # type: ignore[misc]
     Optimization is automatic, with an optimizer that calls its closure once (all but LBFGS).
 
     Attributes:
-        pathways: of the LightningModule or of a model in it.
         events: the masks that changed in this run, in order.
     """
 
     def __init__(self, pathways: Pathways, language: Callable[[Any], str] = language_of) -> None:
         """
         Args:
+            pathways: of the LightningModule or of a model in it.
             language: returns the language of a batch, where it is not at its key or attribute ``language``.
 
         Raises:
-            PathwaysError: if the pathways would prune LoRA's own matrices.
+            PathwaysError: if the pathways would prune LoRA's matrices.
         """
         self.pathways = refuse_adapters(pathways)
         self.events: list[MaskEvent] = []
         self._language = language
-        self._block = ExitStack()  # holds the pathway that is in use
-        self._optimizer: Any = None  # that steps in the present batch
-        self._scale = 0.0  # of the loss before it, where float16 scales it
+        self._block = ExitStack()  # the context of the pathway in use
+        self._optimizer: Any = None  # that steps in this batch
+        self._scale = 0.0  # of the loss before that step, where float16 scales it
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         require_part(self.pathways, pl_module)
@@ -58,7 +58,7 @@ class PathwaysCallback(Callback):  # type: ignore[misc]
             raise PathwaysError("pathways need whole parameters on every rank: use strategy ddp or a single device")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if not self.pathways.model.training:  # Lightning leaves what from_pretrained returns in evaluation mode
+        if not self.pathways.model.training:  # Lightning leaves the models of from_pretrained in evaluation mode
             raise PathwaysError("the model of the pathways is in evaluation mode: call its train() before fit()")
         self._use(batch)
 
@@ -66,7 +66,7 @@ class PathwaysCallback(Callback):  # type: ignore[misc]
         self._block.close()
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        self._block.close()  # where a training_step that gave None left no backward pass
+        self._block.close()  # after a training_step that returned None, and so had no backward pass
         self._optimizer, self._scale = optimizer, _scale_of(trainer)
 
     def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:
@@ -103,6 +103,6 @@ class PathwaysCallback(Callback):  # type: ignore[misc]
 
 
 def _scale_of(trainer: Any) -> float:
-    """What float16's losses are multiplied by now; 0 without float16."""
+    """The present factor on float16's losses; 0 without float16."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return 0.0 if scaler is None else float(scaler.get_scale())

@@ -28,22 +28,19 @@ STATE = "pathways.pt"  # in each checkpoint: what `Pathways.state_dict` returns
 class PathwaysCallback(TrainerCallback):  # type: ignore[misc]
     """Steps pathways after each optimizer step, and keeps their state in every checkpoint.
 
-    No callback sees the batches, so this is half of it: `PathwaysMixin` makes one and adds it.
+    Callbacks do not get batches, so this is half of it: `PathwaysMixin` makes one and adds it.
 
     Attributes:
-        pathways: of the model that is trained.
         events: the masks that changed in this run, in order.
-        mixed_in: whether the Trainer puts the sub-networks in place.
+
+    Raises:
+        PathwaysError: if the pathways would prune LoRA's matrices.
     """
 
     def __init__(self, pathways: Pathways) -> None:
-        """
-        Raises:
-            PathwaysError: if the pathways would prune LoRA's own matrices.
-        """
         self.pathways = refuse_adapters(pathways)
         self.events: list[MaskEvent] = []
-        self.mixed_in = False
+        self.mixed_in = False  # whether the Trainer puts the sub-networks in place
 
     def load(self, checkpoint: str | Path) -> None:
         """Goes back to the masks, clocks and statistics in a checkpoint folder of the Trainer.
@@ -56,7 +53,7 @@ class PathwaysCallback(TrainerCallback):  # type: ignore[misc]
             state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise PathwaysError(f"{path}: not there, so the checkpoint's masks are unknown: resume another") from None
-        except Exception as error:  # whatever a truncated or foreign file makes torch raise
+        except Exception as error:  # whatever torch raises for a truncated or foreign file
             reason = " ".join(str(error).split()) or type(error).__name__
             raise PathwaysError(f"{path}: not a readable state of pathways: {reason:.200}") from None
         self.pathways.load_state_dict(state)
@@ -74,7 +71,7 @@ class PathwaysCallback(TrainerCallback):  # type: ignore[misc]
             self.events += self.pathways.step(optimizer)
         else:
             self.pathways.drop_step()
-        optimizer.zero_grad()  # of an added language's own parameters too, which are not in the model now
+        optimizer.zero_grad()  # of an added language's parameters too, which are not in the model now
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.should_save:
@@ -89,8 +86,8 @@ class PathwaysCallback(TrainerCallback):  # type: ignore[misc]
 class PathwaysMixin:
     """Makes a Trainer train, evaluate and predict each batch in the sub-network of its language.
 
-    Checkpoints hold the pathways, and ``train(resume_from_checkpoint=...)`` goes on from them. What ``save_model``
-    writes is dense: `Pathways.save` keeps the masks beside it, `Pathways.extract` gives one language's zeros.
+    Checkpoints contain the pathways, and ``train(resume_from_checkpoint=...)`` goes on from them. The output of
+    ``save_model`` is dense: `Pathways.save` writes the masks beside it, `Pathways.extract` sets one language's zeros.
     """
 
     def __init__(self, *args: Any, pathways: Pathways, **kwargs: Any) -> None:
@@ -99,7 +96,7 @@ class PathwaysMixin:
             pathways: of the model; all other arguments are the Trainer's.
 
         Raises:
-            PathwaysError: under DeepSpeed or FSDP, or if the pathways would prune LoRA's own matrices.
+            PathwaysError: under DeepSpeed or FSDP, or if the pathways would prune LoRA's matrices.
         """
         super().__init__(*args, **kwargs)
         trainer: Any = self

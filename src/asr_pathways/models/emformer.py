@@ -31,7 +31,7 @@ STRIDE = 4
 """Feature frames per encoder frame: 10 ms features make 40 ms encoder frames."""
 
 UNSEEN = -1e4
-"""Added to the score of a key that is not there. Finite: a row of padding sees no key, and must not become NaN."""
+"""Added to the score of a key that does not exist. Finite: a row of padding sees no key, and must not become NaN."""
 
 
 class EmformerConfig(Config):
@@ -58,7 +58,7 @@ class EmformerConfig(Config):
 
 @dataclass
 class LayerState:
-    """What a layer keeps of the past: keys and values (B, left_context, 2 * D), convolution inputs (B, K - 1, D)."""
+    """A layer's cache: keys and values (B, left_context, 2 * D), convolution inputs (B, K - 1, D)."""
 
     key_values: Tensor
     conv: Tensor
@@ -66,24 +66,16 @@ class LayerState:
 
 @dataclass
 class EmformerState:
-    """All that streaming needs to go on: made by :meth:`Emformer.initial_state`, updated in place.
+    """All that streaming needs to go on: made by :meth:`Emformer.initial_state`, updated in place."""
 
-    Attributes:
-        features: feature frames that do not fill an encoder frame yet (B, t < 4, F).
-        front_end: what the front end keeps of the past, one tensor a convolution.
-        frames: encoder frames that wait for their segment or its right context (B, n, D).
-        layers: one :class:`LayerState` a layer.
-        past: encoder frames that are behind the current segment.
-    """
-
-    features: Tensor
-    front_end: list[Tensor]
-    frames: Tensor
+    features: Tensor  # frames that do not fill an encoder frame yet (B, t < 4, F)
+    front_end: list[Tensor]  # the front end's cache, one tensor a convolution
+    frames: Tensor  # encoder frames that wait for their segment or its right context (B, n, D)
     layers: list[LayerState]
-    past: int = 0
+    past: int = 0  # encoder frames before the current segment
 
     def tensors(self) -> list[Tensor]:
-        """Its tensors (B, ...), in an order of their own."""
+        """Its tensors (B, ...), in a fixed order."""
         of_layers = [tensor for layer in self.layers for tensor in (layer.key_values, layer.conv)]
         return [self.features, self.frames, *self.front_end, *of_layers]
 
@@ -109,19 +101,15 @@ class Windows:
     """What all layers of one pass share: which keys a segment may see, and how the blocks are cut.
 
     A block is a segment and the copy of its right context.
-
-    Attributes:
-        segment, left: frames of a segment, and of its left context.
-        unseen: (B, N, 1, 1, left + segment + right): added to the scores of keys; 0 for those that are there.
     """
 
-    segment: int
-    left: int
-    unseen: Tensor
+    segment: int  # frames
+    left: int  # frames of left context
+    unseen: Tensor  # (B, N, 1, 1, left + segment + right), added to the scores of keys; 0 for those that exist
 
     @staticmethod
     def of(segment: int, left: int, allowed: Tensor) -> Windows:
-        """From which keys (B, N, left + segment + right) are there, bool."""
+        """From which keys (B, N, left + segment + right) exist, bool."""
         return Windows(segment, left, (UNSEEN * ~allowed)[:, :, None, None, :])
 
 
@@ -282,14 +270,9 @@ class Emformer(nn.Module):
         return torch.div(lengths, STRIDE, rounding_mode="floor")
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole utterances at once.
+        """Features (B, T, F) of whole utterances, valid frames (B,) -> encodings (B, T // 4, D), lengths (B,).
 
-        Args:
-            features: (B, T, F); what lies beyond an utterance's length has no influence on it.
-            lengths: valid feature frames (B,).
-
-        Returns:
-            Encodings (B, T // 4, D) and their lengths (B,).
+        Features beyond an utterance's length have no influence on it.
         """
         lengths = self.output_lengths(lengths)
         count = features.shape[1] // STRIDE
@@ -301,32 +284,20 @@ class Emformer(nn.Module):
 
     def initial_state(self, batch: int, like: Tensor) -> EmformerState:
         """The state before the first frame, on the device and in the type of ``like``."""
-        config = self.config
-        empty = like.new_zeros
-        layers = [
-            LayerState(
-                empty(batch, config.left_context, 2 * config.dim),
-                empty(batch, max(config.conv_kernel - 1, 0), config.dim),
-            )
-            for _ in range(config.layers)
-        ]
+        config, empty = self.config, like.new_zeros
+        key_values, inputs = (config.left_context, 2 * config.dim), (max(config.conv_kernel - 1, 0), config.dim)
         return EmformerState(
             features=empty(batch, 0, config.features),
             front_end=self.front_end.initial_state(batch, like),
             frames=empty(batch, 0, config.dim),
-            layers=layers,
+            layers=[LayerState(empty(batch, *key_values), empty(batch, *inputs)) for _ in range(config.layers)],
         )
 
     def stream(self, features: Tensor, state: EmformerState, final: bool = False) -> Tensor:
-        """The next feature frames of B streams in lockstep: (B, t, F) with any t, 0 included.
+        """The encodings that are ready (B, t', D) after the next feature frames (B, t, F), t >= 0, of B streams.
 
-        Args:
-            features: what has arrived since the last call.
-            state: updated in place.
-            final: no more will come: what waits for a full segment or right context is encoded now.
-
-        Returns:
-            The encodings that are ready (B, t', D), the same that :meth:`forward` returns for the utterance.
+        They are those that :meth:`forward` returns for the utterance. ``state`` is updated in place; ``final``: no more
+        features will come, and frames that wait for a full segment or right context are encoded now.
         """
         config = self.config
         features = torch.cat((state.features, features), dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.models.transducer import TransducerConfig
@@ -11,22 +11,10 @@ Preset = Literal["micro", "tiny", "small", "base"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
-class _Size(NamedTuple):
-    dim: int
-    heads: int
-    layers: int
-    segment: int
-    right_context: int
-    embedding: int
-    predictor: int
-    joiner: int
-    dropout: float
-
-
-_SIZES: dict[Preset, _Size] = {
-    "micro": _Size(128, 4, 4, 16, 4, embedding=128, predictor=128, joiner=128, dropout=0.2),
-    "tiny": _Size(144, 4, 6, 16, 4, embedding=128, predictor=144, joiner=128, dropout=0.2),
-    "small": _Size(320, 8, 12, 8, 2, embedding=320, predictor=320, joiner=512, dropout=0.1),
+_ENCODERS: dict[str, dict[str, Any]] = {
+    "micro": {"dim": 128, "heads": 4, "layers": 4, "segment": 16, "right_context": 4},
+    "tiny": {"dim": 144, "heads": 4, "layers": 6, "segment": 16, "right_context": 4},
+    "small": {"dim": 320, "heads": 8, "layers": 12, "segment": 8, "right_context": 2},
 }
 
 
@@ -38,24 +26,16 @@ def preset(name: Preset, vocab_size: int, features: int = 80) -> TransducerConfi
     """
     if name == "base":
         return TransducerConfig(vocab_size=vocab_size, encoder=EmformerConfig(features=features))
-    size = _SIZES[name]
+    sizes = _ENCODERS[name]
+    dim = sizes["dim"]
+    encoder = EmformerConfig(features=features, front_end="conv", ffn_dim=4 * dim, conv_kernel=9, **sizes)
     return TransducerConfig(
         vocab_size=vocab_size,
-        encoder=EmformerConfig(
-            features=features,
-            front_end="conv",
-            dim=size.dim,
-            ffn_dim=4 * size.dim,
-            heads=size.heads,
-            layers=size.layers,
-            segment=size.segment,
-            right_context=size.right_context,
-            conv_kernel=9,
-        ),
-        embedding_dim=size.embedding,
-        predictor_dim=size.predictor,
+        encoder=encoder,
+        embedding_dim=320 if name == "small" else 128,
+        predictor_dim=dim,
         predictor_layers=1,
-        joiner_dim=size.joiner,
-        dropout=size.dropout,
+        joiner_dim=512 if name == "small" else 128,
+        dropout=0.1 if name == "small" else 0.2,
         ctc_weight=0.3,
     )

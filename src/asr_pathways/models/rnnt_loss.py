@@ -16,7 +16,7 @@ from torch import Tensor
 from asr_pathways.errors import PathwaysError
 
 _LOG_ZERO = -1e30
-"""Stands for log 0: finite, so that no difference of two of them is NaN."""
+"""In place of log 0: finite, so that no difference of two of them is NaN."""
 
 
 def rnnt_loss(
@@ -50,11 +50,7 @@ def rnnt_loss(
 
 
 def _check(
-    logits: Tensor,
-    targets: Tensor,
-    logit_lengths: Tensor,
-    target_lengths: Tensor,
-    ids: Sequence[str] | None,
+    logits: Tensor, targets: Tensor, logit_lengths: Tensor, target_lengths: Tensor, ids: Sequence[str] | None
 ) -> None:
     if logits.dim() != 4 or targets.dim() != 2:
         raise PathwaysError(

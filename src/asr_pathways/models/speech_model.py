@@ -23,7 +23,7 @@ class SpeechModel(nn.Module, ABC):
         unprunable: patterns of the modules or parameters of `network` that stay dense: output layers.
         languages: the codes that the model itself knows; empty: it has no notion of languages.
         matched: the modules of `network` whose outputs distillation compares; empty: none.
-        classifier: the module of `network` that gives the logits (B, N, V) of a batch's loss; empty: there is none.
+        classifier: the module of `network` that returns the logits (B, N, V) of a batch's loss; empty: there is none.
         free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
     """
 
@@ -43,7 +43,7 @@ class SpeechModel(nn.Module, ABC):
     @property
     @abstractmethod
     def frontend(self) -> Frontend:
-        """Turns samples into what `loss` and `decode` take as features."""
+        """From samples to the features that `loss` and `decode` process."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
@@ -59,7 +59,7 @@ class SpeechModel(nn.Module, ABC):
 
     @abstractmethod
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
-        """Features (B, T, ...), lengths (B,) -> what the encoder makes of them (B, T', D), and lengths (B,)."""
+        """Features (B, T, ...), lengths (B,) -> the encoder's output (B, T', D), and its lengths (B,)."""
 
     @abstractmethod
     def describe(self) -> dict[str, str]:
@@ -75,7 +75,7 @@ class SpeechModel(nn.Module, ABC):
 
     @abstractmethod
     def load_weights(self, folder: Path) -> None:
-        """Takes the weights that `save_weights` wrote for the same model.
+        """Loads the weights that `save_weights` wrote for the same model.
 
         Raises:
             PathwaysError: if they are missing, truncated or of another model.
@@ -94,14 +94,14 @@ class SpeechModel(nn.Module, ABC):
         raise PathwaysError(f"{type(self).__name__} has no classifier, whose logits are of each utterance")
 
     def length_error(self, frames: int, tokens: int) -> str | None:
-        """Why `loss` cannot take an utterance of so many frames of features and tokens of text; None if it can."""
+        """Why an utterance of so many frames of features and tokens of text does not fit `loss`; None if it does."""
         return None
 
     def load_languages(self, languages: Iterable[str]) -> None:
-        """Called before these languages are used: a model with weights of their own for each reads them now.
+        """Called before these languages are used: a model with language-specific weights reads them now.
 
         Raises:
-            PathwaysError: if it knows no such language, or its weights are not to be had.
+            PathwaysError: if the model does not know a language, or its weights are missing.
         """
         return
 

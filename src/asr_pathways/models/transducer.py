@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
 
 MAX_SYMBOLS_PER_FRAME = 10
-"""Greedy search gives up on a frame after this many symbols, as sherpa-onnx does."""
+"""Greedy search leaves a frame after this many symbols, as sherpa-onnx does."""
 
 LOOKAHEAD = 8
 """Frames that the joiner scores at a time in greedy search."""
@@ -133,7 +133,7 @@ class Transducer(SpeechModel):
         """RNN-T loss (plus CTC by its weight), in nats a word piece, averaged over the batch.
 
         Raises:
-            PathwaysError: if an utterance is too short to give one encoder frame; it is named.
+            PathwaysError: if an utterance is too short for one encoder frame; it is named.
         """
         features = self.normalize(batch.features)
         encodings, lengths = self.encoder(features, batch.feature_lengths)
@@ -145,14 +145,9 @@ class Transducer(SpeechModel):
         loss = costs.sum() / pieces
         if self.ctc_output is not None:
             scores = self.ctc_output(encodings).log_softmax(dim=-1).transpose(0, 1)
+            # CTC cannot align a text longer than the encoding; RNN-T can.
             ctc = F.ctc_loss(
-                scores,
-                batch.targets,
-                lengths,
-                batch.target_lengths,
-                blank=self.blank,
-                reduction="sum",
-                zero_infinity=True,  # CTC cannot align a text longer than the encoding; RNN-T can
+                scores, batch.targets, lengths, batch.target_lengths, self.blank, reduction="sum", zero_infinity=True
             )
             loss = loss + self.config.ctc_weight * ctc / pieces
         return loss
@@ -190,7 +185,7 @@ class Transducer(SpeechModel):
 
     @property
     def frontend(self) -> Fbank:
-        """Filter banks of as many bins as the encoder takes."""
+        """Filter banks with the encoder's number of bins."""
         return Fbank(FeatureConfig(bins=self.config.encoder.features))
 
     def describe(self) -> dict[str, str]:
@@ -212,22 +207,14 @@ class Transducer(SpeechModel):
 
 
 class GreedySearch:
-    """Greedy transducer search over B streams, a stretch of encodings at a time.
-
-    Attributes:
-        symbols: word pieces found so far, a list a stream.
-        frames: the encoder frame at which each of them was emitted.
-        past: how many encoder frames each stream has processed.
-    """
+    """Greedy transducer search over B streams, some encodings at a time."""
 
     def __init__(self, model: Transducer, batch: int) -> None:
         self.model = model
-        self.symbols: list[list[int]] = [[] for _ in range(batch)]
-        self.frames: list[list[int]] = [[] for _ in range(batch)]
-        self.past = [0] * batch
-        device = model.feature_mean.device
-        start = torch.full((batch, 1), model.blank, device=device)
-        out, self._state = model.predictor(start)
+        self.symbols: list[list[int]] = [[] for _ in range(batch)]  # word pieces so far, of each stream
+        self.frames: list[list[int]] = [[] for _ in range(batch)]  # at which encoder frame each was emitted
+        self.past = [0] * batch  # encoder frames that each stream has processed
+        out, self._state = model.predictor(torch.full((batch, 1), model.blank, device=model.feature_mean.device))
         self._prediction = model.joiner.prediction(out[:, 0])
 
     @classmethod
@@ -257,7 +244,7 @@ class GreedySearch:
         return single
 
     def accept(self, encodings: Tensor, lengths: Tensor | Sequence[int] | None = None) -> None:
-        """Goes on with encodings (B, T, D), of which ``lengths`` (B,) frames count (all of them if None).
+        """Decodes the next encodings (B, T, D), of which ``lengths`` (B,) frames count (all of them if None).
 
         Most frames are blank, so the joiner scores `LOOKAHEAD` frames at a time as if no symbol came; each stream
         goes on from its first one that is not blank.
@@ -268,8 +255,8 @@ class GreedySearch:
         projected = F.pad(model.joiner.encoding(encodings), (0, 0, 0, LOOKAHEAD))
         width = projected.shape[1]
         projected = projected.flatten(0, 1)
-        at = [0] * batch  # the frame that each stream is at, and how many symbols it has there
-        emitted = [0] * batch
+        at = [0] * batch  # the frame that each stream is at
+        emitted = [0] * batch  # symbols that it has there
         while rows := [row for row in range(batch) if at[row] < ends[row]]:
             places = torch.tensor([[row * width + at[row] + ahead for ahead in range(LOOKAHEAD)] for row in rows])
             prediction = self._prediction if len(rows) == batch else self._prediction[rows]

@@ -49,28 +49,30 @@ def untied_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def take_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Fills ``model`` from what `untied_state` gave for the same model.
+    """Fills ``model`` from what `untied_state` returned for the same model.
 
     Raises:
         PathwaysError: if it is of another model; it names ``source`` and the first odd tensor.
     """
-    own = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = _tied(model)
-    for name in sorted((own.keys() - tied) | state.keys()):
-        if name not in state or name not in own or state[name].shape != own[name].shape:
-            there = tuple(state[name].shape) if name in state else "missing"
-            asked = tuple(own[name].shape) if name in own else "unknown"
-            raise PathwaysError(f"{source}: weights of another model: {name} is {there}, the config asks for {asked}")
+    for name in sorted((shapes.keys() - tied) | state.keys()):
+        actual = tuple(state[name].shape) if name in state else "missing"
+        expected = shapes.get(name, "unknown")
+        if actual != expected:
+            raise PathwaysError(
+                f"{source}: weights of another model: {name} is {actual}, the config asks for {expected}"
+            )
     model.load_state_dict(state, strict=not tied)
 
 
 def _tied(model: nn.Module) -> set[str]:
     """Names in the state_dict of tensors that have another name before."""
-    first: set[tuple[int, int]] = set()
-    later: set[str] = set()
+    seen: set[tuple[int, int]] = set()
+    tied: set[str] = set()
     for name, tensor in model.state_dict().items():
-        place = (tensor.data_ptr(), tensor.numel())
-        if tensor.numel() and place in first:
-            later.add(name)
-        first.add(place)
-    return later
+        storage = (tensor.data_ptr(), tensor.numel())
+        if tensor.numel() and storage in seen:
+            tied.add(name)
+        seen.add(storage)
+    return tied

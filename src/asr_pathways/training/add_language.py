@@ -1,7 +1,7 @@
-"""``add-language``: one more pathway in a pruned model, without harm to those that are there.
+"""``add-language``: one more pathway in a pruned model, without harm to its others.
 
-The new pathway may use every weight and trains only those that no other pathway keeps, and copies of its own of what
-lies outside the masks. What the other languages write stays the same bit for bit (`Pathways.add`).
+The new pathway may use every weight and trains only those that no other pathway keeps, and language-specific copies of
+the parameters outside the masks. The output of the other languages stays the same bit for bit (`Pathways.add`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from asr_pathways.training.run import Run, open_run
 from asr_pathways.training.state import TrainingState
 
 _OF_PRUNE = ("pathways", "distillation", "soft_targets", "refit_batches")
-"""Options of recipes that say how all languages are pruned: an added one takes the model's masks' form and weights."""
+"""Options of recipes on how all languages are pruned: an added one has the granularity and weights of the model."""
 
 NEW_PIECES = (128, 96, 64, 48, 32, 24, 16)
-"""Sizes of a new language's vocabulary: the first that its texts suffice for is taken."""
+"""Sizes of a new language's vocabulary: the first that its texts suffice for is used."""
 
 
 def add_language(
@@ -49,12 +49,12 @@ def add_language(
         language: its code.
         recipe: steps, data, intervals; the options of the pathways are those of the model.
         sparsity: of the new pathway; None: that of the others.
-        reuse: 0 to 1: what weights that others keep count when the new mask is chosen; see `Pathways.add`.
+        reuse: 0 to 1: factor on the scores of weights that others keep; see `Pathways.add`.
         resume: go on from the last checkpoint in ``out``, if there is one.
 
     Raises:
-        PathwaysError: for anything the user can mend, such as a language that is there already, or too few weights
-            that are still free; nothing that was in ``out`` is lost.
+        PathwaysError: for anything the user can mend, such as a language that the model has already, or too few free
+            weights; nothing that was in ``out`` is lost.
     """
     with open_run(out, recipe, resume) as run:
         _check(run, model, recipe)
@@ -66,9 +66,8 @@ def add_language(
         else:
             asr = load_model(model, run.fabric.device)
             _add(asr, model, [str(cut.supervisions[0].text) for cut in inputs.cuts], language, sparsity, reuse, recipe)
-            credits = dict.fromkeys((*asr.card.attribution, *inputs.attribution))
-            update = {"languages": asr.languages, "attribution": tuple(credits)}
-            asr.card = asr.card.model_copy(update=update)
+            credits = tuple(dict.fromkeys((*asr.card.attribution, *inputs.attribution)))
+            asr.card = asr.card.model_copy(update={"languages": asr.languages, "attribution": credits})
             choose_masks(asr, inputs, [language], recipe.calibration_batches, masked=True)
         batches, dev = inputs.training(asr), inputs.dev(asr, [language])
         del inputs  # training may be long, and the corpus large
@@ -78,10 +77,10 @@ def add_language(
 def _check(run: Run, model: Path, recipe: PruneRecipe) -> None:
     """Raises PathwaysError if no language can be added to such a model, by such a recipe, or in several processes."""
     if run.fabric.world_size > 1:
-        raise PathwaysError("add-language runs in one process: ranks do not exchange gradients of a language's own")
+        raise PathwaysError("add-language runs in one process: ranks do not exchange the gradients of one language")
     if is_bundle(model):
         raise PathwaysError(
-            f"{model}: a bundle has lost the weights that no pathway keeps, which a new language would train: "
+            f"{model}: a bundle lacks the weights that no pathway keeps, which a new language would train: "
             "add it to the model folder"
         )
     if refused := [name for name in _OF_PRUNE if getattr(recipe, name)]:
@@ -100,9 +99,8 @@ def _add(
     pathways = asr.pathways
     if pathways is None:
         raise PathwaysError(f"{model}: has no pathways: prune it first; a dense model is trained on all languages")
-    known = asr.model.languages
-    if known and language not in known:
-        raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(known)}")
+    if asr.model.languages and language not in asr.model.languages:
+        raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(asr.model.languages)}")
     asr.model.load_languages([language])
     torch.manual_seed(recipe.seed)
     pathways.add(language, sparsity, reuse=reuse)
@@ -110,7 +108,7 @@ def _add(
 
 
 def _grow_vocabulary(asr: AsrModel, texts: Sequence[str], language: str) -> None:
-    """New symbols for a language whose characters the model cannot write; only that language has them."""
+    """New symbols for a language whose characters the vocabulary lacks; only that language has them."""
     tokenizer, model, card = asr.tokenizer, asr.model, asr.card
     unknown = tokenizer.unknown(texts, language)
     if not unknown:
@@ -135,4 +133,4 @@ def _new_pieces(texts: Sequence[str], language: str) -> Tokenizer:
             return Tokenizer.train(texts, size)
         except PathwaysError as error:
             failed = error
-    raise PathwaysError(f"texts of {language}: too few for word pieces of their own: {failed}")
+    raise PathwaysError(f"texts of {language}: too few for new word pieces: {failed}")

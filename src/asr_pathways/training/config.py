@@ -32,7 +32,7 @@ class OptimizerConfig(Config):
 
 
 class EvaluationConfig(Config):
-    """How often dev is scored, and what becomes of the result."""
+    """How often dev is scored, and how the result is used."""
 
     every: int = Field(default=500, gt=0, description="steps")
     utterances: int = Field(default=0, ge=0, description="dev utterances a language; 0: all")
@@ -44,14 +44,14 @@ class EvaluationConfig(Config):
     patience: int = Field(default=0, ge=0, description="stop after so many evaluations without a better one; 0: never")
 
     @model_validator(mode="after")
-    def _is_heeded(self) -> EvaluationConfig:
+    def _patience_needs_best(self) -> EvaluationConfig:
         if self.patience and self.choose == "last":
             raise ValueError("patience needs choose: best")
         return self
 
 
 class LoopConfig(Config):
-    """What one training loop needs, for dense training and for pruning alike."""
+    """Options of the training loop, for dense training and for pruning alike."""
 
     optimizer: OptimizerConfig
     data: DataConfig = DataConfig()
@@ -74,7 +74,7 @@ class TrainRecipe(LoopConfig):
 class PruneRecipe(LoopConfig):
     """Everything that decides a pruning run beside the method, the sparsity and the languages.
 
-    ``pathways`` holds fields of :class:`asr_pathways.pruning.PathwayConfig` that replace the method's own.
+    ``pathways`` has fields of :class:`asr_pathways.pruning.PathwayConfig` that replace the method's.
     """
 
     optimizer: OptimizerConfig = OptimizerConfig(steps=2000, peak_lr=5e-4, warmup_steps=50)
@@ -84,13 +84,13 @@ class PruneRecipe(LoopConfig):
         default=0,
         ge=0,
         description="batches a language to solve for the kept weights by, before training (whose layers' outputs are "
-        "all held in memory); 0: as cut",
+        "all in memory); 0: as pruned",
     )
     distillation: float = Field(
-        default=0.0, ge=0, description="what the distance from the dense model's inner outputs counts in the loss"
+        default=0.0, ge=0, description="weight in the loss of the distance from the dense model's inner outputs"
     )
     soft_targets: float = Field(
-        default=0.0, ge=0, le=1, description="share of the loss that learns the dense model's posteriors, not the text"
+        default=0.0, ge=0, le=1, description="share of the loss on the dense model's posteriors, in place of the text"
     )
     init_steps: int = Field(default=1000, ge=0, description="steps of each pruning run that --init lsp or lap needs")
 

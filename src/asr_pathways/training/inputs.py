@@ -1,4 +1,4 @@
-"""What a run reads of a data folder: batches to train on, to calibrate on and to score, and their statistics."""
+"""The data of a run, from a data folder: batches to train on, to calibrate on and to score, and their statistics."""
 
 from __future__ import annotations
 
@@ -25,20 +25,16 @@ _CALIBRATION_UTTERANCES = 20_000
 """Calibration batches are drawn of at most so many utterances of a language."""
 
 _TOKENIZER_TEXTS = 200_000
-"""At most so many texts of a language are word pieces trained on."""
+"""Word pieces are trained on at most so many texts of a language."""
 
 
 class Inputs:
     """The data of one run; utterances that cannot be used are left out of all of it.
 
     Args:
-        run: says how much of the data, and which share of the batches, this process takes.
+        run: determines how much of the data, and which share of the batches, this process has.
         data: a data folder.
         languages: which ones of the data; None: all.
-
-    Attributes:
-        cuts: Lhotse's, of the train split.
-        left_out: the utterances that cannot be used, with reasons.
 
     Raises:
         PathwaysError: if the data folder is broken, lacks a language, or has too many unusable utterances.
@@ -47,7 +43,7 @@ class Inputs:
     def __init__(self, run: Run, data: Path, languages: Sequence[str] | None = None) -> None:
         self._run, self._data = run, data
         self.left_out = LeftOut(run.config.data.max_left_out)
-        self.cuts: list[Any] = []
+        self.cuts: list[Any] = []  # Lhotse's, of the train split
         self.select(languages)
 
     def select(self, languages: Sequence[str] | None) -> None:
@@ -61,9 +57,9 @@ class Inputs:
 
     @property
     def attribution(self) -> tuple[str, ...]:
-        """What the sources of the data ask to be said of them."""
-        asked = (source.get("attribution") for source in sources_of(self._data))
-        return tuple(dict.fromkeys(str(attribution) for attribution in asked if attribution))
+        """The credits of the data's sources."""
+        credits = (source.get("attribution") for source in sources_of(self._data))
+        return tuple(dict.fromkeys(str(credit) for credit in credits if credit))
 
     def training(self, asr: AsrModel) -> TrainBatches:
         """This rank's training batches."""
@@ -80,29 +76,26 @@ class Inputs:
 
     def dev(self, asr: AsrModel, languages: Sequence[str] | None = None) -> list[Batch]:
         """Dev batches of some or all of the model's languages: of each, as many utterances as the run scores, by id."""
-        most = self._run.config.evaluation.utterances
+        most = self._run.config.evaluation.utterances or None
         cuts = sorted(load_cuts(self._data, "dev", languages or asr.languages, self.left_out), key=lambda cut: cut.id)
-        seen: Counter[str] = Counter()
-        kept = []
+        by_language: dict[str, list[Any]] = {}
         for cut in cuts:
-            language = cut.supervisions[0].language
-            seen[language] += 1
-            if not most or seen[language] <= most:
-                kept.append(cut)
-        return list(eval_batches(kept, **self._options(asr)))
+            by_language.setdefault(cut.supervisions[0].language, []).append(cut)
+        chosen = [cut for group in by_language.values() for cut in group[:most]]
+        return list(eval_batches(chosen, **self._options(asr)))
 
     def _options(self, asr: AsrModel) -> dict[str, Any]:
-        """What all batches take of the model, and where they leave what they cannot use."""
+        """Arguments of all batches."""
         model = asr.model
         options = {"tokenizer": asr.tokenizer, "frontend": model.frontend, "length_error": model.length_error}
         return {**options, "left_out": self.left_out}
 
 
 def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batches: int, masked: bool = False) -> None:
-    """Masks of ``languages`` by what ``batches`` of each excite in the model, where the score asks for that.
+    """Masks of ``languages`` by the layers' inputs for ``batches`` of each, where the score needs them.
 
     The model is dense then, or with ``masked`` the sub-network of the mask that the language has. Of several ranks
-    those with 0 ``batches`` choose by what the others have seen: all get the same masks.
+    those with 0 ``batches`` choose by the statistics of the others: all get the same masks.
     """
     pathways = asr.pathways
     assert pathways is not None
@@ -122,7 +115,7 @@ def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batche
 def tokenizer_texts(cuts: Sequence[Any], most: int = _TOKENIZER_TEXTS) -> list[str]:
     """Texts to train word pieces on: at most ``most`` a language, evenly spread over its cuts, in their order.
 
-    SentencePiece indexes letters by 31 bits: it cannot take all of a corpus of ten thousand hours.
+    SentencePiece indexes letters by 31 bits: too few for all of a corpus of ten thousand hours.
     """
     count = Counter(str(cut.supervisions[0].language) for cut in cuts)
     seen: Counter[str] = Counter()
@@ -142,7 +135,6 @@ def feature_statistics(
     ordered = sorted(cuts, key=lambda cut: cut.id)
     sample = ordered[:: max(1, len(ordered) // _STATISTICS_UTTERANCES)]
     batches = eval_batches(sample, frontend=Fbank(config), left_out=left_out)
-    frames = torch.cat(
-        [row[:length] for b in batches for row, length in zip(b.features, b.feature_lengths, strict=True)]
-    )
+    rows = [row[:length] for b in batches for row, length in zip(b.features, b.feature_lengths, strict=True)]
+    frames = torch.cat(rows)
     return frames.mean(dim=0), frames.std(dim=0)

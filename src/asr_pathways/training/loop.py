@@ -33,7 +33,7 @@ from asr_pathways.training.run import Run
 from asr_pathways.training.state import TrainingState, last_checkpoint, read_last_checkpoint, write_checkpoint
 
 LEFT_OUT = "left_out.json"
-"""In the folder of a run: the utterances that could not be used, and why."""
+"""In the folder of a run: the utterances that could not be used, with reasons."""
 
 
 def train_in(
@@ -44,10 +44,7 @@ def train_in(
     description: str,
     distillation: Distillation | None = None,
 ) -> TrainingState:
-    """Trains ``asr`` in the folder of a run: from this start, which is saved, or on from its last checkpoint.
-
-    Args and errors are those of `TrainingLoop`.
-    """
+    """Trains ``asr`` in the folder of a run, as `TrainingLoop` does, and saves its start, or resumes it."""
     if not run.resumes:
         run.save_start(asr)
     loop = TrainingLoop(run, asr, batches, dev, description, distillation)
@@ -68,7 +65,7 @@ class TrainingLoop:
         batches: endless training batches, with a state.
         dev: evaluation batches, kept in memory.
         description: what the progress bar calls it.
-        distillation: what a teacher adds to the loss.
+        distillation: a loss by a teacher.
     """
 
     def __init__(
@@ -93,7 +90,7 @@ class TrainingLoop:
         self.model: Any
         self.model, self._fabric_optimizer = self.fabric.setup(asr.model, self.optimizer)
         self.model.mark_forward_method("loss")
-        if added:  # its own tensors follow the model to its device when they are used: before the optimizer has a state
+        if added:  # using the language moves its tensors to the model's device: before the optimizer has a state
             with asr.inference(asr.languages[-1]):
                 pass
         self.distillation = distillation
@@ -106,7 +103,7 @@ class TrainingLoop:
     def resume(self) -> None:
         """Goes on from the last checkpoint in ``out``: the same steps as if the run had never stopped.
 
-        If that is damaged, the one before is taken, and a line says so.
+        If that is damaged, the one before is used, which is reported.
 
         Raises:
             PathwaysError: if there is none, or all are broken, or it is of another run.
@@ -129,14 +126,14 @@ class TrainingLoop:
         self._resumed = self._saved = True
         self.left_out.read(self.out / LEFT_OUT)
         self.left_out.require_few()
-        if (self.out / "history.json").exists():  # which may know evaluations that come again
+        if (self.out / "history.json").exists():  # which may have evaluations that come again
             self._write_history()
 
     def run(self) -> TrainingState:
         """Trains to the end (or until nothing gets better) and writes the best model to ``out``.
 
-        An interrupt (Ctrl-C, SIGTERM) ends the step that is going on, then saves a checkpoint and a MODEL folder
-        of the weights as they are, which is there until training goes on.
+        An interrupt (Ctrl-C, SIGTERM) ends the running step, then saves a checkpoint and a MODEL folder of the weights
+        as they are, which exists until training goes on.
 
         Raises:
             PathwaysError: if the loss is not finite too often, if interrupted, or if files cannot be written.
@@ -145,7 +142,7 @@ class TrainingLoop:
         if not self._resumed:
             torch.manual_seed(self.config.seed)
         elif self.fabric.is_global_zero and self.state.step < steps and not self._stale():
-            # What an interrupt left there is not to pass for the result, nor to be mixed with it by a kill.
+            # The model of an interrupted run must not pass for the result, nor be mixed with it by a kill.
             (self.out / CARD).unlink(missing_ok=True)
         board = self.out / "tensorboard" if self.fabric.is_global_zero else None
         batches = iter(self.batches)
@@ -176,9 +173,9 @@ class TrainingLoop:
         return self.state
 
     def _train(self, batches: Iterator[Batch], progress: TrainingProgress) -> None:
-        self._evaluate_if_due(progress)  # if the run was stopped before it had been
+        self._evaluate_if_due(progress)  # if the run was stopped before that
         while self.state.step < self.config.optimizer.steps and not self._stale():
-            self._stop_if_asked()
+            self._stop_if_interrupted()
             started = time.monotonic()
             self._saved = False
             self._step([next(batches) for _ in range(self.config.accumulate)], progress)
@@ -193,8 +190,8 @@ class TrainingLoop:
         patience = self.config.evaluation.patience
         return patience > 0 and self.state.stale >= patience
 
-    def _stop_if_asked(self) -> None:
-        """Raises KeyboardInterrupt, on all ranks at the same step, if one of them was asked to stop."""
+    def _stop_if_interrupted(self) -> None:
+        """Raises KeyboardInterrupt, on all ranks at the same step, if one of them was interrupted."""
         if any(ranks.anywhere([self._interrupts.asked], self.fabric.device)):
             raise KeyboardInterrupt
 
@@ -218,7 +215,7 @@ class TrainingLoop:
         scalars |= {f"train/{batch.language}": value for batch, value in zip(batches, losses, strict=True)}
         if self.asr.pathways is not None:
             for event in self.asr.pathways.step(self.optimizer):
-                self._remember(event, progress, scalars)
+                self._record(event, progress, scalars)
         progress.step(self.state.step, loss, seconds, scalars)
 
     def _backward(self, batch: Batch, number: int) -> float:
@@ -235,8 +232,8 @@ class TrainingLoop:
             self.fabric.backward(loss / self.config.accumulate)
         return float(loss.detach())
 
-    def _remember(self, event: MaskEvent, progress: TrainingProgress, scalars: dict[str, float]) -> None:
-        """Prunes are printed; adaptations, of which there are many, go to TensorBoard and into the state."""
+    def _record(self, event: MaskEvent, progress: TrainingProgress, scalars: dict[str, float]) -> None:
+        """Into the state and TensorBoard; prunes, of which there are few, are printed, too."""
         self.state.masks.append(asdict(event))
         scalars[f"masks/changed_{event.language or 'shared'}"] = event.changed
         scalars["masks/union_density"] = event.union_density
@@ -248,15 +245,15 @@ class TrainingLoop:
     def _skip(
         self, batches: Sequence[Batch], losses: Sequence[float], loss: float, norm: float, progress: TrainingProgress
     ) -> None:
-        """Leaves the weights as they are; each rank warns of its batches, and the first of what is wrong with none."""
+        """Leaves the weights as they are; each rank warns of its batches, the first of a bad gradient of good ones."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.asr.pathways is not None:
             self.asr.pathways.drop_step()
         self.state.bad_losses += 1
         bad = [(b, value) for b, value in zip(batches, losses, strict=True) if not math.isfinite(value)]
         batch, value = bad[0] if bad else (batches[0], 0.0)
-        trouble = f"loss is {value}" if bad else f"the gradient's norm is {norm}"
-        where = f"step {self.state.step}: {trouble} on a batch of {batch.language} with utterance {batch.ids[0]}"
+        problem = f"loss is {value}" if bad else f"the gradient's norm is {norm}"
+        where = f"step {self.state.step}: {problem} on a batch of {batch.language} with utterance {batch.ids[0]}"
         if self.state.bad_losses > self.config.max_bad_losses:
             kept = f"the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "nothing was saved"
             raise PathwaysError(
@@ -272,9 +269,8 @@ class TrainingLoop:
         utterances = evaluate(self.asr, self._unless_interrupted(batches)) if batches else []
         if shared:
             gathered = ranks.gather([asdict(utterance) for utterance in utterances], self.fabric.device)
-            utterances = sorted(
-                (Utterance(**fields) for rank in gathered for fields in rank), key=lambda one: one.language
-            )
+            utterances = [Utterance(**fields) for of_rank in gathered for fields in of_rank]
+            utterances.sort(key=lambda utterance: utterance.language)
         return score(utterances, replications=1)
 
     def _unless_interrupted(self, batches: Sequence[Batch]) -> Iterator[Batch]:
@@ -315,7 +311,7 @@ class TrainingLoop:
             write_json(self.out / "history.json", self.state.history)
 
     def _masks(self) -> str:
-        """Overlap and union of the pathways, where each language has its own."""
+        """Overlap and union of the pathways, where they are not shared."""
         pathways = self.asr.pathways
         if pathways is None or pathways.config.shared:
             return ""
@@ -328,9 +324,7 @@ class TrainingLoop:
         best = sorted([*self.state.best, {"step": step, "wer": wer}], key=lambda entry: entry["wer"])
         self.state.stale = 0 if best[0]["step"] == step else self.state.stale + 1
         self.state.best = best[: self.config.evaluation.keep_best]
-        if not self.fabric.is_global_zero:
-            return
-        if {"step": step, "wer": wer} in self.state.best:
+        if self.fabric.is_global_zero and {"step": step, "wer": wer} in self.state.best:
             save_model(self._best_folder(step), self.asr)
 
     def _best_folder(self, step: float) -> Path:
@@ -349,7 +343,9 @@ class TrainingLoop:
             self.left_out.update(reasons)
         if self.fabric.is_global_zero:
             self._write_state(progress)
-        if len(set().union(*gathered)) > self.left_out.most:  # on all ranks alike: threads may know more by now
+        if (
+            len(set().union(*gathered)) > self.left_out.most
+        ):  # on all ranks alike: threads may have left out more by now
             self.fabric.barrier()
             self.left_out.require_few()
 

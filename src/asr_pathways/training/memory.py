@@ -1,4 +1,4 @@
-"""How the C library hands out memory to tensors on the CPU."""
+"""How the C library allocates memory for tensors on the CPU."""
 
 from __future__ import annotations
 
@@ -10,24 +10,18 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _MOST = 2**31 - 1
 _MOST_ONCE = 2**25  # of glibc before 2.35 or so
 _SETTINGS = (
-    "MALLOC_TRIM_THRESHOLD_",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TOP_PAD_",
-    "MALLOC_MMAP_MAX_",
+    *(f"MALLOC_{name}_" for name in ("TRIM_THRESHOLD", "MMAP_THRESHOLD", "TOP_PAD", "MMAP_MAX")),
     "GLIBC_TUNABLES",
 )
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc keep memory that is freed for the tensors to come, in place of giving it back to the system.
+    """Lets glibc keep freed memory for later tensors, in place of returning it to the system.
 
     By default every large tensor is mapped anew and the system clears each page of it at its first touch. That was a
     quarter of a training step of whisper-base (2.24 s without, 2.95 with it), and nothing measurable of the preset
     ``base`` (``python -m benchmarks.memory``). Where the environment sets malloc otherwise (``man mallopt``), and
-    with another C library than glibc, all stays as it is.
-
-    Returns:
-        Whether it does so now.
+    with another C library than glibc, nothing changes, and False is returned.
     """
     if any(name in os.environ for name in _SETTINGS):
         return False

@@ -1,23 +1,23 @@
-"""What a training run shows while it runs: a progress bar, a log of lines, TensorBoard."""
+"""The output of a training run while it runs: a progress bar, a log of lines, TensorBoard."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.files import writing
 
 
 class TrainingProgress:
     """Progress bar with loss, rate (seconds of audio a second) and time left, on stderr; TensorBoard in ``folder``.
 
-    Where stderr is not a terminal, a line every 30 seconds takes the place of the bar. Without a folder, for ranks
+    Where stderr is not a terminal, a line every 30 seconds replaces the bar. Without a folder, for ranks
     beside the first, nothing is shown but warnings.
     """
 
@@ -41,10 +41,10 @@ class TrainingProgress:
         self._description, self._steps = description, steps
         self._task = self._bar.add_task(description, total=steps, completed=step, loss=float("nan"), rate=0.0)
         # What a killed run had logged beyond its checkpoint, which is of after this step, is not shown twice.
-        self._folder = folder
+        self._folder = folder or Path()
         self._board: SummaryWriter | None = None
         if folder is not None:
-            with self._writing():
+            with writing(folder):
                 self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
         self._loss = self._rate = float("nan")
         self._last = self._last_line = self._began = time.monotonic()
@@ -54,17 +54,12 @@ class TrainingProgress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._bar.stop()
-        if self._board is None:
-            return
-        with (
-            suppress(PathwaysError) if kind else nullcontext(),
-            self._writing(),
-        ):  # the first error is to be reported
-            self._board.close()
+        if self._board is not None:
+            # The first error is to be reported.
+            with suppress(PathwaysError) if kind else nullcontext(), writing(self._folder):
+                self._board.close()
 
     def step(self, step: int, loss: float, audio_seconds: float, scalars: Mapping[str, float]) -> None:
         """One optimizer step is done."""
@@ -90,11 +85,10 @@ class TrainingProgress:
         Raises:
             PathwaysError: if they cannot be written.
         """
-        if self._board is None:
-            return
-        with self._writing():
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        if self._board is not None:
+            with writing(self._folder):
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Waits until all that was logged is in the file, so that a kill loses nothing of it.
@@ -102,10 +96,9 @@ class TrainingProgress:
         Raises:
             PathwaysError: if it cannot be written.
         """
-        if self._board is None:
-            return
-        with self._writing():
-            self._board.flush()
+        if self._board is not None:
+            with writing(self._folder):
+                self._board.flush()
 
     def line(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -119,10 +112,3 @@ class TrainingProgress:
     def resumed(self) -> None:
         """Time since the last step (an evaluation) does not count into the rate."""
         self._last = time.monotonic()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise PathwaysError(f"{self._folder}: cannot write: {error.strerror or error}") from None

@@ -28,7 +28,7 @@ from asr_pathways.training.state import TrainingState
 
 INITS = ("omp", "lap", "lsp")
 _STRUCTURE = ("granularity", "allocation", "include", "exclude")
-"""Options of pathways that the runs which make first masks share with the run that takes them."""
+"""Options of pathways that runs for first masks have in common with the run that starts from them."""
 
 
 def prune(
@@ -43,7 +43,7 @@ def prune(
     init: str | Sequence[Path] = "omp",
     resume: bool = False,
 ) -> TrainingState:
-    """Prunes a dense MODEL folder into ``out``, training on ``data`` as ``recipe`` says.
+    """Prunes a dense MODEL folder into ``out``, training on ``data`` by ``recipe``.
 
     Args:
         model: the dense MODEL folder; it is only read.
@@ -53,9 +53,8 @@ def prune(
         sparsity: share of prunable weights at zero, in [0, 1).
         recipe: steps, data, score, intervals.
         languages: which ones get a pathway; None: all of the model's.
-        init: where masks start: ``omp`` (one shot, by the method's score), ``lap`` (a run of iterative magnitude
-            pruning on all languages), ``lsp`` (one such run for each language), a pruned MODEL folder, or several
-            of them, each with some of the languages.
+        init: the first masks: ``omp`` (one shot, by the method's score), ``lap`` (a run of iterative magnitude pruning
+            on all languages), ``lsp`` (one such run for each language), or those of pruned MODEL folders.
         resume: go on from the last checkpoint in ``out``, if there is one.
 
     Raises:
@@ -63,7 +62,7 @@ def prune(
     """
 
     def pruned_by_magnitude(group: Sequence[str]) -> Path:
-        """A MODEL folder of these languages, for ``lap`` and ``lsp``; one that is done already is only loaded again."""
+        """A MODEL folder of these languages, for ``lap`` and ``lsp``; one that is done already is only resumed."""
         folder, plain = out / "init" / "-".join(group), _recipe_of_first_masks(recipe)
         prune(model, data, folder, method="imp", sparsity=sparsity, recipe=plain, languages=group, resume=resume)
         return folder
@@ -101,7 +100,7 @@ def pathway_config(
     if method not in METHODS:
         raise PathwaysError(f"unknown method {method!r}: choose among {', '.join(METHODS)}")
     if "sparsity" in recipe.pathways:
-        raise PathwaysError("recipe: pathways.sparsity: sparsity is given beside the recipe: leave it out")
+        raise PathwaysError("recipe: pathways.sparsity: sparsity is an option beside the recipe: leave it out")
     options = {"exclude": matching(asr.model.network, asr.model.unprunable), **recipe.pathways}
     steps = recipe.optimizer.steps
     config = METHODS[method].config(sparsity, steps, languages, **options)
@@ -130,25 +129,20 @@ def _check_start(
     """Raises PathwaysError if the method cannot start from the masks of ``init``, or from refitted weights."""
     if init != "omp" and config.schedule != "oneshot":
         raise PathwaysError(
-            f"--init {init} gives masks of full sparsity, and method {method} prunes by stages: use omp"
+            f"--init {init} starts from masks of full sparsity, and method {method} prunes by stages: use omp"
         )
     if init == "lsp" and config.shared and len(languages) > 1:
-        raise PathwaysError(
-            f"--init lsp gives each language its own mask, and method {method} has one for all: use lap"
-        )
+        raise PathwaysError(f"--init lsp makes a mask for each language, and method {method} has one for all: use lap")
     if recipe.refit_batches and (config.stage_at(0) != config.sparsity or config.rewind):
-        raise PathwaysError(
-            f"recipe: refit_batches: masks are not final at the start with method {method}: leave it out"
-        )
+        raise PathwaysError(f"recipe: refit_batches: method {method} does not start with final masks: leave it out")
 
 
 def _resumed(run: Run, config: PathwayConfig, languages: Sequence[str]) -> AsrModel:
-    """What the run in that folder started from, if it is this one."""
+    """The start of the run in that folder, if it is this one."""
     asr = load_model(run.start)
     if asr.pathways is None or (asr.pathways.config, asr.pathways.languages) != (config, languages):
-        raise PathwaysError(
-            f"{run.out}: the run there has another method, sparsity, recipe or languages: cannot resume it"
-        )
+        different = "another method, sparsity, recipe or languages"
+        raise PathwaysError(f"{run.out}: the run there has {different}: cannot resume it")
     return asr
 
 
@@ -161,7 +155,7 @@ def _first_pathways(
     recipe: PruneRecipe,
     pruned_by_magnitude: Callable[[Sequence[str]], Path],
 ) -> AsrModel:
-    """``dense`` with pathways of the inputs' languages, whose masks come from where ``init`` says."""
+    """``dense`` with pathways of the inputs' languages and the first masks of ``init``."""
     first = run.fabric.is_global_zero
     before = copy.deepcopy(dense.model) if recipe.refit_batches else None
     pathways = Pathways.attach(dense.model.network, config, dense.card.languages)
@@ -176,47 +170,46 @@ def _first_pathways(
             folders = [pruned_by_magnitude([language]) for language in pathways.languages]
         else:
             folders = [Path(init)] if isinstance(init, str) else init
-        _take_masks(pathways, folders, init)
+        _load_masks(pathways, folders, init)
     if before is not None:
         _refit(asr, before, inputs, recipe, first)
     return asr
 
 
-def _take_masks(pathways: Pathways, folders: Sequence[Path], init: str | Sequence[Path]) -> None:
+def _load_masks(pathways: Pathways, folders: Sequence[Path], init: str | Sequence[Path]) -> None:
     """The masks of pruned MODEL folders, which together have all languages, at the sparsity of ``pathways``."""
-    taken: list[str] = []
+    loaded: list[str] = []
     for folder in folders:
         if not (folder / "pathways").is_dir():
             raise PathwaysError(f"--init {folder}: neither one of {', '.join(INITS)} nor a pruned model folder")
-        taken += pathways.masks_from(folder / "pathways")
-    if missing := [language for language in pathways.languages if language not in taken]:
+        loaded += pathways.masks_from(folder / "pathways")
+    if missing := [language for language in pathways.languages if language not in loaded]:
         raise PathwaysError(f"--init {init}: has no pathway for {', '.join(missing)}")
-    wanted = pathways.config.sparsity
+    target = pathways.config.sparsity
     for language, sparsity in pathways.summary().sparsity.items():
-        if abs(sparsity - wanted) > 0.01:
+        if abs(sparsity - target) > 0.01:
             raise PathwaysError(
-                f"--init {init}: its pathway of {language} has sparsity {sparsity:.2f}, not {wanted:g} as asked for"
+                f"--init {init}: its pathway of {language} has sparsity {sparsity:.2f}, not {target:g} as asked for"
             )
 
 
 def _recipe_of_first_masks(recipe: PruneRecipe) -> PruneRecipe:
-    """The recipe of the runs whose masks ``lap`` and ``lsp`` take: plain pruning with the same structure of masks."""
+    """The recipe of the runs of ``lap`` and ``lsp``: plain pruning with the same structure of masks."""
     structure = {key: recipe.pathways[key] for key in _STRUCTURE if key in recipe.pathways}
     plain = {"pathways": structure, "distillation": 0.0, "soft_targets": 0.0, "refit_batches": 0}
     return recipe.with_steps(recipe.init_steps).model_copy(update=plain)
 
 
 def _refit(asr: AsrModel, dense: SpeechModel, inputs: Inputs, recipe: PruneRecipe, shows: bool) -> None:
-    """Solves for the weights that the masks keep, on speech as training processes it; ``shows`` a bar."""
+    """Solves for the weights that the masks keep, on input as in training; ``shows`` a bar."""
     assert asr.pathways is not None
-    model = asr.model
-    for one in (model, dense):
-        one.eval()
+    for model in (asr.model, dense):
+        model.eval()
         if recipe.optimizer.steps:
-            one.train_on_short_windows()
-    batches = {}
-    for language in asr.pathways.languages:
-        drawn = inputs.calibration(asr, language)
-        batches[language] = [batch.to(asr.device) for batch in islice(drawn, recipe.refit_batches)]
+            model.train_on_short_windows()
+    batches = {
+        language: [batch.to(asr.device) for batch in islice(inputs.calibration(asr, language), recipe.refit_batches)]
+        for language in asr.pathways.languages
+    }
     bar = partial(track, label="Refitting") if shows else iter
-    refit(asr.pathways, model.loss, dense.network, dense.loss, batches, progress=bar)
+    refit(asr.pathways, asr.model.loss, dense.network, dense.loss, batches, progress=bar)

@@ -27,19 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of ``train``, ``prune`` or ``add-language``; made by :func:`open_run`.
+    """A run of ``train``, ``prune`` or ``add-language``; made by :func:`open_run`."""
 
-    Attributes:
-        out: the run folder; the first rank writes it, and all must see it.
-        config: everything that decides the run.
-        fabric: of this process.
-        resumes: whether it goes on from a checkpoint in ``out``; otherwise it begins.
-    """
-
-    out: Path
+    out: Path  # the run folder; the first rank writes it, and all must see it
     config: LoopConfig
     fabric: Fabric
-    resumes: bool = False
+    resumes: bool = False  # from a checkpoint in ``out``; otherwise the run begins
 
     @property
     def start(self) -> Path:
@@ -47,7 +40,7 @@ class Run:
         return self.out / "checkpoints" / "start"
 
     def save_start(self, asr: AsrModel) -> None:
-        """Writes what the run starts from, by the first rank; the others wait."""
+        """Writes the start of the run, by the first rank; the others wait."""
         if self.fabric.is_global_zero:
             with atomic_folder(self.start) as temporary:
                 save_model(temporary, asr)
@@ -56,7 +49,7 @@ class Run:
 
 @contextmanager
 def open_run(out: Path, config: LoopConfig, resume: bool) -> Iterator[Run]:
-    """A run in the folder ``out``, which is locked, and rid of what killed runs left half-written, inside the block.
+    """A run in the folder ``out``, which is locked inside the block, and cleared of half-written files of killed runs.
 
     With ``resume`` the run goes on from the last checkpoint if there is one, else it begins; without, a folder with a
     run in it is refused.
@@ -80,10 +73,10 @@ def open_run(out: Path, config: LoopConfig, resume: bool) -> Iterator[Run]:
 
 
 def launch(config: LoopConfig) -> Fabric:
-    """The fabric of this process, ready to talk to the others of its run.
+    """The fabric of this process, connected to the others of its run.
 
-    torchrun says how many there are by its environment variables; elsewhere this process is alone. Several share
-    the gradients by DistributedDataParallel (Li et al. 2020, arXiv 2006.15704).
+    torchrun sets their number in environment variables; elsewhere this process is alone. Several share the gradients
+    by DistributedDataParallel (Li et al. 2020, arXiv 2006.15704).
 
     Raises:
         PathwaysError: if the precision is not one for this device.
@@ -92,7 +85,7 @@ def launch(config: LoopConfig) -> Fabric:
     from lightning_fabric.strategies import DDPStrategy
 
     count, here = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    # Buffers never change here, and some parameters belong to some languages.
+    # Buffers never change here, and some parameters are of some languages only.
     strategy: Any = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if count > 1 else "auto"
     fabric = Fabric(
         accelerator="auto", strategy=strategy, devices=here, num_nodes=count // here, precision=config.precision

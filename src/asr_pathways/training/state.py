@@ -17,31 +17,21 @@ from asr_pathways.files import atomic_path, flush
 
 VERSION = 1
 
-_PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-"""Troubles of a machine that say nothing about a file."""
+_TRANSIENT = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""Errors of a machine, not of a file."""
 
 
 @dataclass
 class TrainingState:
-    """The state of a run, besides weights, optimizer, data and random numbers.
+    """The state of a run, besides weights, optimizer, data and random numbers."""
 
-    Attributes:
-        step: optimizer steps done.
-        best: the kept models, best first: {"step": ..., "wer": mean dev WER}.
-        stale: evaluations since the best one.
-        bad_losses: batches skipped because their loss was NaN or infinite.
-        seconds: time spent training so far.
-        history: one entry an evaluation, for reports.
-        masks: one entry a new mask (see `MaskEvent`), for reports.
-    """
-
-    step: int = 0
-    best: list[dict[str, float]] = field(default_factory=list)
-    stale: int = 0
-    bad_losses: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    masks: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0  # optimizer steps done
+    best: list[dict[str, float]] = field(default_factory=list)  # kept models, best first: {"step", "wer": mean dev WER}
+    stale: int = 0  # evaluations since the best one
+    bad_losses: int = 0  # batches skipped because their loss was NaN or infinite
+    seconds: float = 0.0  # of training so far
+    history: list[dict[str, Any]] = field(default_factory=list)  # one entry an evaluation, for reports
+    masks: list[dict[str, Any]] = field(default_factory=list)  # one entry a new mask (see `MaskEvent`), for reports
 
 
 class DamagedCheckpoint(PathwaysError):
@@ -49,7 +39,7 @@ class DamagedCheckpoint(PathwaysError):
 
 
 def last_checkpoint(out: Path) -> Path:
-    """Where a run in ``out`` keeps what resuming needs; the ones before it lie beside it."""
+    """The last checkpoint of a run in ``out``; older ones are beside it."""
     return out / "checkpoints" / "last.pt"
 
 
@@ -66,9 +56,9 @@ def write_checkpoint(path: Path, state: TrainingState, parts: dict[str, Any], ke
     """Writes ``state`` and the state dicts in ``parts``, whole or not at all.
 
     Args:
-        path: where to; what is there moves to ``-1`` of that name, that to ``-2``, and so on.
+        path: of the file; an older one moves to ``-1`` of that name, that to ``-2``, and so on.
         state: of the run.
-        parts: of everything else, by name.
+        parts: state dicts of everything else, by name.
         keep: checkpoints to keep, this one among them.
 
     Raises:
@@ -78,7 +68,7 @@ def write_checkpoint(path: Path, state: TrainingState, parts: dict[str, Any], ke
     with atomic_path(path) as temporary:
         try:
             rng = {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
-            with temporary.open("wb") as stream:  # torch would report a full disk like any other trouble
+            with temporary.open("wb") as stream:  # torch would report a full disk like any other error
                 torch.save({"version": VERSION, "state": asdict(state), **rng, **parts}, stream)
             flush(temporary)
         except OSError as error:
@@ -112,9 +102,9 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
         raise DamagedCheckpoint(
             f"{path}: not a readable checkpoint: it holds more than tensors and plain values, and is not loaded"
         ) from None
-    except Exception as error:  # whatever a truncated or foreign file makes torch raise
+    except Exception as error:  # whatever torch raises for a truncated or foreign file
         reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
-        if getattr(error, "errno", None) in _PASSING or "allocate memory" in reason:
+        if getattr(error, "errno", None) in _TRANSIENT or "allocate memory" in reason:
             raise PathwaysError(f"{path}: cannot read checkpoint: {reason:.200}") from None
         raise DamagedCheckpoint(f"{path}: not a readable checkpoint: {reason:.200}") from None
     return state, parts
@@ -145,7 +135,7 @@ def _older(path: Path) -> list[Path]:
 
 
 def _rotate(path: Path, keep: int) -> None:
-    """Moves what is at ``path`` one back, and what was there before too, and lets only ``keep - 1`` of them be."""
+    """Moves the file at ``path`` and the older ones one back, and removes all but ``keep - 1`` of them."""
     for number in range(keep - 1, 0, -1):
         newer = _numbered(path, number - 1)
         if newer.exists():

@@ -35,7 +35,7 @@ def train(
         config: the recipe.
         data: a data folder.
         out: the run folder; becomes a MODEL folder.
-        init: a MODEL folder to start from: its weights, tokenizer and feature statistics (and sizes) are taken.
+        init: a MODEL folder to start from, with its sizes, weights, tokenizer and feature statistics.
         languages: which ones of the data; None: all.
         resume: go on from the last checkpoint in ``out``, if there is one.
 
@@ -74,6 +74,6 @@ def _from_scratch(config: TrainRecipe, inputs: Inputs, languages: Sequence[str] 
     torch.manual_seed(config.seed)
     model = Transducer(preset(config.model.preset, config.model.vocab_size, features.bins))
     model.set_feature_statistics(*feature_statistics(inputs.cuts, features, inputs.left_out))
-    known = tuple(languages or inputs.languages)
-    card = ModelCard(model=model.config, features=features, languages=known, attribution=inputs.attribution)
+    codes = tuple(languages or inputs.languages)
+    card = ModelCard(model=model.config, features=features, languages=codes, attribution=inputs.attribution)
     return AsrModel(model, tokenizer, card)

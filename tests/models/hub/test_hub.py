@@ -258,7 +258,7 @@ def test_a_model_of_the_hub_is_of_one_revision(
     ]
     shutil.rmtree(kept / ".no_exist")  # another program fetched it, and nobody knows whether it was pruned
     load_model(f"someone/model@{OLD}")
-    unknown = f"someone/model@{OLD}: the hub cannot be reached, and the cache does not tell"
+    unknown = f"someone/model@{OLD}: the hub cannot be reached, and the cache does not show"
     assert unknown in capsys.readouterr().err
 
 

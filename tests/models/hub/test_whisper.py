@@ -92,7 +92,7 @@ def test_training_leaves_out_what_the_model_cannot_take(hub_folder: Maker, tmp_p
     }
     train(TrainRecipe.model_validate(values), corpus(tmp_path / "data"), tmp_path / "run", init=hub_folder("whisper"))
     assert json.loads((tmp_path / "run" / LEFT_OUT).read_text()) == {
-        f"{split}-12": f"utterance {split}-12: 1.8 s of audio: Whisper hears at most 1.2 s: cut it"
+        f"{split}-12": f"utterance {split}-12: 1.8 s of audio: Whisper's window is 1.2 s: cut it"
         for split in ("train", "dev")
     }
 
@@ -105,7 +105,8 @@ def test_an_utterance_that_is_too_long_when_slowed_down_keeps_its_speed(hub_fold
     batch = next(iter(batches))
     assert dict(zip(batch.ids, batch.feature_lengths.tolist(), strict=True)) == {"train-2": 33, "train-8": 120}
     assert (
-        model.length_error(100, 56) is None and model.length_error(100, 57) == "a text of 61 tokens: Whisper takes 60"
+        model.length_error(100, 56) is None
+        and model.length_error(100, 57) == "a text of 61 tokens: Whisper's limit is 60"
     )
 
 
@@ -169,13 +170,15 @@ def test_short_windows_only_after_training_began(hub_folder: Maker, speech: Path
 def test_what_does_not_fit_is_named(hub_folder: Maker, speech: Path) -> None:
     asr, model = whisper(hub_folder("whisper"))
     batch = batches_of(asr, speech, "en")[0]
-    with pytest.raises(PathwaysError, match=r"1\.3 s of audio: Whisper hears at most 1\.2 s"):
+    with pytest.raises(PathwaysError, match=r"1\.3 s of audio: Whisper's window is 1\.2 s"):
         model.encode(torch.zeros(1, 130, 80), torch.tensor([130]))
     long = replace(batch, targets=torch.zeros(len(batch), 70, dtype=torch.long))
     with pytest.raises(PathwaysError, match=re.escape(f"utterance {batch.ids[-1]}: a text of 74 tokens")):
         model.loss(replace(long, target_lengths=torch.tensor([1] * (len(batch) - 1) + [70])))
     lengths = torch.tensor([20, 130] + [20] * (len(batch) - 2))
-    with pytest.raises(PathwaysError, match=re.escape(f"utterance {batch.ids[1]}: 1.3 s of audio: Whisper hears")):
+    with pytest.raises(
+        PathwaysError, match=re.escape(f"utterance {batch.ids[1]}: 1.3 s of audio: Whisper's window is")
+    ):
         model.loss(replace(batch, features=torch.zeros(len(batch), 130, 80), feature_lengths=lengths))
     with pytest.raises(PathwaysError, match="unknown language 'es'"):
         model.prompt("es")

@@ -1,7 +1,7 @@
 """Mozilla Common Voice: sentences read by volunteers, MP3 at 32 or 48 kHz; by Lhotse's recipe.
 
-The text has case and punctuation: it goes through :func:`asr_pathways.data.normalize.normalize`. Common Voice names a
-language's folder by its code, some with a region (``sv-SE``): every folder of the download that is named so is known.
+The text has case and punctuation: it goes through :func:`asr_pathways.data.normalize.normalize`. A language's folder
+is named by its code, some with a region (``sv-SE``): every folder of the download that is named so is supported.
 """
 
 from __future__ import annotations

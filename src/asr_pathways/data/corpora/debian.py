@@ -39,7 +39,8 @@ def unpacked(packages: Sequence[str], source: Path | None) -> Iterator[Path]:
         else:
             archives = sorted(path for name in packages for path in source.glob(f"{name}_*.deb"))
         for archive in archives:
-            _run(["dpkg-deb", "-x", str(archive), str(folder / "tree")], folder)
+            if problem := _run(["dpkg-deb", "-x", str(archive), str(folder / "tree")], folder):
+                raise PathwaysError(f"dpkg-deb -x: {problem}")
         (folder / "tree").mkdir(exist_ok=True)
         yield folder / "tree"
 
@@ -51,39 +52,32 @@ def _download(packages: Sequence[str], folder: Path) -> None:
                 f"cannot fetch {packages[0]}: this system has no {tool}: pass --from DIR of unpacked "
                 "packages, or make speech with `asr-pathways data synth`"
             )
-    command = ["apt-get", "download", "-q", *packages]
-    if _run(command, folder, check=False) is None:
+    if not _run(["apt-get", "download", "-q", *packages], folder):
         return
-    # Package lists may be empty or old, as on a bare machine: fetch lists of our own, which needs no root.
+    # Package lists may be empty or old, as on a bare machine: fetch others, which needs no root.
     lists = folder / "apt"
     (lists / "lists" / "partial").mkdir(parents=True)
     (lists / "cache" / "archives" / "partial").mkdir(parents=True)
-    own = ["-o", f"Dir::State::lists={lists / 'lists'}", "-o", f"Dir::Cache={lists / 'cache'}"]
-    problem = _run(["apt-get", *own, "update", "-q"], folder, check=False)
-    if problem is None:
-        problem = _run(["apt-get", *own, "download", "-q", *packages], folder, check=False)
+    apt = ["apt-get", "-o", f"Dir::State::lists={lists / 'lists'}", "-o", f"Dir::Cache={lists / 'cache'}"]
+    problem = _run([*apt, "update", "-q"], folder) or _run([*apt, "download", "-q", *packages], folder)
     shutil.rmtree(lists)
-    if problem is not None:
+    if problem:
         raise PathwaysError(
             f"apt-get cannot fetch {', '.join(packages)}: {problem}: run `apt-get update` as root first, "
             "pass --from DIR of unpacked packages, or make speech with `asr-pathways data synth`"
         )
 
 
-def _run(command: Sequence[str], folder: Path, check: bool = True) -> str | None:
-    """Runs a command silently in ``folder``; None if it went well, else the last line of what it said."""
+def _run(command: Sequence[str], folder: Path) -> str:
+    """Runs a command silently in ``folder``; the last line of its errors, empty if it succeeded."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
-        problem = f"no answer within {TIMEOUT} s"
+        return f"no answer within {TIMEOUT} s"
     except OSError as error:
-        problem = f"{command[0]}: {error.strerror}"
-    else:
-        if done.returncode == 0:
-            return None
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("E:")]
-        problem = (errors or lines or [f"exit status {done.returncode}"])[-1].removeprefix("E:").strip()
-    if check:
-        raise PathwaysError(f"{' '.join(command[:2])}: {problem}")
-    return problem
+        return f"{command[0]}: {error.strerror}"
+    if done.returncode == 0:
+        return ""
+    lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("E:")]
+    return (errors or lines or [f"exit status {done.returncode}"])[-1].removeprefix("E:").strip()

@@ -33,7 +33,7 @@ _LINE = re.compile(
 
 @dataclass(frozen=True)
 class DialogueLine:
-    """One line of a scene: its level, its id in the level, and what is said."""
+    """One line of a scene: its level, its id in the level, and its text."""
 
     level: str
     identifier: str
@@ -83,10 +83,9 @@ def prepare_dialogues(
                     continue
                 if unfit := why_unfit(text, len(samples) / SAMPLE_RATE, MAX_SECONDS):
                     reasons[unfit] += 1
-                else:
-                    kept.add(sound)
-                    name = f"{language}-{line.level}-{line.identifier}"
-                    corpus.add(split_of(line.level), name, language, text, samples)
+                    continue
+                kept.add(sound)
+                corpus.add(split_of(line.level), f"{language}-{line.level}-{line.identifier}", language, text, samples)
             if not kept:
                 raise PathwaysError(f"{root}: no {language!r} dialogues with text and sound in {_ROOT}")
     return dropped
@@ -108,11 +107,8 @@ def read_dialogues(root: Path, language: str) -> Iterator[DialogueLine]:
             identifier, _, english, translated = match.groups()
             text = translated if translated is not None else english if language == "en" else ""
             if text:
-                yield DialogueLine(path.parent.name, identifier, re.sub(r"\\(.)", _unescape, text))
-
-
-def _unescape(match: re.Match[str]) -> str:
-    return {"n": " ", "t": " "}.get(match[1], match[1])
+                plain = re.sub(r"\\(.)", lambda match: " " if match[1] in "nt" else match[1], text)
+                yield DialogueLine(path.parent.name, identifier, plain)
 
 
 def _about(language: str) -> About:

@@ -14,11 +14,11 @@ _SYNCHRONOUS = 2
 _DONT_EXIT = 0x8000
 _UTF8 = 1
 _POSITION_CHARACTER = 1
-_PARAMETERS = {"rate": 1, "pitch": 3, "range": 4}  # words a minute; 0-100, 50 is the voice's own; likewise
+_PARAMETERS = {"rate": 1, "pitch": 3, "range": 4}  # words a minute; 0-100, 50 is the voice's default; likewise
 
 
 class Espeak:
-    """One synthesiser. What it says depends slightly on what it said before in the same process."""
+    """One synthesiser. Its speech depends slightly on what it synthesised before in the same process."""
 
     def __init__(self) -> None:
         try:
@@ -32,18 +32,18 @@ class Espeak:
         )
         if self.rate <= 0:
             raise PathwaysError("eSpeak NG does not start: reinstall the package espeakng-loader")
-        library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else breathy voices take their noise from the clock
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else breathy voices seed their noise by the clock
         self._library = library
         self._chunks: list[NDArray[np.int16]] = []
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-        self._callback = kind(self._take)
+        self._callback = kind(self._receive)
         library.espeak_SetSynthCallback(self._callback)
 
     def say(self, text: str, voice: str, **parameters: int) -> NDArray[np.int16]:
         """Samples (N,) at ``self.rate`` Hz of ``text`` in ``voice`` (``en-us+f3``).
 
         Args:
-            text: what to say.
+            text: to synthesise.
             voice: a language, or a language and a variant.
             parameters: ``rate`` (words a minute), ``pitch`` and ``range`` (0 to 100).
 
@@ -60,7 +60,7 @@ class Espeak:
         self._library.espeak_Synchronize()
         return np.concatenate([np.zeros(0, np.int16), *self._chunks])
 
-    def _take(self, samples: Any, count: int, _events: Any) -> int:
+    def _receive(self, samples: Any, count: int, _events: Any) -> int:
         if samples and count > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         return 0

@@ -1,8 +1,8 @@
 """FLEURS: sentences of Wikipedia read aloud, about ten hours a language, WAV at 16 kHz; by Lhotse's recipe.
 
-The text is the corpus's own normalised field, ``transcription`` (lower case, no punctuation; digits stay digits), as
+The text is the corpus's normalised field, ``transcription`` (lower case, no punctuation; digits stay digits), as
 published results score it. A language's folder is named by code and region (``de_de``, ``cmn_hans_cn``): every folder
-of the download that is named so is known.
+of the download that is named so is supported.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def _read(source: Path, folder: str, jobs: int) -> Iterator[Spoken]:
             yield Spoken(split, supervision.id, recording, supervision.text, None)
 
 
+_FOLDERS = "cs_cz de_de en_us es_419 fr_fr it_it nl_nl pl_pl pt_br ru_ru"  # some of about a hundred
 FLEURS = Published(
     name="FLEURS",
     licence="CC BY 4.0",
@@ -37,17 +38,6 @@ FLEURS = Published(
     transcripts="metadata/{folder}/{split}.tsv",
     audio="{folder}/{split}",
     read=_read,
-    folders={  # some, of whatever download; it may have a hundred
-        "cs": "cs_cz",
-        "de": "de_de",
-        "en": "en_us",
-        "es": "es_419",
-        "fr": "fr_fr",
-        "it": "it_it",
-        "nl": "nl_nl",
-        "pl": "pl_pl",
-        "pt": "pt_br",
-        "ru": "ru_ru",
-    },
+    folders={name[:2]: name for name in _FOLDERS.split()},
     named_by_code=True,
 )

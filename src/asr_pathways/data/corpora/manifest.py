@@ -1,27 +1,26 @@
 """A user's own recordings, from a manifest: JSON lines (as NeMo writes them) or TSV with a header.
 
-Each row names an audio file, what is said in it and the language::
+Each row has an audio file, its text and its language::
 
     {"audio_filepath": "a/1.wav", "text": "Hello there!", "lang": "en", "duration": 1.5, "offset": 0.0}
 
 ``lang`` is the code of a language in any form (``fr``, ``fra``, ``fr-FR``): the data folder has the shortest.
 ``duration`` and ``offset`` (seconds), ``split`` (train, dev or test) and ``speaker`` are optional; paths are
-relative to the manifest. Without ``split`` a row's split follows from the hash of its audio path, 80/10/10.
+relative to the manifest. Without ``split`` a row's split is by the hash of its audio path, 80/10/10.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asr_pathways.data.audio import SAMPLE_RATE, read_audio
-from asr_pathways.data.corpus import MAX_CHARACTERS_PER_SECOND, SPLITS, CorpusBuilder, build_corpus
+from asr_pathways.data.corpus import MAX_CHARACTERS_PER_SECOND, SPLITS, CorpusBuilder, build_corpus, parse_line
 from asr_pathways.data.languages import check_language, check_script
 from asr_pathways.data.normalize import normalize
 from asr_pathways.data.progress import track
@@ -82,16 +81,8 @@ def _complaint(manifest: Path, bad: list[BadRow], total: int, max_bad: float) ->
 
 def _read_lines(path: Path) -> list[tuple[int, Any]]:
     """(line number, parsed object, or the text of a line that does not parse) of each line that is not blank."""
-    return [
-        (number, _parse(line)) for number, line in enumerate(read_text(path, "manifest").split("\n"), 1) if line.strip()
-    ]
-
-
-def _parse(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return line
+    lines = enumerate(read_text(path, "manifest").split("\n"), 1)
+    return [(number, parse_line(line)) for number, line in lines if line.strip()]
 
 
 def _read_tsv(path: Path) -> list[tuple[int, Any]]:
@@ -100,15 +91,13 @@ def _read_tsv(path: Path) -> list[tuple[int, Any]]:
     missing = [name for name in REQUIRED if name not in header]
     if missing:
         raise PathwaysError(f"{path}: its header has no column {', '.join(missing)}")
-    return list(_tsv_rows(reader, header))
-
-
-def _tsv_rows(reader: Iterator[list[str]], header: list[str]) -> Iterator[tuple[int, Any]]:
+    rows: list[tuple[int, Any]] = []
     for number, fields in enumerate(reader, 2):
         if len(fields) == len(header):
-            yield number, {name: value for name, value in zip(header, fields, strict=True) if value != ""}
+            rows.append((number, {name: value for name, value in zip(header, fields, strict=True) if value != ""}))
         elif fields:
-            yield number, "\t".join(fields)
+            rows.append((number, "\t".join(fields)))
+    return rows
 
 
 def _add(corpus: CorpusBuilder, raw: Any, line: int, folder: Path) -> None:
@@ -134,9 +123,9 @@ def _add(corpus: CorpusBuilder, raw: Any, line: int, folder: Path) -> None:
     if seconds > MAX_SECONDS:
         raise PathwaysError(f"{path}: longer than {MAX_SECONDS:g} s: cut it into utterances")
     if duration is not None and seconds < duration - 0.1:
-        raise PathwaysError(f"{path}: {seconds:.2f} s of audio where the row says {duration:g} s")
+        raise PathwaysError(f"{path}: {seconds:.2f} s of audio where the row states {duration:g} s")
     if len(text) > MAX_CHARACTERS_PER_SECOND * seconds:
-        raise PathwaysError(f"{path}: {len(text)} letters in {seconds:.2f} s: the text cannot be said in it")
+        raise PathwaysError(f"{path}: {len(text)} letters in {seconds:.2f} s: the text cannot be spoken in it")
     speaker = raw.get("speaker")
     identifier = f"{line:06d}-{path.stem}"
     if speaker is not None:

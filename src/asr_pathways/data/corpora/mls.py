@@ -1,6 +1,6 @@
 """Multilingual LibriSpeech (MLS): read audiobooks in eight languages, FLAC or Opus at 16 kHz.
 
-The text is taken as it is: lower case, no punctuation, numbers in words, as published results score it.
+The text stays as it is: lower case, no punctuation, numbers in words, as published results score it.
 
 Lhotse's recipe of MLS looks each recording up in a list (lhotse 1.33: 8,000 utterances take 1.4 s, and the time
 grows with their square: weeks for the 10.8 million of English), so transcripts are read here and Lhotse reads the
@@ -36,7 +36,7 @@ def _read(source: Path, folder: str, jobs: int) -> Iterator[Spoken]:
 
 
 def _audio(transcripts: Path, number: int, line: str, suffix: str) -> Path:
-    """SPEAKER_BOOK_SEGMENT lies in audio/SPEAKER/BOOK."""
+    """SPEAKER_BOOK_SEGMENT is in audio/SPEAKER/BOOK."""
     identifier, tab, _ = line.partition("\t")
     parts = identifier.split("_")
     if not tab or len(parts) != 3:
@@ -48,9 +48,9 @@ def _recording(path: Path) -> Any:
     """The Lhotse recording, or None where there is no such file."""
     from lhotse import Recording
 
-    return (
-        Recording.from_file(path, recording_id=path.stem, force_opus_sampling_rate=16_000) if path.is_file() else None
-    )
+    if not path.is_file():
+        return None
+    return Recording.from_file(path, recording_id=path.stem, force_opus_sampling_rate=16_000)
 
 
 MLS = Published(

@@ -24,8 +24,8 @@ def write_numbers(out: Path, languages: Sequence[str], lines: int) -> None:
     """
     for language in languages:
         if check_language(language) not in SPELLED:
-            known = ", ".join(sorted(SPELLED))
-            raise PathwaysError(f"numbers are not spelled out in {language!r}: choose among {known}")
+            spelled = ", ".join(sorted(SPELLED))
+            raise PathwaysError(f"numbers are not spelled out in {language!r}: choose among {spelled}")
     for language in languages:
         with atomic_path(out / f"{language}.txt") as temporary:
             temporary.write_text("".join(f"{line}\n" for line in number_lines(language, lines)), encoding="utf-8")

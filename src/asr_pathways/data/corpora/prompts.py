@@ -1,8 +1,8 @@
 """Real speech in five languages: the voice prompts of Debian's ``asterisk-core-sounds`` packages.
 
 One professional voice per language, recorded at 16 kHz (G.722), with transcripts. Read prompts are short
-("please enter your password followed by the pound key") and share words, so the split takes care that no
-prompt name and no text is in two splits of one language.
+("please enter your password followed by the pound key") and share words, so the split ensures that no prompt name
+and no text is in two splits of one language.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ def prepare_prompts(
 
     Args:
         out: the data folder to make.
-        source: a tree of the unpacked packages, or a folder of their ``.deb`` files; None fetches them with
-            ``apt-get download``.
+        source: a tree of the unpacked packages, or a folder of their ``.deb`` files; None fetches them.
         languages: which of :data:`LANGUAGES`.
 
     Returns:
@@ -116,7 +115,7 @@ def _read_prompts(root: Path, language: str) -> tuple[str, list[Prompt], Counter
             f"asterisk-core-sounds-{language} and asterisk-core-sounds-{language}-g722 there with `dpkg-deb -x`"
         )
     prompts: dict[str, Prompt] = {}
-    dropped: Counter[str] = Counter()
+    dropped = Counter[str]()
     for name, line in _transcript(root, language):
         text = _respell(normalize(_repair(line.removeprefix(f"{name}:"), language), language), language)
         sound = voices[0] / f"{name}.g722"
@@ -132,8 +131,7 @@ def _read_prompts(root: Path, language: str) -> tuple[str, list[Prompt], Counter
 
 
 def _transcript(root: Path, language: str) -> Iterator[tuple[str, str]]:
-    folder = root / f"usr/share/doc/asterisk-core-sounds-{language}"
-    path = folder / f"core-sounds-{language}.txt.gz"
+    path = root / f"usr/share/doc/asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz"
     try:
         data = gzip.decompress(path.read_bytes()) if path.exists() else path.with_suffix("").read_bytes()
         lines = data.decode("utf-8-sig").splitlines()
@@ -146,8 +144,8 @@ def _transcript(root: Path, language: str) -> Iterator[tuple[str, str]]:
 
 
 def _repair(text: str, language: str) -> str:
-    damaged = _DAMAGED.get(language, {})
-    return " ".join(damaged.get(word, word) for word in text.split()) if damaged else text
+    words = _DAMAGED.get(language, {})
+    return " ".join(words.get(word, word) for word in text.split())
 
 
 def _respell(text: str, language: str) -> str:
@@ -165,10 +163,9 @@ def _split(texts: Mapping[str, str]) -> dict[str, str]:
 
 
 def _about(language: str) -> About:
-    licence = "CC-BY-3.0" if language == "ru" else "CC-BY-SA-3.0"
     return {
         "name": f"asterisk-core-sounds-{language}",
-        "licence": licence,
+        "licence": "CC-BY-3.0" if language == "ru" else "CC-BY-SA-3.0",
         "attribution": f"Asterisk core sounds ({language}), voice: {_VOICES[language]}; Debian package "
         f"asterisk-core-sounds-{language}; financial contributions by Digium, Inc.",
     }

@@ -1,8 +1,7 @@
 """Published corpora of many languages, from a folder that the user has downloaded and unpacked.
 
 The audio stays where it is: the data folder refers to it by absolute paths, at the rate that it has. What is
-special to a corpus (its layout, its reader, its text) lies in a module of its own, ``mls``, ``fleurs`` and
-``commonvoice``.
+special to a corpus (its layout, its reader, its text) is in its module: ``mls``, ``fleurs``, ``commonvoice``.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from asr_pathways.errors import PathwaysError
 
 @dataclass(frozen=True)
 class Spoken:
-    """One utterance: a whole recording (a Lhotse ``Recording``) and what is said in it, as the corpus writes it."""
+    """One utterance: a whole recording (a Lhotse ``Recording``) and its text, as the corpus writes it."""
 
     split: str
     identifier: str
@@ -45,7 +44,7 @@ class Published:
     text: Callable[[str, str], str] | None = None  # from text and our code to target and reference; None: as it is
     header: int = 0  # lines before the first utterance of a transcript
     suffixes: tuple[str, ...] = ("",)  # of a language's folder, the first that is there
-    folders: Mapping[str, str] = field(default_factory=dict)  # our language codes, and the corpus's own folder names
+    folders: Mapping[str, str] = field(default_factory=dict)  # our language codes, and the corpus's folder names
     named_by_code: bool = False  # whether any other folder that a language's code names is of that language
 
     def about(self, language: str) -> About:
@@ -56,7 +55,7 @@ class Published:
 def prepare_published(
     out: Path, source: Path, corpus: Published, languages: Sequence[str] | None = None, jobs: int = 1
 ) -> dict[str, Counter[str]]:
-    """Makes a data folder that refers to the audio of a published corpus, in the corpus's own splits.
+    """Makes a data folder that refers to the audio of a published corpus, in the corpus's splits.
 
     Utterances without words or audio are left out everywhere; those longer than 40 s, or with more than 30 letters
     a second, of train only: dev and test are scored whole.
@@ -65,7 +64,7 @@ def prepare_published(
         out: the data folder to make.
         source: the folder that holds the corpus's language folders.
         corpus: which one.
-        languages: our codes; None takes all that are there.
+        languages: our codes; None: all in ``source``.
         jobs: processes that read the audio files' headers.
 
     Returns:
@@ -89,10 +88,9 @@ def prepare_published(
                 if reason:
                     reasons[reason] += 1
                     continue
-                recording = spoken.recording
-                audio = str(Path(recording.sources[0].source).absolute())
+                audio = str(Path(spoken.recording.sources[0].source).absolute())
+                rate, samples = int(spoken.recording.sampling_rate), int(spoken.recording.num_samples)
                 identifier = f"{language}-{spoken.identifier}"
-                rate, samples = int(recording.sampling_rate), int(recording.num_samples)
                 row = cut_row(identifier, audio, samples, language, text, spoken.speaker, rate)
                 builder.add_row(spoken.split, row)
             for split in SPLITS:
@@ -106,33 +104,29 @@ def prepare_published(
 
 @contextmanager
 def reading(folder: Path, corpus: str) -> Iterator[None]:
-    """Turns whatever a reader of a corpus raises inside the block into one line that names the language's folder.
-
-    Raises:
-        PathwaysError: for any exception in the block.
-    """
+    """Raises any exception inside the block as a PathwaysError, one line that names the language's folder."""
     try:
         yield
     except PathwaysError:
         raise
-    except Exception as error:  # Lhotse's recipes raise anything from AssertionError to libsndfile's own
+    except Exception as error:  # Lhotse's recipes raise anything from AssertionError to libsndfile's
         detail = " ".join(str(error).split()) or "no details"
         raise PathwaysError(f"{folder}: not readable as {corpus}: {type(error).__name__}: {detail[:300]}") from error
 
 
 def _find(source: Path, corpus: Published, languages: Sequence[str] | None) -> dict[str, str]:
-    """The folder name of each language, in order; all files and folders that the corpus needs are there."""
+    """The folder name of each language, in order; all files and folders that the corpus needs exist."""
     known = corpus.folders
-    asked: list[str] = []
+    codes: list[str] = []
     for language in languages or known:
         code = find_language(language, known)
         if code is None:
             raise PathwaysError(f"no {language!r} in {corpus.name} here: choose among {', '.join(known)}")
-        asked.append(code)
+        codes.append(code)
     if not source.is_dir():
         raise PathwaysError(f"{source}: no such folder: {_advice(corpus)}")
     folders = {}
-    for language in dict.fromkeys(asked):
+    for language in dict.fromkeys(codes):
         names = [known[language] + suffix for suffix in corpus.suffixes]
         folder = next((name for name in names if (source / name).is_dir()), None)
         if folder is not None:
@@ -144,24 +138,22 @@ def _find(source: Path, corpus: Published, languages: Sequence[str] | None) -> d
     for folder in folders.values():
         for split in SPLITS:
             for pattern in (corpus.transcripts, corpus.audio):
-                if not (source / pattern.format(folder=folder, split=split)).exists():
-                    missing = pattern.format(folder=folder, split=split)
-                    raise PathwaysError(f"{source}: no {missing} in it: {_advice(corpus)}")
+                path = pattern.format(folder=folder, split=split)
+                if not (source / path).exists():
+                    raise PathwaysError(f"{source}: no {path} in it: {_advice(corpus)}")
     return folders
 
 
 def _advice(corpus: Published) -> str:
-    layout = " and ".join(
-        pattern.format(folder=next(iter(corpus.folders.values())), split="train")
-        for pattern in (corpus.transcripts, corpus.audio)
-    )
+    example = {"folder": next(iter(corpus.folders.values())), "split": "train"}
+    layout = f"{corpus.transcripts.format(**example)} and {corpus.audio.format(**example)}"
     return f"expected such as {layout}; {corpus.name} ({corpus.licence}) is {corpus.download}"
 
 
 def with_languages_of(source: Path, corpus: Published, languages: Sequence[str] | None) -> Published:
     """``corpus`` with the languages whose folders, named after a code, a download has, and those asked for.
 
-    Of several folders of one language, such as zh-CN and zh-TW, each is a language of its own, by its whole name.
+    Of several folders of one language, such as zh-CN and zh-TW, each is a separate language, by its whole name.
     """
     tables = source.glob(corpus.transcripts.format(folder="*", split="train"))
     names = sorted(name for path in tables if is_language(name := path.parent.name))
@@ -174,7 +166,7 @@ def with_languages_of(source: Path, corpus: Published, languages: Sequence[str] 
 
 
 def why_left_out(spoken: Spoken, text: str) -> str | None:
-    """What is wrong with an utterance; None: nothing. Dev and test are scored whole."""
+    """Why an utterance is left out; None: it is not. Dev and test are scored whole."""
     seconds = spoken.recording.num_samples / spoken.recording.sampling_rate
     return why_unfit(text, seconds, MAX_SECONDS) if spoken.split == "train" or not text else None
 

@@ -30,8 +30,8 @@ UNKNOWN = "?"
 def prepare_shar(out: Path, source: Path, languages: Sequence[str] | None = None) -> dict[str, Counter[str]]:
     """Makes a data folder that refers to the audio in a Lhotse Shar.
 
-    Texts are taken as they are; languages in any form of their code. What is left out is what `prepare_published`
-    leaves out, and cuts that have not one supervision, or no recording.
+    Texts stay as they are; languages are in any form of their code. Left out is what `prepare_published` leaves out,
+    and cuts that have not one supervision, or no recording.
 
     Args:
         out: the data folder to make.
@@ -91,9 +91,9 @@ def _utterances(split: str, cuts: Path, archive: Path) -> Iterator[tuple[str, di
     try:
         for cut, entry in zip_longest(load_jsonl(cuts), _entries(archive)):
             if cut is None or entry is None or cut["id"] != entry[0]:
-                mine = "no more cuts" if cut is None else f"cut {cut['id']!r}"
-                theirs = "nothing more" if entry is None else repr(entry[0])
-                raise PathwaysError(f"{cuts}: {mine} where {archive.name} has {theirs}: not of one shard")
+                listed = "no more cuts" if cut is None else f"cut {cut['id']!r}"
+                archived = "nothing more" if entry is None else repr(entry[0])
+                raise PathwaysError(f"{cuts}: {listed} where {archive.name} has {archived}: not of one shard")
             languages = [supervision.get("language") for supervision in cut["supervisions"]]
             if len(languages) != 1:
                 language = plain_language(languages[0]) if len(set(languages)) == 1 and languages[0] else UNKNOWN
@@ -110,7 +110,7 @@ def _utterances(split: str, cuts: Path, archive: Path) -> Iterator[tuple[str, di
 
 
 def _entries(archive: Path) -> Iterator[tuple[str, tuple[str, Any] | None]]:
-    """Each id with the place of its audio (see `place_in`) and Lhotse's recording: data, metadata, data, ..."""
+    """Each id with the place of its audio (see `place_in`) and Lhotse's recording, of members data, metadata, ..."""
     from lhotse import Recording
 
     with tarfile.open(archive, "r:") as members:

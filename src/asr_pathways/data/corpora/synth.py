@@ -1,8 +1,8 @@
-"""Synthetic speech: lines of text said by eSpeak NG in many voices, at many rates and pitches.
+"""Synthetic speech: lines of text by eSpeak NG in many voices, at many rates and pitches.
 
-For machines without recordings, and for text that no recording has. Dev and test hold texts and voices that are
-not in train. The same texts and seed give the same speech: each language is made by a process of its own, since
-what eSpeak NG says depends on what it said before.
+For machines without recordings, and for text that no recording has. Dev and test have texts and voices that are
+not in train. The same texts and seed make the same speech: each language is made by a fresh process, since the output
+of eSpeak NG depends on what it synthesised before.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ VOICES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class SynthLine:
-    """One line to say, and how."""
+    """One line to synthesise, and how."""
 
     index: int
     split: str
@@ -72,34 +73,29 @@ class SynthLine:
 
 
 def prepare_synth(
-    out: Path,
-    texts: Mapping[str, Sequence[str]],
-    seed: int = 0,
-    hours: float | None = None,
-    held_out: float = HELD_OUT,
+    out: Path, texts: Mapping[str, Sequence[str]], seed: int = 0, hours: float | None = None, held_out: float = HELD_OUT
 ) -> dict[str, int]:
     """Makes a data folder of synthetic speech.
 
     Args:
         out: the data folder to make.
-        texts: for each language, lines to say; they are normalised here. Several codes of one language are one.
+        texts: for each language, its lines; they are normalised here. Several codes of one language are one.
         seed: chooses voices, rates and pitches.
-        hours: how much speech to make per language: lines are said again, in other voices, or left unsaid, until
-            it is reached; None says each line once.
-        held_out: share of the texts that only dev says, and of those that only test says.
+        hours: how much speech to make per language: lines are repeated, in other voices, or left out, until it is
+            reached; None: each line once.
+        held_out: share of the texts in dev, and in test.
 
     Returns:
-        How many lines each language left out because nothing, or too much, came out.
+        How many lines of each language were left out because no speech, or too much, was made of them.
 
     Raises:
-        PathwaysError: if a language is unknown or has no text, or eSpeak NG is not installed, or
-            does not speak it.
+        PathwaysError: if a language is unknown, unknown to eSpeak NG or has no text, or eSpeak NG is not installed.
     """
     lines: dict[str, list[str]] = {}
     for code, raw in texts.items():
         language = check_language(code)
-        said = (text for line in raw if (text := normalize(line, language)))
-        lines[language] = list(dict.fromkeys([*lines.get(language, ()), *said]))
+        normalised = (text for line in raw if (text := normalize(line, language)))
+        lines[language] = list(dict.fromkeys([*lines.get(language, ()), *normalised]))
         if not lines[language]:
             raise PathwaysError(f"synth: no text in {language!r}")
     sources = [
@@ -111,16 +107,15 @@ def prepare_synth(
         for language in lines
     ]
     with build_corpus(out, sources) as corpus:
-        return {language: _say_all(corpus, language, lines[language], seed, hours, held_out) for language in lines}
+        return {language: _add_speech(corpus, language, lines[language], seed, hours, held_out) for language in lines}
 
 
 def utterances(
     lines: Sequence[str], language: str, seed: int, rounds: int | None = 1, held_out: float = HELD_OUT
 ) -> Iterator[SynthLine]:
-    """How each line is said; endless without ``rounds``."""
+    """How each line is synthesised; endless without ``rounds``."""
     index = 0
-    turn = 0
-    while rounds is None or turn < rounds:
+    for turn in count() if rounds is None else range(rounds):
         order = list(lines)
         random.Random(f"{seed} {language} {turn}").shuffle(order)
         for text in order:
@@ -137,13 +132,12 @@ def utterances(
                 gain=10 ** (rng.uniform(-15, 0) / 20),
             )
             index += 1
-        turn += 1
 
 
-def _say_all(
+def _add_speech(
     corpus: CorpusBuilder, language: str, lines: Sequence[str], seed: int, hours: float | None, held_out: float
 ) -> int:
-    """Adds what eSpeak NG makes of the lines; returns how many are left out."""
+    """Adds the speech of the lines; returns how many are left out."""
 
     def size(row: Mapping[str, Any]) -> float:
         return 1 if hours is None else row["samples"] / SAMPLE_RATE
@@ -152,7 +146,7 @@ def _say_all(
     total = len(lines) if hours is None else hours * 3600
     left_out = 0
     with (
-        closing(_spoken({**task, "folder": str(corpus.folder)})) as rows,
+        closing(_synthesised({**task, "folder": str(corpus.folder)})) as rows,
         closing(track(rows, f"synth {language}", total, size)) as tracked,
     ):
         for row in tracked:
@@ -164,13 +158,13 @@ def _say_all(
     return left_out
 
 
-def _spoken(task: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
-    """One row for each line that a process of its own has said, or could not say; it ends with the iteration."""
+def _synthesised(task: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
+    """One row for each line that a worker process has tried; the process ends with the iteration."""
     command = [sys.executable, "-m", "asr_pathways.data.corpora.synth_worker"]
-    with tempfile.TemporaryFile("w+") as complaints, tempfile.TemporaryFile("w+") as stdin:
+    with tempfile.TemporaryFile("w+") as stderr, tempfile.TemporaryFile("w+") as stdin:
         json.dump(task, stdin)
         stdin.seek(0)
-        with subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=complaints, text=True) as worker:
+        with subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, text=True) as worker:
             assert worker.stdout is not None
             try:
                 yield from map(json.loads, worker.stdout)
@@ -178,8 +172,8 @@ def _spoken(task: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
                 worker.kill()
                 raise
         if worker.returncode != 0:
-            complaints.seek(0)
-            said = [line for line in complaints.read().splitlines() if line.strip()]
-            problem = said[-1] if said else f"stopped with {worker.returncode}"
+            stderr.seek(0)
+            lines = [line for line in stderr.read().splitlines() if line.strip()]
+            problem = lines[-1] if lines else f"stopped with {worker.returncode}"
             name = f"synth {task['language']}: "
             raise PathwaysError(name + problem.removeprefix(name))

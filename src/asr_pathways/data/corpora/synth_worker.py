@@ -19,16 +19,16 @@ from asr_pathways.errors import PathwaysError
 
 
 def run(task_file: TextIO, answers: TextIO) -> None:
-    """Says the lines of a task until they, or the hours asked for, are done."""
+    """Synthesises the lines of a task until they, or its hours, are done."""
     task = json.load(task_file)
     language, hours = task["language"], task["hours"]
     folder = Path(task["folder"])
     espeak = Espeak()
-    wanted = float("inf") if hours is None else hours * 3600
+    target = float("inf") if hours is None else hours * 3600  # seconds
     done = 0.0
-    mute = 0
+    unfit = 0
     for item in utterances(task["lines"], language, task["seed"], 1 if hours is None else None, task["held_out"]):
-        if done >= wanted:
+        if done >= target:
             break
         raw = espeak.say(item.text, item.voice, rate=item.rate, pitch=item.pitch, range=item.range)
         samples = to_int16(resample(raw.astype(np.float32) / np.float32(32768), espeak.rate) * np.float32(item.gain))
@@ -37,21 +37,14 @@ def run(task_file: TextIO, answers: TextIO) -> None:
         audio = f"audio/{language}/{identifier}.flac"
         if not MIN_SECONDS <= seconds <= MAX_SECONDS or not samples.any():
             samples = samples[:0]
-            mute += 1
-            if mute > 100 and mute > 0.9 * item.index:
+            unfit += 1
+            if unfit > 100 and unfit > 0.9 * item.index:
                 raise PathwaysError(f"synth {language}: nearly every line is too short or too long to say")
         else:
             write_flac(folder / audio, samples)
             done += seconds
-        row = {
-            "id": identifier,
-            "audio": audio,
-            "split": item.split,
-            "text": item.text,
-            "voice": item.voice,
-            "samples": len(samples),
-        }
-        answers.write(json.dumps(row) + "\n")
+        row = {"id": identifier, "audio": audio, "split": item.split, "text": item.text, "voice": item.voice}
+        answers.write(json.dumps({**row, "samples": len(samples)}) + "\n")
         answers.flush()
 
 

@@ -1,8 +1,8 @@
-"""Lines of text for synthetic speech, from Debian packages, in the words of everyday and of machines.
+"""Lines of text for synthetic speech, from Debian packages, with everyday and technical words.
 
 Sources: the game dialogues (:mod:`asr_pathways.data.corpora.dialogues`, training levels only), the ``fortunes``
 packages (quotations and proverbs), the LibreOffice help (instructions), and lines made by rule: numbers, spelled
-letters, and frequent words by themselves. A line is one utterance: 2 to 14 words of the language's own alphabet.
+letters, and frequent words by themselves. A line is one utterance: 2 to 14 words of the language's alphabet.
 """
 
 from __future__ import annotations
@@ -50,11 +50,7 @@ _ELIDED = frozenset({"po", "mo", "di", "fa", "va", "da", "sta", "be", "to", "ve"
 
 
 def write_texts(
-    out: Path,
-    languages: Sequence[str],
-    source: Path | None = None,
-    exclude: Collection[str] = (),
-    limit: int = 12_000,
+    out: Path, languages: Sequence[str], source: Path | None = None, exclude: Collection[str] = (), limit: int = 12_000
 ) -> dict[str, int]:
     """Writes ``out/<language>.txt``: normalised, distinct lines in a fixed shuffled order.
 
@@ -69,14 +65,14 @@ def write_texts(
         How many lines each language got.
 
     Raises:
-        PathwaysError: if no packages are known for a language, or they cannot be fetched or hold no text.
+        PathwaysError: if no packages are known for a language, or they cannot be fetched or have no text.
     """
     for language in languages:
         if language not in ALPHABETS:
             raise PathwaysError(f"no Debian texts in {language!r}: choose among {', '.join(ALPHABETS)}")
-    names = [_packages(language) for language in languages]
+    packages = [table[language] for language in languages for table in (_FORTUNES, _HELP) if language in table]
     counts = {}
-    with unpacked(list(dict.fromkeys(name for group in names for name in group)), source) as root:
+    with unpacked(list(dict.fromkeys([DIALOGUES, *packages])), source) as root:
         for language in languages:
             lines = [line for line in texts(root, language, limit) if line not in exclude]
             with atomic_path(out / f"{language}.txt") as temporary:
@@ -90,10 +86,10 @@ def read_texts(folder: Path, languages: Sequence[str] | None = None) -> dict[str
 
     Args:
         folder: a folder of text files, one utterance a line.
-        languages: which languages; None takes every file that is named after a language.
+        languages: which languages; None: of every file that is named after a language.
 
     Raises:
-        PathwaysError: if a language is unknown, or a file is missing, is not UTF-8, or holds no text.
+        PathwaysError: if a language is unknown, or a file is missing, is not UTF-8, or has no text.
     """
     if languages is None:
         languages = sorted(path.stem for path in folder.glob("*.txt") if path.is_file() and is_language(path.stem))
@@ -126,18 +122,11 @@ def texts(root: Path, language: str, limit: int = 12_000) -> list[str]:
     return sorted(dict.fromkeys([*chosen, *made]), key=_shuffled)
 
 
-def _packages(language: str) -> list[str]:
-    return [DIALOGUES, *(table[language] for table in (_FORTUNES, _HELP) if language in table)]
-
-
 def sentences(text: str, language: str) -> Iterator[str]:
     """Normalised utterances in a running text: sentences, and clauses of those that are too long."""
     alphabet = frozenset(ALPHABETS[language] + " ")
     for sentence in re.split(r"(?<=[^\d\s.][.!?…])[\s\"»”)]+|[;:\n]|\s[-–—]+\s|(?<=\w)[.!?]{2,}", text):
-        pieces = [sentence]
-        if len(sentence.split()) > MAX_WORDS:
-            pieces = sentence.split(",")
-        for piece in pieces:
+        for piece in sentence.split(",") if len(sentence.split()) > MAX_WORDS else [sentence]:
             line = normalize(piece, language)
             if MIN_WORDS <= len(line.split()) <= MAX_WORDS and alphabet.issuperset(line):
                 yield line
@@ -153,8 +142,7 @@ def _fortune_lines(root: Path, language: str) -> Iterator[str]:
     if language not in _FORTUNES:
         return
     folder = root / "usr/share/games/fortunes" / ("" if language == "en" else language)
-    paths = sorted(path for path in folder.glob("*") if path.is_file() and not path.is_symlink())
-    for path in paths:
+    for path in sorted(path for path in folder.glob("*") if path.is_file() and not path.is_symlink()):
         if path.suffix in (".dat", ".u8") or (language == "en" and path.name in ("zippy", "perl", "ascii-art")):
             continue
         for cookie in re.split(r"(?m)^%\s*$", path.read_text(encoding="utf-8", errors="replace")):
@@ -166,7 +154,7 @@ def _fortune_lines(root: Path, language: str) -> Iterator[str]:
 
 
 def _italian(text: str) -> str:
-    """Accents that plain ASCII wrote as a final apostrophe (``perche'``) put back, elisions (``po'``) kept."""
+    """With accents in place of final apostrophes (``perche'``), but for elisions (``po'``)."""
 
     def accent(match: re.Match[str]) -> str:
         stem, vowel = match[1] or "", match[2]
@@ -188,13 +176,13 @@ def _help_lines(root: Path, language: str) -> Iterator[str]:
         page = page[page.find('id="DisplayArea"') :]
         for paragraph in re.findall(r"<p [^>]*>(.*?)</p>", page, re.DOTALL):
             text = " ".join(html.unescape(re.sub(r"<[^>]*>", "", paragraph)).split())
-            # Code, key names, menu paths and product names are nothing that anyone says.
+            # Code, key names, menu paths and product names are not spoken.
             if not re.search(r"[^\w\s.,;:!?'’()«»\"“”-]|\d|\w\.\w|[a-z][A-Z]|[A-Z]{3}", text):
                 yield from sentences(text, language)
 
 
 def _number_lines(language: str) -> list[str]:
-    """Numbers as they are said: 0-100, then random cardinals, ordinals and digit strings."""
+    """Spoken numbers: 0-100, then random cardinals, digit strings and groups of two digits."""
     rng = random.Random(f"numbers {language}")
     lines = [str(number) for number in range(101)]
     while len(lines) < NUMBER_LINES:

@@ -1,4 +1,4 @@
-"""Hugging Face models behind the same small face as ours: nothing in them is changed, their folders stay theirs."""
+"""Hugging Face models behind the interface `SpeechModel`: their modules, names and folders stay as they are."""
 
 from asr_pathways.models.hub.load import load_hub_model, own_model_folder
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,14 +16,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import MARK
+from asr_pathways.files import MARK, writing
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights
 
 Model = TypeVar("Model", bound=nn.Module)
 
 MOST = 1 << 16
-"""Frames (or samples) that give one of the encoder, whatever the model."""
+"""Frames (or samples) that suffice for one of the encoder, whatever the model."""
 
 
 class Source(NamedTuple):
@@ -41,7 +40,7 @@ class Source(NamedTuple):
 
     @property
     def options(self) -> dict[str, str]:
-        """What transformers wants to know beside the name."""
+        """Arguments of transformers' loaders beside the name."""
         return {} if self.revision is None else {"revision": self.revision}
 
     def __str__(self) -> str:
@@ -49,7 +48,7 @@ class Source(NamedTuple):
 
 
 class ExtractorFrontend:
-    """A Hugging Face feature extractor, for one utterance at its own length.
+    """A Hugging Face feature extractor, for one utterance, without padding.
 
     Args:
         extractor: a `SequenceFeatureExtractor`.
@@ -60,7 +59,7 @@ class ExtractorFrontend:
 
     def __init__(self, extractor: Any, key: str, frame_rate: float, transposed: bool = False) -> None:
         if extractor.sampling_rate != SAMPLE_RATE:
-            raise PathwaysError(f"the model hears {extractor.sampling_rate} Hz: only 16000 Hz is supported")
+            raise PathwaysError(f"the model's input is at {extractor.sampling_rate} Hz: only 16000 Hz is supported")
         self.extractor = extractor
         self.frame_rate = frame_rate
         self._key, self._transposed = key, transposed
@@ -76,7 +75,7 @@ class ExtractorFrontend:
                 samples,
                 sampling_rate=SAMPLE_RATE,
                 padding="longest",
-                truncation=False,  # Whisper's would drop what comes after 30 s, and say nothing
+                truncation=False,  # Whisper's would drop what comes after 30 s, without a warning
                 return_attention_mask=True,
                 return_tensors="pt",
             )
@@ -91,11 +90,11 @@ class ExtractorFrontend:
 
 
 class HubModel(SpeechModel):
-    """An adapter: the Hugging Face model is its `network`, whose parameter names stay its own.
+    """An adapter: the Hugging Face model, with its parameter names, is `network`.
 
     Args:
-        hub: the model; random training-time masking of its own is switched off (``apply_spec_augment``), because it
-            draws from numbers that no checkpoint holds; see `SpecAugment` for ours.
+        hub: the model; its random masking in training (``apply_spec_augment``) is switched off, because it draws from
+            numbers that no checkpoint has; see `SpecAugment` for ours.
         frontend: its feature extractor.
         parts: the tokenizer and the feature extractor, whose files are saved beside the weights.
     """
@@ -110,10 +109,10 @@ class HubModel(SpeechModel):
     window = 30.0
 
     def train(self: Model, mode: bool = True) -> Model:
-        """As ever, but batch normalisation keeps the checkpoint's statistics.
+        """As `nn.Module.train`, but batch normalisation keeps the checkpoint's statistics.
 
-        Those of a batch would be of one language; and what training adds to running ones differs between ranks, is in
-        no gradient, and stays where a batch is skipped because its loss is NaN.
+        Those of a batch would be of one language; and updates of running ones differ between ranks, are in no gradient,
+        and stay where a batch is skipped because its loss is NaN.
         """
         super().train(mode)
         for module in self.modules():
@@ -135,7 +134,7 @@ class HubModel(SpeechModel):
 
     @cached_property
     def _least(self) -> int:
-        """Frames of features that give one of the encoder."""
+        """Frames of features that suffice for one of the encoder."""
         return bisect_left(range(MOST), 1, key=lambda frames: int(self.output_lengths(torch.tensor([frames]))))
 
     @abstractmethod
@@ -148,7 +147,11 @@ class HubModel(SpeechModel):
 
     def save_weights(self, folder: Path) -> None:
         """Writes a folder that transformers loads: weights, config, tokenizer and feature extractor."""
-        _place(folder, lambda inside: self._save(inside))
+        try:
+            with writing(folder):
+                self._save_weights(folder)
+        except SafetensorError as error:
+            raise PathwaysError(f"{folder}: cannot write: {error}") from None
 
     def load_weights(self, folder: Path) -> None:
         """Reads ``model.safetensors``."""
@@ -161,29 +164,19 @@ class HubModel(SpeechModel):
             self.hub.generation_config.save_pretrained(folder)
         self._save_parts(folder)
 
-    def _save(self, folder: str) -> None:
-        self.hub.save_pretrained(folder, max_shard_size="1000GB")
-        self._save_parts(folder)
+    def _save_weights(self, folder: Path) -> None:
+        """By a temporary folder, whose files are moved to ``folder``, ``config.json`` last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".model{MARK}") as temporary:
+            self.hub.save_pretrained(temporary, max_shard_size="1000GB")
+            self._save_parts(temporary)
+            for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):
+                path.chmod(0o644)
+                path.replace(folder / path.name)
 
     def _save_parts(self, folder: str) -> None:
         for part in self._parts:
             part.save_pretrained(folder)
-
-
-def _place(folder: Path, write: Callable[[str], None]) -> None:
-    """Lets ``write`` fill a temporary folder, then moves its files to ``folder``, ``config.json`` last."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f".model{MARK}") as temporary:
-            write(temporary)
-            files = sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json")
-            for path in files:
-                path.chmod(0o644)
-                path.replace(folder / path.name)
-    except SafetensorError as error:
-        raise PathwaysError(f"{folder}: cannot write: {error}") from None
-    except OSError as error:
-        raise PathwaysError(f"{folder}: cannot write: {error.strerror or error}") from None
 
 
 def pad_lengths(lengths: Tensor, size: int) -> Tensor:

@@ -15,7 +15,7 @@ class HubTokenizer:
     A vocabulary without lower-case letters gets texts in upper case.
 
     Args:
-        tokenizer: a Hugging Face tokenizer.
+        tokenizer: of Hugging Face.
         space: put before a text: pieces of byte-level vocabularies begin with it.
         options: for the tokenizer's ``decode``.
     """

@@ -54,14 +54,9 @@ class Ctc(HubModel):
         scores, lengths = self.logits(batch.features, batch.feature_lengths, batch.language)
         if int(lengths.min()) < 1:
             raise PathwaysError(f"utterance {batch.ids[int(lengths.argmin())]}: too short for one frame of the model")
+        scores = scores.float().log_softmax(dim=-1).transpose(0, 1)
         loss = F.ctc_loss(
-            scores.float().log_softmax(dim=-1).transpose(0, 1),
-            batch.targets,
-            lengths,
-            batch.target_lengths,
-            blank=self.blank,
-            reduction="sum",
-            zero_infinity=True,
+            scores, batch.targets, lengths, batch.target_lengths, self.blank, reduction="sum", zero_infinity=True
         )
         return loss / batch.target_lengths.sum().clamp(min=1)
 
@@ -83,19 +78,19 @@ class Ctc(HubModel):
         """Frames of the encoder (B,) from frames of features or samples (B,).
 
         Raises:
-            PathwaysError: if transformers does not say.
+            PathwaysError: if transformers has no function for it.
         """
         for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"):
             if hasattr(self.hub, name):
                 return torch.as_tensor(getattr(self.hub, name)(lengths)).long()
-        raise PathwaysError(f"{type(self.hub).__name__} does not tell how long its output is: not supported")
+        raise PathwaysError(f"{type(self.hub).__name__} does not report how long its output is: not supported")
 
 
 class Mms(Ctc):
     """MMS (Pratap et al. 2023, arXiv 2305.13516): wav2vec 2.0 with an adapter and an output layer a language.
 
     These are read from ``adapter.LANGUAGE.safetensors`` when a language is first loaded, and replace the model's
-    own while it runs. They are never pruned; each trains with its language.
+    while it runs. They are never pruned; each trains with its language.
 
     Args:
         tokenizer: with a vocabulary a language.
@@ -137,7 +132,7 @@ class Mms(Ctc):
         return head
 
     def save_weights(self, folder: Path) -> None:
-        """Writes the folder, with the adapters of the languages that were opened."""
+        """Writes the folder, with the adapters of the languages that were loaded."""
         super().save_weights(folder)
         self._source = Source(str(folder))
 
@@ -152,7 +147,7 @@ class Mms(Ctc):
         super().load_weights(folder)
         for code, head in self.heads.items():
             assert isinstance(head, _Head)
-            head.take(load_adapter_file(Source(str(folder)), code))
+            head.load(load_adapter_file(Source(str(folder)), code))
 
 
 class _Head(nn.Module):
@@ -167,15 +162,15 @@ class _Head(nn.Module):
         return zip(self._names, self.tensors, strict=True)
 
     @torch.no_grad()
-    def take(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, own in self.items():
-            own.copy_(tensors[name])
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.items():
+            parameter.copy_(tensors[name])
 
 
 def mms_codes(tokenizer: Any) -> dict[str, str]:
-    """{code: the model's own} of the languages that an MMS tokenizer has vocabularies of.
+    """{plain code: the model's code} of the languages that an MMS tokenizer has vocabularies of.
 
-    The code is the plain one, and the model's own for the second script or dialect of a language.
+    The second script or dialect of a language keeps the model's code.
     """
     codes: dict[str, str] = {}
     for code in tokenizer.vocab:

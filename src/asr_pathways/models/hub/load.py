@@ -20,33 +20,33 @@ from asr_pathways.models.hub.whisper import Whisper
 from asr_pathways.models.speech_model import SpeechModel
 
 Loaded = tuple[SpeechModel, TextCodec]
-Take = Callable[[Any, Any], Any]
+MakeNetwork = Callable[[Any, Any], Any]
 
 
-def load_hub_model(name: str, take: Take | None = None) -> Loaded:
+def load_hub_model(name: str, make: MakeNetwork | None = None) -> Loaded:
     """Reads a model's folder, or fetches it by its name on the hub; safetensors only, nothing is unpickled.
 
-    All files are of one revision. Where none is named, it is the newest, and a line on stderr says which.
+    All files are of one revision. Where none is named, it is the newest, and a line on stderr names it.
 
     Args:
         name: of the folder, or on the hub (``owner/model``, or ``owner/model@revision`` for one that stays the same).
-        take: makes the network from its class and config, for a folder without weights.
+        make: makes the network from its class and config, for a folder without weights.
 
     Raises:
-        PathwaysError: if transformers is not installed, the model is not to be had, or is of a kind that is not
-            supported; the kinds that are get named.
+        PathwaysError: if transformers is not installed, the model cannot be read or fetched, or its kind is not
+            supported; the supported ones are named.
     """
     transformers = _transformers(name)
-    with _told(name):
+    with _one_line_errors(name):
         source = pinned(Source.of(name))
         config = transformers.AutoConfig.from_pretrained(source.name, **source.options)
     architecture = (config.architectures or ["a model of no known architecture"])[0]
     loader = LOADERS.get(architecture)
     if loader is None:
         raise PathwaysError(f"{name}: {architecture} is not supported; these are: {', '.join(sorted(LOADERS))}")
-    with _told(name):
+    with _one_line_errors(name):
         kind = getattr(transformers, architecture)
-        return loader(source, config, _network(source, kind) if take is None else take(kind, config))
+        return loader(source, config, _network(source, kind) if make is None else make(kind, config))
 
 
 def own_model_folder(name: str, card: str) -> tuple[str, Path | None]:
@@ -54,13 +54,13 @@ def own_model_folder(name: str, card: str) -> tuple[str, Path | None]:
 
     Args:
         name: ``owner/model``, or ``owner/model@revision``.
-        card: the file by which folders of ours are known.
+        card: the file that marks folders of ours.
 
     Raises:
-        PathwaysError: if transformers is not installed, or the model is not to be had.
+        PathwaysError: if transformers is not installed, or the model cannot be read or fetched.
     """
     _transformers(name)
-    with _told(name):
+    with _one_line_errors(name):
         source = pinned(Source.of(name))
         return str(source), own_folder(source, card)
 
@@ -75,7 +75,7 @@ def _transformers(name: str) -> Any:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _one_line_errors(name: str) -> Iterator[None]:
     """Whatever transformers and its tokenizers raise for a broken or missing part becomes one line with the name."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""Models on the hub: which revision a name means, and folders of ours that lie there."""
+"""Models on the hub: which revision a name means, and folders of ours there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def own_folder(source: Source, card: str) -> Path | None:
 
     Args:
         source: as from :func:`pinned`.
-        card: the file by which ours are known, if ``config.json`` is not in our format.
+        card: the file that marks ours, if ``config.json`` is not in our format.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -42,8 +42,8 @@ def own_folder(source: Source, card: str) -> Path | None:
     except EntryNotFoundError as error:
         if isinstance(error, LocalEntryNotFoundError) and not _known_to_lack(source, card):
             print(
-                f"{source}: the hub cannot be reached, and the cache does not tell whether this model has pathways: "
-                "it is taken as it was before pruning",
+                f"{source}: the hub cannot be reached, and the cache does not show whether this model has pathways: "
+                "it is loaded as it was before pruning",
                 file=sys.stderr,
             )
         config = read_json(Path(hf_hub_download(source.name, "config.json", revision=source.revision)))
@@ -53,7 +53,7 @@ def own_folder(source: Source, card: str) -> Path | None:
 
 
 def _known_to_lack(source: Source, name: str) -> bool:
-    """Whether the hub once said that there is no such file."""
+    """Whether the hub once reported that there is no such file."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 
     return try_to_load_from_cache(source.name, name, revision=source.revision) is _CACHED_NO_EXIST

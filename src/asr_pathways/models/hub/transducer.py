@@ -1,7 +1,7 @@
 """Transducers from elsewhere as speech models: Parakeet RNN-T and TDT, Nemotron streaming.
 
-RNN-T loss is this package's own (transformers' needs torchaudio); TDT loss (Xu et al. 2023, arXiv 2304.06795) is
-transformers' own.
+RNN-T loss is this package's (transformers' needs torchaudio); TDT loss (Xu et al. 2023, arXiv 2304.06795) is
+transformers'.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class HubTransducer(HubModel):
         self.blank = int(hub.config.blank_token_id)
         self.durations = list(getattr(hub.config, "durations", []))
         lookahead = getattr(hub.config.encoder_config, "default_num_lookahead_tokens", None)
-        # The scores of durations follow those of tokens: the search must not take one for a token.
+        # The scores of durations follow those of tokens: the search must not choose one as a token.
         size = int(hub.config.vocab_size)
         self._suppressed = list(range(size, size + len(self.durations))) or None
         self._options = {} if lookahead is None else {"num_lookahead_tokens": lookahead}
@@ -39,7 +39,7 @@ class HubTransducer(HubModel):
         """RNN-T or TDT loss, in nats a token.
 
         Raises:
-            PathwaysError: if an utterance is too short to give one frame of the encoder; it is named.
+            PathwaysError: if an utterance is too short for one frame of the encoder; it is named.
         """
         encoded = self._encode(batch.features, batch.feature_lengths)
         lengths = encoded.attention_mask.sum(-1).long()
@@ -82,7 +82,7 @@ class HubTransducer(HubModel):
 
     @torch.no_grad()
     def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
-        """Greedy search by transformers' own ``generate``."""
+        """Greedy search by transformers' ``generate``."""
         mask = pad_lengths(lengths, features.shape[1]).long()
         frames = int(self.output_lengths(lengths).max())
         sequences = self.hub.generate(

@@ -1,8 +1,8 @@
 """Whisper (Radford et al. 2022, arXiv 2212.04356) as a speech model.
 
-Whisper pads every input to 30 seconds. Untouched, it must be given that: on a shorter window it repeats itself.
-One that trains here is given windows of its own batch's length from the first step on, which makes a step on short
-utterances several times cheaper, and it decodes so from then on. Its config remembers that (``padding``).
+Whisper pads every input to 30 seconds, and as published needs that: on a shorter window it repeats itself. One that
+trains here gets windows of its batch's length from the first step on, which makes a step on short utterances several
+times cheaper, and it decodes so from then on. Its config records that (``padding``).
 """
 
 from __future__ import annotations
@@ -86,9 +86,8 @@ class Whisper(HubModel):
     def encode(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Log-mel features (B, T, F) and their lengths (B,) -> encodings (B, T', D).
 
-        Padding is filled with what the extractor makes of silence: 2 (eight powers of ten) below each row's largest
-        value; T' is 1500 or, if `padding`
-        is ``longest``, half of the longest row.
+        Padding is filled with the extractor's value of silence, 2 (eight powers of ten) below each row's largest; T' is
+        1500 or, if `padding` is ``longest``, half of the longest row.
 
         Raises:
             PathwaysError: if an input is longer than Whisper's window.
@@ -118,9 +117,9 @@ class Whisper(HubModel):
     def length_error(self, frames: int, tokens: int) -> str | None:
         if frames > self.frames:
             seconds, window = frames / FRAME_RATE, self.frames / FRAME_RATE
-            return f"{seconds:.1f} s of audio: Whisper hears at most {window:g} s: cut it"
+            return f"{seconds:.1f} s of audio: Whisper's window is {window:g} s: cut it"
         if (total := self._prompt_size + tokens) > self.longest_text:
-            return f"a text of {total} tokens: Whisper takes {self.longest_text}"
+            return f"a text of {total} tokens: Whisper's limit is {self.longest_text}"
         return super().length_error(frames, tokens)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -156,7 +155,7 @@ class Whisper(HubModel):
         prompt = torch.tensor(self.prompt(language), device=encodings.device).expand(len(features), -1)
         seconds = float(lengths.max()) / FRAME_RATE
         count = min(self.longest_text - prompt.shape[1], TOKENS_AT_LEAST + int(TOKENS_PER_SECOND * seconds))
-        # Whisper's own generate() insists on windows of 30 s; the general one takes what the encoder gave.
+        # Whisper's own generate() insists on windows of 30 s; the general one accepts the encoder's output.
         sequences = GenerationMixin.generate(
             self.hub,
             encoder_outputs=BaseModelOutput(last_hidden_state=encodings),
@@ -179,16 +178,15 @@ def language_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 def _multilingual(hub: Any) -> bool:
-    """English-only models have the language tokens too, and were never taught them."""
+    """English-only models have the language tokens too, and were never trained on them."""
     stated = getattr(hub.generation_config, "is_multilingual", None)
     return bool(hub.config.vocab_size != ENGLISH_TOKENS if stated is None else stated)
 
 
 def _between_layers(side: str, layers: int) -> list[str]:
     """The norms that read each layer's output: their output has no few huge channels, as the residual stream has."""
-    return [f"model.{side}.layers.{index}.self_attn_layer_norm" for index in range(1, layers)] + [
-        f"model.{side}.layer_norm"
-    ]
+    inner = [f"model.{side}.layers.{index}.self_attn_layer_norm" for index in range(1, layers)]
+    return [*inner, f"model.{side}.layer_norm"]
 
 
 def _token(tokenizer: Any, name: str) -> int:
