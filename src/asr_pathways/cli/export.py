@@ -94,11 +94,7 @@ def _bundle(model: Path, out: Path, dtype: str | None, languages: Sequence[str] 
 
 
 def _read_scores(path: Path) -> dict[str, Score]:
-    """Scores by language from what ``evaluate --json`` wrote.
-
-    Raises:
-        PathwaysError: if it is no evaluation.
-    """
+    """Scores by language from the output of ``evaluate --json``."""
     from asr_pathways.bundle.layout import Score
     from asr_pathways.evaluation.listing import read_evaluation
 

@@ -34,6 +34,7 @@ from asr_pathways.evaluation.wer import (
 )
 
 ALPHA, POWER = 0.05, 0.8
+_QUANTILES = NormalDist().inv_cdf(1 - ALPHA / 2) + NormalDist().inv_cdf(POWER)
 
 
 @dataclass(frozen=True)
@@ -219,26 +220,18 @@ class Bootstrap:
         }
 
 
-def detectable(words: int, deviation: float, *, power: float = POWER, alpha: float = ALPHA) -> float:
-    """The smallest true difference in WER, as a fraction, that a paired test shows with probability ``power``.
+def detectable(words: int, deviation: float) -> float:
+    """The smallest true difference in WER, as a fraction, that a paired test at `ALPHA` shows with probability `POWER`.
 
-    Args:
-        words: reference words that both systems are tested on.
-        deviation: standard deviation of the difference in errors a word between the two.
-        power: how often the difference is to be shown.
-        alpha: two-sided level of the test.
+    ``words`` are the reference words that both systems are tested on, ``deviation`` is the standard deviation of the
+    difference in errors a word between the two.
     """
-    return _quantiles(power, alpha) * deviation / math.sqrt(words)
+    return _QUANTILES * deviation / math.sqrt(words)
 
 
-def detectable_by(error: float, *, power: float = POWER, alpha: float = ALPHA) -> float:
+def detectable_by(error: float) -> float:
     """The same, from the standard error of a difference that was measured."""
-    return _quantiles(power, alpha) * error
-
-
-def _quantiles(power: float, alpha: float) -> float:
-    normal = NormalDist()
-    return normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)
+    return _QUANTILES * error
 
 
 def _clusters(systems: Mapping[str, Runs], seeds: Sequence[int], language: str) -> npt.NDArray[np.int64]:

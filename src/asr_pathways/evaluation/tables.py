@@ -48,8 +48,7 @@ def identification_table(right: Mapping[str, Mapping[str, float]]) -> Table:
     table.add_column("Language")
     for split in right:
         table.add_column(split, justify="right")
-    languages = sorted({language for shares in right.values() for language in shares})
-    for language in languages:
+    for language in sorted({language for shares in right.values() for language in shares}):
         shares = [split.get(language) for split in right.values()]
         table.add_row(language, *("" if share is None else percent(share) for share in shares))
     table.add_section()

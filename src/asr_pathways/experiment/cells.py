@@ -78,19 +78,20 @@ def run_cell(cell: Cell, root: Path, data: Path, *, test: bool = True) -> dict[s
 
 
 def _train(cell: Cell, root: Path, data: Path, out: Path, resume: bool) -> TrainingState:
-    recipe, init = TrainRecipe.model_validate(cell.spec["recipe"]), _model(cell.spec["model"], root)
+    recipe, init = (
+        TrainRecipe.model_validate(cell.spec["recipe"]),
+        cell.spec["model"] and _model(cell.spec["model"], root),
+    )
     return train(recipe, data, out, init=init, languages=cell.spec["languages"], resume=resume)
 
 
 def _prune(cell: Cell, root: Path, data: Path, out: Path, resume: bool) -> TrainingState:
     spec = cell.spec
-    model = _model(spec["model"], root)
-    assert model is not None
     init: str | Sequence[Path] = "omp"
     if spec["init"] != "omp":
         init = [cell_folder(root, name) for name in spec["init"]["cells"]]
     return prune(
-        model,
+        _model(spec["model"], root),
         data,
         out,
         method=spec["method"],
@@ -102,20 +103,14 @@ def _prune(cell: Cell, root: Path, data: Path, out: Path, resume: bool) -> Train
     )
 
 
-def _model(spec: Mapping[str, str] | None, root: Path) -> Path | None:
-    if spec is None:
-        return None
+def _model(spec: Mapping[str, str], root: Path) -> Path:
     return cell_folder(root, spec["cell"]) if "cell" in spec else Path(spec["path"])
 
 
 def _test(
     asr: AsrModel, data: Path, test: Mapping[str, Any]
 ) -> tuple[dict[str, UtteranceCounts], dict[str, dict[str, str]]]:
-    """Decodes the test splits, each language through its pathway, and computes the model's loss on them.
-
-    Returns:
-        The counts of each language, and one utterance of each: the one whose length is nearest to ten words.
-    """
+    """Decodes the test splits: the counts of each language, and of its utterances the one nearest to ten words."""
     tested, samples = {}, {}
     for language in asr.check_languages(None):
         cuts = [cut for split in test["splits"] for cut in load_cuts(data, split, [language])]

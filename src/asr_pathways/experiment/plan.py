@@ -114,7 +114,10 @@ def make_plan(recipe: ExperimentRecipe) -> Plan:
     Raises:
         PathwaysError: if such a folder is not there, or systems start from each other in a circle.
     """
-    return _Planner(recipe).plan
+    plan = Plan(recipe)
+    for name in recipe.blocks:
+        _BlockPlanner(plan, name)
+    return plan
 
 
 def corpus_spec(recipe: ExperimentRecipe, name: str) -> dict[str, Any]:
@@ -157,48 +160,41 @@ def _languages(recipe: ExperimentRecipe, corpus: str) -> Sequence[str]:
     return [row.language for row in summarize(source.path)]
 
 
-class _Planner:
-    def __init__(self, recipe: ExperimentRecipe) -> None:
-        self.plan = Plan(recipe)
-        self._recipe = recipe
-        self._unfinished: list[tuple[str, str, int]] = []  # systems whose masks are being planned
-        for name, block in recipe.blocks.items():
-            languages = languages_of_block(recipe, block)
-            for variant in block.rows().values():
-                self.plan.rows.append(self._row(name, variant, languages))
+class _BlockPlanner:
+    """Adds the rows of a block to a plan, and the cells that they need."""
 
-    def _row(self, block_name: str, variant: Variant, languages: tuple[str, ...]) -> Row:
-        block, name, system = self._recipe.blocks[block_name], variant.name, variant.system
-        groups = [languages] if system.languages == "all" else [(language,) for language in languages]
-        runs = []
-        for seed in block.seeds if system.seeds is None else system.seeds:
-            for group in groups:
-                runs.append(Run(seed, group, self._cell(block_name, name, system, group, seed, languages)))
-        sparsity = None if system.method == DENSE else self._sparsity(block, system)
-        return Row(block_name, variant, sparsity, tuple(runs))
+    def __init__(self, plan: Plan, name: str) -> None:
+        self._plan, self._recipe, self._name = plan, plan.recipe, name
+        self._block = plan.recipe.blocks[name]
+        self._languages = languages_of_block(plan.recipe, self._block)
+        self._variants = self._block.rows()
+        self._unfinished: list[tuple[str, int]] = []  # systems whose masks are being planned
+        for variant in self._variants.values():
+            plan.rows.append(self._row(variant))
 
-    def _cell(
-        self,
-        block_name: str,
-        name: str,
-        system: SystemSpec,
-        group: tuple[str, ...],
-        seed: int,
-        languages: tuple[str, ...],
-    ) -> str:
+    def _row(self, variant: Variant) -> Row:
+        system, runs = variant.system, []
+        for seed in self._block.seeds if system.seeds is None else system.seeds:
+            for group in self._groups(system, self._languages):
+                runs.append(Run(seed, group, self._cell(variant, group, seed)))
+        sparsity = None if system.method == DENSE else self._sparsity(system)
+        return Row(self._name, variant, sparsity, tuple(runs))
+
+    def _groups(self, system: SystemSpec, languages: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """The languages of each run that ``languages`` need."""
+        return [self._languages] if system.languages == "all" else [(language,) for language in languages]
+
+    def _cell(self, variant: Variant, group: tuple[str, ...], seed: int) -> str:
         """The name of the cell, which is in the plan then."""
-        block = self._recipe.blocks[block_name]
-        if system.start:
-            start = block.rows()[system.start].system
-            dense = self._cell(block_name, system.start, start, languages, seed, languages)
-        else:
-            dense = self._dense(block_name, block, seed, languages)
+        block, system = self._block, variant.system
+        start = self._variants.get(system.start)
+        dense = self._cell(start, self._languages, seed) if start else self._dense(seed)
         if system.method == DENSE and system.steps == 0:
             return dense
         values = block.recipe.model_dump(mode="json", include=set(LoopConfig.model_fields))
         spec: dict[str, Any] = {
             "kind": "train",
-            "data": self._data(system.data or block.data, block, seed),
+            "data": self._data(system.data or block.data, seed),
             "languages": group,
             "model": {"cell": dense},
             "test": {"splits": block.test, "utterances": block.utterances},
@@ -206,26 +202,25 @@ class _Planner:
         total = system.steps
         masks: tuple[str, ...] = ()
         if system.method != DENSE:
-            masks, before = self._masks(block_name, name, system, group, seed, languages)
+            masks, before = self._masks(variant, group, seed)
             total += before
-            recipe = parse_config(
-                PruneRecipe, {**block.recipe.model_dump(), **system.recipe}, f"blocks.{block_name}.{name}.recipe"
-            )
+            where = f"blocks.{self._name}.{variant.name}"
+            recipe = parse_config(PruneRecipe, {**block.recipe.model_dump(), **system.recipe}, f"{where}.recipe")
             values = recipe.model_dump(mode="json")
             values["pathways"] = {**recipe.pathways, **system.pathways}
             spec |= {
                 "kind": "prune",
                 "method": system.method,
-                "pathways": self._pathways(f"blocks.{block_name}.{name}", block, system, group, values["pathways"]),
-                "sparsity": self._sparsity(block, system),
+                "pathways": self._pathways(where, system, group, values["pathways"]),
+                "sparsity": self._sparsity(system),
                 "init": {"cells": masks} if masks else "omp",
             }
         spec["recipe"] = _seeded(values, seed, system.steps)
-        label = f"{block_name} / {name} / {' '.join(group)} / seed {seed}"
+        label = f"{self._name} / {variant.name} / {' '.join(group)} / seed {seed}"
         return self._add(spec, (dense, *masks), label, total)
 
     def _pathways(
-        self, where: str, block: Block, system: SystemSpec, group: Sequence[str], options: dict[str, Any]
+        self, where: str, system: SystemSpec, group: Sequence[str], options: dict[str, Any]
     ) -> dict[str, Any]:
         """The config that the method makes of its options: so a method's changed default makes a new name.
 
@@ -234,54 +229,46 @@ class _Planner:
         retired = {name: options[name] for name in RETIRED if name in options}
         options = {name: value for name, value in options.items() if name not in RETIRED}
         try:
-            method = METHODS[system.method]
-            config = method.config(self._sparsity(block, system), system.steps, group, **options)
+            config = METHODS[system.method].config(self._sparsity(system), system.steps, group, **options)
         except PathwaysError as error:
             raise PathwaysError(f"{where}: {error}") from None
         return config.model_dump(mode="json", exclude_defaults=True) | retired
 
-    def _masks(
-        self,
-        block_name: str,
-        name: str,
-        system: SystemSpec,
-        group: tuple[str, ...],
-        seed: int,
-        languages: tuple[str, ...],
-    ) -> tuple[tuple[str, ...], int]:
+    def _masks(self, variant: Variant, group: tuple[str, ...], seed: int) -> tuple[tuple[str, ...], int]:
         """The cells whose masks a system starts from, and their steps."""
-        if system.init == "omp":
+        init = variant.system.init
+        if init == "omp":
             return (), 0
-        if (block_name, name, seed) in self._unfinished:
-            raise PathwaysError(f"blocks.{block_name}: {name} and {system.init} start from each other's masks")
-        self._unfinished.append((block_name, name, seed))
-        source = self._recipe.blocks[block_name].rows()[system.init].system
-        groups = [languages] if source.languages == "all" else [(language,) for language in group]
-        names = tuple(self._cell(block_name, system.init, source, one, seed, languages) for one in groups)
+        if (variant.name, seed) in self._unfinished:
+            raise PathwaysError(f"blocks.{self._name}: {variant.name} and {init} start from each other's masks")
+        self._unfinished.append((variant.name, seed))
+        source = self._variants[init]
+        names = tuple(self._cell(source, one, seed) for one in self._groups(source.system, group))
         self._unfinished.pop()
-        return names, sum(self.plan.cells[cell].total_steps for cell in names)
+        return names, sum(self._plan.cells[cell].total_steps for cell in names)
 
-    def _dense(self, block_name: str, block: Block, seed: int, languages: tuple[str, ...]) -> str:
-        """The cell of a block's dense model: finetuned if the recipe says so, and tested in any case."""
+    def _dense(self, seed: int) -> str:
+        """The cell of the block's dense model: finetuned if the recipe says so, and tested in any case."""
+        block = self._block
         parents: tuple[str, ...] = ()
         if block.dense.model in self._recipe.models:
             parents = (self._model(block.dense.model),)
             start = {"cell": parents[0]}
         else:
-            start = {"contents": _pinned(block_name, block.dense), "path": block.dense.model}
+            start = {"contents": _pinned(self._name, block.dense), "path": block.dense.model}
         config = block.dense.finetune or TrainRecipe.model_validate(
             {"optimizer": {"steps": 0}, "threads": block.recipe.threads, "evaluation": {"choose": "last"}}
         )
         spec = {
             "kind": "train",
-            "data": self._data(block.data, block, seed),
-            "languages": languages,
+            "data": self._data(block.data, seed),
+            "languages": self._languages,
             "model": start,
             "test": {"splits": block.test, "utterances": block.utterances},
             # Without training and without folds all seeds share one cell.
             "recipe": _seeded(config.model_dump(mode="json"), seed if block.dense.finetune else 0),
         }
-        return self._add(spec, parents, f"{block_name} / dense / {' '.join(languages)} / seed {seed}", 0)
+        return self._add(spec, parents, f"{self._name} / dense / {' '.join(self._languages)} / seed {seed}", 0)
 
     def _model(self, name: str) -> str:
         model = self._recipe.models[name]
@@ -295,17 +282,17 @@ class _Planner:
         }
         return self._add(spec, (), f"model {name}", 0)
 
-    def _data(self, name: str, block: Block, seed: int) -> dict[str, Any]:
+    def _data(self, name: str, seed: int) -> dict[str, Any]:
         data: dict[str, Any] = {"corpus": corpus_spec(self._recipe, name), "name": name}
-        return data | ({"folds": block.folds, "fold": seed} if block.folds else {})
+        return data | ({"folds": self._block.folds, "fold": seed} if self._block.folds else {})
 
-    def _sparsity(self, block: Block, system: SystemSpec) -> float:
-        return block.sparsity if system.sparsity is None else system.sparsity
+    def _sparsity(self, system: SystemSpec) -> float:
+        return self._block.sparsity if system.sparsity is None else system.sparsity
 
     def _add(self, spec: dict[str, Any], parents: Sequence[str], label: str, total_steps: int) -> str:
         name = digest({"version": VERSION, **_decisive(spec)})
-        if name not in self.plan.cells:
-            self.plan.cells[name] = Cell(name, spec, tuple(dict.fromkeys(parents)), label, total_steps)
+        if name not in self._plan.cells:
+            self._plan.cells[name] = Cell(name, spec, tuple(dict.fromkeys(parents)), label, total_steps)
         return name
 
 

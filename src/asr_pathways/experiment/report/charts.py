@@ -108,11 +108,10 @@ def _rates(block: BlockFinding, rows: Sequence[RowFinding]) -> Iterator[Chart]:
         axes.set_xlabel("WER (%)")
         figure.legend(loc="outside upper left", ncols=4)
         means = ", ".join(f"{row.name} {percent(row.pooled.wer)}%" for row in rows if row.pooled)
-        described = f"WER by language and system; means: {means}."
         caption = (
-            f"WER on the test split with 95% bootstrap intervals{_seeds(rows)}. The mean is unweighted over languages."
+            f"WER on the test split with 95% bootstrap intervals{_seeds(rows)}. The mean over languages is unweighted."
         )
-        yield _chart(figure, block, "wer", described, caption)
+        yield _chart(figure, block, "wer", f"WER by language and system; means: {means}.", caption)
 
 
 def _curves(block: BlockFinding, rows: Sequence[RowFinding]) -> Iterator[Chart]:
@@ -134,19 +133,15 @@ def _curves(block: BlockFinding, rows: Sequence[RowFinding]) -> Iterator[Chart]:
             f"{name} from {percent(curve[0][1])}% at step {curve[0][0]} to {percent(curve[-1][1])}% at {curve[-1][0]}"
             for name, curve in trained.items()
         )
+        counted = " or ".join(str(size) if size else "all" for size in sorted(sizes))
+        seen = "Dev is smaller than the test" if sizes == {0} else f"Of dev, {counted} utterances a language"
         early = any(early for curve in trained.values() for _, _, early in curve)
         caption = (
             "WER on the dev split over training steps, mean over languages and seeds. "
             + ("Hollow marks: the model is not at its final sparsity yet. " if early else "")
-            + f"{_utterances(sizes)}: it shows courses, not who is best."
+            + f"{seen}: it shows courses, not who is best."
         )
         yield _chart(figure, block, "steps", f"WER on dev over training steps: {ends}.", caption)
-
-
-def _utterances(sizes: set[int]) -> str:
-    if sizes == {0}:
-        return "Dev is smaller than the test"
-    return f"Of dev, {' or '.join(str(size) if size else 'all' for size in sorted(sizes))} utterances a language"
 
 
 def _dev_size(entry: Entry) -> int:

@@ -81,13 +81,12 @@ def main_table(block: BlockFinding) -> str:
 def _claims(findings: Findings) -> Iterator[str]:
     claims = findings.claims
     if claims:
-        planned = [claim for claim in claims if claim.claim.planned]
-        later = [claim for claim in claims if not claim.claim.planned]
-        counts = [_counted(planned, "planned claim")] if planned else []
-        if later:
-            counts.append(_counted(later, "claim made after results were seen", "claims made after results were seen"))
+        planned = _counted([claim for claim in claims if claim.claim.planned], "planned claim{}")
+        later = _counted([claim for claim in claims if not claim.claim.planned], "claim{} made after results were seen")
         refuted = [claim.claim.says for claim in claims if claim.verdict == "does not hold"]
-        yield strong(" ".join(counts)) + (escape(f" Refuted: {'; '.join(refuted)}.") if refuted else "")
+        yield strong(" ".join(filter(None, (planned, later)))) + (
+            escape(f" Refuted: {'; '.join(refuted)}.") if refuted else ""
+        )
         caption = (
             "Mean WER of the system named first under a claim minus that of the second, below zero if the first is "
             "better. A claim is decided by p < 0.05; one with a margin, by whether the interval stays below it. "
@@ -107,10 +106,12 @@ _VERDICTS = {
 }
 
 
-def _counted(claims: Sequence[ClaimFinding], one: str, many: str = "") -> str:
+def _counted(claims: Sequence[ClaimFinding], noun: str) -> str:
+    if not claims:
+        return ""
     counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in _VERDICTS}
     parts = [f"{count} {_VERDICTS[verdict][count != 1]}" for verdict, count in counts.items() if count]
-    return f"Of {len(claims)} {one if len(claims) == 1 else many or one + 's'}, {_listed(parts)}."
+    return f"Of {len(claims)} {noun.format('s' * (len(claims) != 1))}, {_listed(parts)}."
 
 
 def _claim(result: ClaimFinding) -> list[str]:
