@@ -15,7 +15,7 @@ demo-fast: $(READY)
 	$(BIN)/asr-pathways demo --out demo-fast --fast $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # Kills runs until 500 were killed: nothing may be lost, and nothing may differ from uninterrupted runs. Five minutes.
 stress: $(READY)
@@ -26,6 +26,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
 	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror src/asr_pathways/runtime/kernels/*.h src/asr_pathways/runtime/kernels/*.cpp benchmarks/*.cpp
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -9,6 +9,7 @@ steps as it had of the joint run.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,10 +17,12 @@ from typing import Annotated, Any
 import typer
 
 from asr_pathways.bundle.load import load_model
-from asr_pathways.evaluation.wer import Utterance, compare, score
+from asr_pathways.evaluation.significance import Bootstrap, UtteranceCounts
+from asr_pathways.evaluation.wer import Utterance, score
 from asr_pathways.model_folder.decode import decode_split
 from asr_pathways.training.add_language import add_language
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.config import PruneRecipe
+from asr_pathways.training.prune import prune
 
 RECIPE: dict[str, Any] = {
     "optimizer": {"steps": 0, "peak_lr": 5.0e-4, "final_lr": 2.0e-5, "warmup_steps": 20},
@@ -64,15 +67,20 @@ def _heard(folder: Path, data: Path, languages: Sequence[str]) -> list[Utterance
 
 def _row(name: str, heard: list[Utterance], joint: list[Utterance]) -> dict[str, object]:
     (found,) = score(heard).languages
-    difference = compare(heard, joint).mean
+    runs = {
+        name: {0: {found.language: UtteranceCounts.of(system, math.nan)}}
+        for name, system in (("it", heard), ("joint", joint))
+    }
+    pair = Bootstrap(runs).compare("it", "joint")
+    assert pair is not None  # both have seed 0
     return {
         "system": name,
         "words": found.words,
         "wer": round(found.wer.rate, 4),
         "wer_ci": [round(end, 4) for end in found.wer_ci],
         "cer": round(found.cer.rate, 4),
-        "minus_joint": round(difference.difference, 4),
-        "minus_joint_ci": [round(end, 4) for end in difference.ci],
+        "minus_joint": round(pair.wer.points, 4),
+        "minus_joint_ci": [round(end, 4) for end in pair.wer.ci],
     }
 
 

@@ -3,12 +3,15 @@
 python -m benchmarks.bundle_mutations five.asrp --count 10000
 
 Two kinds: bytes changed as they lie there (each must be refused, whatever the byte), and changes by someone who works
-out all sizes and hashes anew, where it is the contents that must not make sense any more, or else load.
+out all sizes and hashes anew, where it is the contents that must not make sense any more, or else load. Each is opened
+as a model and, if it is of a transducer, as a stream too, which must refuse the same bundles.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import hashlib
 import json
 import random
 import resource
@@ -19,17 +22,43 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from asr_pathways.bundle import archive, layout
+from asr_pathways.bundle import layout
 from asr_pathways.bundle.bundle import Bundle, BundleError
+from asr_pathways.model_folder.model import ModelCard
+from asr_pathways.runtime.streaming import Recognizer
 
 Random = random.Random
-SECONDS = 20
-"""After which a load counts as hanging."""
+SECONDS = 10
+"""Of the processor, after which a load counts as hanging."""
+
+
+class Hangs(BaseException):
+    """No exception, which a loader might take for its own."""
+
+
+@dataclass
+class Part:
+    """A tensor of the file: type and shape as safetensors names them, and its bytes."""
+
+    dtype: str
+    shape: list[Any]
+    data: bytes
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> Part:
+        """A file."""
+        return cls("U8", [len(data)], data)
+
+
+Parts = dict[str, Part]
+Header = dict[str, Any]
 
 
 class Sample:
@@ -42,13 +71,18 @@ class Sample:
     def __init__(self, path: Path) -> None:
         bundle = Bundle.open(path)
         self.content = path.read_bytes()
-        self.header = json.loads(_config(path))
-        self.parts = {part.name: bundle.file(part.name) for part in bundle.config.parts}
+        self.header = json.loads(bundle.config.text())
+        start = bundle.layout.start
+        self.parts = {
+            name: Part(slot.dtype, list(slot.shape), self.content[start + first : start + last])
+            for name, slot in bundle.layout.slots.items()
+            for first, last in [slot.data_offsets]
+        }
         self.weights = {language: bundle.weights(language) for language in bundle.languages}
 
-
-def _config(path: Path) -> bytes:
-    return archive.open_archive(path).config()
+    def copies(self) -> tuple[Header, Parts]:
+        """Header and parts, to be changed."""
+        return copy.deepcopy(self.header), copy.deepcopy(self.parts)
 
 
 # --- bytes as they lie there ------------------------------------------------------------------------------------
@@ -130,29 +164,35 @@ def change_json(node: Any, draw: Random) -> Any:
     if isinstance(node, float):
         return draw.choice((0.0, 1.0, -1.0, 1e308, node / 3))
     if isinstance(node, str):
-        return draw.choice(
-            (node + "x", "", "../" + node, "/etc/passwd", "float32", "int8", "*a*a*a*b", "bits", "coded")
-        )
+        return draw.choice((node + "x", "", "../" + node, "/etc/passwd", "float32", "int8", "*a*a*a*b", "U8", "F16"))
     return draw.choice((None, {}, [], 7))
 
 
-def change_header(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -> None:
-    top = draw.choice([*(key for key in header if key != "parts"), "tensors", "card", "masks", "union"])
+def change_header(header: Header, parts: Parts, draw: Random) -> None:
+    top = draw.choice([*(key for key in header if key not in ("sha256", "digest")), "pathways", "card"])
     header[top] = change_json(header[top], draw)
 
 
-def inflate_shapes(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -> None:
-    """A tensor said to be larger, everywhere in the header."""
-    name = draw.choice(list(header["tensors"]))
-    entry = header["tensors"][name]
-    if entry["shape"]:
-        entry["shape"][draw.randrange(len(entry["shape"]))] = draw.choice((10**6, 10**9, 10**12, 0, 2**40, 3))
-    if entry["kept"] is not None:
-        entry["kept"] = draw.choice((entry["kept"], 10**9, 0, 2**40, entry["kept"] + 1))
-        header["pathways"]["tensors"][name] = entry["shape"]
+def inflate_shapes(header: Header, parts: Parts, draw: Random) -> None:
+    """A prunable tensor said to be of another shape, or to have other values."""
+    name = draw.choice(list(header["pathways"]["tensors"]))
+    shape = header["pathways"]["tensors"][name]
+    if draw.random() < 0.7:
+        shape[draw.randrange(len(shape))] = draw.choice((10**6, 10**9, 10**12, 0, 2**40, 3))
+    else:
+        parts["values/" + name].shape = [draw.choice((10**9, 0, 2**40, 1 + len(parts["values/" + name].data)))]
 
 
-def grow_with_file(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -> None:
+def change_slot(header: Header, parts: Parts, draw: Random) -> None:
+    """Type or shape of a tensor of the file."""
+    part = parts[draw.choice(list(parts))]
+    if draw.random() < 0.3:
+        part.dtype = draw.choice((*layout.DTYPES, "BF16", "F64", "", "U64"))
+    else:
+        part.shape = change_json(part.shape, draw)
+
+
+def grow_with_file(header: Header, parts: Parts, draw: Random) -> None:
     """A config of the model that asks for much."""
     model = header["card"]["model"]
     place = draw.choice((model, model["encoder"]))
@@ -160,38 +200,40 @@ def grow_with_file(header: dict[str, Any], parts: dict[str, bytes], draw: Random
     place[key] = inflate(place[key], draw)
 
 
-def change_part(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -> None:
-    name = draw.choice((*parts, layout.PATHWAYS, layout.PATHWAYS))
-    content = bytearray(parts[name])
+def change_part(header: Header, parts: Parts, draw: Random) -> None:
+    part = parts[draw.choice((*parts, "union", "union"))]
+    content = bytearray(part.data)
     draw.choice(BYTES)(content, draw)
-    parts[name] = bytes(content)
+    if len(content) != len(part.data) and len(part.shape) == 1:
+        part.shape = [len(content) // (len(part.data) // part.shape[0])]
+    part.data = bytes(content)
 
 
-def change_json_part(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -> None:
+def change_json_part(header: Header, parts: Parts, draw: Random) -> None:
     """One value in a Hugging Face model's own files."""
-    name = draw.choice([name for name in parts if name.endswith(".json")] or [""])
-    parts[name] = json.dumps(change_json(json.loads(parts[name]), draw)).encode()
+    name = draw.choice([name for name in parts if name.endswith(".json")])
+    parts[name] = Part.of_bytes(json.dumps(change_json(json.loads(parts[name].data), draw)).encode())
 
 
-def swap_parts(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -> None:
+def swap_parts(header: Header, parts: Parts, draw: Random) -> None:
     a, b = draw.sample(list(parts), 2)
     parts[a], parts[b] = parts[b], parts[a]
 
 
-def drop_or_add_part(header: dict[str, Any], parts: dict[str, bytes], draw: Random) -> None:
+def drop_or_add_part(header: Header, parts: Parts, draw: Random) -> None:
     if draw.random() < 0.5:
         del parts[draw.choice(list(parts))]
     else:
-        name = draw.choice(
-            ("hub/config.json", "hub/a.py", "x.bin", "tokenizer-xx.model", "a/b", ".hidden", "README.MD")
-        )
-        parts[name] = draw.randbytes(10)
+        names = ("files/hub/config.json", "files/hub/a.py", "x.bin", "files/tokenizer-xx.model", "files/../b.json")
+        more = ("values/x", "scales/" + next(iter(header["pathways"]["tensors"])), "languages/it/values/x", "masks/de")
+        parts[draw.choice((*names, *more, ".hidden", ""))] = Part.of_bytes(draw.randbytes(10))
 
 
-CONTENTS: tuple[Callable[[dict[str, Any], dict[str, bytes], Random], None], ...] = (
+CONTENTS: tuple[Callable[[Header, Parts, Random], None], ...] = (
     change_header,
     change_header,
     inflate_shapes,
+    change_slot,
     grow_with_file,
     change_part,
     swap_parts,
@@ -208,35 +250,37 @@ def change_bytes(sample: Sample, draw: Random) -> bytes:
 
 def change_contents(sample: Sample, draw: Random) -> bytes:
     """A copy with other contents, and all that depends on them made to fit."""
-    header, parts = json.loads(json.dumps(sample.header)), dict(sample.parts)
-    own = any(name.endswith(".json") for name in parts)
-    changes = (*CONTENTS, *([change_json_part] * 3 if own else ()))
+    header, parts = sample.copies()
+    hub = any(name.endswith(".json") for name in parts)
+    changes = (*CONTENTS, *([change_json_part] * 3 if hub else ()))
     for _ in range(draw.choice((1, 1, 2))):
-        with suppress(KeyError, TypeError, IndexError, ValueError, AttributeError):  # what is to change is gone already
+        with suppress(LookupError, TypeError, ValueError, AttributeError, ArithmeticError):  # what to change is gone
             draw.choice(changes)(header, parts, draw)
-    described = [_described(name, content) for name, content in parts.items()]
-    header["parts"] = [part.model_dump() for part in described]
-    if draw.random() < 0.1:
-        header["parts"] = change_json(header["parts"], draw)
-    config = json.dumps(header, separators=(",", ":")).encode()
-    return zipped(config, described, parts)
+    return sealed(header, parts, draw if draw.random() < 0.1 else None)
 
 
-def _described(name: str, content: bytes) -> layout.Part:
-    part = archive.describe("x", [content])
-    return layout.Part.model_construct(**{**part.model_dump(), "name": name})
+def sealed(header: Header, parts: Parts, draw: Random | None = None) -> bytes:
+    """The file of any header and parts, hashes and places made to fit; with ``draw``, one of those is changed too."""
+    header = {**header, "digest": "0" * 64, "sha256": {n: hashlib.sha256(p.data).hexdigest() for n, p in parts.items()}}
+    slots: dict[str, Any] = {}
+    end = 0
+    sizes = {name: layout.ITEM_SIZES.get(layout.DTYPES.get(part.dtype, ""), 1) for name, part in parts.items()}
+    order = sorted(parts, key=lambda name: (-sizes[name], name))
+    for name in order:
+        offsets = [end, end := end + len(parts[name].data)]
+        slots[name] = {"dtype": parts[name].dtype, "shape": parts[name].shape, "data_offsets": offsets}
+    if draw is not None:
+        target = draw.choice((header["sha256"], slots))
+        changed = change_json(target, draw)
+        header, slots = ({**header, "sha256": changed}, slots) if target is not slots else (header, changed)
+    return headed(json.dumps(header, separators=(",", ":")), slots) + b"".join(parts[name].data for name in order)
 
 
-def zipped(config: bytes, described: list[layout.Part], parts: dict[str, bytes]) -> bytes:
-    """The zip file of any header."""
-    every = [*archive._first(config), *described]
-    places, fixed = archive._skeleton(every)
-    pieces = {layout.CONFIG: config, layout.DIGEST: archive.digest_of(config), **parts}
-    data = [*fixed, *((places[part.name], pieces[part.name]) for part in every)]
-    found = bytearray(max(place + len(piece) for place, piece in data))
-    for place, piece in data:
-        found[place : place + len(piece)] = piece
-    return bytes(found)
+def headed(header: str, slots: dict[str, Any]) -> bytes:
+    """The bytes before the data, with any header."""
+    text = json.dumps({"__metadata__": {layout.METADATA: header}, **slots}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return layout.seal(len(text).to_bytes(8, "little") + text)
 
 
 # --- what becomes of them ---------------------------------------------------------------------------------------
@@ -253,6 +297,32 @@ def load(path: Path) -> Bundle:
     return bundle
 
 
+def stream(path: Path) -> None:
+    """Recognises a moment of silence in each language as it comes."""
+    recognizer = Recognizer(path)
+    for language in recognizer.languages:
+        one = recognizer.stream(language)
+        one.accept(np.zeros(4_000, dtype=np.float32))
+        one.final()
+
+
+def refusal(action: Callable[[], object]) -> str | None:
+    """Why a bundle is refused, or None.
+
+    Raises:
+        AssertionError: if that is no clear line.
+    """
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        action()
+    except BundleError as error:
+        assert "\n" not in str(error) and len(str(error)) < 1000, str(error)
+        return str(error)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    return None
+
+
 def attempt(path: Path, content: bytes, sample: Sample, exact: bool) -> str:
     """``refused``, ``same`` or ``loads``.
 
@@ -260,17 +330,19 @@ def attempt(path: Path, content: bytes, sample: Sample, exact: bool) -> str:
         exact: whether a bundle that loads must be the one it was.
 
     Raises:
-        AssertionError: if it loads and is another, or if an error is no clear line.
+        AssertionError: if it loads and is another, if it streams though it does not load or the other way round, or if
+            an error is no clear line.
     """
     path.write_bytes(content)
-    signal.alarm(SECONDS)
-    try:
-        bundle = load(path)
-    except BundleError as error:
-        assert "\n" not in str(error) and len(str(error)) < 1000, str(error)
+    refused = refusal(lambda: load(path))
+    if sample.header["card"]["format"] == ModelCard.model_fields["format"].default:
+        streams = refusal(lambda: stream(path)) is None
+        if not exact and refused is not None and streams:  # streaming reads no language identifier
+            assert refusal(lambda: Bundle.open(path).model()) is None, f"streams, but does not load: {refused}"
+        assert streams or refused is not None, "loads, but does not stream"
+    if refused is not None:
         return "refused"
-    finally:
-        signal.alarm(0)
+    bundle = Bundle.open(path)
     same = bundle.languages == tuple(sample.weights) and all(
         all(torch.equal(value, found.get(name, value.new_empty(0))) for name, value in sample.weights[language].items())
         for language, found in ((language, bundle.weights(language)) for language in bundle.languages)
@@ -283,14 +355,14 @@ def measure(bundle: Path, count: int, seed: int = 0) -> dict[str, object]:
     """What became of so many changed bundles; half of them by each kind."""
     sample, draw = Sample(bundle), random.Random(seed)
     found: Counter[str] = Counter()
-    started, slowest = time.perf_counter(), 0.0
+    started, slowest = time.process_time(), 0.0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "changed.asrp"
         for index in range(count):
             exact = index % 2 == 0
             state = draw.getstate()
             content = (change_bytes if exact else change_contents)(sample, draw)
-            before = time.perf_counter()
+            before = time.process_time()
             try:
                 outcome = attempt(path, content, sample, exact)
             except BaseException:
@@ -298,20 +370,20 @@ def measure(bundle: Path, count: int, seed: int = 0) -> dict[str, object]:
                 shutil.copy(path, kept)
                 print(f"{index} fails (state {hash(state)}): see {kept}", flush=True)
                 raise
-            slowest = max(slowest, time.perf_counter() - before)
+            slowest = max(slowest, time.process_time() - before)
             found[f"{'bytes' if exact else 'contents'} {outcome}"] += 1
     return {
         "mutations": count,
         **dict(sorted(found.items())),
         "bundle_bytes": len(sample.content),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(time.process_time() - started, 1),
         "slowest_seconds": round(slowest, 2),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
 def _hangs(*_: object) -> None:
-    raise TimeoutError(f"no answer in {SECONDS} s")
+    raise Hangs(f"no answer in {SECONDS} s")
 
 
 def main() -> None:
@@ -320,7 +392,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("bundle", type=Path)
     options = parser.parse_args()
-    signal.signal(signal.SIGALRM, _hangs)
+    signal.signal(signal.SIGPROF, _hangs)
     print(json.dumps(measure(options.bundle, options.count, options.seed), indent=1))
 
 

@@ -7,7 +7,8 @@ python -m benchmarks.kernels --shapes 512x2048 --rows 1,16 --sparsities 0.7 --js
 and sparse products take turns, and the best time of each counts: the machine may have other work. The best that could
 be (the roofline model of Williams, Waterman and Patterson, 2009) is the longer of two times: reading the packed
 weights at the rate at which as many bytes can be read in order, and multiplying at the rate of multiply-adds in
-registers; both rates are measured here. ONNX Runtime's dense product is measured too where it is installed (with onnx).
+registers; both rates are measured here, which needs g++. ONNX Runtime's dense product is measured too where it is
+installed (with onnx).
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ import typer
 from torch import Tensor
 from torch.nn.functional import linear
 
-from asr_pathways.bench.roofline import OUT_OF_CACHE, multiply_add_rate, read_rate
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import parse_granularity
 from asr_pathways.runtime.kernels import SparseMatrix, available, variants
+from benchmarks.roofline import OUT_OF_CACHE, multiply_add_rate, read_rate
 
 SHAPES = ("512x2048", "2048x512", "512x512", "1536x512")
 ROWS = (1, 4, 8, 16, 32)

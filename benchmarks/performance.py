@@ -25,12 +25,11 @@ Row = dict[str, Any]
 INTRODUCTION = """# Performance
 
 Streaming recognition with random weights, which take as long as trained ones, in one process: rounds of all systems in
-turn, medians of five. RTF is seconds of compute a second of audio. A chunk's milliseconds are those of one call; "at
-best" is what the weights of a sparse encoder and predictor need if all are read once at the speed of memory, or all
-multiplied at the peak rate, whichever takes longer (one thread). "First token" is the time from the end of the 40 ms
-that give the first token until it is there, if audio comes as it is spoken: what is left of the chunk, a right context
-of 40 ms, and compute. Memory and load time are of a process of its own, which imports torch. MB are of the bundle. Made
-by `make bench`. What 4x1 blocks cost in accuracy: [blocks.md](blocks.md); sizes of bundles: [bundle.md](bundle.md).
+turn, medians of five. RTF is seconds of compute a second of audio. A chunk's milliseconds are those of one call.
+"First token" is the time from the end of the 40 ms with the first token until it is recognised, if audio comes as it
+is spoken: what is left of the chunk, a right context of 40 ms, and compute. Memory and load time are of a separate
+process, which imports torch. MB are of the bundle. Made by `make bench`. What 4x1 blocks cost in accuracy:
+[blocks.md](blocks.md); sizes of bundles: [bundle.md](bundle.md).
 """
 
 
@@ -97,8 +96,8 @@ def _section(result: dict[str, Any]) -> list[str]:
     lines = [
         f"## {result['preset']}, {1000 * result['chunk_s']:.0f} ms at a time, threads: {result['threads']}",
         "",
-        "| System | Sparsity | RTF | Chunk p50 ms | p95 ms | At best ms | First token ms | Load s | Peak MiB | MB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| System | Sparsity | RTF | Chunk p50 ms | p95 ms | First token ms | Load s | Peak MiB | MB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         sparse = row["sparsity"] is not None
@@ -108,7 +107,6 @@ def _section(result: dict[str, Any]) -> list[str]:
             f"{row['rtf']:.4f}",
             f"{row['chunk_p50_ms']:.1f}",
             f"{row['chunk_p95_ms']:.1f}",
-            "" if row["limit_ms"] is None else f"{row['limit_ms']:.1f}",
             "" if row["first_token_ms"] is None else f"{row['first_token_ms']:.0f}",
             f"{row['load_s']:.2f}",
             f"{row['peak_mib']:,.0f}",
@@ -117,8 +115,8 @@ def _section(result: dict[str, Any]) -> list[str]:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        f"A switch to another language takes {switch['loaded_ms']:.2f} ms when its pathway is packed, "
-        f"{switch['packed_on_demand_ms']:.0f} ms when it is packed from the bundle (its masks decoded before), and "
+        f"A switch to another language takes {switch['loaded_ms']:.2f} ms when its pathway is ready, "
+        f"{switch['packed_on_demand_ms']:.0f} ms when it is prepared from the bundle (its masks decoded before), and "
         f"{switch['first_ms']:.0f} ms the first time.",
     ]
     return lines

@@ -16,7 +16,7 @@ import torch
 import typer
 
 from asr_pathways.bundle.load import load_model
-from asr_pathways.data.batches import DataConfig, train_batches
+from asr_pathways.data.batches import DataConfig, TrainBatches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.evaluation.wer import Scores, score
 from asr_pathways.model_folder.decode import decode_split
@@ -29,7 +29,7 @@ def measure(model: Path, data: Path, steps: int, seconds: float) -> dict[str, ob
     asr = load_model(model)
     whisper = asr.model.train()
     cuts = load_cuts(data, "train").to_eager()
-    batches = train_batches(cuts, asr.tokenizer, DataConfig(max_seconds=seconds), whisper.frontend)
+    batches = TrainBatches(cuts, asr.tokenizer, DataConfig(max_seconds=seconds), whisper.frontend)
     optimizer = torch.optim.AdamW(whisper.parameters(), lr=0.0)
     taken: dict[str, list[float]] = {"window": [], "longest": []}
     audio = []
@@ -60,7 +60,7 @@ def trained(model: Path, data: Path, padding: str, steps: int, seconds: float) -
     whisper = asr.model.train()
     asr.model.network.config.padding = padding  # type: ignore[union-attr]
     cuts = load_cuts(data, "train").to_eager()
-    batches = train_batches(cuts, asr.tokenizer, DataConfig(max_seconds=seconds), whisper.frontend)
+    batches = TrainBatches(cuts, asr.tokenizer, DataConfig(max_seconds=seconds), whisper.frontend)
     optimizer = torch.optim.AdamW(whisper.parameters(), lr=PEAK_LR)
     torch.manual_seed(0)
     for step, batch in enumerate(islice(batches, steps)):

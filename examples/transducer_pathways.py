@@ -12,7 +12,7 @@ import torch
 
 from asr_pathways import PathwayConfig, Pathways
 from asr_pathways.bundle.load import load_model
-from asr_pathways.data.batches import DataConfig, train_batches
+from asr_pathways.data.batches import DataConfig, TrainBatches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.evaluation.wer import score
 from asr_pathways.model_folder.decode import decode_split
@@ -26,7 +26,7 @@ def main(name: str, data: Path, languages: Sequence[str], out: Path, steps: int 
     pathways = asr.pathways = Pathways.attach(model.network, config, languages)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     cuts = load_cuts(data, "train", languages).to_eager()
-    batches = train_batches(cuts, asr.tokenizer, DataConfig(max_seconds=20), model.frontend)
+    batches = TrainBatches(cuts, asr.tokenizer, DataConfig(max_seconds=20), model.frontend)
     model.train()
     for batch in islice(batches, steps):
         with pathways.use(batch.language):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from asr_pathways.bundle.load import load_model
 from asr_pathways.model_folder.decode import transcribe
-from asr_pathways.training.config import OptimizerConfig
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.config import OptimizerConfig, PruneRecipe
+from asr_pathways.training.prune import prune
 
 
 def main(model: Path, data: Path, languages: Sequence[str], out: Path, steps: int = 700) -> dict[str, str]:

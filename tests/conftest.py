@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,16 @@ WORDS = {
     "fr": ("un", "deux", "trois", "quatre", "cinq"),
 }
 PIECES = 24
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported; no test waits for a network
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Tests write thousands of files, and whether each is flushed to the disk only a power cut could show."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

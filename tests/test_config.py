@@ -55,7 +55,7 @@ def test_yaml_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"a: [1", b"a: b: c", b"\xff\xfe\x00\x80", b"!!python/object/apply:os.getcwd []"])
 def test_broken_yaml_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.yaml").write_bytes(content)
-    with pytest.raises(PathwaysError, match=r"x.yaml: not valid YAML: ") as caught:
+    with pytest.raises(PathwaysError, match=r"x.yaml: not (valid YAML: |UTF-8 text)") as caught:
         load_yaml(tmp_path / "x.yaml")
     assert "\n" not in str(caught.value)
 

@@ -138,7 +138,7 @@ def test_json_that_cannot_be_written_keeps_the_old(tmp_path: Path) -> None:
 def test_broken_json_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(PathwaysError, match=r"a.json: not valid JSON: ") as caught:
+    with pytest.raises(PathwaysError, match=r"a.json: not (valid JSON: |UTF-8 text)") as caught:
         read_json(path)
     assert "\n" not in str(caught.value)
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from asr_pathways import formats
-from asr_pathways.evaluation.wer import Comparison, Difference
 
 
 @pytest.mark.parametrize(
@@ -40,18 +39,3 @@ def test_percent() -> None:
 def test_language_name_falls_back_to_the_code() -> None:
     assert formats.language_name("it") == "Italian"
     assert formats.language_name("tlh") == "tlh"
-
-
-def sentence(difference: float, low: float, high: float, probability: float) -> str:
-    mean = Difference("mean", difference, (low, high), probability)
-    return formats.comparison_sentence("dynamic", "fixed", Comparison([], mean))
-
-
-def test_sentence_says_what_the_interval_allows() -> None:
-    assert sentence(-0.05, -0.08, -0.02, 0.999) == (
-        "dynamic against fixed: lower mean WER, −5.0 points (95% CI −8.0 to −2.0; better in 100% of resamples)."
-    )
-    assert sentence(0.05, 0.02, 0.08, 0.0).startswith("dynamic against fixed: higher mean WER, +5.0 points")
-    assert sentence(-0.01, -0.03, 0.01, 0.8).startswith(
-        "dynamic against fixed: no measurable difference in mean WER, −1.0 points"
-    )

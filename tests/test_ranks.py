@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from asr_pathways import PathwayConfig, Pathways
 from asr_pathways.errors import PathwaysError
+from tests import warm
 from tests.pruning.conftest import Recogniser, tokens
 
 CONFIGS: list[dict[str, Any]] = [
     {"score": "activation", "gradient": "dense"},
     {"score": "gradient", "gradient": "frozen", "adapt_until": 50},
 ]
+
+
+def spawn(run: Callable[[int, str], None], folder: Path) -> None:
+    """Runs two ranks to their end."""
+    warm.context()
+    torch.multiprocessing.start_processes(run, args=(str(folder),), nprocs=2, start_method="forkserver")
 
 
 def run_rank(rank: int, folder: str) -> None:
@@ -46,7 +54,7 @@ def run_rank(rank: int, folder: str) -> None:
 
 @pytest.mark.skipif(not distributed.is_available(), reason="torch was built without distributed")
 def test_ranks_choose_the_same_masks(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(run_rank, args=(str(tmp_path),), nprocs=2)
+    spawn(run_rank, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for one, other in zip(first, second, strict=True):
         assert one["changed"] > 0
@@ -78,7 +86,7 @@ def diverge(rank: int, folder: str) -> None:
 
 @pytest.mark.skipif(not distributed.is_available(), reason="torch was built without distributed")
 def test_a_rank_that_diverged_is_caught_at_the_next_adaptation(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(diverge, args=(str(tmp_path),), nprocs=2)
+    spawn(diverge, tmp_path)
     name = Pathways.attach(Recogniser(), PathwayConfig(sparsity=0.6), ["en"]).names[1]
     for rank in range(2):
         said = (tmp_path / f"{rank}.txt").read_text()

@@ -16,8 +16,14 @@ from asr_pathways.data.augment import SpecAugmentConfig
 from asr_pathways.data.batches import DataConfig
 from asr_pathways.data.features import FeatureConfig
 from asr_pathways.pruning import PathwayConfig
-from asr_pathways.training.config import EvaluationConfig, LoopConfig, ModelRecipe, OptimizerConfig, TrainRecipe
-from asr_pathways.training.prune import PruneRecipe
+from asr_pathways.training.config import (
+    EvaluationConfig,
+    LoopConfig,
+    ModelRecipe,
+    OptimizerConfig,
+    PruneRecipe,
+    TrainRecipe,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 PARTS: dict[str, type[Config]] = {

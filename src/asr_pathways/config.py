@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.files import read_text
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -18,6 +19,15 @@ class Config(BaseModel):
     """Base of every config: immutable, and a key that it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def read(cls: type[ConfigT], path: Path) -> ConfigT:
+        """From a YAML file.
+
+        Raises:
+            PathwaysError: if the file is missing or wrong; the key is named.
+        """
+        return parse_config(cls, load_yaml(path), str(path))
 
 
 def parse_config(kind: type[ConfigT], data: Any, source: str) -> ConfigT:
@@ -48,7 +58,7 @@ def _trouble(kind: type[BaseModel], item: Any) -> str:
 
 
 def _known(kind: type[BaseModel], keys: tuple[int | str, ...]) -> list[str]:
-    """The keys that a config may have at a place inside ``kind``, as far as types tell."""
+    """The keys that a config may have at a place inside ``kind``, as far as types say."""
     for key in keys:
         field = kind.model_fields.get(str(key))
         kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
@@ -66,9 +76,8 @@ def load_yaml(path: Path) -> Any:
     Raises:
         PathwaysError: if the file is missing or is not YAML.
     """
+    text = read_text(path, "config")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PathwaysError(f"{path}: cannot read config: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
         raise PathwaysError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None

@@ -127,15 +127,28 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_text(path: Path, what: str = "") -> str:
+    """Reads a UTF-8 file; ``what`` it should be is named in errors.
+
+    Raises:
+        PathwaysError: if the file is missing or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PathwaysError(f"{path}: cannot read {what}".rstrip() + f": {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PathwaysError(f"{path}: not UTF-8 text") from None
+
+
 def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
         PathwaysError: if the file is missing or is not JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PathwaysError(f"{path}: cannot read: {error.strerror}") from None
+        return json.loads(text)
     except ValueError as error:
         raise PathwaysError(f"{path}: not valid JSON: {error}") from None

@@ -15,20 +15,20 @@ LOCK = ".lock"
 
 
 @contextmanager
-def alone_in(folder: Path, refusal: str) -> Iterator[None]:
+def alone_in(folder: Path, message: str) -> Iterator[None]:
     """Makes ``folder`` if need be, and holds it; the lock's file goes in the end, and so do new folders that are empty.
 
     On file systems that know no locks nobody is kept out.
 
     Raises:
-        PathwaysError: if another process holds it (it says ``refusal``), or if the folder cannot be made.
+        PathwaysError: if another process holds it (with this ``message``), or if the folder cannot be made.
     """
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = _locked(folder / LOCK)
     except BlockingIOError:
-        raise PathwaysError(f"{folder}: {refusal}") from None
+        raise PathwaysError(f"{folder}: {message}") from None
     except OSError as error:
         raise PathwaysError(f"{folder}: cannot write: {error.strerror}") from None
     with stream:
@@ -42,7 +42,7 @@ def alone_in(folder: Path, refusal: str) -> Iterator[None]:
 
 
 def _locked(path: Path) -> IO[str]:
-    """The open file of the lock, held.
+    """The open file of the lock, which this process has now.
 
     Raises:
         BlockingIOError: if another process holds it.
@@ -60,4 +60,4 @@ def _locked(path: Path) -> IO[str]:
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(stream.fileno())):
                 return stream
-        stream.close()  # whoever held it has just removed it
+        stream.close()  # its last owner has just removed it

@@ -49,8 +49,8 @@ def require_same(what: str, parts: Iterable[tuple[str, Tensor]], device: torch.d
         sums.append(zlib.crc32(tensor.cpu().numpy().tobytes()))
     extremes = torch.tensor([*sums, *(-checksum for checksum in sums)], dtype=torch.int64, device=device)
     torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX)
-    found: list[int] = extremes.tolist()
-    for name, largest, smallest in zip(names, found, found[len(names) :], strict=False):
+    largest_and_negated: list[int] = extremes.tolist()
+    for name, largest, smallest in zip(names, largest_and_negated, largest_and_negated[len(names) :], strict=False):
         if largest != -smallest:
             raise PathwaysError(f"{what} {name} is not the same on all ranks: their weights or statistics diverged")
 
@@ -70,18 +70,18 @@ def _sendable(values: Tensor) -> Tensor:
 
 
 def gather(value: Any, device: torch.device) -> list[Any]:
-    """What every rank gives, plain JSON data, in order of ranks."""
+    """The ``value`` of every rank, plain JSON data, in order of ranks."""
     if alone():
         return [value]
     own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
     sizes = _all(torch.tensor([len(own)], device=device), torch.distributed.get_world_size())
     room = torch.zeros(int(max(sizes)), dtype=torch.uint8, device=device)
     room[: len(own)] = own
-    found = _all(room, torch.distributed.get_world_size())
-    return [json.loads(bytes(t[: int(size)].tolist())) for t, size in zip(found, sizes, strict=True)]
+    gathered = _all(room, torch.distributed.get_world_size())
+    return [json.loads(bytes(t[: int(size)].tolist())) for t, size in zip(gathered, sizes, strict=True)]
 
 
 def _all(tensor: Tensor, count: int) -> list[Tensor]:
-    found = [torch.zeros_like(tensor) for _ in range(count)]
-    torch.distributed.all_gather(found, tensor)
-    return found
+    gathered = [torch.zeros_like(tensor) for _ in range(count)]
+    torch.distributed.all_gather(gathered, tensor)
+    return gathered

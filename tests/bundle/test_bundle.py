@@ -3,14 +3,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import zipfile
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from asr_pathways.bundle.bundle import Bundle, BundleError, write_bundle
 from asr_pathways.bundle.layout import Quantity, Score
@@ -18,8 +19,10 @@ from asr_pathways.bundle.load import load_model
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways
+from asr_pathways.pruning.masks import unpack
+from asr_pathways.runtime.streaming import Recognizer
 from tests.conftest import make_model
-from tests.pruned import FIVE, overlapping, pruned
+from tests.pruned import FIVE, pruned
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -30,11 +33,11 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     )
 
 
-@pytest.mark.parametrize("name", ["five", "five.asrp"])
-def test_an_exact_bundle_comes_back_bit_for_bit(name: str, five: AsrModel, tmp_path: Path) -> None:
+def test_an_exact_bundle_comes_back_bit_for_bit(five: AsrModel, tmp_path: Path) -> None:
     assert five.pathways is not None
-    sizes = write_bundle(five, tmp_path / name, "float32")
-    bundle = Bundle.open(tmp_path / name)
+    path = tmp_path / "five.asrp"
+    sizes = write_bundle(five, path, "float32")
+    bundle = Bundle.open(path)
     bundle.verify()
     assert bundle.languages == five.languages
     found = bundle.model()
@@ -46,8 +49,7 @@ def test_an_exact_bundle_comes_back_bit_for_bit(name: str, five: AsrModel, tmp_p
         assert same(bundle.weights(language), expected)
         assert same(found.pathways.extract(language), expected)
         assert same(bundle.mask(language), five.pathways.mask(language))
-    files = [tmp_path / name] if name.endswith(".asrp") else list((tmp_path / name).iterdir())
-    assert sizes.total == sum(path.stat().st_size for path in files)
+    assert sizes.total == sum(sizes.parts.values()) == path.stat().st_size
     assert sizes.masks.keys() == set(five.languages)
     assert sizes.weights == five.pathways.summary().weights
     assert sizes.union_density == pytest.approx(five.pathways.summary().union_density)
@@ -58,7 +60,6 @@ def test_an_exact_bundle_comes_back_bit_for_bit(name: str, five: AsrModel, tmp_p
     st.lists(st.sampled_from(FIVE), min_size=1, max_size=5, unique=True),
     st.floats(0, 0.999),
     st.integers(0, 2**20),
-    st.booleans(),
 )
 def test_any_masks_come_back(
     tokenizer: Tokenizer,
@@ -66,13 +67,12 @@ def test_any_masks_come_back(
     languages: list[str],
     sparsity: float,
     seed: int,
-    whole: bool,
 ) -> None:
     asr = pruned(tokenizer, languages, sparsity, seed)
     assert asr.pathways is not None
     with torch.no_grad():  # bits that arithmetic would not keep
         asr.model.get_parameter(asr.pathways.names[0]).view(-1)[:4] = torch.tensor([-0.0, torch.inf, 1e-42, torch.nan])
-    path = tmp_path_factory.mktemp("any") / ("b" if whole else "b.asrp")
+    path = tmp_path_factory.mktemp("any") / "b.asrp"
     write_bundle(asr, path, "float32")
     found = Bundle.open(path).model().pathways
     assert found is not None
@@ -110,7 +110,7 @@ def test_values_too_large_for_float16_stay_float32(tokenizer: Tokenizer, tmp_pat
         asr.model.get_parameter(name).mul_(1e8)
     write_bundle(asr, tmp_path / "b.asrp")
     bundle = Bundle.open(tmp_path / "b.asrp")
-    assert bundle.config.tensors[name].dtype == "float32"
+    assert bundle.values(name).values.dtype == np.float32
     assert torch.equal(bundle.weights("fr")[name], asr.pathways.extract("fr")[name])
 
 
@@ -148,27 +148,22 @@ def test_a_language_is_extracted_as_it_is(dtype: Quantity, five: AsrModel, tmp_p
     assert one.languages == ("ru",)
     assert same(one.weights("ru"), bundle.weights("ru"))
     assert sizes.union_density == pytest.approx(0.3, abs=0.01)
-    assert sizes.masks["ru"].bytes < 100  # the union says it all
     assert one.config.scores["ru"].wer == 0.1
     one.model()
 
 
-def test_opening_one_language_decodes_only_what_it_needs(five_file: Path) -> None:
-    bundle = Bundle.open(five_file)
-    bundle.mask("es")
-    assert set(bundle._decoded) == {"", "en", "es"}
-    assert bundle.config.masks["ru"].given == ("en", "es", "fr", "it")
-
-
-def test_later_languages_are_coded_by_the_first_four(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    languages = ["en", "es", "fr", "it", "ru", "de", "nl"]
-    asr = pruned(tokenizer, languages)
-    write_bundle(asr, tmp_path / "b.asrp")
+def test_one_language_reads_no_other_mask(five: AsrModel, tmp_path: Path) -> None:
+    assert five.pathways is not None
+    write_bundle(five, tmp_path / "b.asrp", "float32")
+    content = bytearray((tmp_path / "b.asrp").read_bytes())
+    layout = Bundle.open(tmp_path / "b.asrp").layout
+    for other in ("en", "es", "fr", "it"):
+        content[layout.start + layout.slots[f"masks/{other}"].data_offsets[0]] ^= 1
+    (tmp_path / "b.asrp").write_bytes(content)
     bundle = Bundle.open(tmp_path / "b.asrp")
-    assert {bundle.config.masks[language].given for language in ("ru", "de", "nl")} == {("en", "es", "fr", "it")}
-    assert asr.pathways is not None
-    assert same(bundle.mask("nl"), asr.pathways.mask("nl"))
-    assert len(bundle._decoded) == 6
+    assert same(bundle.weights("ru"), five.pathways.extract("ru"))
+    with pytest.raises(BundleError, match=r"b\.asrp: masks/es: changed since it was written"):
+        bundle.weights("es")
 
 
 def test_one_mask_for_all(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -180,8 +175,8 @@ def test_one_mask_for_all(tokenizer: Tokenizer, tmp_path: Path) -> None:
     bundle = Bundle.open(tmp_path / "b.asrp")
     assert same(bundle.weights("fr"), asr.pathways.extract("fr"))
     assert same(bundle.model().pathways.extract("en"), asr.pathways.extract("en"))  # type: ignore[union-attr]
-    bundle.extract("fr", tmp_path / "fr")
-    assert same(Bundle.open(tmp_path / "fr").weights("fr"), asr.pathways.extract("fr"))
+    bundle.extract("fr", tmp_path / "fr.asrp")
+    assert same(Bundle.open(tmp_path / "fr.asrp").weights("fr"), asr.pathways.extract("fr"))
 
 
 def test_very_sparse_masks_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -201,8 +196,9 @@ def extended(tokenizer: Tokenizer) -> AsrModel:
     assert asr.pathways is not None
     asr.pathways.add("it", 0.6)
     with torch.no_grad():
-        for tensor in asr.pathways.own_parameters("it").values():
-            tensor.add_(0.25)
+        for tensor in asr.pathways.language_tensors("it").values():
+            if tensor.requires_grad:
+                tensor.add_(0.25)
     asr.card = asr.card.model_copy(update={"languages": ("en", "fr", "it")})
     return asr
 
@@ -237,7 +233,7 @@ def test_one_with_word_pieces_of_its_own_cannot(extended: AsrModel, tmp_path: Pa
     assert isinstance(extended.tokenizer, Tokenizer)
     assert extended.pathways is not None
     new = Tokenizer.train(["ciao mondo", "buon giorno mondo"] * 5, 14)
-    extended.pathways.set_own("it", extended.model.grown(14))  # type: ignore[operator]
+    extended.pathways.set_language_tensors("it", extended.model.grown(14))  # type: ignore[operator]
     extended.tokenizer = TokenizerFamily(extended.tokenizer, {"it": ExtendedTokenizer(extended.tokenizer, new)})
     extended.card = extended.card.model_copy(update={"added": ("it",)})
     write_bundle(extended, tmp_path / "b.asrp", "float32")
@@ -248,33 +244,40 @@ def test_one_with_word_pieces_of_its_own_cannot(extended: AsrModel, tmp_path: Pa
     with pytest.raises(BundleError, match=r"it: added to other languages and tied to them: keep one of en fr too"):
         bundle.extract("it", tmp_path / "it.asrp")
     bundle.extract("fr", tmp_path / "fr.asrp")
-    assert [part.name for part in Bundle.open(tmp_path / "fr.asrp").config.parts if "token" in part.name] == [
-        "tokenizer.model"
-    ]
+    assert list(Bundle.open(tmp_path / "fr.asrp").layout.under("files/")) == ["tokenizer.model"]
 
 
 # --- as a file --------------------------------------------------------------------------------------------------
 
 
 def test_other_programs_read_it(five: AsrModel, five_file: Path) -> None:
-    with zipfile.ZipFile(five_file) as archive:
-        assert archive.testzip() is None
-        config = archive.read("config.json")
-        assert archive.read("config.json.sha256").decode() == f"{hashlib.sha256(config).hexdigest()}  config.json\n"
-        for entry in archive.infolist():
-            assert entry.compress_type == zipfile.ZIP_STORED
-        weights = safetensors.torch.load(archive.read("weights.safetensors"))
-        card = archive.read("README.md").decode()
-    name = next(iter(five.pathways.names))  # type: ignore[union-attr]
-    assert weights[f"values/{name}"].shape == (json.loads(config)["tensors"][name]["kept"],)
-    assert "| fr | French |" in card
+    assert five.pathways is not None
+    with safe_open(five_file, framework="np") as opened:
+        header = json.loads(opened.metadata()["asr-pathways"])
+        assert set(opened.keys()) == set(header["sha256"])
+        for name in opened.keys():  # noqa: SIM118 - it is no dict
+            assert hashlib.sha256(opened.get_tensor(name).tobytes()).hexdigest() == header["sha256"][name]
+    head = five_file.read_bytes()[: Bundle.open(five_file).layout.start]
+    assert hashlib.sha256(head.replace(header["digest"].encode(), b"0" * 64)).hexdigest() == header["digest"]
 
 
-def test_data_of_parts_are_aligned(five_file: Path) -> None:
-    content = five_file.read_bytes()
-    bundle = Bundle.open(five_file)
-    for part in bundle.config.parts:
-        assert content.index(bundle.file(part.name)) % 64 == 0
+def test_the_reader_in_the_document_reads_it(five: AsrModel, tmp_path: Path) -> None:
+    assert five.pathways is not None
+    text = (Path(__file__).parents[2] / "docs" / "bundle.md").read_text()
+    code = text.split("<!-- reader -->\n```python\n")[1].split("```")[0]
+    write_bundle(five, tmp_path / "five.asrp", "float32")
+    names: dict[str, object] = {"path": tmp_path / "five.asrp", "language": "fr"}
+    exec(compile(code, "docs/bundle.md", "exec"), names)
+    weights = names["weights"]
+    assert isinstance(weights, dict)
+    assert same({name: torch.from_numpy(value) for name, value in weights.items()}, five.pathways.extract("fr"))
+
+
+def test_data_are_aligned(five_file: Path) -> None:
+    layout = Bundle.open(five_file).layout
+    assert {slot.item for slot in layout.slots.values()} == {"float32", "uint8"}
+    for slot in layout.slots.values():
+        assert (layout.start + slot.data_offsets[0]) % np.dtype(slot.item).itemsize == 0
 
 
 def test_a_bundle_of_a_bundle_is_the_same_file(five_file: Path, tmp_path: Path) -> None:
@@ -287,31 +290,25 @@ def test_only_what_can_be_bundled_is(tokenizer: Tokenizer, five: AsrModel, tmp_p
         write_bundle(make_model(tokenizer), tmp_path / "b.asrp")
     with pytest.raises(BundleError, match="unknown language 'de'"):
         write_bundle(five, tmp_path / "b.asrp", languages=["de"])
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "letter.txt").write_text("mine")
-    with pytest.raises(BundleError, match="full: a folder with other things in it"):
-        write_bundle(five, tmp_path / "full")
-    with pytest.raises(BundleError, match=r"letter.txt: a file: choose a folder, or a name that ends in .asrp"):
-        write_bundle(five, tmp_path / "full" / "letter.txt")
+    with pytest.raises(BundleError, match=r"letter.txt: a bundle is one file: choose a name that ends in .asrp"):
+        write_bundle(five, tmp_path / "letter.txt")
     (tmp_path / "d.asrp").mkdir()
     with pytest.raises(BundleError, match=r"d.asrp: a folder: choose a name for a file"):
         write_bundle(five, tmp_path / "d.asrp")
-    assert (tmp_path / "full" / "letter.txt").read_text() == "mine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.asrp", "full"]
+    assert [path.name for path in tmp_path.iterdir()] == ["d.asrp"]
 
 
 def test_a_bundle_takes_the_place_of_another(five: AsrModel, tmp_path: Path) -> None:
     for languages in (["en", "fr"], ["it"]):
-        for name in ("b", "b.asrp"):
-            write_bundle(five, tmp_path / name, languages=languages)
-            assert Bundle.open(tmp_path / name).languages == tuple(languages)
+        write_bundle(five, tmp_path / "b.asrp", languages=languages)
+        assert Bundle.open(tmp_path / "b.asrp").languages == tuple(languages)
 
 
 def test_values_are_mapped(five_file: Path) -> None:
     bundle = Bundle.open(five_file)
-    name = bundle.config.prunable[0]
+    name = bundle.layout.prunable[0]
     found = bundle.values(name)
-    assert found.values.shape == (bundle.config.tensors[name].kept,)
+    assert found.values.shape == (bundle.layout.kept_of(name),)
     assert not found.values.flags.writeable
     assert not found.values.flags.owndata
     assert torch.equal(torch.from_numpy(found.values.copy()), dense_union(bundle, name))
@@ -321,7 +318,7 @@ def test_values_are_mapped(five_file: Path) -> None:
 
 def dense_union(bundle: Bundle, name: str) -> torch.Tensor:
     """Values of the union of a tensor, from the states of all languages."""
-    union = bundle.union()[name]
+    union = unpack(bundle.packed_union()[name], bundle.layout.tensors[name])
     found = torch.zeros(union.shape)
     for language in bundle.languages:
         mask = bundle.mask(language)[name]
@@ -329,13 +326,49 @@ def dense_union(bundle: Bundle, name: str) -> torch.Tensor:
     return found[union]
 
 
-def test_sizes_of_overlapping_masks(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_masks_take_a_bit_a_weight_of_the_union(tokenizer: Tokenizer, tmp_path: Path) -> None:
     asr = pruned(tokenizer)
-    overlapping(asr, 0.7, seed=3)
     sizes = write_bundle(asr, tmp_path / "b.asrp")
-    assert sizes.mask_bits < 5
-    assert sizes.mask_bits >= sizes.mask_bound
-    assert all(mask.bits <= 1 for mask in sizes.masks.values())
+    assert sizes.mask_bits == pytest.approx(1 + 5 * sizes.union_density, abs=0.1)
+    assert set(sizes.masks) == set(FIVE)
+
+
+# --- written to while it is open --------------------------------------------------------------------------------
+
+
+def later(path: Path) -> None:
+    """Clocks of file systems are coarse: moves the time of the last change on."""
+    state = path.stat()
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 10**7))
+
+
+@pytest.mark.parametrize("change", ["overwritten", "cut"])
+def test_what_is_written_to_while_it_is_open_is_noticed(change: str, five: AsrModel, tmp_path: Path) -> None:
+    path = tmp_path / "b.asrp"
+    write_bundle(five, path, "float32")
+    recognizer, bundle = Recognizer(path, "en"), Bundle.open(path)
+    bundle.weights("en")
+    with path.open("r+b") as stream:
+        if change == "cut":
+            stream.truncate(4096)
+        else:
+            stream.seek(len(path.read_bytes()) // 2)
+            stream.write(b"x" * 100)
+    later(path)
+    for read in (lambda: bundle.weights("en"), lambda: bundle.mask("fr"), lambda: recognizer.load("fr")):
+        with pytest.raises(BundleError, match=r"b\.asrp: was written to since it was opened: open it again"):
+            read()
+
+
+def test_a_file_put_in_its_place_changes_nothing(five: AsrModel, tmp_path: Path) -> None:
+    assert five.pathways is not None
+    path = tmp_path / "b.asrp"
+    write_bundle(five, path, "float32")
+    bundle = Bundle.open(path)
+    write_bundle(five, path, "int8", ["en"])
+    assert same(bundle.weights("fr"), five.pathways.extract("fr"))
+    path.unlink()
+    assert same(bundle.weights("ru"), five.pathways.extract("ru"))
 
 
 def test_a_full_disk_is_told_and_leaves_what_was_there(

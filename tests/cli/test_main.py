@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from asr_pathways.cli.main import main
+from asr_pathways.runtime import streaming
 
 RECIPE = """
 model: {preset: tiny, vocab_size: 24}
@@ -55,7 +56,8 @@ def spoken_file(speech: Path) -> Path:
 @pytest.fixture(scope="module")
 def sparse_model(tmp_path_factory: pytest.TempPathFactory, dense_model: Path, speech: Path) -> Path:
     """A pruned MODEL folder: one-shot, no training."""
-    from asr_pathways.training.prune import PruneRecipe, prune
+    from asr_pathways.training.config import PruneRecipe
+    from asr_pathways.training.prune import prune
 
     recipe = PruneRecipe.model_validate({"optimizer": {"steps": 0}, "data": {"max_seconds": 2, "prefetch": 0}})
     out = tmp_path_factory.mktemp("sparse") / "run"
@@ -98,6 +100,29 @@ def test_streaming_gives_the_same_words_as_the_whole_file(
     whole = capsys.readouterr().out
     assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--json", "--stream") == 0
     assert capsys.readouterr().out == whole
+
+
+def test_a_beam_and_phrases_are_options_of_streaming(
+    run: Callable[..., int],
+    sparse_model: Path,
+    spoken_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[tuple[int, tuple[str, ...], float]] = []
+
+    class Seen(streaming.Recognizer):
+        def __init__(self, *words: object, **options: object) -> None:
+            super().__init__(*words, **options)  # type: ignore[arg-type]
+            opened.append((self._beam, self._phrases, self._bonus))
+
+    monkeypatch.setattr(streaming, "Recognizer", Seen)
+    phrases = spoken_file.with_name("phrases.txt")
+    phrases.write_text("cinq\nun deux\n", encoding="utf-8")
+    words = ("transcribe", sparse_model, spoken_file, "--language", "fr", "--json", "--stream", "--beam", 3)
+    assert run(*words) == run(*words, "--phrases", phrases) == 0
+    assert opened == [(3, (), 2.0), (3, ("cinq", "un deux"), 2.0)]
+    assert [json.loads(line)["language"] for line in capsys.readouterr().out.splitlines()] == ["fr", "fr"]
 
 
 def test_standard_input_is_recognised_as_it_comes(

@@ -17,7 +17,6 @@ from asr_pathways.data.corpus import (
     resplit,
     sources_of,
     summarize,
-    write_corpus,
 )
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.errors import PathwaysError
@@ -58,19 +57,6 @@ def test_summarize(corpus: Path) -> None:
     ]
     assert rows[1].utterances == 3 and rows[1].words == 6
     assert rows[1].hours * 3600 == pytest.approx(1.2)
-
-
-def test_write_corpus_takes_lhotse_cuts_of_any_rate(corpus: Path, tmp_path: Path) -> None:
-    cuts = load_cuts(corpus, "train", ["en"])
-    perturbed = cuts.resample(8000).subset(first=3)
-    write_corpus(tmp_path / "out", {"train": perturbed, "dev": load_cuts(corpus, "dev")}, SOURCE)
-    again = load_cuts(tmp_path / "out", "train")
-    assert len(again) == 3 and all(cut.sampling_rate == 16_000 for cut in again)
-    assert len(load_cuts(tmp_path / "out", "test")) == 0
-    bare = CutSet.from_cuts(cut.drop_supervisions() for cut in cuts)
-    with pytest.raises(PathwaysError, match="has 0 supervisions"):
-        write_corpus(tmp_path / "bare", {"train": bare}, SOURCE)
-    assert not (tmp_path / "bare").exists() and not list(tmp_path.glob(".bare*"))
 
 
 def test_merge_joins_and_stands_by_itself(tmp_path: Path) -> None:

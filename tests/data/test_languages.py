@@ -1,8 +1,19 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from asr_pathways.data.languages import find_language, plain_language
+from asr_pathways.data.languages import check_language, check_script, find_language, is_language, plain_language
+from asr_pathways.data.normalize import normalize
+from asr_pathways.errors import PathwaysError
+
+GREETINGS = {
+    **{"ar": "مرحبا بالعالم", "bg": "Здравей", "bn": "ওহে বিশ্ব", "el": "Γειά σου Κόσμε", "fa": "سلام دنیا"},
+    **{"he": "שלום עולם", "hi": "नमस्ते दुनिया", "hy": "Բարև աշխարհ", "ja": "こんにちは世界", "ka": "გამარჯობა"},
+    **{"km": "សួស្តី", "ko": "안녕하세요 세계", "lo": "ສະບາຍດີ", "my": "မင်္ဂလာပါ", "ta": "வணக்கம்", "th": "สวัสดี"},
+    **{"uk": "Привіт", "vi": "Xin chào thế giới", "yi": "שלום", "yue": "早晨", "zh": "你好世界", "de": "Grüß Gott"},
+}
 
 
 @pytest.mark.parametrize(
@@ -33,3 +44,32 @@ def test_the_same_code_comes_before_the_same_language() -> None:
     assert find_language("fr-CA", ["fr-FR", "fr-CA"]) == "fr-CA"
     assert find_language("fra", ["en", "fr-FR"]) == "fr-FR"
     assert find_language("xx", ["en", "fr"]) is None
+
+
+@pytest.mark.parametrize("language", ["xx", "zzz", "klingon", "und", "mul", "mis", "zxx", "qaa", "qtz", "", "x-a", "-"])
+def test_unknown_language(language: str) -> None:
+    with pytest.raises(PathwaysError, match=r"^unknown language '.*': give an ISO 639 code, such as de or yue$"):
+        normalize("hello", language)
+    assert not is_language(language)
+
+
+@given(st.text(max_size=8))
+def test_any_other_text_is_no_language_or_a_short_code(text: str) -> None:
+    assert not is_language(text) or check_language(text) == check_language(check_language(text))
+
+
+@pytest.mark.parametrize(("language", "text"), GREETINGS.items())
+def test_scripts(language: str, text: str) -> None:
+    check_script(normalize(text, language), language)
+    for other in ("en", "ru"):
+        if {language, other} not in ({"de", "en"}, {"vi", "en"}, {"bg", "ru"}, {"uk", "ru"}):
+            with pytest.raises(PathwaysError, match=r"its text is not in \w+ letters"):
+                check_script(text, other)
+    with pytest.raises(PathwaysError, match=r"its text is not in [\w ]+ letters, as "):
+        check_script("ᏣᎳᎩ", language)
+
+
+@pytest.mark.parametrize("language", ["sr", "uz", "kk", "az", "mn", "pa", "ku", "tlh", "ber", "chr"])
+def test_languages_of_two_scripts_or_of_one_that_is_not_well_known_pass(language: str) -> None:
+    for text in ("hello", "привет", "سلام"):
+        check_script(text, language)

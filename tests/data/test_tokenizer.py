@@ -11,7 +11,8 @@ TEXTS = ["hello world", "please leave a message", "l'eau d'ici", "привет �
 
 
 def test_round_trip_and_layout(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.train(TEXTS, 36, tmp_path / "tokenizer.model")
+    tokenizer = Tokenizer.train(TEXTS, 36)
+    tokenizer.save(tmp_path / "tokenizer.model")
     assert tokenizer.vocab_size == 36 == len(tokenizer.pieces())
     assert tokenizer.pieces()[0] == "<unk>"
     for text in [*TEXTS, "hello мир l'eau"]:
@@ -25,7 +26,7 @@ def test_round_trip_and_layout(tmp_path: Path) -> None:
 
 def test_training_is_deterministic(tmp_path: Path) -> None:
     for name in "ab":
-        Tokenizer.train(TEXTS, 36, tmp_path / name)
+        Tokenizer.train(TEXTS, 36).save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

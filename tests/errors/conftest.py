@@ -8,7 +8,8 @@ import pytest
 
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.bundle.load import load_model
-from asr_pathways.training.prune import PruneRecipe, prune, read_prune_recipe
+from asr_pathways.training.config import PruneRecipe
+from asr_pathways.training.prune import prune
 from tests.errors.case import sound
 
 RECIPE = """
@@ -26,7 +27,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, dense_model: Path, speech: 
     """What every command finds, by name; only linked to, so not to be changed."""
     folder = tmp_path_factory.mktemp("places")
     (folder / "recipe.yaml").write_text(RECIPE)
-    recipe = read_prune_recipe(folder / "recipe.yaml")
+    recipe = PruneRecipe.read(folder / "recipe.yaml")
 
     def pruned(name: str, method: str, recipe: PruneRecipe) -> Path:
         prune(dense_model, speech, folder / name, method=method, sparsity=0.5, recipe=recipe)
@@ -50,5 +51,4 @@ def here(tmp_path: Path, places: dict[str, Path], monkeypatch: pytest.MonkeyPatc
     for name, path in places.items():
         (tmp_path / name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return tmp_path

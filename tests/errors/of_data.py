@@ -198,7 +198,7 @@ MANIFESTS = [
     Case(
         "a manifest that is not text",
         MAKE,
-        "rows.jsonl: not UTF-8 text: not a manifest",
+        "rows.jsonl: not UTF-8 text",
         content("rows.jsonl", bytes(range(128, 256))),
     ),
     Case(

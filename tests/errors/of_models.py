@@ -164,6 +164,29 @@ OPTIONS = [
         "sparse: cannot tell languages apart yet: teach it with `asr-pathways identify sparse --data DIR`",
     ),
     Case(
+        "a beam without streaming",
+        "transcribe sparse hello.wav --language fr --beam 4",
+        "--beam and --phrases are of streaming: add --stream",
+    ),
+    Case(
+        "phrases for greedy search",
+        "transcribe sparse hello.wav --language fr --stream --phrases phrases.txt",
+        "phrases: greedy search knows no phrases: choose a beam of 4 or so",
+        text("phrases.txt", "cinq\n"),
+    ),
+    Case(
+        "a line without a phrase",
+        "transcribe sparse hello.wav --language fr --stream --beam 4 --phrases phrases.txt",
+        "phrases.txt: line 2: no phrase in it",
+        text("phrases.txt", "cinq\n\ntrois\n"),
+    ),
+    Case(
+        "a phrase in letters that the model does not write",
+        "transcribe sparse hello.wav --language fr --stream --beam 4 --phrases phrases.txt",
+        "phrases: '五': the model does not write 五 in fr",
+        text("phrases.txt", "五\n"),
+    ),
+    Case(
         "an unknown format",
         "export sparse made --format tflite",
         "--format tflite: the formats are bundle, hf, onnx, sherpa",
@@ -404,7 +427,7 @@ BUNDLES = [
     Case(
         "a file that is no bundle",
         "inspect bad.asrp",
-        "bad.asrp: not a bundle: it does not begin as a zip file does",
+        "bad.asrp: not a bundle: it does not begin as a safetensors file does, or is cut short",
         content("bad.asrp", b"PK not at all" * 50),
     ),
     Case(
@@ -416,8 +439,19 @@ BUNDLES = [
     Case(
         "a byte changed",
         "transcribe sparse.asrp hello.wav --language fr",
-        "sparse.asrp: weights.safetensors: changed since it was written: its SHA-256 is another",
+        "sparse.asrp: ...: changed since it was written: its SHA-256 is another",
         flipped,
+    ),
+    Case(
+        "a bundle of format 1",
+        "inspect old.asrp",
+        "old.asrp: a bundle of format 1, which is not read any more: export the model folder again",
+        content("old.asrp", b"PK\x03\x04" + bytes(100)),
+    ),
+    Case(
+        "a bundle written as a folder",
+        "export sparse made",
+        "made: a bundle is one file: choose a name that ends in .asrp",
     ),
     Case(
         "a language that is not in it",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.wer import Scores, Utterance, align, compare, resampled_sums, score
+from asr_pathways.evaluation.wer import Scores, Utterance, align, resampled_sums, score
 
 words = st.lists(st.sampled_from(["a", "bb", "c", "à", "é'e"]), max_size=7)
 sentences = words.map(" ".join)
@@ -153,64 +153,6 @@ def test_json_round_trip() -> None:
 def test_foreign_json_is_refused(data: object) -> None:
     with pytest.raises(PathwaysError, match="not a table of scores"):
         Scores.from_dict(data)  # type: ignore[arg-type]
-
-
-def test_comparison_finds_the_better_system() -> None:
-    good = corpus("en", 120, 0.1, seed=5) + corpus("fr", 120, 0.1, seed=5)
-    bad = corpus("en", 120, 0.5, seed=6) + corpus("fr", 120, 0.5, seed=6)
-    comparison = compare(good, bad)
-    assert comparison.mean.difference == pytest.approx(score(good).mean_wer - score(bad).mean_wer)
-    assert comparison.mean.significant
-    assert comparison.mean.ci[1] < 0
-    assert comparison.mean.probability == 1.0
-    assert [entry.language for entry in comparison.languages] == ["en", "fr"]
-    opposite = compare(bad, good)
-    assert opposite.mean.difference == pytest.approx(-comparison.mean.difference)
-    assert opposite.mean.ci[0] == pytest.approx(-comparison.mean.ci[1])
-    assert opposite.mean.probability == 0.0
-
-
-def test_comparison_probability_agrees_with_kaldialign() -> None:
-    a, b = corpus("en", 100, 0.30, seed=7), corpus("en", 100, 0.32, seed=8)
-    references = [u.reference.split() for u in a]
-    oracle = kaldialign.bootstrap_wer_ci(
-        references, [u.hypothesis.split() for u in b], [u.hypothesis.split() for u in a]
-    )
-    assert compare(a, b).mean.probability == pytest.approx(oracle["p_s2_improv_over_s1"], abs=0.03)
-    assert 0.02 < compare(a, b).mean.probability < 0.98
-
-
-def test_system_equals_itself() -> None:
-    system = [u for lang in ("en", "fr", "it") for u in corpus(lang, 30, 0.3, seed=9)]
-    comparison = compare(system, list(reversed(system)))
-    assert comparison.mean.ci == (0.0, 0.0)
-    assert comparison.mean.probability == 0.5
-    assert not comparison.mean.significant
-
-
-def test_pairing_is_tighter_than_independent_resampling() -> None:
-    a = corpus("en", 100, 0.3, seed=10)
-    b = [
-        Utterance(u.id, u.language, u.reference, u.hypothesis + (" x" if i % 20 == 0 else "")) for i, u in enumerate(a)
-    ]
-    low, high = compare(a, b).mean.ci
-    alone = score(a).mean_wer_ci
-    assert high - low < (alone[1] - alone[0]) / 2
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        ([Utterance("1", "en", "a b", "a")], r"utterance 2 \(en\) is not in both"),
-        ([Utterance("1", "en", "a b", "a"), Utterance("2", "en", "d", "c")], r"utterance 2 \(en\)"),
-        ([Utterance("1", "fr", "a b", "a")], "scored on en, the other on fr"),
-        ([Utterance("1", "en", "a b", "a"), Utterance("2", "en", "c", "c")] * 2, "more than once in en"),
-    ],
-)
-def test_comparison_refuses_different_utterances(other: list[Utterance], message: str) -> None:
-    system = [Utterance("1", "en", "a b", "a"), Utterance("2", "en", "c", "c")]
-    with pytest.raises(PathwaysError, match=message):
-        compare(system, other)
 
 
 @pytest.mark.parametrize("size", [1, 7, 300_000])

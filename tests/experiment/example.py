@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from asr_pathways.experiment.ledger import Tested, write_entry
+from asr_pathways.evaluation.significance import UtteranceCounts
+from asr_pathways.experiment.ledger import write_entry
 from asr_pathways.experiment.plan import Cell, Plan, make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe
 
@@ -116,6 +117,9 @@ def entry_of(cell: Cell) -> dict[str, Any]:
         "label": cell.label,
         "spec": cell.spec,
         "tested": {language: counts(language, fold, WRONG[method] / 100, cell.name) for language in languages},
+        "samples": {language: sample(language, method) for language in languages},
+        "sources": ["Prompts by somebody (CC0)"],
+        "size": {"weights": 2000, "bytes": 8000, "mask_bytes": 250 if sparsity else 0},
         "history": [
             {"step": step, "mean_wer": 0.5 - step / 400 + fold / 10, "wer": {}, **({"sparsity": sparsity})}
             for step in ([50, 100] if cell.steps > 5 else [0])
@@ -129,10 +133,16 @@ def entry_of(cell: Cell) -> dict[str, Any]:
     }
 
 
-def counts(language: str, fold: int, rate: float, name: str, utterances: int = 40) -> Tested:
+def sample(language: str, method: str) -> dict[str, str]:
+    """One utterance and what a system makes of it: dynamic gets two words wrong."""
+    hypothesis = "one tow three five_six" if method == "dynamic" else "one two three four"
+    return {"id": f"{language}-1", "language": language, "reference": "one two three four", "hypothesis": hypothesis}
+
+
+def counts(language: str, fold: int, rate: float, name: str, utterances: int = 40) -> UtteranceCounts:
     """Counts of 1 to 9 words an utterance, each wrong with probability ``rate``; a fold has its own utterances."""
     texts, noise = random.Random(f"{language} {fold}"), random.Random(name + language)
     words = [texts.randint(1, 9) for _ in range(utterances)]
     errors = [sum(noise.random() < rate for _ in range(count)) for count in words]
     letters = [5 * count for count in words]
-    return Tested(f"{language}{fold}", words, errors, letters, [3 * count for count in errors], 0.5 + rate)
+    return UtteranceCounts(f"{language}{fold}", words, errors, letters, [3 * count for count in errors], 0.5 + rate)

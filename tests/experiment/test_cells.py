@@ -18,11 +18,12 @@ def test_recordings_longer_than_the_models_window_are_tested_in_parts(
 ) -> None:
     asr = load_model(dense_model)
     longest = max(cut.duration for cut in load_cuts(speech, "test", ["fr"]))
-    whole = cells._test(asr, speech, TEST)
+    whole, samples = cells._test(asr, speech, TEST)
+    assert samples["fr"]["language"] == "fr" and samples["fr"]["reference"]
     monkeypatch.setattr(Transducer, "window", longest - 0.01)
-    found = cells._test(asr, speech, TEST)
-    for language, tested in found.items():
+    parts, _ = cells._test(asr, speech, TEST)
+    for language, tested in parts.items():
         assert tested.utterances == whole[language].utterances
-    assert found["fr"].loss != whole["fr"].loss  # of the others only
+    assert parts["fr"].loss != whole["fr"].loss  # of the others only
     with pytest.raises(PathwaysError, match="all utterances of en are longer than the model's"):
         cells._loss(asr, [], "en")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from asr_pathways.experiment.cost import Costs, duration
+from asr_pathways.experiment.cost import Costs
 from asr_pathways.experiment.plan import make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe
 
@@ -17,10 +17,3 @@ def test_cost_follows_steps_and_what_was_measured(recipe: ExperimentRecipe) -> N
     assert measured.measured == 2
     for cell in plan.cells.values():
         assert measured.seconds(cell) == pytest.approx(3 * plain.seconds(cell))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(4.4, "4 s"), (89, "89 s"), (90, "2 min"), (3540, "59 min"), (3900, "1 h 05 min")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

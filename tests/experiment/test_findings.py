@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.evaluation.significance import detectable
 from asr_pathways.experiment import ledger
 from asr_pathways.experiment.findings import Findings, as_json, gather, most_seeds
 from asr_pathways.experiment.plan import Plan
-from asr_pathways.experiment.significance import detectable
 from tests.experiment.example import WRONG, as_data, counts, entry_of, fill, planned
 
 
@@ -173,13 +173,18 @@ def test_json_has_every_number(findings: Findings) -> None:
     row = next(row for row in block["tables"]["A"] if row["system"] == "LTH")
     pooled = findings.blocks["folds"].rows["LTH"].pooled
     assert pooled is not None
-    assert (row["seeds"], row["planned_seeds"], row["wer"]) == ([0], [0, 1], round(pooled.wer, 6))
-    assert row["by_language"]["fr"]["cer"] == round(pooled.languages["fr"].cer, 6)
+    assert (row["seeds"], row["wer"], row["wer_ci"]) == (
+        [0],
+        round(pooled.wer, 6),
+        [round(x, 6) for x in pooled.wer_ci],
+    )
+    assert row["languages"]["fr"]["cer"] == round(pooled.languages["fr"].cer, 6)
+    assert (row["method"], row["total_steps"], row["mean_iou"]) == ("lth", 20, None)
     pair = findings.blocks["folds"].pairs["adaptive", "IMP"]
     assert pair is not None
     assert block["pairs"][0]["wer"]["p"] == round(pair.wer.p, 6)
     assert block["pairs"][2] == {"first": "adaptive", "second": "PARP", "seeds": []}
-    assert block["power"]["assumed"]["detectable"] == round(detectable(400, 0.5), 6)
+    assert block["detectable"]["assumed"] == round(detectable(400, 0.5), 6)
     assert found["cells"]["missing"] == 8
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.evaluation.significance import UtteranceCounts
 from asr_pathways.evaluation.wer import Utterance
 from asr_pathways.experiment import ledger
 from asr_pathways.experiment.ledger import read_entry, write_entry
@@ -19,19 +20,19 @@ UTTERANCES = [
 
 
 def test_counts_in_order_of_ids() -> None:
-    counts = ledger.Tested.of(UTTERANCES, 1.5)
+    counts = UtteranceCounts.of(UTTERANCES, 1.5)
     assert (counts.words, counts.word_errors) == ([1, 3], [0, 2])
     assert (counts.characters, counts.character_errors) == ([4, 13], [0, 6])
-    assert counts == ledger.Tested.of(UTTERANCES[::-1], 1.5)
+    assert counts == UtteranceCounts.of(UTTERANCES[::-1], 1.5)
     other = [UTTERANCES[0], Utterance("a", "en", "six", "five")]
-    assert counts.utterances != ledger.Tested.of(other, 1.5).utterances
+    assert counts.utterances != UtteranceCounts.of(other, 1.5).utterances
     guess = [UTTERANCES[0], Utterance("a", "en", "five", "six")]
-    assert counts.utterances == ledger.Tested.of(guess, 1.5).utterances
+    assert counts.utterances == UtteranceCounts.of(guess, 1.5).utterances
 
 
 def test_an_entry_comes_back(tmp_path: Path) -> None:
     assert read_entry(tmp_path, "abc") is None
-    counts = {"en": ledger.Tested.of(UTTERANCES, 1.5)}
+    counts = {"en": UtteranceCounts.of(UTTERANCES, 1.5)}
     write_entry(tmp_path, "abc", {"label": "é", "tested": counts, "history": [{"wer": 1 / 3}]})
     entry = read_entry(tmp_path, "abc")
     assert entry is not None and entry["label"] == "é" and entry["history"] == [{"wer": 0.333333}]
@@ -44,7 +45,7 @@ def test_any_counts_come_back(rows: list[tuple[int, int, int, int]], loss: float
     import tempfile
 
     lists = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
-    counts = {"xx": ledger.Tested("digest", *lists, loss)}
+    counts = {"xx": UtteranceCounts("digest", *lists, loss)}
     with tempfile.TemporaryDirectory() as folder:
         write_entry(Path(folder), "n", {"tested": counts})
         entry = read_entry(Path(folder), "n")
@@ -52,7 +53,7 @@ def test_any_counts_come_back(rows: list[tuple[int, int, int, int]], loss: float
 
 
 def test_damage_is_told(tmp_path: Path) -> None:
-    write_entry(tmp_path, "abc", {"tested": {"en": ledger.Tested.of(UTTERANCES, 1.5)}})
+    write_entry(tmp_path, "abc", {"tested": {"en": UtteranceCounts.of(UTTERANCES, 1.5)}})
     path = tmp_path / "abc.json"
     good = path.read_text()
     path.rename(tmp_path / "other.json")

@@ -10,7 +10,9 @@ import yaml
 
 from asr_pathways.config import parse_config
 from asr_pathways.errors import PathwaysError
+from asr_pathways.experiment.cells import run_cell
 from asr_pathways.experiment.cost import Costs
+from asr_pathways.experiment.ledger import read_entry
 from asr_pathways.experiment.plan import Plan, contents, languages_of_block, make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe, read_recipe
 from tests.experiment.conftest import as_data
@@ -89,6 +91,17 @@ def test_the_papers_plan_needs_no_data() -> None:
         assert len(lsp.runs) >= seeds
         steps = [plan.cells[row.runs[0].cell].total_steps for row in (lsp, lap)]
         assert steps[1] <= 0.6 * steps[0]
+
+
+def test_cells_of_options_that_are_gone_keep_their_names_and_do_not_run(tmp_path: Path) -> None:
+    repository = Path(__file__).parents[2]
+    cells = make_plan(read_recipe(repository / "recipes" / "paper.yaml")).cells
+    retired = {name: cell.retired for name, cell in cells.items() if cell.retired}
+    assert retired == {"22064c1fa299": ["adapt_growth"], "04e25de9b365": ["overlap_pull"]}
+    for name in retired:
+        assert read_entry(repository / "results" / "paper" / "ledger", name) is not None
+        with pytest.raises(PathwaysError, match="is gone: only the ledger's entry can be read"):
+            run_cell(cells[name], tmp_path, tmp_path)
 
 
 def test_a_system_may_start_from_a_trained_dense_one(sines: Path, dense_model: Path) -> None:

@@ -5,13 +5,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from asr_pathways.bundle.load import load_model
 from asr_pathways.errors import Interrupted, PathwaysError
@@ -19,12 +18,32 @@ from asr_pathways.experiment import cells, ledger, runner
 from asr_pathways.experiment.plan import Plan, make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.runner import _drop_checkpoints, ledger_folder, missing_cells, run_cells
+from asr_pathways.training.loop import TrainingLoop
+from asr_pathways.training.state import last_checkpoint
+from tests import warm
 from tests.experiment.conftest import as_data
 
 
 @pytest.fixture(scope="module")
 def plan(sines: Path, dense_model: Path) -> Plan:
     return make_plan(ExperimentRecipe.model_validate(as_data(sines, dense_model)))
+
+
+def part(sines: Path, dense_model: Path, *systems: str) -> Plan:
+    """The cells of one seed of some systems, by the same names."""
+    data = as_data(sines, dense_model)
+    block = data["blocks"]["sines"]
+    block["systems"]["dynamic"]["vary"] = {"adapt_every": [1]}
+    block |= {"systems": {name: block["systems"][name] for name in systems}, "seeds": [0], "compare": []}
+    return make_plan(ExperimentRecipe.model_validate(data))
+
+
+@pytest.fixture(scope="module")
+def few(sines: Path, dense_model: Path) -> Plan:
+    """A dense cell, one of masks for each language that starts from it, and one that starts from the three."""
+    plan = part(sines, dense_model, "dense", "IMP", "fixed")
+    assert len(plan.cells) == 4
+    return plan
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +63,11 @@ def results(root: Path) -> dict[str, Any]:
         del entry["cost"]
         found[path.stem] = entry
     return found
+
+
+def results_of(plan: Plan, whole: Path) -> dict[str, Any]:
+    """What the ledger of the whole says of the cells of a part."""
+    return {name: entry for name, entry in results(whole).items() if name in plan.cells}
 
 
 def test_every_cell_has_an_entry_and_a_model(plan: Plan, whole: Path) -> None:
@@ -130,43 +154,41 @@ def test_what_was_reported_stays_when_a_model_comes_out_otherwise(
     assert err.count("not the weights that the ledger knows") == 1 and plan.cells[mask].label in err
 
 
-_COMMAND = """
-import sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
-from asr_pathways.experiment.plan import make_plan
-from asr_pathways.experiment.recipe import read_recipe
-from asr_pathways.experiment.runner import run_cells
-run_cells(make_plan(read_recipe(Path(sys.argv[1]))), Path(sys.argv[2]))
-"""
+def run_and_die(plan: Plan, root: Path, cell: str, step: int) -> None:
+    """Runs the cells until kill -9 comes in the middle of one."""
+    torch.set_num_threads(1)
+    plain = TrainingLoop._step
+
+    def stepping(loop: TrainingLoop, *arguments: Any) -> None:
+        if (loop.out.name, loop.state.step) == (cell, step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        plain(loop, *arguments)
+
+    TrainingLoop._step = stepping  # type: ignore[method-assign]
+    run_cells(plan, root)
 
 
 def test_a_killed_experiment_ends_with_the_same_ledger(
-    plan: Plan, whole: Path, recipe_file: Path, tmp_path: Path
+    whole: Path, sines: Path, dense_model: Path, tmp_path: Path
 ) -> None:
-    """kill -9 in the middle of a cell that prunes, twice; bit-equal masks and errors in the end."""
-    root = tmp_path / "killed"
-    cell = plan.cells[plan.row("sines", "dynamic, adapt_every 1").runs[0].cell]
-    waits = [root / "cells" / cell.parents[0] / "checkpoints" / "last.pt", root / "cells" / cell.name / "checkpoints"]
-    for wait in waits:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, str(recipe_file), str(root)], stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 60
-        while not wait.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert process.poll() is None and wait.exists()
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert not (ledger_folder(root) / f"{cell.name}.json").exists()
-    assert 0 < len(run_cells(plan, root).done) < len(plan.cells)
-    assert results(root) == results(whole)
+    """kill -9 in the middle of a cell that trains and of one that prunes; bit-equal masks and errors in the end."""
+    plan = part(sines, dense_model, "dense", "dynamic")
+    dense, dynamic = plan.cells
+    for cell, step in ((dense, 1), (dynamic, 2)):
+        process = warm.context().Process(target=run_and_die, args=(plan, tmp_path, cell, step))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert last_checkpoint(tmp_path / "cells" / cell).exists()
+    assert [path.stem for path in ledger_folder(tmp_path).glob("*.json")] == [dense]
+    assert run_cells(plan, tmp_path).done == [dynamic]
+    assert results(tmp_path) == results_of(plan, whole)
 
 
 def test_a_failed_cell_is_told_and_the_rest_go_on(
-    plan: Plan, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few: Plan, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = plan.row("sines", "IMP").runs[0].cell
+    bad = few.row("sines", "IMP").runs[0].cell
     run_cell = runner.run_cell
 
     def fragile(cell: Any, root: Path, data: Path, *, test: bool) -> dict[str, Any]:
@@ -176,16 +198,16 @@ def test_a_failed_cell_is_told_and_the_rest_go_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "run_cell", fragile)
-        outcome = run_cells(plan, tmp_path)
-    needs = plan.row("sines", "fixed").runs[0].cell
+        outcome = run_cells(few, tmp_path)
+    needs = few.row("sines", "fixed").runs[0].cell
     assert outcome.failed.keys() == {bad, needs}
     assert outcome.failed[bad].startswith("RuntimeError: out of luck (see ")
     assert outcome.failed[needs] == f"starts from cell {bad}, which failed"
     assert "out of luck" in (tmp_path / "logs" / f"{bad}.log").read_text()
     assert "failed" in capsys.readouterr().err
-    assert len(outcome.done) == len(plan.cells) - 2
-    assert set(run_cells(plan, tmp_path).done) == {bad, needs}
-    assert results(tmp_path) == results(whole)
+    assert len(outcome.done) == len(few.cells) - 2
+    assert set(run_cells(few, tmp_path).done) == {bad, needs}
+    assert results(tmp_path) == results_of(few, whole)
 
 
 def test_an_interrupt_ends_the_experiment(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,11 +220,11 @@ def test_an_interrupt_ends_the_experiment(plan: Plan, tmp_path: Path, monkeypatc
     assert not ledger_folder(tmp_path).exists()
 
 
-def test_ray_gives_the_same_ledger(plan: Plan, whole: Path, tmp_path: Path) -> None:
+def test_ray_gives_the_same_ledger(few: Plan, whole: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    outcome = run_cells(plan, tmp_path, ray="local")
-    assert outcome.failed == {} and set(outcome.done) == set(plan.cells)
-    assert results(tmp_path) == results(whole)
+    outcome = run_cells(few, tmp_path, ray="local")
+    assert outcome.failed == {} and set(outcome.done) == set(few.cells)
+    assert results(tmp_path) == results_of(few, whole)
 
 
 def test_without_ray_it_is_told_what_to_install(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

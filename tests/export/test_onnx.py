@@ -10,13 +10,13 @@ import torch
 
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
-from asr_pathways.export.graphs import build_graphs
-from asr_pathways.export.onnx import TOLERANCE, export_onnx, open_graphs
+from asr_pathways.export.onnx import TOLERANCE, Exported, export_onnx, open_graphs
+from asr_pathways.export.onnx_modules import build_modules
 from asr_pathways.model_folder.model import AsrModel, HubCard
 from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
 from tests.conftest import PIECES, make_model
-from tests.pruned import FIVE, pruned
+from tests.pruned import pruned
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -27,19 +27,24 @@ LAYOUTS = {
 }
 
 
-def test_one_language(five: AsrModel, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(five: AsrModel, tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
     before = {name: value.clone() for name, value in five.model.state_dict().items()}
-    exported = export_onnx(five, tmp_path / "fr", ["fra"])
-    assert exported.languages == ("fr",)
-    assert exported.difference < 1e-4
-    assert sorted(path.name for path in (tmp_path / "fr").iterdir()) == [
+    done = export_onnx(five, tmp_path_factory.mktemp("onnx") / "some", ["fra", "it"])
+    assert all(torch.equal(value, before[name]) for name, value in five.model.state_dict().items())
+    return done
+
+
+def test_a_language_is_a_folder(exported: list[Exported]) -> None:
+    folder = exported[0].folder
+    assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
         "decoder.onnx",
         "encoder.onnx",
         "joiner.onnx",
         "tokens.txt",
     ]
-    encoder, decoder, joiner = open_graphs(tmp_path / "fr")
+    encoder, decoder, joiner = open_graphs(folder)
     assert [one.name for one in encoder.get_inputs()] == [
         "audio_signal",
         "length",
@@ -49,88 +54,77 @@ def test_one_language(five: AsrModel, tmp_path: Path) -> None:
     ]
     assert [one.shape for one in decoder.get_inputs()] == [["batch", 1], ["batch"], [1, "batch", 16], [1, "batch", 16]]
     assert joiner.get_outputs()[0].shape == ["batch", 1, 1, PIECES + 1]
-    config = json.loads((tmp_path / "fr" / "config.json").read_text())
-    assert (config["languages"], config["selects_language"], config["blank"]) == (["fr"], False, PIECES)
-    assert all(torch.equal(value, before[name]) for name, value in five.model.state_dict().items())
-
-
-def test_all_languages_share_the_weights(five: AsrModel, tmp_path: Path) -> None:
-    exported = export_onnx(five, tmp_path / "all")
-    assert exported.languages == FIVE
-    assert exported.difference < 1e-4
-    encoder, decoder, _ = open_graphs(tmp_path / "all")
-    assert encoder.get_inputs()[5].name == "prompt_index"
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["languages"], config["blank"]) == (["fr"], PIECES)
     about = encoder.get_modelmeta().custom_metadata_map
-    assert json.loads(about["prompt_dictionary"]) == {"en": 0, "es": 1, "fr": 2, "it": 3, "ru": 4}
     assert (about["vocab_size"], about["window_size"], about["chunk_shift"]) == (str(PIECES), "20", "16")
-    assert decoder.get_inputs()[2].shape == [1, "batch", 5 * 16]
-    tokens = (tmp_path / "all" / "tokens.txt").read_text().splitlines()
+    tokens = (folder / "tokens.txt").read_text().splitlines()
     assert (len(tokens), tokens[-1]) == (PIECES + 1, f"<blk> {PIECES}")
+
+
+def test_several_languages_are_a_folder_each(exported: list[Exported]) -> None:
+    assert [(one.languages, one.folder.name) for one in exported] == [(("fr",), "fr"), (("it",), "it")]
+    assert sorted(exported[0].folder.parent.iterdir()) == [one.folder for one in exported]
+    assert max(one.difference for one in exported) < 1e-4
+    graphs = [(one.folder / "encoder.onnx").read_bytes() for one in exported]
+    assert graphs[0] != graphs[1]
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 def test_layouts(tokenizer: Tokenizer, tmp_path: Path, layout: str) -> None:
     encoder = EmformerConfig.model_validate({"dim": 16, "ffn_dim": 32, "heads": 2, "layers": 2, **LAYOUTS[layout]})
-    options = {
-        "encoder": encoder,
-        "predictor_layers": 2,
-        "language_embedding": ("fr", "en"),
-    }  # in another order than the languages
-    asr = make_model(tokenizer, **options)
+    asr = make_model(tokenizer, encoder=encoder, predictor_layers=2)
     exclude = matching(asr.model, (*asr.model.unprunable, "encoder.layers.0"))
     config = PathwayConfig(sparsity=0.5, exclude=exclude)
     asr.pathways = Pathways.attach(asr.model, config, asr.languages)
     asr.pathways.set_mask("fr", {name: ~mask for name, mask in asr.pathways.mask("en").items()})
-    assert export_onnx(asr, tmp_path / "out").difference < 1e-4
+    (exported,) = export_onnx(asr, tmp_path / "out", ["fr"])
+    assert (exported.languages, exported.folder) == (("fr",), tmp_path / "out")
+    assert exported.difference < 1e-4
 
 
-def test_a_dense_model_and_pathways_that_are_all_the_same_have_no_choice(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_dense_model_is_one_for_all_its_languages(tokenizer: Tokenizer, tmp_path: Path) -> None:
     dense = make_model(tokenizer)
-    assert export_onnx(dense, tmp_path / "dense").difference < 1e-4
-    dense.pathways = Pathways.attach(
-        dense.model, PathwayConfig(sparsity=0.5, exclude=dense.model.unprunable), dense.languages
-    )
-    assert not build_graphs(dense, None).encoder.selects
+    (exported,) = export_onnx(dense, tmp_path / "dense")
+    assert (exported.languages, exported.folder) == (dense.languages, tmp_path / "dense")
+    assert exported.difference < 1e-4
 
 
-def test_predictors_with_the_same_mask_are_one(tokenizer: Tokenizer) -> None:
-    asr = pruned(tokenizer)
-    assert build_graphs(asr, None).predictor.count == 5
-    assert asr.pathways is not None
-    mask = asr.pathways.mask("en")
-    for language in FIVE:
-        same = {name: mask[name] for name in mask if name.startswith("predictor.")}
-        asr.pathways.set_mask(language, {**asr.pathways.mask(language), **same})
-    graphs = build_graphs(asr, None)
-    assert (graphs.predictor.count, graphs.encoder.selects) == (1, True)
-
-
-def test_a_language_that_was_added_is_exported_alone(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_language_that_was_added_has_its_word_pieces(tokenizer: Tokenizer, tmp_path: Path) -> None:
     asr = pruned(tokenizer, ("en", "fr"))
     assert asr.pathways is not None
     asr.pathways.add("ru")
     new = Tokenizer.train(["да нет", "нет да", "один два да"], 12)
     asr.tokenizer = TokenizerFamily(tokenizer, {"ru": ExtendedTokenizer(tokenizer, new)})
     asr.card = asr.card.model_copy(update={"added": ("ru",)})
-    asr.pathways.set_own("ru", asr.model.grown(new.vocab_size))
-    with pytest.raises(PathwaysError, match=r"ru was added and has tensors of its own: export it alone"):
-        export_onnx(asr, tmp_path / "all")
-    assert export_onnx(asr, tmp_path / "ru", ["ru"]).difference < 1e-4
+    asr.pathways.set_language_tensors("ru", asr.model.grown(new.vocab_size))
+    assert export_onnx(asr, tmp_path / "ru", ["ru"])[0].difference < 1e-4
     tokens = (tmp_path / "ru" / "tokens.txt").read_text().splitlines()
     assert len(tokens) == PIECES + 12 + 1
     assert tokens[-1] == f"<blk> {PIECES + 12}"
-    assert build_graphs(asr, ["en", "fr"]).encoder.selects
+    assert len(build_modules(asr, ["en"]).symbols) == PIECES + 1
 
 
 def test_an_export_that_differs_is_not_written(five: AsrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(asr: AsrModel, languages: object) -> object:
-        graphs = build_graphs(asr, ["fr"])
-        graphs.joiner.joiner.output.bias += 2 * TOLERANCE
-        return graphs
+    def wrong(asr: AsrModel, languages: list[str]) -> object:
+        modules = build_modules(asr, languages)
+        modules.joiner.joiner.output.bias += 2 * TOLERANCE
+        return modules
 
-    monkeypatch.setattr("asr_pathways.export.onnx.build_graphs", wrong)
+    monkeypatch.setattr("asr_pathways.export.onnx.build_modules", wrong)
     with pytest.raises(PathwaysError, match=r"differ from the model's by 0\.002: nothing written"):
-        export_onnx(five, tmp_path / "fr")
+        export_onnx(five, tmp_path / "fr", ["fr"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_languages_all_are_written_or_none(
+    five: AsrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    differences = iter([1e-6, float("inf")])
+    monkeypatch.setattr("asr_pathways.export.onnx.write_graphs", lambda modules, folder: None)
+    monkeypatch.setattr("asr_pathways.export.onnx.largest_difference", lambda asr, modules, folder: next(differences))
+    with pytest.raises(PathwaysError, match="by inf: nothing written"):
+        export_onnx(five, tmp_path / "some", ["fr", "it"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,15 +168,6 @@ def test_what_cannot_be_exported(
     assert not (tmp_path / "out").exists()
 
 
-def test_masks_of_the_joiner_cannot_be_chosen(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    asr = make_model(tokenizer)
-    asr.pathways = Pathways.attach(asr.model, PathwayConfig(sparsity=0.5), asr.languages)
-    mask = {name: ~mask for name, mask in asr.pathways.mask("en").items()}
-    asr.pathways.set_mask("fr", mask)
-    with pytest.raises(PathwaysError, match=r"masks of joiner\.encoding\.weight cannot be chosen in a graph"):
-        export_onnx(asr, tmp_path / "out")
-
-
 def test_a_model_in_training_is_exported_as_it_is(tokenizer: Tokenizer, tmp_path: Path) -> None:
     asr = make_model(tokenizer)
     model = asr.model
@@ -196,7 +181,7 @@ def test_a_model_in_training_is_exported_as_it_is(tokenizer: Tokenizer, tmp_path
         optimizer.step()
         asr.pathways.step(optimizer)
     assert any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    assert export_onnx(asr, tmp_path / "out").difference < 1e-4
+    assert export_onnx(asr, tmp_path / "out", ["fr"])[0].difference < 1e-4
     assert model.training
     assert any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     with asr.use("en"):

@@ -27,11 +27,9 @@ sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="sherpa_onnx is not inst
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
 RATE = 16_000
+LANGUAGES = ("fr", "ru")
 SENTENCES = {
-    "en-us": ["please enter your password followed by pound", "you have five new messages", "goodbye"],
-    "es": ["por favor introduzca su clave", "usted tiene cinco mensajes nuevos", "adiós"],
     "fr": ["veuillez entrer votre mot de passe", "vous avez cinq nouveaux messages", "au revoir"],
-    "it": ["per favore inserire la password", "ci sono cinque nuovi messaggi", "arrivederci"],
     "ru": ["пожалуйста введите ваш пароль", "у вас пять новых сообщений", "до свидания"],
 }
 Found = list[tuple[str, float]]
@@ -39,12 +37,12 @@ Found = list[tuple[str, float]]
 
 @pytest.fixture(scope="module")
 def speech() -> dict[str, list[Samples]]:
-    """Three utterances in each of five languages, synthetic."""
+    """Three utterances in each language, synthetic."""
     espeak = Espeak()
     said = {}
     for voice, texts in SENTENCES.items():
         samples = [espeak.say(text, f"{voice}+f2").astype(np.float32) / 32768 for text in texts]
-        said[voice[:2]] = [resample(one, espeak.rate) for one in samples]
+        said[voice] = [resample(one, espeak.rate) for one in samples]
     return said
 
 
@@ -59,13 +57,15 @@ def pruned() -> AsrModel:
 
 
 @pytest.fixture(scope="module")
-def exported(pruned: AsrModel, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return export_sherpa(pruned, tmp_path_factory.mktemp("sherpa") / "five")
+def exported(pruned: AsrModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    """Two languages, in a folder each."""
+    done = export_sherpa(pruned, tmp_path_factory.mktemp("sherpa") / "some", LANGUAGES)
+    return {language: one for one in done for language in one.languages}
 
 
 @pytest.fixture(scope="module")
-def theirs(exported: Exported) -> Any:
-    return open_sherpa(exported.folder)
+def theirs(exported: dict[str, Exported]) -> dict[str, Any]:
+    return {language: open_sherpa(one.folder) for language, one in exported.items()}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def open_sherpa(folder: Path) -> Any:
 
 
 def ended(samples: Samples) -> Samples:
-    """Audio after which the model hears nothing."""
+    """Audio and the mark of its end."""
     return np.concatenate([np.pad(samples, (0, 200), mode="symmetric"), np.full(RATE, np.nan, np.float32)])
 
 
@@ -88,16 +88,9 @@ def silenced(samples: Samples) -> Samples:
     return np.concatenate([samples, np.zeros(RATE + 800, np.float32)])
 
 
-def start(theirs: Any, language: str | None) -> Any:
-    stream = theirs.create_stream()
-    if language is not None:
-        stream.set_option("language", language)
-    return stream
-
-
-def run(theirs: Any, samples: Samples, language: str | None, piece: int = 3000) -> Found:
+def run(theirs: Any, samples: Samples, piece: int = 3000) -> Found:
     """Tokens and times by sherpa-onnx of audio that comes in pieces."""
-    stream = start(theirs, language)
+    stream = theirs.create_stream()
     for at in range(0, len(samples), piece):
         stream.accept_waveform(RATE, samples[at : at + piece])
         while theirs.is_ready(stream):
@@ -121,52 +114,50 @@ def run_ours(ours: StreamingRecognizer, samples: Samples, language: str, final: 
 
 
 def test_tokens_are_those_of_our_own_recogniser(
-    theirs: Any, ours: StreamingRecognizer, speech: dict[str, list[Samples]], exported: Exported
+    theirs: dict[str, Any],
+    ours: StreamingRecognizer,
+    speech: dict[str, list[Samples]],
+    exported: dict[str, Exported],
 ) -> None:
-    assert exported.difference < 1e-3
+    assert max(one.difference for one in exported.values()) < 1e-3
     count = 0
-    for language in FIVE:
+    for language in LANGUAGES:
         for samples in speech[language]:
             expected = run_ours(ours, samples, language)
-            assert run(theirs, ended(samples), language) == expected
+            assert run(theirs[language], ended(samples)) == expected
             count += len(expected)
-    assert count > 100
+    assert count > 40
 
 
-def test_silence_is_heard_by_both(theirs: Any, ours: StreamingRecognizer, speech: dict[str, list[Samples]]) -> None:
-    for language in FIVE:
+def test_silence_is_recognised_by_both(
+    theirs: dict[str, Any], ours: StreamingRecognizer, speech: dict[str, list[Samples]]
+) -> None:
+    for language in LANGUAGES:
         for samples in speech[language]:
             padded = silenced(samples)
-            assert run(theirs, padded, language) == run_ours(ours, padded, language, final=False)
+            assert run(theirs[language], padded) == run_ours(ours, padded, language, final=False)
 
 
-def test_the_language_is_chosen_by_stream(theirs: Any, speech: dict[str, list[Samples]]) -> None:
-    samples = ended(np.concatenate(speech["es"]))
-    found = {language: run(theirs, samples, language) for language in FIVE}
-    assert len({tuple(tokens) for tokens in found.values()}) == len(FIVE)
-    assert run(theirs, samples, "fr-FR") == found["en"]  # other forms of a code are not understood
-    assert run(theirs, samples, None) == found["en"]
-    assert run(theirs, samples, "FR") == found["fr"]
-
-
-def test_streams_of_all_languages_in_one_batch(theirs: Any, speech: dict[str, list[Samples]]) -> None:
-    streams = [start(theirs, language) for language in FIVE]
-    for language, stream in zip(FIVE, streams, strict=True):
-        stream.accept_waveform(RATE, ended(speech[language][0]))
-    while ready := [stream for stream in streams if theirs.is_ready(stream)]:
-        theirs.decode_streams(ready)
-    for language, stream in zip(FIVE, streams, strict=True):
-        assert tokens_of(theirs, stream) == run(theirs, ended(speech[language][0]), language)
+def test_streams_in_one_batch(theirs: dict[str, Any], speech: dict[str, list[Samples]]) -> None:
+    french = theirs["fr"]
+    streams = [french.create_stream() for _ in speech["fr"]]
+    for samples, stream in zip(speech["fr"], streams, strict=True):
+        stream.accept_waveform(RATE, ended(samples))
+    while ready := [stream for stream in streams if french.is_ready(stream)]:
+        french.decode_streams(ready)
+    for samples, stream in zip(speech["fr"], streams, strict=True):
+        assert tokens_of(french, stream) == run(french, ended(samples))
 
 
 def test_the_script_on_the_card_runs(
-    exported: Exported, ours: StreamingRecognizer, speech: dict[str, list[Samples]], tmp_path: Path
+    exported: dict[str, Exported], ours: StreamingRecognizer, speech: dict[str, list[Samples]], tmp_path: Path
 ) -> None:
-    card = (exported.folder / "README.md").read_text()
-    assert "Languages: English (en), Spanish (es), French (fr), Italian (it), Russian (ru)." in card
+    folder = exported["ru"].folder
+    card = (folder / "README.md").read_text()
+    assert "Languages: Russian (ru)." in card and "no language to choose" in card
     assert "voice: June Wallack" in card
     script = card.split("```python\n")[1].split("```")[0]
-    for path in exported.folder.iterdir():
+    for path in folder.iterdir():
         (tmp_path / path.name).symlink_to(path)
     soundfile.write(tmp_path / "speech.wav", speech["ru"][0], RATE, subtype="FLOAT")
     stream = ours.stream("ru")
@@ -178,10 +169,8 @@ def test_the_script_on_the_card_runs(
     assert done.stdout.decode().strip() == stream.final().text != ""
 
 
-def test_one_language_of_another_layout(five: AsrModel, tmp_path: Path, speech: dict[str, list[Samples]]) -> None:
-    exported = export_sherpa(five, tmp_path / "fr", ["fr"])
+def test_another_layout(five: AsrModel, tmp_path: Path, speech: dict[str, list[Samples]]) -> None:
+    (exported,) = export_sherpa(five, tmp_path / "fr", ["fr"])
     theirs, ours = open_sherpa(exported.folder), StreamingRecognizer(ModelSource(five), dtype="dense")
     for samples in speech["fr"]:
-        expected = run_ours(ours, samples, "fr")
-        assert run(theirs, ended(samples), "fr") == run(theirs, ended(samples), None) == expected
-    assert "no language to choose" in (exported.folder / "README.md").read_text()
+        assert run(theirs, ended(samples)) == run_ours(ours, samples, "fr")

@@ -110,7 +110,7 @@ def fresh_compiler() -> Iterator[None]:
 @pytest.mark.parametrize("gradient", ["dense", "frozen"])
 @pytest.mark.parametrize("attach_to", ["the compiled model", "the model before", "the model after"])
 def test_compiled(attach_to: str, gradient: str) -> None:
-    plain, model = recogniser(), recogniser()
+    plain, model = (recogniser(num_hidden_layers=1) for _ in range(2))
     options = {"gradient": gradient, "score": "magnitude"}
     pathways = attach_unlike(model, **options) if attach_to == "the model before" else None
     compiled = torch.compile(model, backend="aot_eager")
@@ -123,17 +123,18 @@ def test_compiled(attach_to: str, gradient: str) -> None:
 @pytest.mark.usefixtures("fresh_compiler")
 def test_a_model_that_was_trained_compiled_is_compiled_anew() -> None:
     """Compiled code does not look for new hooks, so scores that need them have nothing to go by until a reset."""
-    model = recogniser()
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
     compiled = torch.compile(model, backend="aot_eager")
-    loss_of(compiled, BATCH).backward()
+    features = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    compiled(features).sum().backward()
     pathways = attach(model)
     with pathways.use("en"):
-        loss_of(compiled, BATCH).backward()
+        compiled(features).sum().backward()
     with pytest.raises(PathwaysError, match="no activation of 'en' was seen"):
         pathways.adapt("en")
     torch.compiler.reset()
     with pathways.use("en"):
-        loss_of(compiled, BATCH).backward()
+        compiled(features).sum().backward()
     assert pathways.adapt("en").score == "activation"
 
 

@@ -85,7 +85,7 @@ def change_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], objec
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda m: (m / "config.json").unlink(), "not a model folder: it has no config.json"),
     "config not JSON": (lambda m: (m / "config.json").write_text("{"), "config.json: not valid JSON"),
-    "config binary": (lambda m: (m / "config.json").write_bytes(b"\xff\x00"), "config.json: not valid JSON"),
+    "config binary": (lambda m: (m / "config.json").write_bytes(b"\xff\x00"), "config.json: not UTF-8 text"),
     "config a list": (lambda m: (m / "config.json").write_text("[]"), "config.json: keys with values are wanted"),
     "config of another program": (
         lambda m: (m / "config.json").write_text('{"architectures": ["Wav2Vec2ForCTC"]}'),
@@ -134,7 +134,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "tokenizer truncated": (lambda m: truncate(m / "tokenizer.model"), "tokenizer.model: not a SentencePiece model"),
     "tokenizer empty": (lambda m: (m / "tokenizer.model").write_bytes(b""), "tokenizer.model: not a SentencePiece"),
     "another tokenizer": (
-        lambda m: Tokenizer.train([" ".join(WORDS["en"])] * 3, 16, m / "tokenizer.model"),
+        lambda m: Tokenizer.train([" ".join(WORDS["en"])] * 3, 16).save(m / "tokenizer.model"),
         "tokenizer has 16 pieces and the model 24: they do not belong together",
     ),
     "masks truncated": (lambda m: truncate(m / "pathways" / "masks.safetensors"), "masks.safetensors: truncated"),

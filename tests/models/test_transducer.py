@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from asr_pathways.config import parse_config
 from asr_pathways.data.batches import Batch
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.presets import PRESETS, Preset, preset
-from asr_pathways.models.transducer import MAX_SYMBOLS_PER_FRAME, GreedySearch, Transducer
+from asr_pathways.models.transducer import MAX_SYMBOLS_PER_FRAME, GreedySearch, Transducer, TransducerConfig
 from tests.conftest import PIECES, tiny_config
 
 
@@ -138,7 +139,7 @@ def test_loss_does_not_depend_on_padding_and_is_a_mean_over_word_pieces(model: T
 
 def test_every_weight_learns() -> None:
     torch.manual_seed(0)
-    model = Transducer(tiny_config(language_embedding=("en", "fr")))
+    model = Transducer(tiny_config())
     model.loss(batch_of([64, 48], [4, 3])).backward()
     untouched = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
     assert untouched == []
@@ -181,20 +182,15 @@ def test_features_are_normalised_by_the_statistics() -> None:
     assert {"feature_mean", "feature_scale"} <= model.state_dict().keys()
 
 
-def test_language_embedding_tells_languages_apart() -> None:
-    torch.manual_seed(0)
-    model = Transducer(tiny_config(language_embedding=("en", "fr"))).eval()
-    features = torch.randn(1, 40, 80)
-    assert not torch.equal(model.normalize(features, "en"), model.normalize(features, "fr"))
-    assert not torch.equal(model.loss(batch_of([40], [3])), model.loss(batch_of([40], [3], language="fr")))
-    assert len(model.decode(features, torch.tensor([40]), "fr")) == 1
-    for language in ("de", None):
-        with pytest.raises(PathwaysError, match=rf"language {language} has no embedding; the model knows: en fr"):
-            model.decode(features, torch.tensor([40]), language)
-
-
-def test_without_language_embedding_the_language_changes_nothing(model: Transducer) -> None:
+def test_the_language_changes_nothing(model: Transducer) -> None:
     assert torch.equal(model.loss(batch_of([40], [3])), model.loss(batch_of([40], [3], language="xx")))
+
+
+def test_a_config_may_still_have_the_option_that_is_gone_if_it_is_empty() -> None:
+    config = {"vocab_size": 12}
+    assert parse_config(TransducerConfig, {**config, "language_embedding": []}, "config.json").vocab_size == 12
+    with pytest.raises(PathwaysError, match=r"^config\.json: language_embedding: unknown key"):
+        parse_config(TransducerConfig, {**config, "language_embedding": ["en"]}, "config.json")
 
 
 @pytest.mark.parametrize(

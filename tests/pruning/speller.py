@@ -48,7 +48,7 @@ OPTIMIZERS: dict[str, MakeOptimizer] = {
 CONFIGS: dict[str, dict[str, Any]] = {
     "dense": {"adapt_every": 2},
     "frozen": {"gradient": "frozen", "adapt_every": 2},
-    "activation": {"score": "activation", "adapt_every": 2, "overlap_pull": 0.2, "granularity": "block:2x1"},
+    "activation": {"score": "activation", "adapt_every": 2, "hysteresis": 0.2, "granularity": "block:2x1"},
     "gradient": {"score": "gradient", "adapt_every": 2, "adapt_until": 20, "allocation": "global"},
     "reset": {"adapt_every": 2, "revived": "reset", "schedule": "iterative", "prune_every": 1},
 }
@@ -87,6 +87,11 @@ def teach(model: nn.Module, pathways: Pathways, language: str, make: MakeOptimiz
     for seed in range(6):
         train(model, pathways, optimizer, language, seed)
     return optimizer
+
+
+def copied(pathways: Pathways, language: str) -> dict[str, nn.Parameter]:
+    """The parameters among the tensors of a language."""
+    return {n: t for n, t in pathways.language_tensors(language).items() if isinstance(t, nn.Parameter)}
 
 
 def logits(model: nn.Module, pathways: Pathways, languages: Iterable[str]) -> dict[str, Tensor]:

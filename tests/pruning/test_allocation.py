@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_pathways.pruning.allocation import erk, global_, kept, uniform
+from asr_pathways.pruning.selection import erk, global_, kept, uniform
 
 SHAPES = [(512, 512), (2048, 512), (64, 64, 3), (10, 40)]
 SIZES = [math.prod(shape) for shape in SHAPES]

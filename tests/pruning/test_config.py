@@ -7,6 +7,7 @@ import pytest
 from asr_pathways.config import parse_config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning import PathwayConfig
+from asr_pathways.pruning.config import RETIRED
 
 
 @pytest.mark.parametrize(
@@ -24,10 +25,10 @@ from asr_pathways.pruning import PathwayConfig
         ({"sparsity": 0.5, "score": "gradient", "adapt_every": 5}, "adapt_until"),
         ({"sparsity": 0.5, "gradient": "parp", "rewind": True}, "rewind"),
         ({"sparsity": 0.5, "sparsty": 0.7}, "sparsty"),
-        ({"sparsity": 0.5, "adapt_growth": 0.5}, "adapt_growth"),
+        ({"sparsity": 0.5, "adapt_growth": 1.5}, "adapt_growth is an option that is gone"),
+        ({"sparsity": 0.5, "overlap_pull": 0.3}, "overlap_pull is an option that is gone"),
         ({"sparsity": 0.5, "hysteresis": -1}, "hysteresis"),
-        ({"sparsity": 0.5, "score": "gradient", "hysteresis": 1}, "need one score"),
-        ({"sparsity": 0.5, "shared": True, "overlap_pull": 1}, "here all share one"),
+        ({"sparsity": 0.5, "score": "gradient", "hysteresis": 1}, "needs one score"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(options: dict[str, Any], message: str) -> None:
@@ -62,8 +63,5 @@ def test_parp_takes_one_mask() -> None:
     assert PathwayConfig(sparsity=0.5, gradient="parp").pathways(["en"]) == ("en",)
 
 
-def test_intervals_grow() -> None:
-    config = PathwayConfig(sparsity=0.5, adapt_every=3, adapt_growth=2)
-    assert [step for step in range(1, 100) if config.adapts_at(step)] == [3, 9, 21, 45, 93]
-    config = PathwayConfig(sparsity=0.5, adapt_every=2, adapt_growth=1.3, adapt_until=12)
-    assert [step for step in range(1, 50) if config.adapts_at(step)] == [2, 5, 8, 12]
+def test_retired_options_may_stay_where_they_do_nothing() -> None:
+    assert PathwayConfig.model_validate({"sparsity": 0.5, **RETIRED}) == PathwayConfig(sparsity=0.5)

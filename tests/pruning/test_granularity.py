@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.pruning.granularity import Blocks, NOfM, Unstructured, parse_granularity
+from asr_pathways.pruning.granularity import Blocks, Granularity, NOfM, parse_granularity
 
 matrices = st.lists(st.integers(1, 9), min_size=2, max_size=4).map(tuple)
 
@@ -64,7 +64,7 @@ def test_n_of_m_refuses_scores_that_are_not_numbers() -> None:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("unstructured", Unstructured()),
+        ("unstructured", Granularity()),
         ("block:4x1", Blocks(4, 1)),
         ("block:16x16", Blocks(16, 16)),
         ("2:4", NOfM(2, 4)),

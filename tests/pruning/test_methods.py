@@ -11,7 +11,7 @@ from tests.pruning.conftest import Recogniser, tokens
 
 def test_the_table_of_methods() -> None:
     table = {
-        name: (method.schedule, method.gradient, method.adapts, method.rewind, method.own_masks)
+        name: (method.schedule, method.gradient, method.adapts, method.rewind, method.per_language)
         for name, method in METHODS.items()
     }
     assert table == {

@@ -5,10 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_pathways.pruning.allocation import kept
-from asr_pathways.pruning.granularity import Blocks, Unstructured
+from asr_pathways.pruning.granularity import Blocks, Granularity
 from asr_pathways.pruning.masks import top_k
-from asr_pathways.pruning.selection import select, swap
+from asr_pathways.pruning.selection import kept, select, swap
 
 SHAPES = [torch.Size((6, 5)), torch.Size((3, 4, 2)), torch.Size((1, 7))]
 
@@ -22,7 +21,7 @@ def random_scores(seed: int) -> list[torch.Tensor]:
 def test_uniform_keeps_exactly_k_of_every_tensor_and_global_overall(seed: int, sparsity: float) -> None:
     scores = random_scores(seed)
     for allocation in ("uniform", "global"):
-        chosen = list(select(scores.__getitem__, SHAPES, sparsity, granularity=Unstructured(), allocation=allocation))
+        chosen = list(select(scores.__getitem__, SHAPES, sparsity, granularity=Granularity(), allocation=allocation))
         counts = [int(mask.sum()) for mask in chosen]
         if allocation == "uniform":
             assert counts == [kept(shape.numel(), sparsity) for shape in SHAPES]
@@ -37,7 +36,7 @@ def test_uniform_keeps_exactly_k_of_every_tensor_and_global_overall(seed: int, s
 @settings(max_examples=40)
 def test_within_a_mask_only_what_it_keeps_is_kept(allocation: str, seed: int, sparsities: tuple[float, float]) -> None:
     first, second = sorted(sparsities)
-    options = {"granularity": Unstructured(), "allocation": allocation}
+    options = {"granularity": Granularity(), "allocation": allocation}
     before = list(select(random_scores(seed).__getitem__, SHAPES, first, **options))
     after = list(select(random_scores(seed + 1).__getitem__, SHAPES, second, within=before, **options))
     assert not any((new & ~old).any() for new, old in zip(after, before, strict=True))
@@ -47,14 +46,14 @@ def test_a_mask_sparser_than_asked_for_stays_as_it_is() -> None:
     within = [torch.zeros(shape, dtype=torch.bool) for shape in SHAPES]
     for mask in within:
         mask[0, 0] = True
-    options = {"granularity": Unstructured(), "allocation": "uniform"}
+    options = {"granularity": Granularity(), "allocation": "uniform"}
     chosen = select(random_scores(0).__getitem__, SHAPES, 0.1, within=within, **options)
     assert all(torch.equal(new, old) for new, old in zip(chosen, within, strict=True))
 
 
-@given(st.integers(0, 1000), st.floats(0, 1), st.sampled_from([Unstructured(), Blocks(2, 1)]))
+@given(st.integers(0, 1000), st.floats(0, 1), st.sampled_from([Granularity(), Blocks(2, 1)]))
 def test_a_swap_keeps_the_count_drops_the_smallest_and_grows_the_steepest(
-    seed: int, fraction: float, granularity: Unstructured | Blocks
+    seed: int, fraction: float, granularity: Granularity | Blocks
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     shape = (8, 6)

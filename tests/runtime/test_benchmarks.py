@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from asr_pathways.export.sherpa import export_sherpa
 from asr_pathways.model_folder.model import AsrModel
-from benchmarks import bundle, bundle_mutations, exports
+from benchmarks import beam_search, bundle, bundle_mutations, exports
 
 
 def test_a_bundle_is_smaller_than_what_it_stands_for() -> None:
@@ -14,7 +15,7 @@ def test_a_bundle_is_smaller_than_what_it_stands_for() -> None:
     assert found["ratio_to_dense"] <= 0.75  # type: ignore[operator]
     assert found["ratio_to_separate"] <= 0.5  # type: ignore[operator]
     assert found["int8_bytes"] < found["float16_bytes"] < found["float32_bytes"]  # type: ignore[operator]
-    assert found["entropy_bound_bits"] <= found["all_bits"] < 1.02 * found["entropy_bound_bits"]  # type: ignore[operator]
+    assert found["mask_bits"] == pytest.approx(1 + 5 * found["union_density"], abs=0.02)  # type: ignore[operator]
 
 
 def test_mutations_are_counted(five_file: Path) -> None:
@@ -24,9 +25,17 @@ def test_mutations_are_counted(five_file: Path) -> None:
 
 def test_exports_are_compared(five: AsrModel, speech: Path, tmp_path: Path) -> None:
     pytest.importorskip("sherpa_onnx", reason="sherpa_onnx is not installed: pip install '.[export]'")
-    found = exports.sizes_and_times(five, tmp_path, runs=1)
-    one, several = found["one"], found["all"]
-    assert one["bytes"] < several["bytes"]  # type: ignore[index]
-    assert several["largest_difference"] < 1e-4  # type: ignore[index]
-    tokens = exports.compare(five, tmp_path / "all", speech)
+    exported = export_sherpa(five, tmp_path / "some", ["en", "fr"])
+    found = exports.size_and_time(exported[0], runs=1)
+    assert found["largest_difference"] == exported[0].difference
+    assert (found["bytes"] > 0, found["chunk_audio_ms"]) == (True, 160)  # type: ignore[operator]
+    tokens = exports.compare(five, exported, speech)
     assert tokens["same"] == tokens["utterances"] == 4
+
+
+def test_searches_are_compared(five: AsrModel, speech: Path) -> None:
+    found = beam_search.measure(five, speech, every=2)
+    assert found["utterances"] == 2
+    searches = [(one["beam"], one["bonus"]) for one in found["searches"]]  # type: ignore[attr-defined]
+    assert searches == [(1, None), (4, None), (8, None), (4, 2.0), (8, 2.0)]
+    assert all(one["cpu_seconds_a_second_of_audio"] > 0 for one in found["searches"])  # type: ignore[attr-defined]

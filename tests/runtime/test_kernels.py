@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import threading
 
@@ -17,8 +16,8 @@ from asr_pathways.pruning.masks import pack, top_k
 from asr_pathways.runtime.kernels import SparseMatrix, available, extension, lstm_step, variants
 from asr_pathways.runtime.kernels.matrix import ValueType
 
+pytestmark = pytest.mark.skipif(not available(), reason="the kernels were not built")
 GRANULARITIES = ("unstructured", "block:4x1", "block:8x1", "block:2x2", "2:4")
-built = pytest.mark.skipif(not available(), reason="the kernels were not built")
 
 
 def random_mask(rows: int, columns: int, granularity: str, density: float, seed: int) -> Tensor:
@@ -51,7 +50,7 @@ def test_a_product_is_the_dense_one_for_any_number_of_rows(granularity: str, dty
     matrix = SparseMatrix.pack(random_weight(50, 77, granularity), granularity, dtype)
     bias = torch.randn(50)
     for n in (*range(1, 36), 47, 48, 63, 64, 65, 130):
-        for variant in variants() or [None]:
+        for variant in variants():
             assert_product(matrix, activations(n, 77), bias, variant=variant)
 
 
@@ -63,19 +62,6 @@ def test_packing_keeps_exactly_the_weights(granularity: str, shape: tuple[int, i
     assert torch.equal(matrix.dense(), weight)
     assert matrix.shape == shape
     assert matrix.nonzeros == int(weight.count_nonzero())
-
-
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("values", [torch.float32, torch.float16])
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-@pytest.mark.parametrize("shape", [(1, 3), (7, 9), (33, 65), (64, 200)])
-def test_values_and_a_mask_pack_as_their_product(
-    granularity: str, values: torch.dtype, dtype: ValueType, shape: tuple[int, int]
-) -> None:
-    mask = random_mask(*shape, granularity, 0.4, seed=3)
-    dense = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(values)
-    matrix = SparseMatrix.from_mask(dense, pack(mask), granularity, dtype)
-    assert torch.equal(matrix.dense(), SparseMatrix.pack(dense.float() * mask, granularity, dtype).dense())
 
 
 @settings(max_examples=40, deadline=None)
@@ -100,7 +86,7 @@ def test_a_union_that_does_not_fit_is_refused() -> None:
         SparseMatrix.from_union(torch.ones(1), union, mask, (1, 2))
     with pytest.raises(PathwaysError, match="has 2 bytes, not"):
         SparseMatrix.from_union(torch.ones(1), union, union, (3, 5))
-    with pytest.raises(PathwaysError, match=r"values of a union are \(k,\) float32 or float16"):
+    with pytest.raises(PathwaysError, match=r"the values of a union have shape \(k,\), not \(1, 1\)"):
         SparseMatrix.from_union(torch.ones(1, 1), union, union, (1, 2))
 
 
@@ -108,7 +94,9 @@ def test_half_precision_values_are_read_exactly() -> None:
     halves = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(torch.float16)
     halves = halves[halves.isfinite()].view(16, -1).contiguous()
     everything = pack(torch.ones(halves.shape, dtype=torch.bool))
-    assert torch.equal(SparseMatrix.from_mask(halves, everything).dense(), halves.float())
+    assert torch.equal(
+        SparseMatrix.from_union(halves.flatten(), everything, everything, halves.shape).dense(), halves.float()
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -145,19 +133,6 @@ def test_a_row_of_zeros_gives_its_bias() -> None:
     assert matrix.nonzeros == 0
 
 
-def test_relu_after_the_bias() -> None:
-    matrix, x, bias = SparseMatrix.pack(random_weight(21, 40)), activations(5, 40), torch.randn(21)
-    for variant in variants() or [None]:
-        found = matrix.matmul(x, bias, relu=True, variant=variant)
-        torch.testing.assert_close(found, linear(x, matrix.dense(), bias).relu(), rtol=1e-5, atol=1e-5)
-
-
-def test_an_output_that_is_given_is_written() -> None:
-    matrix, x, out = SparseMatrix.pack(random_weight(10, 12)), activations(2, 12), torch.empty(2, 10)
-    assert matrix.matmul(x, out=out) is out
-    torch.testing.assert_close(out, x @ matrix.dense().T)
-
-
 def test_no_rows_give_no_rows() -> None:
     assert SparseMatrix.pack(random_weight(10, 12)).matmul(torch.empty(0, 12)).shape == (0, 10)
 
@@ -191,7 +166,6 @@ def _product_in_a_fork(queue: multiprocessing.Queue[float]) -> None:
     queue.put(float(matrix.matmul(torch.ones(1, 4), threads=2).sum()))
 
 
-@built
 def test_threads_work_after_a_fork() -> None:
     SparseMatrix.pack(torch.ones(8, 4)).matmul(torch.ones(1, 4), threads=2)
     context = multiprocessing.get_context("fork")
@@ -214,7 +188,7 @@ def test_a_step_of_an_lstm_is_torchs(n: int, hidden: int, granularity: str) -> N
         expected = cell(x, (h, c))
         w_ih, w_hh = (SparseMatrix.pack(weight, granularity) for weight in (cell.weight_ih, cell.weight_hh))
         bias = cell.bias_ih + cell.bias_hh
-        for variant in variants() or [None]:
+        for variant in variants():
             for threads in (1, 2):
                 found = lstm_step(x, h, c, w_ih, w_hh, bias, threads, variant=variant)
                 torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -231,50 +205,14 @@ def test_gates_of_any_size_give_what_torch_gives() -> None:
         torch.testing.assert_close(h.view(()), o * (f + i * g).tanh(), rtol=1e-5, atol=1e-6)
 
 
-class TestWithoutTheExtension:
-    @pytest.fixture(autouse=True)
-    def without(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(extension, "compiled", None)
-        monkeypatch.setattr(extension, "_warned", False)
-
-    def test_products_are_the_same_and_a_warning_says_so_once(self, caplog: pytest.LogCaptureFixture) -> None:
-        assert not available()
-        assert variants() == []
-        weight, x, bias = random_weight(9, 20), activations(3, 20), torch.randn(9)
-        matrix = SparseMatrix.pack(weight)
-        with caplog.at_level(logging.WARNING):
-            for _ in range(2):
-                found = matrix.matmul(x, bias, relu=True)
-        torch.testing.assert_close(found, linear(x, weight, bias).relu())
-        assert [record.message for record in caplog.records] == [
-            "sparse kernels were not built: products run dense; install a C++ compiler, then this again"
-        ]
-        assert matrix.nonzeros == int(weight.count_nonzero())
-        assert torch.equal(matrix.dense(), weight)
-        assert matrix.nbytes == weight.nbytes
-
-    def test_int8_rounds_as_the_extension_does(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        weight = random_weight(40, 90)
-        mask = pack(weight != 0)
-        dense = SparseMatrix.pack(weight, dtype="int8").dense()
-        masked = SparseMatrix.from_mask(weight, mask, dtype="int8").dense()
-        monkeypatch.undo()
-        assert torch.equal(dense, SparseMatrix.pack(weight, dtype="int8").dense())
-        assert torch.equal(dense, masked)
-
-    def test_an_lstm_step(self) -> None:
-        cell = torch.nn.LSTMCell(6, 5)
-        x, h, c = activations(2, 6), activations(2, 5), activations(2, 5)
-        weights = [SparseMatrix.pack(weight) for weight in (cell.weight_ih, cell.weight_hh)]
-        found = lstm_step(x, h, c, *weights, (cell.bias_ih + cell.bias_hh).detach())
-        torch.testing.assert_close(found, cell(x, (h, c)))
-
-    def test_no_variant_can_be_asked_for(self) -> None:
-        with pytest.raises(PathwaysError, match="no kernels 'portable' here, only dense products"):
-            SparseMatrix.pack(torch.ones(2, 2)).matmul(torch.ones(1, 2), variant="portable")
+def test_without_the_extension_there_are_no_sparse_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension, "compiled", None)
+    assert not available()
+    assert variants() == []
+    with pytest.raises(PathwaysError, match="the sparse kernels were not built: install a C\\+\\+ compiler"):
+        SparseMatrix.pack(torch.ones(2, 2))
 
 
-@built
 def test_portable_kernels_are_always_there() -> None:
     assert variants()[-1] == "portable"
     with pytest.raises(PathwaysError, match=r"no kernels 'abacus' here, only .*portable"):
@@ -300,8 +238,6 @@ def test_other_arguments_that_do_not_fit_are_refused() -> None:
     matrix, x = SparseMatrix.pack(torch.ones(3, 4)), torch.ones(2, 4)
     with pytest.raises(PathwaysError, match=r"bias must have shape \(3\), not \(4,\)"):
         matrix.matmul(x, torch.ones(4))
-    with pytest.raises(PathwaysError, match=r"out must have shape \(2, 3\), not \(3, 3\)"):
-        matrix.matmul(x, out=torch.ones(3, 3))
     with pytest.raises(PathwaysError, match="threads must be 1 or more, not 0"):
         matrix.matmul(x, threads=0)
     with pytest.raises(PathwaysError, match="4 \\* hidden rows"):
@@ -319,12 +255,10 @@ def test_weights_that_cannot_be_packed_are_refused() -> None:
         SparseMatrix.pack(torch.ones(2, 3), "rows")
     with pytest.raises(PathwaysError, match="float32 or int8, not as 'int4'"):
         SparseMatrix.pack(torch.ones(2, 3), dtype="int4")  # type: ignore[arg-type]
-    with pytest.raises(PathwaysError, match="a packed mask of 2x3 has 1 bytes, not"):
-        SparseMatrix.from_mask(torch.ones(2, 3), torch.zeros(2, dtype=torch.uint8))
     with pytest.raises(PathwaysError, match="a packed mask must be uint8, not bool"):
-        SparseMatrix.from_mask(torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool))
-    with pytest.raises(PathwaysError, match="values must be float32 or float16, not float64"):
-        SparseMatrix.from_mask(torch.ones(2, 3).double(), torch.zeros(1, dtype=torch.uint8))
+        SparseMatrix.from_union(torch.ones(6), torch.ones(2, 3, dtype=torch.bool), torch.ones(1), (2, 3))
+    with pytest.raises(PathwaysError, match="the values of a union must be float32 or float16, not float64"):
+        SparseMatrix.from_union(torch.ones(6).double(), torch.ones(1), torch.ones(1), (2, 3))
 
 
 @pytest.mark.parametrize("n", [1, 2, 20])

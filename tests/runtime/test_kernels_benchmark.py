@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kernels.py"
 
 
 @pytest.mark.skipif(not kernels.available(), reason="the kernels were not built")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 def test_sparse_products_are_timed_beside_dense_ones_and_the_roofline() -> None:
     script = runpy.run_path(str(SCRIPT))
     found = list(script["measure"](["64x128"], [2], [0.75], layers=2, rounds=1))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,9 +17,12 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
+from asr_pathways.runtime.kernels import available, extension
 from asr_pathways.runtime.sources import ModelSource
 from asr_pathways.runtime.streaming import Endpointing, Recognizer, Stream
 from tests.conftest import LANGUAGES, WORDS, make_model, spoken
+
+needs_kernels = pytest.mark.skipif(not available(), reason="the kernels were not built")
 
 LAYOUTS = {
     "conv": {},
@@ -94,6 +98,7 @@ def test_pieces_of_any_size_give_what_the_training_side_finds(
     assert symbols(recognizer.stream(), samples, cuts) == [pieces[symbol] for symbol in wanted]
 
 
+@needs_kernels
 def test_encodings_are_those_of_the_training_side(trained: AsrModel) -> None:
     recognizer = Recognizer(ModelSource(trained))
     features = Fbank()(utterance("fr", 1))[None]
@@ -101,31 +106,48 @@ def test_encodings_are_those_of_the_training_side(trained: AsrModel) -> None:
     with trained.use("fr"), torch.no_grad():
         wanted, _ = trained.model.encodings(features, lengths, "fr")
         logits = trained.model.joiner(wanted, trained.model.predictor(torch.tensor([[24, 3, 5]]))[0])
-    model = recognizer.models.get("fr").model
+    model = recognizer.pathways.get("fr").model
     with torch.inference_mode():
         found = model.encoder.stream(model.normalize(features), model.encoder.initial_state(1, features), final=True)
         own = model.joiner(found, model.predictor(torch.tensor([[24, 3, 5]]))[0])
     torch.testing.assert_close(own, logits, atol=1e-4, rtol=0)
-    assert recognizer.models.nbytes > 0
+    assert recognizer.pathways.nbytes > 0
 
 
-@pytest.mark.parametrize("name", ["five.asrp", "folder"])
-def test_bundles_stream(trained: AsrModel, tmp_path: Path, name: str) -> None:
-    write_bundle(trained, tmp_path / name, "float32")
-    shipped, own = Recognizer(tmp_path / name), Recognizer(ModelSource(trained))
+def test_bundles_stream(trained: AsrModel, tmp_path: Path) -> None:
+    write_bundle(trained, tmp_path / "five.asrp", "float32")
+    shipped, own = Recognizer(tmp_path / "five.asrp"), Recognizer(ModelSource(trained))
     for language in LANGUAGES:
         samples = utterance(language, 2)
         assert symbols(shipped.stream(language), samples, []) == symbols(own.stream(language), samples, [])
 
 
+def test_without_kernels_products_are_dense_and_a_warning_says_so_once(
+    trained: AsrModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = utterance("fr", 1)
+    wanted = symbols(Recognizer(ModelSource(trained), "fr").stream(), samples, [])
+    monkeypatch.setattr(extension, "compiled", None)
+    extension.warn_of_dense_products.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        recognizer = Recognizer(ModelSource(trained), "fr")
+        recognizer.load("en")
+    assert symbols(recognizer.stream(), samples, []) == wanted
+    assert recognizer.pathways.nbytes == 0
+    assert [record.message for record in caplog.records] == [
+        "sparse kernels were not built: products run dense; install a C++ compiler, then this again"
+    ]
+
+
+@needs_kernels
 def test_int8_is_near_and_smaller(trained: AsrModel) -> None:
     source = ModelSource(trained)
     exact, rounded = Recognizer(source, "fr"), Recognizer(source, "fr", dtype="int8")
-    assert rounded.models.nbytes < 0.8 * exact.models.nbytes
+    assert rounded.pathways.nbytes < 0.8 * exact.pathways.nbytes
     features = Fbank()(utterance("fr", 1))[None]
     found = []
     for recognizer in (exact, rounded):
-        model = recognizer.models.get("fr").model
+        model = recognizer.pathways.get("fr").model
         with torch.inference_mode():
             state = model.encoder.initial_state(1, features)
             found.append(model.encoder.stream(model.normalize(features), state, final=True))
@@ -192,16 +214,17 @@ def test_other_rates_are_resampled_piece_by_piece(trained: AsrModel) -> None:
     assert stream.final().end == pytest.approx(len(samples) / 48_000, abs=0.001)
 
 
+@needs_kernels
 def test_what_was_used_longest_ago_leaves_memory(trained: AsrModel) -> None:
     source = ModelSource(trained)
     both = Recognizer(source)
     for language in LANGUAGES:
         both.load(language)
-    assert both.models.loaded == LANGUAGES
-    one = Recognizer(source, "en", memory=both.models.nbytes - 1)
+    assert both.pathways.loaded == LANGUAGES
+    one = Recognizer(source, "en", memory=both.pathways.nbytes - 1)
     stream = one.stream()
     one.load("fr")
-    assert one.models.loaded == ("fr",)
+    assert one.pathways.loaded == ("fr",)
     stream.accept(utterance("en", 0))  # an evicted pathway lives as long as its streams
     wanted = both.stream("en")
     wanted.accept(utterance("en", 0))
@@ -282,6 +305,28 @@ def test_a_stream_needs_a_language(trained: AsrModel) -> None:
         Recognizer(ModelSource(trained), beam=0)
     with pytest.raises(PathwaysError, match="phrases: greedy search knows no phrases"):
         Recognizer(ModelSource(trained), phrases=["one"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"phrases": "one two"}, "phrases: a list of phrases is needed, not the text 'one two'"),
+        ({"phrases": ["one", " "]}, "phrases: ' ' has no words"),
+        ({"phrases": ["?!"]}, "phrases: '\\?!' has no words"),
+        ({"phrases": ["один"]}, "phrases: 'один': the model does not write д и н о in en"),
+        ({"phrases": ["one"], "bonus": float("nan")}, "bonus: nan: a finite number is needed"),
+        ({"bonus": float("inf")}, "bonus: inf: a finite number is needed"),
+    ],
+)
+def test_phrases_that_cannot_be_preferred_are_refused(
+    trained: AsrModel, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(PathwaysError, match=f"^{message}$"):
+        Recognizer(ModelSource(trained), "en", beam=4, **options)  # type: ignore[arg-type]
+    if options.get("phrases") == ["один"]:  # a recogniser of many languages says so when a stream begins
+        recognizer = Recognizer(ModelSource(trained), beam=4, **options)  # type: ignore[arg-type]
+        with pytest.raises(PathwaysError, match=message):
+            recognizer.stream("en")
 
 
 def test_no_audio_gives_no_words(trained: AsrModel) -> None:

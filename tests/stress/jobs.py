@@ -21,8 +21,8 @@ from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.runner import ledger_folder, run_cells
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.transducer import Transducer, TransducerConfig
-from asr_pathways.training.config import TrainRecipe
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.config import PruneRecipe, TrainRecipe
+from asr_pathways.training.prune import prune
 from asr_pathways.training.state import last_checkpoint
 from asr_pathways.training.train import train
 from tests.conftest import LANGUAGES, PIECES, WORDS, make_model, make_speech, spoken, tiny_config

@@ -36,16 +36,10 @@ class Ended:
 
 
 def warm_up() -> None:
-    """Imports what runs import when they need it, which is five sixths of the time of so short a run."""
-    import kaldi_native_fbank  # noqa: F401
-    import lhotse  # noqa: F401
-    import sentencepiece  # noqa: F401
-    import soundfile  # noqa: F401
-    import soxr  # noqa: F401
-    import torch._dynamo
-    import torch.utils.tensorboard
-    from lightning_fabric import Fabric  # noqa: F401
-    from lightning_fabric.strategies import DDPStrategy  # noqa: F401
+    """Imports what runs import when they need it."""
+    import torch
+
+    import tests.warm  # noqa: F401
 
     torch.set_num_threads(1)  # threads do not outlive a fork
 

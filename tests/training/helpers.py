@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asr_pathways.data.batches import Batch, DataConfig, train_batches
-from asr_pathways.data.corpus import load_cuts
+from asr_pathways.data.batches import Batch, DataConfig
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import METHODS, Pathways
 from asr_pathways.training.config import EvaluationConfig, LoopConfig, OptimizerConfig
+from asr_pathways.training.inputs import Inputs
 from asr_pathways.training.loop import TrainingLoop
-from asr_pathways.training.ranks import launch
-from asr_pathways.training.train import dev_batches
+from asr_pathways.training.run import Run, launch
 from tests.conftest import LANGUAGES, make_model
 
 DATA = DataConfig(max_seconds=1.5, speed_factors=(1.0, 1.1), prefetch=2)
@@ -44,11 +43,16 @@ def recognizer_for(tokenizer: Tokenizer, method: str | None, steps: int, **optio
     return asr
 
 
+def dev_batches(speech: Path, asr: AsrModel, utterances: int) -> list[Batch]:
+    """So many of each language; 0: all."""
+    config = loop_config(1, evaluation=EvaluationConfig(utterances=utterances))
+    return Inputs(Run(Path(), config, launch(config)), speech).dev(asr)
+
+
 def make_loop(speech: Path, asr: AsrModel, out: Path, config: LoopConfig) -> TrainingLoop:
-    cuts = load_cuts(speech, "train")
-    batches = train_batches(cuts, asr.tokenizer, config.data, accumulate=config.accumulate)
-    dev = dev_batches(speech, asr, config.evaluation.utterances)
-    return TrainingLoop(asr, batches, dev, config, out, "Testing", launch(config))
+    run = Run(out, config, launch(config))
+    inputs = Inputs(run, speech)
+    return TrainingLoop(run, asr, inputs.training(asr), inputs.dev(asr), "Testing")
 
 
 def on_loss(call: int, action: Callable[[Transducer, Tensor], Tensor | None]) -> Callable[[Transducer, Batch], Tensor]:

@@ -22,8 +22,8 @@ from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import METHODS, Pathways, matching
 from asr_pathways.training.add_language import add_language
+from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.loop import TrainingLoop
-from asr_pathways.training.prune import PruneRecipe
 from tests.conftest import WORDS, make_model
 from tests.models.hub.tiny import hubert, mms, whisper
 from tests.training.helpers import same
@@ -157,7 +157,7 @@ def test_a_stopped_run_goes_on_the_same(english_letters: Path, speech: Path, tmp
 @pytest.mark.parametrize("maker", [whisper, mms])
 def test_models_from_elsewhere(maker: object, speech: Path, tmp_path: Path) -> None:
     asr = load_model(maker(tmp_path / "hub"))  # type: ignore[operator]
-    asr.model.open_languages(["en", "fr"])
+    asr.model.load_languages(["en", "fr"])
     model = pruned(tmp_path / "english", asr)
     before = english_outputs(load_model(model), speech)
     add_language(model, speech, tmp_path / "both", language="fr", recipe=recipe(3))

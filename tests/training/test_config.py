@@ -4,13 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from asr_pathways.config import load_yaml, parse_config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.plan import make_plan
 from asr_pathways.experiment.recipe import read_recipe
 from asr_pathways.models.presets import preset
-from asr_pathways.training.config import TrainRecipe
-from asr_pathways.training.prune import PruneRecipe, read_prune_recipe
+from asr_pathways.training.config import PruneRecipe, TrainRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -18,12 +16,12 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_recipes_of_the_repository_are_valid(path: Path) -> None:
     if path.name.startswith("prune"):
-        recipe = read_prune_recipe(path)
+        recipe = PruneRecipe.read(path)
         assert recipe.optimizer.steps > 0
     elif path.name in ("paper.yaml", "whisper.yaml", "blocks.yaml", "long.yaml"):
         assert make_plan(read_recipe(path)).cells
     else:
-        dense = parse_config(TrainRecipe, load_yaml(path), str(path))
+        dense = TrainRecipe.read(path)
         assert dense.optimizer.steps > dense.optimizer.warmup_steps + dense.optimizer.hold_steps
         assert preset(dense.model.preset, dense.model.vocab_size).vocab_size == dense.model.vocab_size
 
@@ -47,11 +45,7 @@ def test_there_are_recipes() -> None:
 def test_what_is_wrong_in_a_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(PathwaysError, match=message) as caught:
-        read_prune_recipe(tmp_path / "x.yaml")
+        PruneRecipe.read(tmp_path / "x.yaml")
     assert "\n" not in str(caught.value)
     with pytest.raises(PathwaysError, match=message):
-        parse_config(TrainRecipe, load_yaml(tmp_path / "x.yaml"), str(tmp_path / "x.yaml"))
-
-
-def test_the_default_recipe_of_pruning() -> None:
-    assert read_prune_recipe(None) == PruneRecipe()
+        TrainRecipe.read(tmp_path / "x.yaml")

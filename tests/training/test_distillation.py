@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch
@@ -14,12 +17,13 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import HubCard
+from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.distillation import Distillation
-from asr_pathways.training.prune import PruneRecipe, prune
-from asr_pathways.training.train import dev_batches
+from asr_pathways.training.loop import TrainingLoop
+from asr_pathways.training.prune import prune
 from tests.conftest import make_model
 from tests.models.hub.tiny import hubert, whisper
-from tests.training.helpers import same
+from tests.training.helpers import dev_batches, same
 from tests.training.test_prune import run
 
 
@@ -31,11 +35,10 @@ def batch(speech: Path, tokenizer: Tokenizer) -> Batch:
 def test_a_student_like_its_teacher_pays_nothing(tokenizer: Tokenizer, batch: Batch) -> None:
     teacher, student = make_model(tokenizer).model.eval(), make_model(tokenizer).model.eval()
     distillation = Distillation(teacher, 1.0)
-    distillation.watch(student)
-    student.loss(batch)
-    assert (
-        float(distillation.loss(batch, torch.zeros(())).detach()) < 1e-9
-    )  # attention rounds otherwise where there are gradients
+    with distillation.watch(student):
+        student.loss(batch)
+        distance = float(distillation.loss(batch, torch.zeros(())).detach())
+    assert distance < 1e-9  # attention rounds otherwise where there are gradients
 
 
 def test_the_distance_is_that_of_valid_frames(tokenizer: Tokenizer, batch: Batch) -> None:
@@ -44,9 +47,9 @@ def test_the_distance_is_that_of_valid_frames(tokenizer: Tokenizer, batch: Batch
         for parameter in student.encoder.norm.parameters():
             parameter.add_(0.3)
     distillation = Distillation(teacher, 0.5)
-    distillation.watch(student)
-    student.loss(batch)
-    found = distillation.loss(batch, torch.zeros(()))
+    with distillation.watch(student):
+        student.loss(batch)
+        found = distillation.loss(batch, torch.zeros(()))
     total, count = 0.0, 0
     with torch.no_grad():
         for row, length in enumerate(batch.feature_lengths.tolist()):
@@ -66,11 +69,44 @@ def test_the_distance_is_that_of_valid_frames(tokenizer: Tokenizer, batch: Batch
 def test_each_loss_is_for_one_forward_pass(tokenizer: Tokenizer, batch: Batch) -> None:
     student = make_model(tokenizer).model
     distillation = Distillation(student, 1.0)
-    distillation.watch(student)
-    student.loss(batch)
-    distillation.loss(batch, torch.zeros(()))
-    with pytest.raises(AssertionError, match="before the student's forward pass"):
+    with distillation.watch(student):
+        student.loss(batch)
         distillation.loss(batch, torch.zeros(()))
+        with pytest.raises(AssertionError, match="before the student's forward pass"):
+            distillation.loss(batch, torch.zeros(()))
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_student_keeps_no_hooks(
+    fails: bool, tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After training as before it, also where training ends by an error."""
+    during: list[int] = []
+    loops: list[TrainingLoop] = []
+    step, plain = TrainingLoop._step, TrainingLoop.__init__
+
+    def kept(self: TrainingLoop, *arguments: Any) -> None:
+        plain(self, *arguments)
+        loops.append(self)
+        during.append(hooks(self.asr.model))
+
+    def counted(self: TrainingLoop, *arguments: Any) -> None:
+        during.append(hooks(self.asr.model))
+        if fails:
+            raise MemoryError
+        step(self, *arguments)
+
+    monkeypatch.setattr(TrainingLoop, "__init__", kept)
+    monkeypatch.setattr(TrainingLoop, "_step", counted)
+    with pytest.raises(MemoryError) if fails else nullcontext():
+        run(dense_model, speech, tmp_path / "run", steps=1, distillation=1.0)
+    (loop,), (before, training) = loops, during
+    assert training == before + len(loop.asr.model.matched) > before
+    assert hooks(loop.asr.model) == before
 
 
 def test_pruning_with_a_teacher_resumes_as_if_it_had_never_stopped(
@@ -95,9 +131,9 @@ def test_whisper_is_distilled_from_every_layer_of_encoder_and_decoder(speech: Pa
     with torch.no_grad():
         student.network.get_submodule("model.encoder.layer_norm").get_parameter("bias").add_(0.5)
     distillation = Distillation(teacher, 2.0)
-    distillation.watch(student)
-    student.eval().loss(batch)
-    found = distillation.loss(batch, torch.zeros(()))
+    with distillation.watch(student):
+        student.eval().loss(batch)
+        found = distillation.loss(batch, torch.zeros(()))
     with torch.no_grad():
         wanted, own = (model.encodings(batch.features, batch.feature_lengths, "en")[0] for model in (teacher, student))
         encoder = (own - wanted).square().mean() / wanted.var()
@@ -136,19 +172,19 @@ def test_soft_targets_are_the_divergence_of_each_prediction(
     for model in (teacher.model, student):
         model.network.get_submodule(model.classifier).register_forward_hook(lambda _, i, out: seen.append(out.detach()))
     distillation = Distillation(teacher.model, 0.0, soft_targets=0.25)
-    distillation.watch(student)
-    text = student.loss(batch)
-    teacher.model.loss(batch)
-    found = distillation.loss(batch, text)
+    with distillation.watch(student):
+        text = student.loss(batch)
+        teacher.model.loss(batch)
+        found = distillation.loss(batch, text)
     total, count = 0.0, 0
     own, wanted = (logits.double().softmax(dim=-1) for logits in seen[:2])
-    for row, length in enumerate(student.predictions(batch).tolist()):
+    for row, length in enumerate(student.prediction_lengths(batch).tolist()):
         for n in range(length):
             total += sum(
                 float(p) * math.log(float(p) / float(q)) for p, q in zip(wanted[row, n], own[row, n], strict=True)
             )
             count += 1
-    assert count == int(student.predictions(batch).sum()) and total > 0
+    assert count == int(student.prediction_lengths(batch).sum()) and total > 0
     assert float(found.detach()) == pytest.approx(0.75 * float(text.detach()) + 0.25 * total / count, rel=1e-4)
     found.backward()
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
@@ -172,8 +208,7 @@ def test_a_student_of_soft_targets_alone_comes_near_its_teacher(speech: Path, tm
         asr = load_model(tmp_path / name)
         asr.model.eval().train_on_short_windows()
         distillation = Distillation(dense.model, 0.0, soft_targets=1.0)
-        distillation.watch(asr.model)
-        with torch.no_grad(), asr.use("en"):
+        with distillation.watch(asr.model), torch.no_grad(), asr.use("en"):
             divergences.append(float(distillation.loss(batch, asr.model.loss(batch))))
     assert divergences[1] < 0.9 * divergences[0]
 

@@ -11,9 +11,9 @@ import pytest
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.training.config import EvaluationConfig, LoopConfig, TrainRecipe
+from asr_pathways.training.config import EvaluationConfig, LoopConfig, PruneRecipe, TrainRecipe
 from asr_pathways.training.loop import LEFT_OUT
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.prune import prune
 from asr_pathways.training.train import train
 from tests.conftest import PIECES
 from tests.training.helpers import loop_config, on_loss

@@ -89,12 +89,12 @@ def test_an_interrupt_leaves_a_checkpoint_and_a_model(
     monkeypatch.setattr(Transducer, "loss", on_loss(2, interrupt(number)))
     with pytest.raises(PathwaysError, match=r"interrupted at step 3 of 9; go on with --resume, or use .* as it is"):
         loop.run()
-    assert loop.recognizer.pathways is not None
-    assert loop.recognizer.pathways.steps == 3  # the step that was going on was finished, and its clocks too
+    assert loop.asr.pathways is not None
+    assert loop.asr.pathways.steps == 3  # the step that was going on was finished, and its clocks too
     model = load_model(tmp_path)
     assert model.pathways is not None
-    assert same(model.model.state_dict(), loop.recognizer.model.state_dict())
-    assert same(model.pathways.mask("fr"), loop.recognizer.pathways.mask("fr"))
+    assert same(model.model.state_dict(), loop.asr.model.state_dict())
+    assert same(model.pathways.mask("fr"), loop.asr.pathways.mask("fr"))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
@@ -160,8 +160,8 @@ def test_an_interrupt_while_the_best_model_is_chosen_loses_nothing(
     again = make_loop(speech, recognizer_for(tokenizer, None, 2), tmp_path, config)
     again.resume()
     trained = torch.load(loop.checkpoint, weights_only=True)["model"]
-    assert same(again.recognizer.model.state_dict(), trained)
-    assert not same(loop.recognizer.model.state_dict(), trained)  # but the mean
+    assert same(again.asr.model.state_dict(), trained)
+    assert not same(loop.asr.model.state_dict(), trained)  # but the mean
     again.run()
     assert load_model(tmp_path).pathways is None
 
@@ -170,9 +170,9 @@ def test_a_dense_run_learns_and_leaves_a_model(tmp_path: Path, speech: Path, tok
     config = loop_config(30, evaluation=EvaluationConfig(every=15, utterances=2, keep_best=2))
     loop = make_loop(speech, recognizer_for(tokenizer, None, 30), tmp_path, config)
     batch = loop.dev[0]
-    before = float(loop.recognizer.model.loss(batch).detach())
+    before = float(loop.asr.model.loss(batch).detach())
     state = loop.run()
-    assert float(loop.recognizer.model.eval().loss(batch).detach()) < 0.8 * before
+    assert float(loop.asr.model.eval().loss(batch).detach()) < 0.8 * before
     assert state.step == 30
     assert state.bad_losses == 0
     assert state.seconds > 0
@@ -181,7 +181,7 @@ def test_a_dense_run_learns_and_leaves_a_model(tmp_path: Path, speech: Path, tok
     assert set(history[0]) == {"step", "mean_wer", "mean_cer", "wer"}
     assert set(history[0]["wer"]) == {"en", "fr"}
     assert history[0]["mean_wer"] == pytest.approx(sum(history[0]["wer"].values()) / 2)
-    assert same(load_model(tmp_path).model.state_dict(), loop.recognizer.model.state_dict())
+    assert same(load_model(tmp_path).model.state_dict(), loop.asr.model.state_dict())
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoints",
         "config.json",
@@ -235,7 +235,7 @@ def test_batches_with_a_broken_loss_are_skipped_and_counted(
     state = loop.run()
     assert (state.step, state.bad_losses) == (5, 1)
     assert loop.batches.state_dict()["step"] == 6
-    assert all(torch.isfinite(value).all() for value in loop.recognizer.model.state_dict().values())
+    assert all(torch.isfinite(value).all() for value in loop.asr.model.state_dict().values())
     line = next(line for line in capsys.readouterr().err.splitlines() if "skipped" in line)
     assert line.startswith("step 2: ")
     assert "-train-" in line  # the name of an utterance
@@ -290,7 +290,7 @@ def test_the_best_models_are_kept(tmp_path: Path, speech: Path, tokenizer: Token
     assert best_folders(tmp_path) == ["step-0000003", "step-0000004"]
     chosen = load_model(tmp_path / "checkpoints" / "step-0000003").model.state_dict()
     assert same(load_model(tmp_path).model.state_dict(), chosen)
-    assert same(loop.recognizer.model.state_dict(), chosen)
+    assert same(loop.asr.model.state_dict(), chosen)
 
 
 @pytest.mark.parametrize(("averaged", "taken"), [(0.3, True), (0.4, True), (0.41, False)])
@@ -342,7 +342,7 @@ def test_training_stops_when_nothing_gets_better(tmp_path: Path, speech: Path, t
 
 def test_a_run_of_no_steps_writes_the_model_as_it_is(tmp_path: Path, speech: Path, tokenizer: Tokenizer) -> None:
     loop = make_loop(speech, recognizer_for(tokenizer, "pathways", 0), tmp_path, loop_config(0))
-    before = {name: value.clone() for name, value in loop.recognizer.model.state_dict().items()}
+    before = {name: value.clone() for name, value in loop.asr.model.state_dict().items()}
     assert loop.run().step == 0
     assert same(load_model(tmp_path).model.state_dict(), before)
 

@@ -18,7 +18,8 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import METHODS
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.config import PruneRecipe
+from asr_pathways.training.prune import prune
 from tests.training.helpers import on_loss, recognizer_for, same
 
 
@@ -55,9 +56,9 @@ def test_every_method_ends_at_its_sparsity(tmp_path: Path, dense_model: Path, sp
     dense = load_model(dense_model)
     assert dense.pathways is None
     assert not any("joiner" in name or "embedding" in name for name in pruned.pathways.names)
-    if METHODS[method].own_masks and method == "dynamic":
+    if METHODS[method].per_language and method == "dynamic":
         assert pruned.pathways.overlap()[("en", "fr")] < 1
-    if not METHODS[method].own_masks:
+    if not METHODS[method].per_language:
         assert pruned.pathways.overlap()[("en", "fr")] == 1
 
 

@@ -1,25 +1,30 @@
-"""Runs of several processes, started as torchrun starts them."""
+"""Runs of several processes, started by torchrun, or as it starts them."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from asr_pathways.bundle.load import load_model
+from asr_pathways.cli.main import app
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import Interrupted
 from asr_pathways.files import read_json
 from asr_pathways.model_folder.folder import save_model
+from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.loop import LEFT_OUT, TrainingLoop
 from asr_pathways.training.prune import prune as run
-from asr_pathways.training.prune import read_prune_recipe
+from tests import warm
 from tests.conftest import make_model
 
 RECIPE = """
@@ -41,46 +46,83 @@ def dense(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Pat
     return folder / "model"
 
 
-def prune(dense: Path, speech: Path, out: Path, ranks: int, batches: int, *options: str, each: str = "step") -> str:
-    """Prunes in ``ranks`` processes; what was said."""
+def prune(
+    dense: Path, speech: Path, out: Path, ranks: int, batches: int, *options: str, each: str = "step"
+) -> list[str]:
+    """The command that prunes on so many batches a step, in so many processes."""
     recipe = out.parent / f"{out.name}.yaml"
     recipe.write_text(RECIPE % (each, batches // ranks))
-    command = [sys.executable]
-    if ranks > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-        command += [f"--nproc-per-node={ranks}"]
-    command += ["-m", "asr_pathways", "prune", str(dense), "--data", str(speech), "--config", str(recipe)]
-    command += ["--method", "dynamic", "--sparsity", "0.6", "--out", str(out), *options]
-    found = subprocess.run(
-        command,
+    command = ["prune", str(dense), "--data", str(speech), "--config", str(recipe), "--out", str(out)]
+    return [*command, "--method", "dynamic", "--sparsity", "0.6", *options]
+
+
+def alone(command: list[str]) -> None:
+    """Does the command here."""
+    app(command, standalone_mode=False)
+
+
+def torchrun(command: list[str]) -> str:
+    """Does the command in two processes; what they said."""
+    start = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, *start, "-m", "asr_pathways", *command],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert found.returncode == 0, found.stderr[-3000:]
-    return found.stderr
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
 
 
-@pytest.mark.parametrize("each", ["step", "batch"])
-def test_two_ranks_prune_as_one_does_on_the_same_batches(dense: Path, speech: Path, tmp_path: Path, each: str) -> None:
-    alone, both, data = tmp_path / "alone", tmp_path / "both", tmp_path / "data"
+def warm_ranks(command: list[str]) -> str:
+    """The same, in processes that have imported all; what they said."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    out = Path(command[command.index("--out") + 1])
+    logs = [out.with_name(f"{out.name}-{rank}.log") for rank in range(2)]
+    ranks = [
+        warm.context().Process(target=as_rank, args=(rank, port, command, log), daemon=True)
+        for rank, log in enumerate(logs)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(300)  # the other one of a rank that failed waits for it
+    said = "".join(log.read_text() for log in logs)
+    assert [process.exitcode for process in ranks] == [0, 0], said[-3000:]
+    return said
+
+
+def as_rank(rank: int, port: int, command: list[str], log: Path) -> None:
+    """What torchrun does."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    with log.open("w") as stream, contextlib.redirect_stderr(stream):
+        alone(command)
+
+
+@pytest.mark.parametrize(("each", "start"), [("step", torchrun), ("batch", warm_ranks)])
+def test_two_ranks_prune_as_one_does_on_the_same_batches(
+    dense: Path, speech: Path, tmp_path: Path, each: str, start: Callable[[list[str]], str]
+) -> None:
+    single, both, data = tmp_path / "single", tmp_path / "both", tmp_path / "data"
     shutil.copytree(speech, data)
     broken = {"en-train-2", "fr-train-5"}  # are left out by the rank that draws them
     for name in broken:
         (data / "audio" / name[:2] / f"{name}.flac").write_bytes(b"")
-    prune(dense, data, alone, 1, 2, each=each)
-    said = prune(dense, data, both, 2, 2, each=each)
-    assert read_json(alone / LEFT_OUT).keys() == read_json(both / LEFT_OUT).keys() == broken
+    alone(prune(dense, data, single, 1, 2, each=each))
+    said = start(prune(dense, data, both, 2, 2, each=each))
+    assert read_json(single / LEFT_OUT).keys() == read_json(both / LEFT_OUT).keys() == broken
     assert said.count("model written") == 1
-    one, two = load_model(alone), load_model(both)
+    one, two = load_model(single), load_model(both)
     assert one.pathways is not None and two.pathways is not None
     for language in one.languages:
         masks = two.pathways.mask(language)
         assert all(torch.equal(mask, masks[name]) for name, mask in one.pathways.mask(language).items())
     for name, weight in one.model.state_dict().items():
         torch.testing.assert_close(two.model.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
-    first, second = (read_json(out / "history.json") for out in (alone, both))
+    first, second = (read_json(out / "history.json") for out in (single, both))
     assert json.dumps(first) == json.dumps(second)
 
 
@@ -88,7 +130,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     dense: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
-    prune(dense, speech, whole, 2, 2)
+    warm_ranks(prune(dense, speech, whole, 2, 2))
     (tmp_path / "alone.yaml").write_text(RECIPE % ("step", 2))
 
     def stops(loop: TrainingLoop) -> None:
@@ -96,12 +138,12 @@ def test_a_run_goes_on_with_another_number_of_ranks(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainingLoop, "_stop_if_asked", stops)
-    recipe = read_prune_recipe(tmp_path / "alone.yaml")
+    recipe = PruneRecipe.read(tmp_path / "alone.yaml")
     with pytest.raises(Interrupted, match="step 4 of 6"):
         run(dense, speech, out, method="dynamic", sparsity=0.6, recipe=recipe)
     last = out / "checkpoints" / "last.pt"
     last.write_bytes(last.read_bytes()[:-1000])  # as a disk does: the first rank puts it aside, for all
-    said = prune(dense, speech, out, 2, 2, "--resume")
+    said = warm_ranks(prune(dense, speech, out, 2, 2, "--resume"))
     assert said.count("it is now damaged-last.pt") == 1
     expected = load_model(whole).model.state_dict()
     for name, weight in load_model(out).model.state_dict().items():

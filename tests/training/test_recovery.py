@@ -20,9 +20,9 @@ from asr_pathways.data.batches import Batch, TrainBatches
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.training.config import EvaluationConfig
+from asr_pathways.training.config import EvaluationConfig, PruneRecipe
 from asr_pathways.training.loop import TrainingLoop
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.prune import prune
 from asr_pathways.training.state import (
     TrainingState,
     checkpoints,
@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_is_put_aside_for_the_one_before(
     assert [entry["step"] for entry in json.loads((tmp_path / "run" / "history.json").read_text())] == [3, 6]
     again.run()
     assert [step for _, step in kept(tmp_path / "run")] == [9, 6]
-    assert same(whole.recognizer.model.state_dict(), again.recognizer.model.state_dict())
+    assert same(whole.asr.model.state_dict(), again.asr.model.state_dict())
     for path in checkpoints(tmp_path / "run"):
         path.write_bytes(b"")
     with pytest.raises(PathwaysError, match=r"last-1.pt: not a readable checkpoint"):
@@ -203,9 +203,9 @@ def test_a_run_stopped_after_a_skipped_batch_resumes_exactly(
     again.resume()
     again.run()
     assert again.state.bad_losses == 1
-    assert same(whole.recognizer.model.state_dict(), again.recognizer.model.state_dict())
-    assert whole.recognizer.pathways is not None and again.recognizer.pathways is not None
-    assert same(whole.recognizer.pathways.state_dict(), again.recognizer.pathways.state_dict())
+    assert same(whole.asr.model.state_dict(), again.asr.model.state_dict())
+    assert whole.asr.pathways is not None and again.asr.pathways is not None
+    assert same(whole.asr.pathways.state_dict(), again.asr.pathways.state_dict())
 
 
 @pytest.mark.parametrize("error", [MemoryError("no memory"), OSError(errno.EIO, "Input/output error"), SystemExit(3)])
@@ -231,7 +231,7 @@ def test_a_dead_data_thread_ends_the_run_and_it_goes_on_exactly(
     again.resume()
     assert again.state.step == 6
     again.run()
-    assert same(whole.recognizer.model.state_dict(), again.recognizer.model.state_dict())
+    assert same(whole.asr.model.state_dict(), again.asr.model.state_dict())
 
 
 def recipe(steps: int) -> PruneRecipe:

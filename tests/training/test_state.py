@@ -138,6 +138,6 @@ def test_ranks_that_read_different_checkpoints_are_told(
 ) -> None:
     make_loop(speech, recognizer_for(tokenizer, None, 1), tmp_path, loop_config(1)).run()
     loop = make_loop(speech, recognizer_for(tokenizer, None, 1), tmp_path, loop_config(1))
-    monkeypatch.setattr("asr_pathways.training.loop.gather", lambda fabric, value: [value, value - 1])
+    monkeypatch.setattr("asr_pathways.ranks.gather", lambda value, device: [value, value - 1])
     with pytest.raises(PathwaysError, match=r"ranks read checkpoints of different steps \(\[1, 0\]\)"):
         loop.resume()

@@ -15,10 +15,11 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.transducer import Transducer, TransducerConfig
+from asr_pathways.training.config import TrainRecipe
+from asr_pathways.training.inputs import feature_statistics
 from asr_pathways.training.state import TrainingState, last_checkpoint
-from asr_pathways.training.train import dev_batches, feature_statistics, read_train_recipe, tokenizer_texts
 from asr_pathways.training.train import train as train_recipe
-from tests.conftest import LANGUAGES, PIECES, make_model, tiny_config
+from tests.conftest import LANGUAGES, PIECES, tiny_config
 from tests.training.helpers import on_loss, recognizer_for, same
 
 RECIPE: dict[str, Any] = {
@@ -32,7 +33,7 @@ RECIPE: dict[str, Any] = {
 
 def train(recipe: Path, data: Path, out: Path, **options: Any) -> TrainingState:
     """As the command line does it."""
-    return train_recipe(read_train_recipe(recipe), data, out, **options)
+    return train_recipe(TrainRecipe.read(recipe), data, out, **options)
 
 
 def write(path: Path, **options: Any) -> Path:
@@ -75,30 +76,6 @@ def test_a_model_from_scratch(tmp_path: Path, recipe: Path, speech: Path) -> Non
     other = write(tmp_path / "other.yaml", seed=1)
     train(other, speech, tmp_path / "other")
     assert not same(load_model(tmp_path / "other").model.state_dict(), trained.model.state_dict())
-
-
-def test_word_pieces_are_trained_on_a_spread_of_texts(speech: Path) -> None:
-    cuts = load_cuts(speech, "train")
-    texts = [cut.supervisions[0].text for cut in cuts]
-    assert tokenizer_texts(cuts) == tokenizer_texts(cuts, 10) == texts
-    assert tokenizer_texts(cuts, 5) == texts[::2]
-    assert tokenizer_texts(cuts, 3) == [text for start in (0, 10) for text in texts[start : start + 10 : 4]]
-
-
-def test_statistics_are_of_the_frames_without_padding(speech: Path, tokenizer: Tokenizer) -> None:
-    asr = make_model(tokenizer)
-    batches = dev_batches(speech, asr, 0)
-    assert [(batch.language, len(batch)) for batch in batches] == [("en", 2), ("fr", 2)]
-    frames = torch.cat([f[:n] for b in batches for f, n in zip(b.features, b.feature_lengths.tolist(), strict=True)])
-    mean, deviation = feature_statistics(load_cuts(speech, "dev"), asr.card.features)
-    torch.testing.assert_close(mean, frames.mean(dim=0))
-    torch.testing.assert_close(deviation, frames.std(dim=0))
-
-
-def test_dev_utterances_are_the_first_of_each_language(speech: Path, tokenizer: Tokenizer) -> None:
-    batches = dev_batches(speech, make_model(tokenizer), 1)
-    assert [batch.ids for batch in batches] == [["en-dev-0"], ["fr-dev-0"]]
-    assert [batch.ids for batch in dev_batches(speech, make_model(tokenizer, ("fr",)), 1)] == [["fr-dev-0"]]
 
 
 def test_a_run_is_not_overwritten_but_resumed(

@@ -1,4 +1,4 @@
-"""What loading a system takes, in a process of its own."""
+"""Time and memory of loading a system, in a separate process."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Footprint:
 
 
 def footprint(kind: Kind, bundle: Path) -> Footprint:
-    """Opens a system in a process of its own and lets it hear two seconds."""
+    """Opens a system in a separate process and recognises two seconds."""
     command = [sys.executable, "-m", "asr_pathways.bench.footprint", kind, str(bundle)]
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return Footprint(**json.loads(found.splitlines()[-1]))
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return Footprint(**json.loads(printed.splitlines()[-1]))
 
 
 def main(kind: Kind, bundle: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models to time: of random weights, which take as long as trained ones, with masks of the asked sparsity."""
+"""Models to time: random weights, as fast as trained ones, with masks of a given sparsity."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _prune(asr: AsrModel, sparsity: float, granularity: str) -> None:
 
 
 def some_tokenizer() -> Tokenizer:
-    """`PIECES` word pieces of words that nobody says."""
+    """`PIECES` word pieces of random words."""
     letters = np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz"), (4000, 6))
     return Tokenizer.train([" ".join("".join(word) for word in line) for line in letters.reshape(-1, 8, 6)], PIECES)
 
@@ -76,9 +76,9 @@ def sound(seconds: float) -> Samples:
 
 @torch.no_grad()
 def _speak(asr: AsrModel) -> None:
-    """Blank loses in a few frames, each of which then gives as many word pieces as a frame may.
+    """Blank loses in a few frames, each of which then emits as many word pieces as a frame may.
 
-    The predictor has no say: random ones either stop search at once or keep it going for ever.
+    The predictor is switched off: random ones either stop search at once or keep it going for ever.
     """
     model = asr.model
     assert isinstance(model, Transducer)

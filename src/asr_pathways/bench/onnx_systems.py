@@ -1,4 +1,4 @@
-"""Other people's runtimes on the exported graphs: onnxruntime, float32 and of 8 bits, and sherpa-onnx."""
+"""Other runtimes on the exported graphs: onnxruntime, float32 and of 8 bits, and sherpa-onnx."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class OnnxRuntime:
         self._encoder, self._decoder, self._joiner = (
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in files
         )
-        told = self._encoder.get_modelmeta().custom_metadata_map
-        self._window, self._shift = int(told["window_size"]), int(told["chunk_shift"])
-        self._blank = int(told["vocab_size"])
+        metadata = self._encoder.get_modelmeta().custom_metadata_map
+        self._window, self._shift = int(metadata["window_size"]), int(metadata["chunk_shift"])
+        self._blank = int(metadata["vocab_size"])
 
     def stream(self) -> Callable[[Samples], Tokens]:
         names = [one.name for one in self._encoder.get_inputs()]
@@ -78,8 +78,8 @@ class OnnxRuntime:
 
     def _run(self, session: Any, *inputs: Any) -> list[Any]:
         named = {one.name: value for one, value in zip(session.get_inputs(), inputs, strict=True)}
-        found: list[Any] = session.run(None, named)
-        return found
+        outputs: list[Any] = session.run(None, named)
+        return outputs
 
 
 class SherpaOnnx:

@@ -1,4 +1,4 @@
-"""The benchmark: sparse and dense systems side by side, and what switching languages takes."""
+"""The benchmark: sparse and dense systems side by side, and the time of switching languages."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from typing import Any
 import torch
 
 from asr_pathways.bench.footprint import footprint
-from asr_pathways.bench.models import PIECES_A_SECOND, random_model, some_tokenizer, sound
-from asr_pathways.bench.roofline import chunk_roofline
-from asr_pathways.bench.systems import DENSE, EXPORTED, SPARSE, Kind, OnBundle, open_system
-from asr_pathways.bench.timing import System, time_streams
+from asr_pathways.bench.models import random_model, some_tokenizer, sound
+from asr_pathways.bench.systems import DENSE, EXPORTED, SPARSE, Kind, open_system
+from asr_pathways.bench.timing import time_streams
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.presets import Preset
-from asr_pathways.runtime.kernels import available
 from asr_pathways.runtime.streaming import Recognizer as Streaming
 
 GRANULARITIES = ("unstructured", "block:4x1")
@@ -32,19 +30,19 @@ SECONDS = 20.0
 
 
 def measure(
-    name: Preset, chunk: float, threads: int, sparsities: Sequence[float], tell: Callable[[str], None] = print
+    name: Preset, chunk: float, threads: int, sparsities: Sequence[float], report: Callable[[str], None] = print
 ) -> dict[str, Any]:
     """Times all systems on models of one size, in segments of ``chunk`` seconds.
 
     Args:
         name: size of the model.
-        chunk: seconds that the encoder takes at a time, and that come at a time.
+        chunk: seconds of a segment of the encoder, and of the audio that comes at a time.
         threads: of all products.
         sparsities: to prune at.
-        tell: takes a line on each step.
+        report: called with a line on each step.
 
     Returns:
-        Plain data: a row for each system, and what switching takes.
+        Plain data: a row for each system, and the times of switching.
     """
     tokenizer = some_tokenizer()
     before = torch.get_num_threads()
@@ -53,25 +51,25 @@ def measure(
         with tempfile.TemporaryDirectory(prefix="asr-pathways-bench-") as folder:
             places: dict[tuple[Kind, str, float], Path] = {}
             for sparsity, granularity in itertools.product(sparsities, GRANULARITIES):
-                tell(f"making {name}, {100 * sparsity:.0f}%, {granularity}")
+                report(f"making {name}, {100 * sparsity:.0f}%, {granularity}")
                 asr = random_model(name, chunk, tokenizer, sparsity, granularity)
                 path = Path(folder) / f"{granularity.replace(':', '-')}-{sparsity}.asrp"
                 write_bundle(asr, path)
                 if not places:  # zeros make dense products no faster
                     places |= {(kind, granularity, sparsity): path for kind in DENSE}
                     if find_spec("onnxruntime") and find_spec("sherpa_onnx"):
-                        tell("exporting it")
+                        report("exporting it")
                         exported = _exported(asr, Path(folder) / "exported")
                         places |= {(kind, granularity, sparsity): exported for kind in EXPORTED}
                 places |= {(kind, granularity, sparsity): path for kind in SPARSE}
             systems = {str(key): open_system(key[0], place, threads) for key, place in places.items()}
-            tell(f"timing {len(systems)} systems")
+            report(f"timing {len(systems)} systems")
             timed = time_streams(systems, sound(SECONDS), chunk)
             rows = []
             for (kind, granularity, sparsity), place in places.items():
-                tell(f"loading {kind}, {granularity}, {100 * sparsity:.0f}%")
+                report(f"loading {kind}, {granularity}, {100 * sparsity:.0f}%")
                 key = str((kind, granularity, sparsity))
-                timing, held = timed[key], footprint(kind, place)
+                timing, memory = timed[key], footprint(kind, place)
                 system, sparse = systems[key], kind in SPARSE
                 rows.append(
                     {
@@ -82,14 +80,13 @@ def measure(
                         "chunk_p50_ms": timing.p50,
                         "chunk_p95_ms": timing.p95,
                         "first_token_ms": timing.first,
-                        "limit_ms": _limit(system, chunk) if sparse else None,
-                        "load_s": held.load,
-                        "peak_mib": held.peak,
+                        "load_s": memory.load,
+                        "peak_mib": memory.peak,
                         "bytes": None if kind in DENSE else system.disk,
                     }
                 )
             five = Path(folder) / "five.asrp"
-            tell("making five languages")
+            report("making five languages")
             write_bundle(random_model(name, chunk, tokenizer, 0.7, "unstructured", 5), five)
             return {
                 "preset": name,
@@ -102,23 +99,17 @@ def measure(
         torch.set_num_threads(before)
 
 
-def _limit(system: System, chunk: float) -> float | None:
-    """Milliseconds that a chunk needs at best; None without compiled kernels."""
-    assert isinstance(system, OnBundle)
-    return 1000 * chunk_roofline(system.model, PIECES_A_SECOND * chunk) if available() else None
-
-
 def _exported(asr: AsrModel, folder: Path) -> Path:
     from asr_pathways.export.sherpa import export_sherpa
 
-    return export_sherpa(asr, folder).folder
+    return export_sherpa(asr, folder)[0].folder
 
 
 def switching(bundle: Path, threads: int, runs: int = 5) -> dict[str, float]:
-    """Milliseconds of `Stream.switch`, with both pathways packed, and with the new one to be packed from the bundle."""
+    """Milliseconds of `Stream.switch`, with both pathways ready, and with the new one prepared from the bundle."""
     loaded, tight = Streaming(bundle, threads=threads), Streaming(bundle, threads=threads, memory=0)
     languages = loaded.languages
-    found: dict[str, list[float]] = {"loaded_ms": [], "first_ms": [], "packed_on_demand_ms": []}
+    times: dict[str, list[float]] = {"loaded_ms": [], "first_ms": [], "packed_on_demand_ms": []}
     for language in languages:
         loaded.load(language)
     for recognizer, name in ((loaded, "loaded_ms"), (tight, "packed_on_demand_ms")):
@@ -129,8 +120,8 @@ def switching(bundle: Path, threads: int, runs: int = 5) -> dict[str, float]:
             stream.switch(language)
             spent = 1000 * (time.perf_counter() - began)
             first = name == "packed_on_demand_ms" and run < len(languages) - 1  # masks are decoded then, once
-            found["first_ms" if first else name].append(spent)
-    return {name: statistics.median(times) for name, times in found.items()}
+            times["first_ms" if first else name].append(spent)
+    return {name: statistics.median(spent) for name, spent in times.items()}
 
 
 def machine() -> dict[str, str]:

@@ -13,7 +13,7 @@ from torch import nn
 from asr_pathways.bench.timing import System, Tokens
 from asr_pathways.data.audio import Samples
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.runtime.pathway_models import WeightType
+from asr_pathways.runtime.pathway_cache import WeightType
 from asr_pathways.runtime.streaming import Recognizer
 
 
@@ -29,7 +29,7 @@ class OnBundle:
     @property
     def model(self) -> Transducer:
         """With the layers that run."""
-        return self.recognizer.models.get(self.language).model
+        return self.recognizer.pathways.get(self.language).model
 
     def stream(self) -> Callable[[Samples], Tokens]:
         stream = self.recognizer.stream(self.language)

@@ -29,7 +29,7 @@ class System(Protocol):
     disk: int
 
     def stream(self) -> Callable[[Samples], Tokens]:
-        """A new stream: takes samples at 16 kHz, recognises what it can, and gives all tokens so far."""
+        """A new stream: takes samples at 16 kHz, recognises what it can, and returns all tokens so far."""
 
 
 @dataclass(frozen=True)

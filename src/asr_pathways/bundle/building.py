@@ -3,205 +3,258 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules import module as registration
 
-from asr_pathways.bundle.contents import TOKENIZER
-from asr_pathways.bundle.layout import HUB, MAX_ELEMENTS_PER_BYTE, BundleError, Header
+from asr_pathways.bundle.layout import (
+    FILES,
+    HUB,
+    QUANTITIES,
+    TOKENIZER,
+    VALUES,
+    BundleError,
+    Layout,
+    Shape,
+    Slot,
+    language_prefix,
+)
+from asr_pathways.bundle.reading import Reader
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel, HubCard, ModelCard
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.models.weights import take_state, untied_state
+from asr_pathways.models.weights import take_state
 from asr_pathways.pruning import Pathways
-from asr_pathways.pruning.storage import Stored
+from asr_pathways.pruning.prunable import find_prunable
+from asr_pathways.pruning.storage import Stored, check_tensors
 
-State = dict[str, Tensor]
+State = Mapping[str, Tensor]
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
-_SPARE = 16 << 20
-"""Bytes of buffers that a model may have beside what its bundle holds."""
+SPARE = 4 << 20
+"""Items of buffers that a model may have beside what its bundle has."""
+
+LARGEST_NUMBER = 1 << 20
+"""In a Hugging Face model's files; some larger than `ENDLESS` say that there is no limit."""
+ENDLESS = 10**18
+
+LARGEST_FILTERS = 1 << 20
+"""Items of a feature extractor's filter bank, which is made at once: twenty times Whisper's."""
 
 
-def build(
-    header: Header,
-    where: str,
-    dense: Callable[[], State],
-    own: Callable[[], dict[str, State]],
-    packed: Callable[[], Mapping[str, Mapping[str, NDArray[np.uint8]]]],
-    file: Callable[[str], bytes],
-) -> AsrModel:
-    """The recogniser that a header describes.
-
-    Args:
-        where: what errors name.
-        dense: gives the weights.
-        own: gives the own tensors of added languages.
-        packed: gives the masks, by pathway and tensor.
-        file: gives a part's bytes.
+def build(bundle: Reader) -> AsrModel:
+    """The recogniser that a bundle describes.
 
     Raises:
         BundleError: if a part is broken or does not fit the others.
     """
-    try:
-        if isinstance(header.card, ModelCard):
-            asr = _own_model(header, header.card, where, dense, file)
+    card, where = bundle.config.card, str(bundle.path)
+    with _one_line(where):
+        if isinstance(card, ModelCard):
+            tokenizer = _check_transducer(bundle, card)
+            model = Transducer(card.model)
+            take_state(model, bundle.dense(), where)
+            asr = AsrModel(model, tokenizer, card)
         else:
-            asr = _hub_model(header, header.card, where, dense, file)
+            asr = _hub_model(bundle, card)
+            _check_languages(bundle.layout, asr.model.network.state_dict(), {}, where)
         asr.model.eval()
-        asr.model.open_languages(asr.card.languages)
-        _check_own(header, asr.model.network, where)
-        masks = {key: {name: torch.from_numpy(bits) for name, bits in held.items()} for key, held in packed().items()}
-        stored = Stored(header.pathways, masks, own())
+        asr.model.load_languages(asr.card.languages)
+        masks = {key: bundle.packed_masks(key) for key in bundle.layout.keys}
+        added = {language: bundle.language_tensors(language) for language in bundle.config.pathways.added}
+        stored = Stored(bundle.config.pathways, masks, added)
         asr.pathways = Pathways.from_stored(asr.model.network, stored, where)
+    return asr
+
+
+def open_transducer(bundle: Reader) -> tuple[ModelCard, Tokenizer]:
+    """The card and tokenizer of a transducer of this package, whose weights are still to be read.
+
+    Raises:
+        BundleError: if it is of another model, or if `build` would refuse it.
+    """
+    card = bundle.config.card
+    if not isinstance(card, ModelCard):
+        raise BundleError(f"{bundle.path}: only the transducers of this package stream: leave --stream out")
+    with _one_line(str(bundle.path)):
+        return card, _check_transducer(bundle, card)
+
+
+def _check_transducer(bundle: Reader, card: ModelCard) -> Tokenizer:
+    """Compares the model that a card describes with the tensors of its bundle; nothing is allocated for either.
+
+    Raises:
+        PathwaysError: if they differ.
+    """
+    layout, where = bundle.layout, str(bundle.path)
+    tokenizer = _tokenizers(bundle, card)
+    network = _check_model(layout, partial(Transducer, card.model), where)
+    if card.features.bins != card.model.encoder.features:
+        raise BundleError(f"{where}: {card.features.bins} mel bins for a model of {card.model.encoder.features}")
+    state = network.state_dict()
+    for name in state.keys() - layout.tensors.keys():
+        raise BundleError(f"{where}: {name}: missing")
+    config = layout.header.pathways.config
+    targets = find_prunable(network, config.include, config.exclude)
+    check_tensors(where, layout.header.pathways.tensors, {target.name: target.shape for target in targets})
+    unmasked = state.keys() - layout.header.pathways.tensors.keys()
+    for language in layout.header.pathways.added:
+        if unmasked != layout.under(language_prefix(language) + VALUES).keys():
+            raise BundleError(f"{where}: {language}: has other tensors than those that no mask covers")
+    added = tokenizer.added if isinstance(tokenizer, TokenizerFamily) else {}
+    with torch.device("meta"):
+        grown = {code: network.grown(more.new.vocab_size) for code, more in added.items()}
+    _check_languages(layout, state, grown, where)
+    return tokenizer
+
+
+@contextmanager
+def _one_line(where: str) -> Iterator[None]:
+    """Makes a `BundleError` of whatever torch and transformers say of a config that makes no model."""
+    try:
+        yield
     except BundleError:
         raise
     except PathwaysError as error:
         text = str(error)
         raise BundleError(text if where in text else f"{where}: {text}") from None
-    except Exception as error:  # whatever torch and transformers say of a config that makes no model
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BundleError(f"{where}: config.json describes no model that can be built: {reason:.200}") from error
-    return asr
+        raise BundleError(f"{where}: header: describes no model that can be built: {reason:.200}") from error
 
 
-def _own_model(
-    header: Header, card: ModelCard, where: str, dense: Callable[[], State], file: Callable[[str], bytes]
-) -> AsrModel:
-    tokenizer = tokenizer_of(card, where, file)
-    _check_layers(header, card.model.model_dump(), where)
-    _check_model(header, partial(Transducer, card.model), where)
-    model = Transducer(card.model)
-    take_state(model, dense(), where)
-    return AsrModel(model, tokenizer, card)
-
-
-def tokenizer_of(card: ModelCard, where: str, file: Callable[[str], bytes]) -> Tokenizer:
-    """The tokenizer of a transducer of this package, and those of languages that were added.
-
-    Raises:
-        BundleError: if one is broken, or of another model.
-    """
-    base = _tokenizer(file(TOKENIZER), f"{where}: {TOKENIZER}")
-    names = {language: f"tokenizer-{language}.model" for language in card.added}
-    added = {
-        language: ExtendedTokenizer(base, _tokenizer(file(name), f"{where}: {name}"))
-        for language, name in names.items()
-    }
-    if base.vocab_size != card.model.vocab_size:
-        raise BundleError(f"{where}: {TOKENIZER}: has {base.vocab_size} pieces, the model {card.model.vocab_size}")
-    return TokenizerFamily(base, added) if added else base
-
-
-def _hub_model(
-    header: Header, card: HubCard, where: str, dense: Callable[[], State], file: Callable[[str], bytes]
-) -> AsrModel:
+def _hub_model(bundle: Reader, card: HubCard) -> AsrModel:
     from asr_pathways.models.hub import load_hub_model
 
+    where = str(bundle.path)
+
     def take(kind: Any, config: Any) -> Any:
-        _check_model(header, partial(kind, config), where)
+        _check_model(bundle.layout, partial(kind, config), where)
         network = kind(config)
-        take_state(network, dense(), where)
+        take_state(network, bundle.dense(), where)
         if (Path(temporary) / "generation_config.json").is_file():
             from transformers import GenerationConfig
 
             network.generation_config = GenerationConfig.from_pretrained(temporary)
         return network.eval()
 
-    names = [part.name for part in header.parts if part.name.startswith(HUB)]
     with tempfile.TemporaryDirectory(prefix="asr-pathways-") as temporary:
-        for name in names:
-            content = file(name)
-            _check_file(header, name, content, where)
-            (Path(temporary) / name.removeprefix(HUB)).write_bytes(content)
+        for name in bundle.layout.under(FILES + HUB):
+            content = bundle.file(HUB + name)
+            if name.endswith("config.json"):
+                _check_config(json.loads(content), f"{where}: {HUB}{name}")
+            (Path(temporary) / name).write_bytes(content)
         try:
             model, tokenizer = load_hub_model(temporary, take)
-            model.open_languages(card.languages)  # reads adapters while their files are here
+            model.load_languages(card.languages)  # reads adapters while their files are here
         except PathwaysError as error:
             raise BundleError(str(error).replace(temporary, f"{where}: hub")) from None
     return AsrModel(model, tokenizer, card)
 
 
-def _tokenizer(content: bytes, where: str) -> Tokenizer:
+def _tokenizers(bundle: Reader, card: ModelCard) -> Tokenizer:
+    """The tokenizer of a transducer, and those of languages that were added."""
+    base = _tokenizer(bundle, TOKENIZER)
+    added = {code: ExtendedTokenizer(base, _tokenizer(bundle, f"tokenizer-{code}.model")) for code in card.added}
+    if base.vocab_size != card.model.vocab_size:
+        raise BundleError(
+            f"{bundle.path}: {TOKENIZER}: {base.vocab_size} pieces, the model has {card.model.vocab_size}"
+        )
+    return TokenizerFamily(base, added) if added else base
+
+
+def _tokenizer(bundle: Reader, name: str) -> Tokenizer:
+    content = bundle.file(name)
     try:
-        found = Tokenizer(content)
-        if content and found.vocab_size > 0:
-            return found
+        tokenizer = Tokenizer(content)
+        if content and tokenizer.vocab_size > 0:
+            return tokenizer
     except (RuntimeError, OSError):
         pass
-    raise BundleError(f"{where}: not a SentencePiece model")
+    raise BundleError(f"{bundle.path}: {name}: not a SentencePiece model")
 
 
-def _check_file(header: Header, name: str, content: bytes, where: str) -> None:
-    """Refuses a Hugging Face model's file by which transformers would run code or take much memory."""
-    if not name.endswith("config.json"):
+def _check_config(config: object, where: str) -> None:
+    """Refuses a Hugging Face model's file by which transformers would run code or take much memory, at any depth.
+
+    Lists and filter banks are made as long as a number says before there is a model to compare with.
+    """
+    if isinstance(config, list):
+        config = dict(enumerate(config))
+    if not isinstance(config, dict):
         return
-    config = json.loads(content)
-    if not isinstance(config, dict) or "auto_map" in config:
-        raise BundleError(f"{where}: {name}: asks for code of its own, which is not run")
-    if name == f"{HUB}config.json":
-        largest = max((size for entry in header.tensors.values() for size in entry.shape), default=0)
-        _check_numbers(config, max(largest, 1 << 16), f"{where}: {name}")
-        _check_layers(header, config, where)
-    elif name.endswith("processor_config.json"):  # sizes of filter banks, which are made at once
-        _check_numbers(config, 1 << 12, f"{where}: {name}")
+    if "auto_map" in config:
+        raise BundleError(f"{where}: asks for code of its own, which is not run")
+    for key, value in config.items():
+        if isinstance(value, int) and LARGEST_NUMBER < abs(value) < ENDLESS:
+            raise BundleError(f"{where}: {key}: {value:,} is more than a model can have")
+        _check_config(value, where)
+    bins, window = config.get("feature_size", 1), config.get("n_fft", 1)
+    if isinstance(bins, int) and isinstance(window, int) and bins * window > LARGEST_FILTERS:
+        raise BundleError(f"{where}: a filter bank of {bins:,} by {window:,} is more than a model can have")
 
 
-_IN_SAMPLES = ("n_samples", "sampling_rate", "nb_max_frames", "max_length")
-
-
-def _check_numbers(config: object, largest: int, where: str, key: str = "") -> None:
-    """Refuses whole numbers larger than ``largest`` at any depth; 2^24 for lengths of recordings."""
-    if isinstance(config, dict):
-        for name, value in config.items():
-            _check_numbers(value, largest, where, name)
-    elif isinstance(config, list):
-        for value in config:
-            _check_numbers(value, largest, where, key)
-    elif isinstance(config, int) and abs(config) > (1 << 24 if key in _IN_SAMPLES else largest):
-        raise BundleError(f"{where}: {key}: {config:,} is more than the model can have")
-
-
-def _check_layers(header: Header, config: object, where: str) -> None:
-    """Refuses a config of more layers than there are tensors, at any depth: making them would take for ever."""
-    if isinstance(config, dict):
-        for key, value in config.items():
-            if isinstance(value, int) and "layers" in key and value > len(header.tensors):
-                raise BundleError(f"{where}: config.json: {key}: {value} layers of {len(header.tensors)} tensors")
-            _check_layers(header, value, where)
-
-
-def _check_model(header: Header, make: Callable[[], nn.Module], where: str) -> None:
-    """Makes the model without memory, and compares its tensors with those of the header."""
-    with torch.device("meta"):
+def _check_model(layout: Layout, make: Callable[[], NetworkT], where: str) -> NetworkT:
+    """Makes the model without memory, stopping where it becomes larger than the bundle, and compares its tensors."""
+    with torch.device("meta"), _bounded(layout, where):
         model = make()
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in [*header.tensors, *shapes]:
-        there = header.tensors[name].shape if name in header.tensors else None
-        if shapes.get(name) != there and (there is not None or name in header.pathways.tensors):
-            raise BundleError(f"{where}: {name} is {there}, the model has it as {shapes.get(name)}")
-    held = sum(part.size for part in header.parts)
-    asked = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-    if asked > _SPARE + MAX_ELEMENTS_PER_BYTE * held:
-        raise BundleError(f"{where}: the model has buffers of {asked:,} bytes in a bundle of {held:,}")
-    wanted = sum(parameter.numel() for parameter in model.parameters())
-    if wanted > sum(entry.elements for entry in header.tensors.values()):
-        raise BundleError(f"{where}: the model has {wanted:,} weights, the bundle fewer")
+    state = model.state_dict()
+    for name, shape in layout.tensors.items():
+        _compare(name, shape, layout.slots[VALUES + name], state.get(name), where)
+    return model
 
 
-def _check_own(header: Header, network: nn.Module, where: str) -> None:
-    """Own tensors are as those of the model, or longer where a language has word pieces of its own."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in untied_state(network).items()}
-    for language, own in header.own.items():
-        for name, entry in own.items():
-            ours = shapes.get(name, ())
-            longer = language in header.card.added and entry.shape[1:] == ours[1:] and entry.shape[:1] >= ours[:1]
-            if entry.shape != ours and not longer:
-                raise BundleError(f"{where}: {name} of {language!r} is {entry.shape}, the model has it as {ours}")
+@contextmanager
+def _bounded(layout: Layout, where: str) -> Iterator[None]:
+    """Refuses, as it grows, a module of this thread of far more weights, buffers or parts than a bundle has tensors."""
+    thread = threading.get_ident()
+    most = 4 * sum(map(math.prod, layout.tensors.values())) + SPARE  # tied ones are made twice, and then dropped
+    parts = 8 * len(layout.tensors) + 256
+    elements = count = 0
+
+    def register(_: nn.Module, name: str, item: Tensor | nn.Module | None) -> None:
+        nonlocal elements, count
+        if threading.get_ident() != thread:
+            return
+        count += 1
+        elements += item.numel() if isinstance(item, Tensor) else 0
+        if count > parts or elements > most:
+            raise BundleError(f"{where}: {name}: the model is larger than the tensors that there are")
+
+    handles = [
+        registration.register_module_parameter_registration_hook(register),
+        registration.register_module_buffer_registration_hook(register),
+        registration.register_module_module_registration_hook(register),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_languages(layout: Layout, state: State, grown: Mapping[str, State], where: str) -> None:
+    """Tensors of added languages are as the model's, or as ``grown`` where a language has word pieces of its own."""
+    for language in layout.header.pathways.added:
+        wanted = {**state, **grown.get(language, {})}
+        for name, slot in layout.under(language_prefix(language) + VALUES).items():
+            _compare(name, slot.shape, slot, wanted.get(name), f"{where}: {language}")
+
+
+def _compare(name: str, shape: Shape, slot: Slot, tensor: Tensor | None, where: str) -> None:
+    """Refuses a tensor of another shape than the model's, or of whole numbers for fractions or the other way round."""
+    wanted = None if tensor is None else tuple(tensor.shape)
+    if wanted != shape:
+        raise BundleError(f"{where}: {name} is {shape}, the model has it as {wanted}")
+    if tensor is not None and tensor.is_floating_point() != (slot.item in QUANTITIES):
+        raise BundleError(f"{where}: {name} is of {slot.item}, the model has it of {tensor.dtype}")

@@ -1,137 +1,69 @@
-"""What the header of a bundle (its ``config.json``) says, and whether it makes sense by itself.
+"""The layout of a bundle: one safetensors file whose metadata holds a header, in JSON (docs/bundle.md).
 
-Everything else in a bundle follows from the header: names, sizes and order of all parts, and what stands at which byte
-of each of them. A reader works those out and compares; it never takes a length from anywhere else.
+``values/NAME`` are what the union of all masks keeps of a prunable tensor, or another tensor whole; ``scales/NAME`` go
+with int8; ``union`` and ``masks/PATHWAY`` are bits; ``languages/LANGUAGE/values/NAME`` are unmasked tensors of a
+language that was added, ``files/NAME`` the bytes of files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal, get_args
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 
 from pydantic import Field
 
 from asr_pathways.config import Config, parse_config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import HubCard, ModelCard
+from asr_pathways.pruning.masks import packed_size
 from asr_pathways.pruning.storage import Description
 
 FORMAT: Final = "asr-pathways bundle"
-VERSION: Final = 1
+VERSION: Final = 2
+METADATA = "asr-pathways"
+"""The key of the header in the file's metadata."""
 BUNDLE_SUFFIX = ".asrp"
-BUNDLE_DIGEST = "config.json.sha256"
-"""A file in every bundle that is a folder."""
+OLD_DIGEST = "config.json.sha256"
+"""A file in every folder that was a bundle of format 1."""
+OLD_FORMAT = "a bundle of format 1, which is not read any more: export the model folder again"
 
-CONFIG = "config.json"
-DIGEST = BUNDLE_DIGEST
-DIGEST_SIZE = 64 + 2 + len(CONFIG) + 1
-WEIGHTS = "weights.safetensors"
-PATHWAYS = "pathways.safetensors"
-README = "README.md"
+UNION = "union"
+MASKS = "masks/"
+VALUES = "values/"
+SCALES = "scales/"
+LANGUAGES = "languages/"
+FILES = "files/"
+TOKENIZER = "tokenizer.model"
 IDENTIFIER = "language_id.safetensors"
 """What tells the languages apart, where the model was taught to."""
 HUB = "hub/"
 """Before the names of a Hugging Face model's own files."""
 
-MAX_CONFIG = 4 << 20
-"""Bytes that a header may have: that of a model of 3,000 tensors has a tenth of it."""
-
-MAX_ELEMENTS_PER_BYTE = 64
-"""Weights and mask bits in all, by the bytes of the bundle: nothing small can ask for much memory."""
-
-ANCHORS = 4
-"""How many masks, at most, others are coded by: what opening one language may have to decode beside its own."""
+MAX_HEAD = 8 << 20
+"""Bytes before the tensors' data: a model of 3,000 tensors takes a tenth of it."""
 
 SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".jinja", ".md")
-"""Of parts: nothing that anyone would run or unpickle."""
+"""Of files: nothing that anyone would run or unpickle."""
 
-Dtype = Literal["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"]
 Quantity = Literal["float32", "float16", "int8"]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
-ITEM_SIZES: dict[str, int] = {
-    "float32": 4,
-    "float16": 2,
-    "int8": 1,
-    "uint8": 1,
-    "int16": 2,
-    "int32": 4,
-    "int64": 8,
-    "bool": 1,
-}
-Size = Annotated[int, Field(ge=0, le=1 << 40)]
-Shape = tuple[Size, ...]
+ITEM_SIZES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int16": 2, "int32": 4, "int64": 8, "bool": 1}
+DTYPES = dict(zip(("F32", "F16", "I8", "U8", "I16", "I32", "I64", "BOOL"), ITEM_SIZES, strict=True))
+"""Types of items by their names in safetensors."""
+_UNSEALED = "0" * 64
+_FILE_NAME = re.compile(r"(hub/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_Size = Annotated[int, Field(ge=0, le=1 << 40)]
+Shape = tuple[int, ...]
 
 
 class BundleError(PathwaysError):
     """A bundle that is broken, changed, foreign or cannot be written; one line that names file and part."""
-
-
-class Part(Config):
-    """One file of a bundle.
-
-    Attributes:
-        name: of the file; those of a Hugging Face model lie in ``hub/``.
-        size: in bytes.
-        sha256: in hexadecimal.
-        crc32: which a zip file wants.
-    """
-
-    name: str = Field(pattern=r"^(hub/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")
-    size: Size
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    crc32: int = Field(ge=0, lt=1 << 32)
-
-
-class TensorEntry(Config):
-    """How one tensor lies in ``weights.safetensors``.
-
-    Attributes:
-        shape: of the tensor in the model.
-        dtype: of its stored values; int8 has a float32 scale a row beside it.
-        kept: of a prunable tensor, how many values lie there: those in the union of masks, in row-major order. None:
-            the tensor lies there whole.
-    """
-
-    shape: Shape
-    dtype: Dtype
-    kept: Size | None = None
-
-    @property
-    def elements(self) -> int:
-        """Weights of the tensor in the model."""
-        return math.prod(self.shape)
-
-    @property
-    def stored_shape(self) -> Shape:
-        """Of its values as they lie in the file."""
-        return self.shape if self.kept is None else (self.kept,)
-
-    @property
-    def scaled(self) -> bool:
-        """Whether a scale a row lies beside the values; tensors of whole numbers have fewer dimensions or none."""
-        return self.dtype == "int8"
-
-
-Coding = Literal["bits", "coded"]
-
-
-class MaskEntry(Config):
-    """How a mask lies in ``pathways.safetensors``: one bit sequence a prunable tensor, in the order of tensors.
-
-    Attributes:
-        given: the masks that must be known before it can be decoded; none for the union.
-        coding: of each tensor: ``bits``: one bit a weight of the union (for the union itself: a weight of the tensor);
-            ``coded``: those bits by context and entropy-coded.
-        bits, levels, stream: bytes of the packed bits, of the probabilities and of the entropy-coded stream.
-    """
-
-    given: tuple[str, ...] = Field(default=(), max_length=ANCHORS)
-    coding: tuple[Coding, ...]
-    bits: Size
-    levels: Size
-    stream: Size
 
 
 class Score(Config):
@@ -147,50 +79,105 @@ class Score(Config):
 
 
 class Header(Config):
-    """What ``config.json`` of a bundle holds.
+    """What the metadata of a bundle say of its tensors.
 
     Attributes:
+        digest: SHA-256 of all bytes before the tensors' data, these 64 digits as zeros.
         dtype: what was asked for; vectors (norms, biases) stay float32.
         card: of the model.
         pathways: languages, config and clocks of the masks, and the shapes of prunable tensors in order.
-        tensors: all of the model's, by name, in order.
-        own: those that languages which were added have of their own, by language and name.
-        union: how the mask lies there of what at least one pathway keeps.
-        masks: how each pathway's mask lies there.
         scores: by language, where they are known.
-        parts: every other file, in order; ``config.json`` and its digest stand before them.
+        sha256: of the data of each tensor of the file, by its name there.
     """
 
+    digest: str = Field(default=_UNSEALED, pattern=r"^[0-9a-f]{64}$")
     format: Literal["asr-pathways bundle"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     dtype: Quantity
     card: Annotated[ModelCard | HubCard, Field(discriminator="format")]
     pathways: Description
-    tensors: dict[str, TensorEntry]
-    own: dict[str, dict[str, TensorEntry]]
-    union: MaskEntry
-    masks: dict[str, MaskEntry]
     scores: dict[str, Score] = Field(default={})
-    parts: tuple[Part, ...]
+    sha256: dict[str, str]
+
+    def text(self) -> str:
+        """As it stands in the metadata."""
+        return json.dumps(self.model_dump(mode="json"), allow_nan=False, separators=(",", ":"))
+
+
+class Slot(Config):
+    """Where a tensor lies in the file, as safetensors says it."""
+
+    dtype: Literal["F32", "F16", "I8", "U8", "I16", "I32", "I64", "BOOL"]
+    shape: Annotated[tuple[_Size, ...], Field(max_length=8)]
+    data_offsets: tuple[_Size, _Size]
+
+    @property
+    def item(self) -> str:
+        """NumPy's name of the type of its items."""
+        return DTYPES[self.dtype]
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * ITEM_SIZES[self.item]
+
+
+class Bits(NamedTuple):
+    """Where the bits of a prunable tensor begin and end, in bytes."""
+
+    union: slice
+    mask: slice
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A header and the tensors of its file, each of which was found to be what the header asks for.
+
+    Attributes:
+        start: where the tensors' data begin in the file, in bytes.
+    """
+
+    header: Header
+    slots: Mapping[str, Slot]
+    start: int
 
     @property
     def languages(self) -> tuple[str, ...]:
-        return self.pathways.languages
+        return self.header.pathways.languages
 
     @property
     def prunable(self) -> tuple[str, ...]:
         """Names of the tensors that masks cover, in order."""
-        return tuple(self.pathways.tensors)
+        return tuple(self.header.pathways.tensors)
+
+    @cached_property
+    def tensors(self) -> dict[str, Shape]:
+        """Shapes of all tensors of the model, by name."""
+        return self.header.pathways.tensors | {
+            name: slot.shape for name, slot in self.under(VALUES).items() if name not in self.header.pathways.tensors
+        }
+
+    @cached_property
+    def bits(self) -> dict[str, Bits]:
+        """Where the bits of each prunable tensor lie in the union and in the masks."""
+        places, union, mask = {}, 0, 0
+        for name, shape in self.header.pathways.tensors.items():
+            ends = union + packed_size(shape), mask + packed_size((self.kept_of(name),))
+            places[name] = Bits(slice(union, ends[0]), slice(mask, ends[1]))
+            union, mask = ends
+        return places
 
     @property
-    def weights(self) -> int:
-        """How many weights a mask covers."""
-        return sum(self.tensors[name].elements for name in self.prunable)
+    def keys(self) -> tuple[str, ...]:
+        """The names of the masks."""
+        return self.header.pathways.config.pathways(self.languages)
 
-    @property
-    def kept(self) -> int:
-        """How many of them at least one pathway keeps."""
-        return sum(self.tensors[name].kept or 0 for name in self.prunable)
+    def kept_of(self, name: str) -> int:
+        """How many weights of a prunable tensor at least one pathway keeps."""
+        return self.slots[VALUES + name].elements
 
     def key(self, language: str) -> str:
         """The name of a language's mask.
@@ -200,133 +187,157 @@ class Header(Config):
         """
         if language not in self.languages:
             raise BundleError(f"unknown language {language!r}: the bundle has {' '.join(self.languages)}")
-        return next(iter(self.masks)) if self.pathways.config.shared else language
+        return self.keys[0] if self.header.pathways.config.shared else language
 
-    def part(self, name: str) -> Part:
-        """The part of a name that is known to be there."""
-        return next(part for part in self.parts if part.name == name)
-
-    def entries(self) -> Iterator[tuple[str, TensorEntry]]:
-        """All tensors in ``weights.safetensors``, by their names there (own ones: ``own/LANGUAGE/NAME``)."""
-        yield from self.tensors.items()
-        for language, own in self.own.items():
-            for name, entry in own.items():
-                yield own_name(language, name), entry
+    def under(self, prefix: str) -> dict[str, Slot]:
+        """The tensors of the file whose names begin so, by the rest of their names."""
+        return {name.removeprefix(prefix): slot for name, slot in self.slots.items() if name.startswith(prefix)}
 
 
-def own_name(language: str, name: str) -> str:
-    """The name in ``weights.safetensors`` of a tensor that an added language has of its own."""
-    return f"own/{language}/{name}"
+def language_prefix(language: str) -> str:
+    """What the names of the tensors of an added language begin with."""
+    return f"{LANGUAGES}{language}/"
 
 
-def parse_header(content: bytes, where: str) -> Header:
-    """The header in the bytes of a ``config.json``.
+def seal(head: bytes) -> bytes:
+    """The bytes before the data of a file, their digest put in."""
+    return head.replace(_UNSEALED.encode(), hashlib.sha256(head).hexdigest().encode(), 1)
+
+
+def read_layout(content: memoryview, where: str) -> Layout:
+    """The layout of a file; looks only at what stands before the tensors' data.
 
     Raises:
-        BundleError: if it is no header, of a later version, or its parts contradict each other.
+        BundleError: if it is no bundle, of another version, truncated, changed there, or if its parts contradict
+            each other.
     """
+    if content[:4].tobytes() == b"PK\x03\x04":
+        raise BundleError(f"{where}: {OLD_FORMAT}")
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > min(MAX_HEAD, len(content) - 8):
+        raise BundleError(f"{where}: not a bundle: it does not begin as a safetensors file does, or is cut short")
+    head = bytes(content[: 8 + length])
     try:
-        raw = json.loads(content.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse)
+        slots = _json(head[8:])
+        metadata = slots.pop("__metadata__", None) if isinstance(slots, dict) else None
+        if not isinstance(metadata, dict) or not isinstance(metadata.get(METADATA), str):
+            raise BundleError(f"{where}: not a bundle: its metadata say nothing of {METADATA}")
+        raw = _json(metadata[METADATA])
+        layout = Layout(_header(raw, head, where), _slots(slots, where), len(head))
+        problem = next(_contradictions(layout, len(content) - len(head)), None)
+    except BundleError:
+        raise
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{where}: not valid JSON: {error}") from None
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        raise BundleError(f"{where}: not the header of a bundle")
-    if raw.get("version") != VERSION:
-        raise BundleError(f"{where}: bundle version {raw.get('version')!r:.20}, but this release reads {VERSION}")
-    try:
-        header = parse_config(Header, raw, where)
-        problem = next(_contradictions(header), None)
+        raise BundleError(f"{where}: header: not valid JSON: {error!s:.200}") from None
     except PathwaysError as error:
-        raise BundleError(f"{str(error)[:500]}") from None
-    except RecursionError:
-        raise BundleError(f"{where}: nested too deeply") from None
+        raise BundleError(f"{error!s:.500}") from None
     if problem:
-        raise BundleError(f"{where}: {problem[:500]}")
-    return header
+        raise BundleError(f"{where}: {problem:.500}")
+    return layout
+
+
+def _json(text: str | bytes) -> Any:
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
+    return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse)
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         raise ValueError("a key stands there twice")
-    return found
+    return mapping
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number in JSON")
 
 
-def _contradictions(header: Header) -> Iterator[str]:
-    """What cannot be, each in words; a later check may lean on the ones before it."""
-    names = [part.name for part in header.parts]
-    for name in (WEIGHTS, PATHWAYS, README):
-        if name not in names:
-            yield f"parts: no {name}"
-    folded = [name.casefold() for name in (CONFIG, DIGEST, *names)]
-    if len(set(folded)) < len(folded):
-        yield "parts: two have the same name"
-    hub = isinstance(header.card, HubCard)
-    for name in names:
-        known = name in (WEIGHTS, PATHWAYS, README, IDENTIFIER) or (
-            name.startswith(HUB) if hub else name.startswith("tokenizer") and name.endswith(".model")
-        )
-        if not known or not name.endswith(SUFFIXES):
-            yield f"parts: {name} is not known"
-    pathways = header.pathways
-    keys = pathways.config.pathways(pathways.languages)
-    if tuple(header.masks) != keys:
-        yield f"masks: are of {' '.join(header.masks)}, not of {' '.join(keys)}"
-    if any(key not in pathways.own_steps for key in keys):
+def _header(raw: Any, head: bytes, where: str) -> Header:
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise BundleError(f"{where}: header: not that of a bundle")
+    if raw.get("version") != VERSION:
+        raise BundleError(f"{where}: bundle version {raw.get('version')!r:.20}, but this release reads {VERSION}")
+    header = parse_config(Header, raw, f"{where}: header")
+    blank = head.replace(header.digest.encode(), _UNSEALED.encode(), 1)
+    if hashlib.sha256(blank).hexdigest() != header.digest:
+        raise BundleError(f"{where}: header: changed since it was written: its SHA-256 is another")
+    return header
+
+
+def _slots(raw: dict[str, Any], where: str) -> dict[str, Slot]:
+    return {name: parse_config(Slot, value, f"{where}: {name:.200}") for name, value in raw.items()}
+
+
+def _contradictions(layout: Layout, size: int) -> Iterator[str]:
+    """What cannot be, each in words; a later check may lean on the ones before it.
+
+    Every size that is allocated later is bounded here by the bytes that the file has: a weight takes a bit of the union
+    or a byte of values.
+
+    Args:
+        size: bytes of data.
+    """
+    slots, pathways, end = layout.slots, layout.header.pathways, 0
+    for name, slot in sorted(slots.items(), key=lambda item: item[1].data_offsets):
+        start, stop = slot.data_offsets
+        if start != end or stop - start != slot.nbytes or (layout.start + start) % ITEM_SIZES[slot.item]:
+            yield f"{name}: does not lie in the file where it should"
+        if (0 in slot.shape and len(slot.shape) > 1) or (not slot.shape and slot.item == "int8"):
+            yield f"{name}: a tensor of {slot.item} {slot.shape}, which is none"
+        end = stop
+    if end != size:
+        yield f"has {layout.start + size:,} bytes, not {layout.start + end:,}: truncated or changed"
+    if layout.header.sha256.keys() != slots.keys():
+        yield "sha256: not of the tensors that are there"
+    if any(key not in pathways.own_steps for key in layout.keys):
         yield "pathways: own_steps of a mask are missing"
-    if tuple(header.own) != tuple(pathways.added):
-        yield "own: not of the languages that were added"
-    covered = {name: entry.shape for name, entry in header.tensors.items() if entry.kept is not None}
-    if not covered or covered != pathways.tensors:
-        yield "tensors: those that masks cover are not those of pathways"
-    if list(covered) != list(pathways.tensors):
-        yield "tensors: in another order than in pathways"
-    yield from _impossible_tensors(header)
-    yield from _impossible_masks(header)
-    size = sum(part.size for part in header.parts)
-    if asked(header) > MAX_ELEMENTS_PER_BYTE * size:
-        yield f"asks for {asked(header):,} weights and mask bits in a bundle of {size:,} bytes"
+    if not pathways.tensors:
+        yield "pathways: masks cover no tensor"
+    for name, shape in pathways.tensors.items():
+        values = slots.get(VALUES + name)
+        if values is None or not 2 <= len(shape) <= 8 or any(side < 1 for side in shape):
+            yield f"pathways: {name}: {shape} is no tensor that a mask covers"
+        elif len(values.shape) != 1 or values.elements > math.prod(shape) or values.item not in QUANTITIES:
+            yield f"{VALUES}{name}: {values.dtype} {values.shape}: not what a union keeps of {shape}"
+    wanted = _wanted(layout)
+    for name, asked in wanted.items():
+        present = slots.get(name)
+        if present is None or (present.dtype, present.shape) != asked:
+            yield f"{name}: is {present and (present.dtype, present.shape)}, not {asked}"
+    yield from _wrong_files(layout)
+    unmasked = {name for name in layout.tensors if name not in pathways.tensors}
+    prefixes = tuple(language_prefix(language) + VALUES for language in pathways.added)
+    for name in slots.keys() - wanted.keys():
+        of_language = name.startswith(prefixes) and name.partition("/" + VALUES)[2] in unmasked
+        if not name.startswith((VALUES, FILES)) and not of_language:
+            yield f"{name}: is not known"
 
 
-def asked(header: Header) -> int:
-    """Weights and mask bits that the bundle unfolds to."""
-    return sum(entry.elements for _, entry in header.entries()) + header.kept * len(header.masks)
+def _wanted(layout: Layout) -> dict[str, tuple[str, Shape]]:
+    """Type and shape of the tensors that follow from the others: masks, and scales of int8 values."""
+    pathways = layout.header.pathways
+    within: tuple[str, Shape] = ("U8", (sum(packed_size((layout.kept_of(name),)) for name in pathways.tensors),))
+    wanted: dict[str, tuple[str, Shape]] = {UNION: ("U8", (sum(map(packed_size, pathways.tensors.values())),))}
+    wanted |= {MASKS + key: within for key in layout.keys}
+    for prefix in ("", *map(language_prefix, pathways.added)):
+        for name, slot in layout.under(prefix + VALUES).items():
+            if slot.item == "int8":
+                shape = slot.shape if prefix else layout.tensors[name]
+                wanted[prefix + SCALES + name] = "F32", shape[:1]
+    return wanted
 
 
-def _impossible_tensors(header: Header) -> Iterator[str]:
-    for name, entry in header.entries():
-        if entry.kept is not None and (not 0 <= entry.kept <= entry.elements or name.startswith("own/")):
-            yield f"tensors: {name}: keeps {entry.kept} of {entry.elements} weights"
-        if entry.scaled and len(entry.shape) < 2:
-            yield f"tensors: {name}: int8 without rows"
-        if entry.kept is not None and entry.dtype not in ("float32", "float16", "int8"):
-            yield f"tensors: {name}: masks cover no {entry.dtype}"
-        if len(entry.shape) > 8:
-            yield f"tensors: {name}: {len(entry.shape)} dimensions"
-
-
-def _impossible_masks(header: Header) -> Iterator[str]:
-    count = len(header.prunable)
-    earlier: tuple[str, ...] = ()
-    for key, entry in {"": header.union, **header.masks}.items():
-        what = f"masks: {key}" if key else "union"
-        if len(entry.coding) != count:
-            yield f"{what}: {len(entry.coding)} codings of {count} tensors"
-        if entry.given != earlier[: len(entry.given)]:
-            yield f"{what}: given masks that are not the first"
-        plain = [name for name, coding in zip(header.prunable, entry.coding, strict=False) if coding == "bits"]
-        bits = sum((_length(header.tensors[name], within=bool(key)) + 7) // 8 for name in plain)
-        coded = entry.coding.count("coded")
-        if (entry.bits, entry.levels) != (bits, coded << len(entry.given)):
-            yield f"{what}: {entry.bits} bytes of bits and {entry.levels} of probabilities do not fit its tensors"
-        if key:
-            earlier += (key,)
-
-
-def _length(entry: TensorEntry, within: bool) -> int:
-    """Bits of a tensor's mask, within the union or of the union itself."""
-    return (entry.kept or 0) if within else entry.elements
+def _wrong_files(layout: Layout) -> Iterator[str]:
+    card, files = layout.header.card, layout.under(FILES)
+    hub = isinstance(card, HubCard)
+    ours = set() if hub else {TOKENIZER, *(f"tokenizer-{language}.model" for language in card.added)}
+    for name in sorted(ours - files.keys()):
+        yield f"{FILES}{name}: missing"
+    for name, slot in files.items():
+        known = name in ours or name == IDENTIFIER or (hub and name.startswith(HUB))
+        if not known or not _FILE_NAME.fullmatch(name) or not name.endswith(SUFFIXES):
+            yield f"{FILES}{name}: is not known"
+        if slot.dtype != "U8" or len(slot.shape) != 1:
+            yield f"{FILES}{name}: not the bytes of a file"
+    if len({name.casefold() for name in files}) < len(files):
+        yield "files: two have the same name but for case"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from asr_pathways.bundle.bundle import Bundle
-from asr_pathways.bundle.layout import BUNDLE_DIGEST, BUNDLE_SUFFIX, IDENTIFIER
+from asr_pathways.bundle.layout import BUNDLE_SUFFIX, IDENTIFIER, OLD_DIGEST
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import load_folder
 from asr_pathways.model_folder.language_id import LanguageIdentifier
@@ -49,5 +49,5 @@ def load_identifier(model: Path) -> LanguageIdentifier:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a bundle lies there, whole or broken (or should, by its name)."""
-    return (path.suffix == BUNDLE_SUFFIX and not path.is_dir()) or (path / BUNDLE_DIGEST).is_file()
+    """Whether a bundle lies there, whole, broken or of the first format (or should, by its name)."""
+    return (path.suffix == BUNDLE_SUFFIX and not path.is_dir()) or (path / OLD_DIGEST).is_file()

@@ -65,7 +65,7 @@ def _table(result: dict[str, Any]) -> Table:
     switch, milliseconds = result["switch"], 1000 * result["chunk_s"]
     table = Table(
         title=f"{result['preset']}, {milliseconds:.0f} ms at a time, {result['threads']} threads",
-        caption=f"Switch: {switch['loaded_ms']:.2f} ms, packed on demand {switch['packed_on_demand_ms']:.0f} ms",
+        caption=f"Switch: {switch['loaded_ms']:.2f} ms, prepared on demand {switch['packed_on_demand_ms']:.0f} ms",
     )
     table.add_column("system")
     for heading in (
@@ -74,7 +74,6 @@ def _table(result: dict[str, Any]) -> Table:
         "speed",
         "chunk p50 ms",
         "p95",
-        "limit",
         "first token ms",
         "load s",
         "peak MiB",
@@ -91,7 +90,6 @@ def _table(result: dict[str, Any]) -> Table:
             f"{dense / row['rtf']:.2f}x",
             f"{row['chunk_p50_ms']:.1f}",
             f"{row['chunk_p95_ms']:.1f}",
-            "" if row["limit_ms"] is None else f"{row['limit_ms']:.1f}",
             "" if row["first_token_ms"] is None else f"{row['first_token_ms']:.0f}",
             f"{row['load_s']:.2f}",
             f"{row['peak_mib']:,.0f}",

@@ -7,32 +7,29 @@ from pathlib import Path
 
 from rich.table import Table
 
-from asr_pathways.bundle.bundle import Bundle, MaskSize
-from asr_pathways.formats import percent, size
+from asr_pathways.bundle.bundle import Bundle
+from asr_pathways.formats import language_name, percent, size
 
 
 def bundle_tables(path: Path) -> Iterator[Table]:
-    """Bytes by part, and what each mask takes beside the least that it could."""
+    """Bytes by part and by mask, and the word error rates that were known when it was written."""
     bundle = Bundle.open(path)
     bundle.verify()
     sizes = bundle.sizes()
-    parts = Table("part", title="Parts")
+    parts = Table("part", title=f"Parts ({bundle.config.dtype} values)")
     parts.add_column("bytes", justify="right")
-    for name, count in sizes.parts.items():
-        parts.add_row(name, size(count))
-    parts.add_row("all", size(sizes.total), style="bold")
+    parts.add_column("bits a prunable weight", justify="right")
+    masks = {f"mask {key}": count for key, count in sizes.masks.items()}
+    for name, count in {**sizes.parts, **masks}.items():
+        if name != "masks":
+            bits = f"{8 * count / sizes.weights:.3f}" if name in masks or name == "union" else ""
+            parts.add_row(name, size(count), bits)
+    parts.add_row("all", size(sizes.total), f"masks {sizes.mask_bits:.3f}", style="bold")
     yield parts
-    masks = Table("mask", title=f"Masks: bits a prunable weight ({bundle.config.dtype} values)")
-    for heading in ("bytes", "bits", "entropy bound", "over it %"):
-        masks.add_column(heading, justify="right")
-    masks.add_row("union", *_row(sizes.union))
-    for key, mask in sizes.masks.items():
-        masks.add_row(key, *_row(mask))
-    total = MaskSize(sizes.union.bytes + sum(m.bytes for m in sizes.masks.values()), sizes.mask_bits, sizes.mask_bound)
-    masks.add_row("all", *_row(total), style="bold")
-    yield masks
-
-
-def _row(mask: MaskSize) -> tuple[str, str, str, str]:
-    over = percent(mask.bits / mask.bound - 1) if mask.bound else "–"
-    return size(mask.bytes), f"{mask.bits:.3f}", f"{mask.bound:.3f}", over
+    if scores := bundle.config.scores:
+        table = Table("language", title="Word error rates when it was written")
+        table.add_column("WER %", justify="right")
+        table.add_column("words", justify="right")
+        for language, score in scores.items():
+            table.add_row(f"{language} {language_name(language)}", percent(score.wer), f"{score.words:,}")
+        yield table

@@ -73,9 +73,10 @@ def mls(source: Source, out: Out, languages: Languages = None, jobs: Jobs = 1) -
 
     Example: asr-pathways data mls downloads/mls data/mls --languages en,fr,it,nl
     """
-    from asr_pathways.data.corpora.mls import prepare_mls
+    from asr_pathways.data.corpora.mls import MLS
+    from asr_pathways.data.corpora.published import prepare_published
 
-    _left_out(prepare_mls(out, source, split_languages(languages), jobs))
+    _left_out(prepare_published(out, source, MLS, split_languages(languages), jobs))
     _summary(out)
 
 
@@ -85,9 +86,10 @@ def fleurs(source: Source, out: Out, languages: Languages = None, jobs: Jobs = 1
 
     Example: asr-pathways data fleurs downloads/fleurs data/fleurs --languages en,fr
     """
-    from asr_pathways.data.corpora.fleurs import prepare_fleurs
+    from asr_pathways.data.corpora.fleurs import FLEURS
+    from asr_pathways.data.corpora.published import prepare_published
 
-    _left_out(prepare_fleurs(out, source, split_languages(languages), jobs))
+    _left_out(prepare_published(out, source, FLEURS, split_languages(languages), jobs))
     _summary(out)
 
 
@@ -97,9 +99,10 @@ def commonvoice(source: Source, out: Out, languages: Languages = None, jobs: Job
 
     Example: asr-pathways data commonvoice downloads/cv-corpus-17.0-2024-03-15 data/cv --languages en,fr
     """
-    from asr_pathways.data.corpora.commonvoice import prepare_commonvoice
+    from asr_pathways.data.corpora.commonvoice import COMMON_VOICE
+    from asr_pathways.data.corpora.published import prepare_published
 
-    _left_out(prepare_commonvoice(out, source, split_languages(languages), jobs))
+    _left_out(prepare_published(out, source, COMMON_VOICE, split_languages(languages), jobs))
     _summary(out)
 
 

@@ -1,4 +1,4 @@
-"""``export``: a pruned model in the forms in which others take it."""
+"""``export``: a pruned model in the formats of other programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMATS = ("bundle", "hf", "onnx", "sherpa")
 
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A pruned model folder, or a bundle.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder; for a bundle also a file, OUT.asrp.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder; for a bundle a file, OUT.asrp.")],
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "bundle",
     dtype: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it
@@ -28,14 +28,14 @@ def export(
     languages: Annotated[Optional[str], typer.Option(help="Language codes with commas between, such as en,fr.")] = None,  # noqa: UP045
     scores: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="What evaluate --json wrote, for the card; else MODEL/scores.json if it is there."),
+        typer.Option(help="What evaluate --json wrote, to be kept in a bundle; else MODEL/scores.json if it is there."),
     ] = None,
 ) -> None:
-    """Writes a pruned model as one bundle of all its languages, or as a plain model of one of them.
+    """Writes a pruned model as one bundle of all its languages, or in a form that other programs read.
 
-    bundle: weights that some language keeps, and a coded mask a language; every MODEL argument takes it.
+    bundle: weights that some language keeps, and a mask of bits a language; every MODEL argument takes it.
     hf: a model folder (of a Hugging Face model: one that transformers loads) with the zeros of one language written in.
-    onnx, sherpa: streaming graphs of one language or of several to choose from; sherpa-onnx runs the latter.
+    onnx, sherpa: streaming graphs of one language, or of several in a folder each; sherpa-onnx runs the latter.
 
     Example: asr-pathways export runs/dynamic dynamic.asrp
     """
@@ -51,19 +51,19 @@ def export(
 
     asr = load_model(model)
     if format == "hf":
-        from asr_pathways.export.plain import write_plain
+        from asr_pathways.export.dense_copy import write_dense_copy
 
-        write_plain(asr, out, chosen)
+        write_dense_copy(asr, out, chosen)
         typer.echo(f"{out}: model written", err=True)
         return
     from asr_pathways.export.onnx import export_onnx
     from asr_pathways.export.sherpa import export_sherpa
 
-    exported = (export_onnx if format == "onnx" else export_sherpa)(asr, out, chosen)
-    typer.echo(
-        f"{out}: {', '.join(exported.languages)}; scores differ from the model's by {exported.difference:.1e} at most",
-        err=True,
-    )
+    for one in (export_onnx if format == "onnx" else export_sherpa)(asr, out, chosen):
+        languages = ", ".join(one.languages)
+        typer.echo(
+            f"{one.folder}: {languages}; scores differ from the model's by {one.difference:.1e} at most", err=True
+        )
 
 
 def _bundle(model: Path, out: Path, dtype: str | None, languages: Sequence[str] | None, scores: Path | None) -> None:

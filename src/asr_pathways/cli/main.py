@@ -47,7 +47,7 @@ From = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--from", help="Already unpacked prompt packages, where there is no apt."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, if any; else begin.")]
 
 
 @app.callback()
@@ -68,10 +68,10 @@ def train(
 
     Example: asr-pathways train --config recipes/train.yaml --data data/prompts --out runs/dense
     """
-    from asr_pathways.training.train import read_train_recipe
+    from asr_pathways.training.config import TrainRecipe
     from asr_pathways.training.train import train as run
 
-    run(read_train_recipe(config), data, out, init=init, resume=resume)
+    run(TrainRecipe.read(config), data, out, init=init, resume=resume)
     _say(f"{out}: model written")
 
 
@@ -97,10 +97,10 @@ def prune(
 
     Example: asr-pathways prune models/tiny --data data/prompts --method dynamic --sparsity 0.7 --out runs/dynamic
     """
+    from asr_pathways.training.config import PruneRecipe
     from asr_pathways.training.prune import prune as run
-    from asr_pathways.training.prune import read_prune_recipe
 
-    recipe = read_prune_recipe(config).with_steps(steps)
+    recipe = (PruneRecipe.read(config) if config else PruneRecipe()).with_steps(steps)
     run(
         model,
         data,
@@ -134,9 +134,9 @@ def add_language(
     Example: asr-pathways add-language runs/dynamic --language it --data data/prompts --out runs/with-it
     """
     from asr_pathways.training.add_language import add_language as run
-    from asr_pathways.training.prune import read_prune_recipe
+    from asr_pathways.training.config import PruneRecipe
 
-    recipe = read_prune_recipe(config).with_steps(steps)
+    recipe = (PruneRecipe.read(config) if config else PruneRecipe()).with_steps(steps)
     run(model, data, out, language=language, recipe=recipe, sparsity=sparsity, resume=resume)
     _say(f"{out}: model written")
 
@@ -189,6 +189,11 @@ def transcribe(
         str, typer.Option(help="The language that is spoken; auto: the model finds out.", show_default=False)
     ],
     stream: Annotated[bool, typer.Option("--stream", help="Recognise piece by piece, showing partial texts.")] = False,
+    beam: Annotated[int, typer.Option(min=1, help="Hypotheses of beam search, with --stream; 1 is greedy.")] = 1,
+    phrases: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A text file of words and names to prefer, one phrase a line; with --beam."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with token times.")] = False,
 ) -> None:
     """Transcribes audio files of any rate and format that libsndfile reads.
@@ -208,8 +213,10 @@ def transcribe(
         raise PathwaysError("--language auto hears a whole recording before it decides: leave --stream out")
     if Path("-") in files and not stream:
         raise PathwaysError("-: standard input is recognised as it comes: add --stream")
+    if (beam > 1 or phrases is not None) and not stream:
+        raise PathwaysError("--beam and --phrases are of streaming: add --stream")
     if stream:
-        results = _streamed(model, files, language)
+        results = _streamed(model, files, language, beam, phrases)
     else:
         asr = load_model(model)
         if language == "auto":
@@ -225,12 +232,14 @@ def transcribe(
             typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
 
 
-def _streamed(model: Path, files: list[Path], language: str) -> Iterator[Transcript]:
-    """The final transcripts; what is known on the way goes to stderr."""
+def _streamed(model: Path, files: list[Path], language: str, beam: int, phrases: Path | None) -> Iterator[Transcript]:
+    """The final transcripts; partial ones go to stderr."""
+    from asr_pathways.runtime.phrase_bias import read_phrases
     from asr_pathways.runtime.streaming import Recognizer
     from asr_pathways.runtime.transcription import transcribe_live, transcribe_stream
 
-    recognizer = Recognizer(model, language)
+    preferred = () if phrases is None else read_phrases(phrases)
+    recognizer = Recognizer(model, language, beam=beam, phrases=preferred)
     shown = ""
     for file in files:
         if file == Path("-"):
@@ -318,7 +327,7 @@ def demo(
     fast: Annotated[bool, typer.Option("--fast", help="Fewer training steps.")] = False,
 ) -> None:
     """The main job: prunes a real model to 70% on real speech by Dynamic ASR Pathways, and writes report.html."""
-    from asr_pathways.demo import run_demo
+    from asr_pathways.experiment.demo import run_demo
 
     run_demo(model, out, source=source, fast=fast)
 

@@ -29,8 +29,8 @@ from asr_pathways.errors import PathwaysError
 
 T = TypeVar("T")
 
-Refusal = Callable[[int, int], str | None]
-"""From frames of features and number of targets to why a model cannot take them; see `SpeechModel.refusal`."""
+LengthCheck = Callable[[int, int], str | None]
+"""From frames of features and number of targets to why a model cannot take them; see `SpeechModel.length_error`."""
 
 SLACK = 0.1
 """Seconds by which a file may be shorter than its manifest says."""
@@ -57,7 +57,7 @@ class Batch:
     language: str
     ids: list[str]
     texts: list[str]
-    features: Tensor  # (B, T, F) float32, or (B, T) for a model that hears waveforms
+    features: Tensor  # (B, T, F) float32, or (B, T) for a model whose input is waveforms
     feature_lengths: Tensor  # (B,) int64, frames
     targets: Tensor  # (B, U) int64
     target_lengths: Tensor  # (B,) int64
@@ -112,9 +112,9 @@ class _Utterance:
             many = f"{len(self.text)} letters in {self.duration:.2f} s"
             raise PathwaysError(f"utterance {self.identifier}: {many}: the text cannot be said in it")
 
-    def check_size(self, frames: int, refusal: Refusal | None) -> None:
+    def check_size(self, frames: int, length_error: LengthCheck | None) -> None:
         """Raises PathwaysError if the model cannot take that many frames, or the text."""
-        if refusal is not None and (reason := refusal(frames, len(self.targets))) is not None:
+        if length_error is not None and (reason := length_error(frames, len(self.targets))) is not None:
             raise PathwaysError(f"utterance {self.identifier}: {reason}")
 
     @contextmanager
@@ -152,48 +152,60 @@ class FeatureCache:
 
 
 class TrainBatches:
-    """Endless training batches; made by :func:`train_batches`.
+    """Endless, augmented, language-homogeneous batches of Lhotse cuts, with an exactly resumable state.
 
     Iterating goes on from the state: that of the last batch handed out, or the one loaded.
+
+    Args:
+        cuts: as from :func:`asr_pathways.data.corpus.load_cuts`.
+        tokenizer: turns texts into targets.
+        config: sampling, features, augmentation (waveforms are not masked, only changed in speed).
+        frontend: the model's; None: filter banks by ``config.features``.
+        rank: which of ``world_size`` processes this is.
+        world_size: how many processes share the data.
+        accumulate: batches of a step on each of them.
+        left_out: takes the utterances that cannot be used; None: one of the batches' own.
+        length_error: the model's; utterances of a length that it cannot take are left out.
+
+    Raises:
+        PathwaysError: if there are no cuts, or, here or while iterating, too many utterances, or all of a language,
+            cannot be used.
     """
 
     def __init__(
         self,
-        utterances: Mapping[str, Sequence[_Utterance]],
+        cuts: Iterable[Any],
+        tokenizer: TextCodec,
         config: DataConfig,
-        frontend: Frontend,
+        frontend: Frontend | None = None,
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
         left_out: LeftOut | None = None,
-        refusal: Refusal | None = None,
+        length_error: LengthCheck | None = None,
     ) -> None:
+        frontend = frontend or Fbank(config.features)
         self.config = config
         self.left_out = LeftOut(config.max_left_out) if left_out is None else left_out
         self._frame_rate = frontend.frame_rate
-        self._refusal = refusal
-        self._utterances = utterances
-        told: dict[str, str] = {}  # what manifests tell need not wait for its turn
-        for utterance in chain.from_iterable(utterances.values()):
+        self._length_error = length_error
+        self._utterances = _by_language(cuts, tokenizer)
+        reasons: dict[str, str] = {}  # what manifests say need not wait for its turn
+        for utterance in chain.from_iterable(self._utterances.values()):
             try:
                 utterance.check_text()
-                utterance.check_size(int(utterance.duration * self._frame_rate), refusal)
+                utterance.check_size(int(utterance.duration * self._frame_rate), length_error)
             except PathwaysError as error:
-                told[utterance.identifier] = str(error)
-        self.left_out.update(told)
+                reasons[utterance.identifier] = str(error)
+        self.left_out.update(reasons)
         self.left_out.require_few()  # all of them are counted
         self._ranks = (rank, world_size, accumulate)
         self._cache = FeatureCache(frontend, int(config.cache_gigabytes * 1e9))
         self._augment = SpecAugment(config.spec_augment) if config.spec_augment else None
         self._state = self._sampler().state_dict()
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """The probability with which each language is drawn."""
-        return self._sampler().weights
-
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands after the last step whose batches were all handed out, as plain JSON values."""
+        """The state after the last step whose batches were all handed out, as plain JSON values."""
         return self._state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -238,9 +250,9 @@ class TrainBatches:
         chosen: list[tuple[_Utterance, Tensor]] = []
         for items in chain((draw.items,), ((item,) for item in stand_ins)):
             for index, factor in items:
-                found = self._features(every[index], factor, draw.epoch)
-                if found is not None:
-                    chosen.append((every[index], found))
+                features = self._features(every[index], factor, draw.epoch)
+                if features is not None:
+                    chosen.append((every[index], features))
             if chosen:
                 return _collate(draw.language, chosen, self._frame_rate)
         raise PathwaysError(f"none of the {len(every)} utterances of {draw.language} can be used: {self.left_out.last}")
@@ -249,7 +261,7 @@ class TrainBatches:
         """(T, ...), augmented; None if the utterance is left out."""
         plain: Tensor | None = None
         if utterance.identifier not in self.left_out:
-            with self.left_out.instead_of(utterance.identifier):
+            with self.left_out.skipping(utterance.identifier):
                 plain = self._suitable(utterance, speed)
         if plain is None:
             return None
@@ -262,43 +274,10 @@ class TrainBatches:
     def _suitable(self, utterance: _Utterance, speed: float) -> Tensor:
         """(T, ...) as the model takes them: at its own speed if the other makes an utterance too long or too short."""
         features = self._cache.get(utterance, speed)
-        if self._refusal is not None and self._refusal(len(features), len(utterance.targets)) is not None:
+        if self._length_error is not None and self._length_error(len(features), len(utterance.targets)) is not None:
             features = self._cache.get(utterance, 1.0)
-            utterance.check_size(len(features), self._refusal)
+            utterance.check_size(len(features), self._length_error)
         return features
-
-
-def train_batches(
-    cuts: Iterable[Any],
-    tokenizer: TextCodec,
-    config: DataConfig,
-    frontend: Frontend | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-    accumulate: int = 1,
-    left_out: LeftOut | None = None,
-    refusal: Refusal | None = None,
-) -> TrainBatches:
-    """Endless, augmented, language-homogeneous batches of Lhotse cuts, with an exactly resumable state.
-
-    Args:
-        cuts: as from :func:`asr_pathways.data.corpus.load_cuts`.
-        tokenizer: turns texts into targets.
-        config: sampling, features, augmentation (waveforms are not masked, only changed in speed).
-        frontend: the model's; None: filter banks by ``config.features``.
-        rank: which of ``world_size`` processes this is.
-        world_size: how many processes share the data.
-        accumulate: batches of a step on each of them.
-        left_out: takes the utterances that cannot be used; None: one of the batches' own.
-        refusal: the model's; what it refuses is left out.
-
-    Raises:
-        PathwaysError: if there are no cuts, or, here or while iterating, too many utterances, or all of a language,
-            cannot be used.
-    """
-    utterances = _by_language(cuts, tokenizer)
-    features = frontend or Fbank(config.features)
-    return TrainBatches(utterances, config, features, rank, world_size, accumulate, left_out, refusal)
 
 
 def eval_batches(
@@ -307,7 +286,7 @@ def eval_batches(
     max_seconds: float = 120.0,
     frontend: Frontend | None = None,
     left_out: LeftOut | None = None,
-    refusal: Refusal | None = None,
+    length_error: LengthCheck | None = None,
 ) -> Iterator[Batch]:
     """Every cut once, language by language, from short to long, without augmentation.
 
@@ -317,7 +296,7 @@ def eval_batches(
         max_seconds: padded audio in a batch; a longer utterance is a batch of its own.
         frontend: the model's; None: filter banks.
         left_out: takes the utterances whose audio is broken, or that the model refuses; None: they are an error.
-        refusal: the model's.
+        length_error: the model's.
 
     Raises:
         PathwaysError: if an utterance's audio is broken, or that of all of a language.
@@ -329,7 +308,7 @@ def eval_batches(
         for utterance in sorted(utterances, key=lambda item: (item.duration, item.identifier)):
             try:
                 features = utterance.features(frontend)
-                utterance.check_size(len(features), refusal)
+                utterance.check_size(len(features), length_error)
             except PathwaysError as error:
                 if left_out is None:
                     raise

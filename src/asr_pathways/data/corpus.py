@@ -15,9 +15,10 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lhotse import CutSet
 
 SPLITS = ("train", "dev", "test")
+MAX_CHARACTERS_PER_SECOND = 30.0
 
 About = dict[str, Any]
 
@@ -146,21 +148,13 @@ def cut_row(
     }
 
 
-def write_corpus(out: Path, splits: Mapping[str, CutSet], about: About) -> None:
-    """Writes Lhotse cuts as a data folder with audio of its own (re-coded as 16 kHz mono FLAC).
-
-    Raises:
-        PathwaysError: if a cut has not exactly one supervision with language and text.
-    """
-    with build_corpus(out, [about]) as builder:
-        for split, cuts in splits.items():
-            if split not in SPLITS:
-                raise PathwaysError(f"unknown split {split!r}: choose among {', '.join(SPLITS)}")
-            for cut in cuts:
-                _check_cut(cut, "write_corpus")
-                supervision = cut.supervisions[0]
-                samples = cut.resample(SAMPLE_RATE).load_audio()[0]
-                builder.add(split, cut.id, supervision.language, supervision.text, samples, supervision.speaker)
+def why_unfit(text: str, seconds: float, longest: float) -> str | None:
+    """What makes an utterance of ``seconds`` unfit for a corpus; None: nothing."""
+    if not text:
+        return "no words"
+    if seconds > longest:
+        return f"longer than {longest:g} s"
+    return "text too long for the sound" if len(text) > MAX_CHARACTERS_PER_SECOND * seconds else None
 
 
 def load_cuts(
@@ -199,8 +193,8 @@ def load_cuts(
             cuts.append(cut)
     for language in languages or ():
         if language not in known:
-            held = ", ".join(sorted(known)) or "nothing"
-            raise PathwaysError(f"{data}: no {language!r} in split {split!r}: it holds {held}")
+            available = ", ".join(sorted(known)) or "nothing"
+            raise PathwaysError(f"{data}: no {language!r} in split {split!r}: it holds {available}")
     return CutSet.from_cuts(cuts)
 
 
@@ -213,7 +207,10 @@ def _cut(data: Path, row: dict[str, Any], where: str) -> Any:
         cut = MonoCut.from_dict({key: value for key, value in row.items() if key != "type"})
     except (KeyError, TypeError, AttributeError, ValueError):
         raise PathwaysError(f"{where}: not a Lhotse cut") from None
-    _check_cut(cut, where)
+    if len(cut.supervisions) != 1:
+        raise PathwaysError(f"{where}: cut {cut.id!r} has {len(cut.supervisions)} supervisions: it needs one")
+    if not cut.supervisions[0].language or not cut.supervisions[0].text:
+        raise PathwaysError(f"{where}: cut {cut.id!r} has no language or no text")
     return cut
 
 
@@ -271,10 +268,7 @@ def merge(inputs: Sequence[Path], out: Path) -> None:
         target = builder.folder
         for folder in inputs:
             rows = [(split, row) for split in SPLITS for _, row in _read_rows(folder, split)]
-            clash = any(row["id"] in taken for _, row in rows)
-            prefix = ""
-            if clash:
-                prefix = _free_prefix(folder.resolve().name, [row["id"] for _, row in rows], taken)
+            prefix = _free_prefix(folder.resolve().name, [row["id"] for _, row in rows], taken)
             for split, row in rows:
                 identifier = prefix + row["id"]
                 taken.add(identifier)
@@ -319,12 +313,9 @@ def resplit(data: Path, out: Path, split: Callable[[str, str], str]) -> None:
 
 
 def _free_prefix(name: str, identifiers: Sequence[str], taken: set[str]) -> str:
-    number = 1
-    while True:
-        prefix = f"{name}-" if number == 1 else f"{name}-{number}-"
-        if not any(prefix + identifier in taken for identifier in identifiers):
-            return prefix
-        number += 1
+    """The first of "", ``name-``, ``name-2-``, ... with which no identifier is taken."""
+    candidates = chain(("", f"{name}-"), (f"{name}-{number}-" for number in count(2)))
+    return next(prefix for prefix in candidates if taken.isdisjoint(prefix + one for one in identifiers))
 
 
 def _link(source: Path, target: Path) -> None:
@@ -404,10 +395,3 @@ def _well_formed(row: Any) -> bool:
         )
     except (KeyError, IndexError, TypeError, ValueError):
         return False
-
-
-def _check_cut(cut: Any, where: str) -> None:
-    if len(cut.supervisions) != 1:
-        raise PathwaysError(f"{where}: cut {cut.id!r} has {len(cut.supervisions)} supervisions: it needs one")
-    if not cut.supervisions[0].language or not cut.supervisions[0].text:
-        raise PathwaysError(f"{where}: cut {cut.id!r} has no language or no text")

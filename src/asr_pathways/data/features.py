@@ -1,7 +1,7 @@
 """Log-mel filter banks: one implementation for training, evaluation and streaming.
 
 The settings are those that sherpa-onnx forces for NeMo-type streaming transducers, so that an exported model
-hears what it was trained on: 25 ms Hann windows every 10 ms, pre-emphasis 0.97 within the window, librosa
+gets the input that it was trained on: 25 ms Hann windows every 10 ms, pre-emphasis 0.97 within the window, librosa
 (Slaney) mel bins from 0 to 8000 Hz, natural logarithm of the power, no DC removal, no dither. Frames are
 centred (no ``snip_edges``): N samples give round(N / 160) frames, and the edges are reflected.
 """
@@ -29,10 +29,10 @@ class FeatureConfig(Config):
 
 
 class Frontend(Protocol):
-    """Turns samples into what a model hears.
+    """Turns samples into the input of a model.
 
     Attributes:
-        frame_rate: frames a second of what it gives.
+        frame_rate: frames a second of its output.
     """
 
     frame_rate: float
@@ -71,7 +71,7 @@ class FbankStream:
         self._finished = False
 
     def accept(self, samples: Samples) -> Tensor:
-        """Takes samples (n,), n >= 0; gives the features (t, 80) of the frames that they complete.
+        """Takes samples (n,), n >= 0; returns the features (t, 80) of the frames that they complete.
 
         Raises:
             PathwaysError: after :meth:`flush`, or if ``samples`` is not a float vector of finite values.
@@ -90,7 +90,7 @@ class FbankStream:
         return self._ready()
 
     def flush(self) -> Tensor:
-        """Ends the stream; gives the features (t, 80) of the last frames, whose windows reach past the end."""
+        """Ends the stream; returns the features (t, 80) of the last frames, whose windows reach past the end."""
         if not self._finished:
             self._fbank.input_finished()
             self._finished = True

@@ -1,13 +1,25 @@
-"""Language codes: one language written in several ways, ``fr``, ``fra``, ``fr-FR``, ``<|fr|>``."""
+"""Language codes, of which a language has several (``fr``, ``fra``, ``fr-FR``, ``<|fr|>``), and scripts."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from functools import cache
 
+from asr_pathways.errors import PathwaysError
+
 _USUAL = {"cmn": "zh", "nb": "no"}
 """Languages that are mostly meant, and written, by the code of the macrolanguage that they belong to."""
+
+_TWO_SCRIPTS = "az bm bs crh ff ha hak jv kk kok ks ku ky lad mn mni ms nan pa rom sa sd shi sr su tg tk tt ug uz za"
+_SCRIPTS = (  # the other languages' ones, by ISO 15924, and how Unicode's names of their letters begin
+    "Arab ARABIC, Armn ARMENIAN, Beng BENGALI, Cyrl CYRILLIC, Deva DEVANAGARI, Ethi ETHIOPIC, Geor GEORGIAN, "
+    "Grek GREEK, Gujr GUJARATI, Hans CJK, Hant CJK, Hebr HEBREW, Jpan HIRAGANA KATAKANA CJK, Khmr KHMER, "
+    "Knda KANNADA, Kore HANGUL CJK, Laoo LAO, Latn LATIN, Mlym MALAYALAM, Mymr MYANMAR, Orya ORIYA, Sinh SINHALA, "
+    "Taml TAMIL, Telu TELUGU, Thai THAI, Tibt TIBETAN"
+)
+_LETTERS = {script: tuple(names) for script, *names in (row.split() for row in _SCRIPTS.split(","))}
 
 
 @cache
@@ -38,3 +50,56 @@ def find_language(code: str, known: Iterable[str]) -> str | None:
         return code
     wanted = plain_language(code)
     return next((other for other in known if plain_language(other) == wanted), None)
+
+
+@cache
+def check_language(language: str) -> str:
+    """The shortest ISO 639 code of ``language``, which may be written as ``fra``, ``fr-FR`` or ``<|fr|>``.
+
+    Raises:
+        PathwaysError: if no language has this code.
+    """
+    from langcodes import tag_is_valid
+
+    code = plain_language(language)
+    known = re.fullmatch("[a-z]{2,3}", code) and tag_is_valid(code)
+    if not known or code in ("mis", "mul", "und", "zxx") or "qaa" <= code <= "qtz":
+        raise PathwaysError(f"unknown language {language!r}: give an ISO 639 code, such as de or yue")
+    return code
+
+
+def is_language(code: str) -> bool:
+    """Whether :func:`check_language` knows ``code``."""
+    try:
+        check_language(code)
+    except PathwaysError:
+        return False
+    return True
+
+
+def check_script(text: str, language: str) -> None:
+    """Raises PathwaysError if most letters of ``text`` are of a script that ``language`` is not written in.
+
+    Languages that are written in two scripts, or in one that is not well known, pass with any.
+    """
+    names = _letters(check_language(language))
+    letters = [c for c in text if unicodedata.category(c)[0] == "L"]
+    own = sum(unicodedata.name(c, "").startswith(names) for c in letters)
+    if names and 2 * own < len(letters):
+        script = " or ".join(name if name == "CJK" else name.capitalize() for name in names)
+        raise PathwaysError(f"its text is not in {script} letters, as {language!r} is: {text:.20}")
+
+
+@cache
+def _letters(language: str) -> tuple[str, ...]:
+    """How the names of the letters begin that ``language`` is written in; empty where any will do."""
+    from langcodes import Language
+
+    if language in _TWO_SCRIPTS.split():
+        return ()
+    script = Language.get(language).assume_script().script
+    if script is None:
+        likely = Language.get(language).maximize()
+        # Of what it does not know, langcodes says that it is American.
+        script = None if likely.territory == "US" else likely.script
+    return _LETTERS.get(script, ())

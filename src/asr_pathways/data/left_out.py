@@ -14,13 +14,13 @@ class LeftOut:
     """Utterances that cannot be used, by id, each with the reason; one more than ``most`` is an error.
 
     Args:
-        most: when a disk is gone every utterance is broken: that is not for leaving out.
+        most: when a disk is gone every utterance is broken: the run is to end then.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._reasons: dict[str, str] = {}
-        self._told = 0
+        self._reported = 0
 
     def __contains__(self, identifier: str) -> bool:
         return identifier in self._reasons
@@ -30,7 +30,7 @@ class LeftOut:
 
     @property
     def reasons(self) -> dict[str, str]:
-        """A copy, in the order in which they were found."""
+        """A copy, in the order of their discovery."""
         return dict(self._reasons)
 
     @property
@@ -48,8 +48,8 @@ class LeftOut:
         self.require_few()
 
     @contextmanager
-    def instead_of(self, identifier: str) -> Iterator[None]:
-        """What goes wrong inside the block costs the utterance and nothing else.
+    def skipping(self, identifier: str) -> Iterator[None]:
+        """An error inside the block leaves out the utterance, and nothing else is lost.
 
         Raises:
             PathwaysError: if there are too many now.
@@ -70,7 +70,7 @@ class LeftOut:
             raise PathwaysError(f"{self.last}: {count} cannot be used, giving up (max_left_out: {self.most})")
 
     def update(self, reasons: Mapping[str, str]) -> None:
-        """Notes what was found elsewhere, however many they are together: see `too_many`."""
+        """Notes those of other ranks, however many they are together: see `too_many`."""
         for identifier, reason in reasons.items():
             self._reasons.setdefault(identifier, reason)
 
@@ -94,10 +94,10 @@ class LeftOut:
         if not isinstance(reasons, dict) or not all(isinstance(reason, str) for reason in reasons.values()):
             raise PathwaysError(f"{path}: not utterances with reasons: remove it, and they are found again")
         self.update(reasons)
-        self._told = len(self._reasons)
+        self._reported = len(self._reasons)
 
-    def news(self) -> list[str]:
-        """The reasons of those found since the last call."""
-        fresh = list(self._reasons.copy().values())[self._told :]
-        self._told += len(fresh)
+    def new_reasons(self) -> list[str]:
+        """The reasons of those noted since the last call."""
+        fresh = list(self._reasons.copy().values())[self._reported :]
+        self._reported += len(fresh)
         return fresh

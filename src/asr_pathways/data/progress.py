@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable
+from operator import length_hint
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def track(items: Sequence[T], label: str) -> Iterator[T]:
-    """The items, with a progress bar."""
+def track(
+    items: Iterable[T], label: str, total: float | None = None, size: Callable[[T], float] = lambda item: 1
+) -> Generator[T, None, None]:
+    """The items, with a progress bar that each moves on by its ``size``, up to ``total`` (None: their number)."""
     from rich.console import Console
-    from rich.progress import track as rich_track
+    from rich.progress import Progress
 
-    yield from rich_track(items, description=label, console=Console(stderr=True))
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=length_hint(items) if total is None else total)
+        for item in items:
+            yield item
+            bar.advance(task, size(item))

@@ -119,7 +119,7 @@ class LanguageSampler:
         return plan[clock.position]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sequence stands, as plain JSON values."""
+        """The place in the sequence, as plain JSON values."""
         return {
             "step": self._step,
             "languages": {name: [clock.epoch, clock.position] for name, clock in self._clocks.items()},
@@ -168,10 +168,7 @@ class LanguageSampler:
 
     @cached_property
     def _fingerprint(self) -> int:
-        config = self.config.model_dump()
-        if config["language_each"] == "step":  # as in runs of releases that knew nothing else
-            del config["language_each"]
-        checksum = zlib.crc32(json.dumps([config, self._batches]).encode())
+        checksum = zlib.crc32(json.dumps([self.config.model_dump(), self._batches]).encode())
         for language, durations in self._durations.items():
             checksum = zlib.crc32(durations.tobytes(), zlib.crc32(language.encode(), checksum))
         return checksum

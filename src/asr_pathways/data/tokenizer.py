@@ -39,13 +39,12 @@ class Tokenizer:
         self._processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, path: Path | None = None) -> Tokenizer:
-        """Trains on normalised texts, and writes the model to ``path`` if given. Deterministic.
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Trains on normalised texts. Deterministic.
 
         Args:
             texts: one utterance each; repeat or sample lines to balance languages.
             vocab_size: V, the unknown piece included.
-            path: where to write the model.
 
         Raises:
             PathwaysError: if there is no text, or ``vocab_size`` does not fit the texts.
@@ -76,10 +75,7 @@ class Tokenizer:
         except (RuntimeError, OSError) as error:
             detail = str(error).rsplit("] ", 1)[-1].strip() or str(error)
             raise PathwaysError(f"tokenizer: vocab_size {vocab_size} does not fit the texts: {detail}") from None
-        tokenizer = cls(model.getvalue())
-        if path is not None:
-            tokenizer.save(path)
-        return tokenizer
+        return cls(model.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:

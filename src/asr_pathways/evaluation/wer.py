@@ -22,11 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_pathways.data.languages import plain_language
-from asr_pathways.data.text import UNSPACED
+from asr_pathways.data.normalize import UNSPACED
 from asr_pathways.errors import PathwaysError
 
 REPLICATIONS = 10_000
-MEAN = "mean"
 
 Interval = tuple[float, float]
 Rates = npt.NDArray[np.float64]
@@ -144,37 +143,6 @@ class Scores:
             raise PathwaysError(f"not a table of scores: {type(error).__name__} at {error}") from None
 
 
-@dataclass(frozen=True)
-class Difference:
-    """WER of system a minus WER of system b: below zero, a makes fewer errors.
-
-    ``ci`` is the paired 95% interval; ``probability`` the share of replicates in which a is better, a tie
-    counting half.
-    """
-
-    language: str
-    difference: float
-    ci: Interval
-    probability: float
-
-    @property
-    def significant(self) -> bool:
-        """Whether the 95% interval excludes zero."""
-        return self.ci[0] > 0 or self.ci[1] < 0
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two systems on the same utterances: by language, and for the mean over languages."""
-
-    languages: list[Difference]
-    mean: Difference
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
-
-
 def score(utterances: Iterable[Utterance], *, replications: int = REPLICATIONS, seed: int = 0) -> Scores:
     """Corpus-level scores of every language in ``utterances``, and their means.
 
@@ -195,28 +163,6 @@ def score(utterances: Iterable[Utterance], *, replications: int = REPLICATIONS, 
         mean_cer=_mean(entry.cer.rate for entry in languages),
         mean_wer_ci=percentiles(np.mean(resampled, axis=0)),
     )
-
-
-def compare(
-    a: Iterable[Utterance], b: Iterable[Utterance], *, replications: int = REPLICATIONS, seed: int = 0
-) -> Comparison:
-    """Paired bootstrap of the difference in WER, a minus b, over the same utterances.
-
-    Raises:
-        PathwaysError: if the two are not the same utterances with the same references, or cannot be scored.
-    """
-    groups_a, groups_b = _by_language(a), _by_language(b)
-    _check_paired(groups_a, groups_b)
-    languages, points, resampled = [], [], []
-    for language, group in groups_a.items():
-        counts = [[word_counts(utterance) for utterance in g] for g in (group, groups_b[language])]
-        point = _total(counts[0]).rate - _total(counts[1]).rate
-        rates = [_resample(_errors_and_words(c), language, replications, seed) for c in counts]
-        difference = rates[0] - rates[1]
-        languages.append(_difference(language, point, difference))
-        points.append(point)
-        resampled.append(difference)
-    return Comparison(languages, _difference(MEAN, _mean(points), np.mean(resampled, axis=0)))
 
 
 def align(reference: str, hypothesis: str) -> list[Edit]:
@@ -246,22 +192,6 @@ def _by_language(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
     if not groups:
         raise PathwaysError("no utterances to score; check the split and the languages that were asked for")
     return {language: sorted(group, key=lambda u: u.id) for language, group in groups.items()}
-
-
-def _check_paired(a: Mapping[str, Sequence[Utterance]], b: Mapping[str, Sequence[Utterance]]) -> None:
-    if set(a) != set(b):
-        raise PathwaysError(
-            f"cannot compare: one system was scored on {' '.join(sorted(a))}, the other on {' '.join(sorted(b))}"
-        )
-    for language, group in a.items():
-        keys = [{(u.id, " ".join(u.reference.split())) for u in side} for side in (group, b[language])]
-        if keys[0] != keys[1]:
-            name = min(keys[0] ^ keys[1])[0]
-            raise PathwaysError(
-                f"cannot compare: utterance {name} ({language}) is not in both, or its references differ"
-            )
-        if len(keys[0]) != len(group) or len(group) != len(b[language]):
-            raise PathwaysError(f"cannot compare: an utterance id occurs more than once in {language}")
 
 
 def word_counts(utterance: Utterance) -> ErrorCounts:
@@ -319,13 +249,6 @@ def _resample(counts: npt.NDArray[np.int64], language: str, replications: int, s
     sums = resampled_sums(counts, language, replications=replications, seed=seed)
     rates: Rates = sums[:, 0] / sums[:, 1]
     return rates
-
-
-def _difference(language: str, point: float, resampled: Rates) -> Difference:
-    # Resampled equal systems differ by rounding in the mean only; that is a tie.
-    tie = np.abs(resampled) < 1e-12
-    probability = float(np.mean((resampled < 0) & ~tie) + 0.5 * np.mean(tie))
-    return Difference(language, point, percentiles(resampled), probability)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -1,4 +1,4 @@
-"""Runs one cell: trains or prunes, tests, and tells what came out as a ledger entry."""
+"""Runs one cell: trains or prunes, tests, and returns its ledger entry."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import torch
 
 from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch, eval_batches
-from asr_pathways.data.corpus import load_cuts
+from asr_pathways.data.corpus import load_cuts, sources_of
 from asr_pathways.errors import PathwaysError
-from asr_pathways.experiment.ledger import Tested
+from asr_pathways.evaluation.significance import UtteranceCounts
 from asr_pathways.experiment.plan import Cell
 from asr_pathways.model_folder.decode import decode_cuts
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import Pathways
-from asr_pathways.training.config import TrainRecipe
-from asr_pathways.training.prune import PruneRecipe, prune
+from asr_pathways.training.config import PruneRecipe, TrainRecipe
+from asr_pathways.training.prune import prune
 from asr_pathways.training.state import TrainingState
 from asr_pathways.training.train import train
 
@@ -47,8 +47,10 @@ def run_cell(cell: Cell, root: Path, data: Path, *, test: bool = True) -> dict[s
         test: False leaves out what the ledger knows already, where only the model is wanted.
 
     Raises:
-        PathwaysError: if the run fails.
+        PathwaysError: if the run fails, or asks for an option that is gone.
     """
+    if cell.retired:
+        raise PathwaysError(f"{cell.label}: {', '.join(cell.retired)} is gone: only the ledger's entry can be read")
     out = cell_folder(root, cell.name)
     torch.set_num_threads(_THREADS)
     began = time.monotonic()
@@ -58,11 +60,14 @@ def run_cell(cell: Cell, root: Path, data: Path, *, test: bool = True) -> dict[s
     began = time.monotonic()
     asr = load_model(out)
     start = load_model(out / "checkpoints" / "start").pathways
-    tested = _test(asr, data, cell.spec["test"]) if test and cell.spec["test"] else {}
+    tested, samples = _test(asr, data, cell.spec["test"]) if test and cell.spec["test"] else ({}, {})
     return {
         "label": cell.label,
         "spec": cell.spec,
         "tested": tested,
+        "samples": samples,
+        "sources": [f"{s['attribution']} ({s['licence']})" for s in sources_of(data) if s.get("attribution")],
+        "size": _size(asr, out),
         "history": state.history,
         "masks": _masks(asr.pathways, tensors=True),
         "first_masks": _masks(start, tensors=False),
@@ -115,18 +120,25 @@ def _model(spec: Mapping[str, str] | None, root: Path) -> Path | None:
     return cell_folder(root, spec["cell"]) if "cell" in spec else Path(spec["path"])
 
 
-def _test(asr: AsrModel, data: Path, test: Mapping[str, Any]) -> dict[str, Tested]:
-    """Decodes the test splits, each language through its own pathway, and takes the model's loss on them."""
-    tested = {}
+def _test(
+    asr: AsrModel, data: Path, test: Mapping[str, Any]
+) -> tuple[dict[str, UtteranceCounts], dict[str, dict[str, str]]]:
+    """Decodes the test splits, each language through its own pathway, and takes the model's loss on them.
+
+    Returns:
+        The counts of each language, and one utterance of each: the one whose length is nearest to ten words.
+    """
+    tested, samples = {}, {}
     for language in asr.check_languages(None):
         cuts = [cut for split in test["splits"] for cut in load_cuts(data, split, [language])]
         cuts = sorted(cuts, key=lambda cut: cut.id)[: test["utterances"] or None]
         model = asr.model
         utterances = decode_cuts(asr, cuts, progress=False)
         taken = [cut for cut in cuts if cut.duration <= model.window]  # longer ones have no loss
-        batches = eval_batches(taken, asr.tokenizer, frontend=model.frontend, refusal=model.refusal)
-        tested[language] = Tested.of(utterances, _loss(asr, batches, language))
-    return tested
+        batches = eval_batches(taken, asr.tokenizer, frontend=model.frontend, length_error=model.length_error)
+        tested[language] = UtteranceCounts.of(utterances, _loss(asr, batches, language))
+        samples[language] = asdict(min(utterances, key=lambda u: (abs(len(u.reference.split()) - 10), u.id)))
+    return tested, samples
 
 
 def _loss(asr: AsrModel, batches: Iterable[Batch], language: str) -> float:
@@ -147,15 +159,25 @@ def _masks(pathways: Pathways | None, *, tensors: bool) -> dict[str, Any] | None
     if pathways is None:
         return None
     summary = pathways.summary()
-    found = {key: value for key, value in asdict(summary).items() if key not in ("tensors", "mask_bytes")}
-    found["overlap"] = {f"{a} {b}": round(value, 4) for (a, b), value in pathways.overlap().items()}
+    masks = {key: value for key, value in asdict(summary).items() if key not in ("tensors", "mask_bytes")}
+    masks["overlap"] = {f"{a} {b}": round(value, 4) for (a, b), value in pathways.overlap().items()}
     if tensors:
-        found["tensors"] = {
+        masks["tensors"] = {
             language: {name: round(value, 4) for name, value in own.items()}
             for language, own in summary.tensors.items()
         }
-        found["union"] = {name: round(value, 4) for name, value in pathways.summary().union.items()}
-    return found
+        masks["union"] = {name: round(value, 4) for name, value in summary.union.items()}
+    return masks
+
+
+def _size(asr: AsrModel, out: Path) -> dict[str, int]:
+    """All weights of the model, and the bytes of its files: weights, and the masks of all languages."""
+    masks = out / "pathways" / "masks.safetensors"
+    return {
+        "weights": sum(parameter.numel() for parameter in asr.model.parameters()),
+        "bytes": (out / "model.safetensors").stat().st_size,
+        "mask_bytes": masks.stat().st_size if masks.exists() else 0,
+    }
 
 
 def model_digest(out: Path) -> str:

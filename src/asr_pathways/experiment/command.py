@@ -9,13 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.experiment.cost import duration
+from asr_pathways.evaluation.significance import detectable
+from asr_pathways.experiment.findings import Findings
 from asr_pathways.experiment.ledger import read_entry
 from asr_pathways.experiment.plan import Plan, make_plan
 from asr_pathways.experiment.recipe import read_recipe
-from asr_pathways.experiment.results import check_documents, write_results
+from asr_pathways.experiment.report.write import check_documents, write_results
 from asr_pathways.experiment.runner import costs, ledger_folder, missing_cells, run_cells
-from asr_pathways.experiment.significance import detectable
+from asr_pathways.formats import duration
 
 
 def run_experiment(
@@ -44,18 +45,31 @@ def run_experiment(
     if dry_run:
         _show(plan, out)
         return
+    command = f"asr-pathways experiment {recipe} --out {out} --report"
+    run_plan(plan, out, command, ray=ray, source=source, report=report)
+
+
+def run_plan(
+    plan: Plan, out: Path, command: str, *, ray: str | None = None, source: Path | None = None, report: bool = False
+) -> Findings:
+    """Runs the cells that ``out`` has no results of, and writes the report, in which ``command`` is named.
+
+    The rest is as in `run_experiment`.
+
+    Raises:
+        PathwaysError: if some cells failed; the report is written all the same.
+    """
     check_documents(plan.recipe)  # not after hours
-    failed: dict[str, str] = {}
-    if not report:
-        failed = run_cells(plan, out, ray=ray, source=source).failed
-    write_results(plan, out, f"asr-pathways experiment {recipe} --out {out} --report")
-    Console(stderr=True, highlight=False).print(f"report: {out / 'report.html'}")
+    failed = {} if report else run_cells(plan, out, ray=ray, source=source).failed
+    findings = write_results(plan, out, command)
+    Console(stderr=True, highlight=False).print(f"report: {out / 'report.html'}", soft_wrap=True)
     if failed:
         name, why = next(iter(failed.items()))
         raise PathwaysError(
             f"{len(failed)} of {len(plan.cells)} cells failed, first {plan.cells[name].label}: {why} "
             f"(see {out / 'logs' / name}.log); the others are in {ledger_folder(out)}"
         )
+    return findings
 
 
 def _show(plan: Plan, out: Path) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from asr_pathways.experiment.plan import Cell, Plan
-from asr_pathways.files import read_json
 from asr_pathways.models.presets import preset
 from asr_pathways.models.transducer import Transducer, TransducerConfig
 
@@ -49,12 +47,8 @@ class Costs:
             return _size(preset(recipe["preset"], recipe["vocab_size"]).model_dump_json())
         if "cell" in model:
             return self._weights(self._plan.cells[model["cell"]])
-        folder = Path(model["path"])
-        config: dict[str, Any] = read_json(folder / "config.json") if folder.is_dir() else {}
-        if "model" in config:
-            return _size(TransducerConfig.model_validate(config["model"]).model_dump_json())
-        # A model from elsewhere: four bytes a weight, or a guess where it is not at hand.
-        return sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 4 or _GUESS
+        # Four bytes a weight, or a guess where the model is not at hand.
+        return sum(path.stat().st_size for path in Path(model["path"]).glob("*.safetensors")) // 4 or _GUESS
 
 
 @cache
@@ -62,11 +56,3 @@ def _size(config: str) -> int:
     with torch.device("meta"):
         model = Transducer(TransducerConfig.model_validate_json(config))
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def duration(seconds: float) -> str:
-    """``1 h 05 min``, ``12 min``, ``40 s``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

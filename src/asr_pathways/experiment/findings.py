@@ -1,19 +1,21 @@
-"""Everything that the ledger tells about a plan: rows, comparisons, claims, and what is still missing."""
+"""Everything that the ledger says about a plan: rows, comparisons, claims, and what is still missing."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any, Literal
 
+import numpy as np
+
 from asr_pathways.errors import PathwaysError
-from asr_pathways.experiment.ledger import Tested, read_entry, tested
+from asr_pathways.evaluation.significance import Bootstrap, Paired, Pooled, UtteranceCounts, detectable, detectable_by
+from asr_pathways.experiment.ledger import read_entry, tested
 from asr_pathways.experiment.plan import Plan, Row
 from asr_pathways.experiment.recipe import DENSE, Block, Claim, ExperimentRecipe, SystemSpec
-from asr_pathways.experiment.significance import Bootstrap, Difference, Paired, Pooled, detectable, detectable_by
 
 Entry = Mapping[str, Any]
 Verdict = Literal["holds", "does not hold", "not decided"]
@@ -55,11 +57,11 @@ class RowFinding:
         return self.system.languages == "each"
 
     def mask_mean(self, key: str) -> float | None:
-        """The mean over seeds of what masks tell, for a model of all languages; None where they tell nothing."""
+        """The mean over seeds of a number about masks, for a model of all languages; None where there is none."""
         if self.own_models:
             return None
-        found = [entry["masks"][key] for entries in self.entries.values() for entry in entries if entry["masks"]]
-        return fmean(found) if found and None not in found else None
+        values = [entry["masks"][key] for entries in self.entries.values() for entry in entries if entry["masks"]]
+        return fmean(values) if values and None not in values else None
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,12 @@ class BlockFinding:
     sparse: int
 
     def tables(self) -> dict[str, list[RowFinding]]:
-        """Rows with results by table, in order of appearance; helpers' rows stand in none."""
-        found: dict[str, list[RowFinding]] = {}
+        """Rows with results by table, in order of appearance; helpers' rows are in none."""
+        tables: dict[str, list[RowFinding]] = {}
         for row in self.rows.values():
             if row.system.table and row.pooled:
-                found.setdefault(row.system.table, []).append(row)
-        return found
+                tables.setdefault(row.system.table, []).append(row)
+        return tables
 
     @property
     def base(self) -> RowFinding | None:
@@ -114,8 +116,8 @@ class BlockFinding:
     def words(self) -> int:
         """How many words the system that was tested most was tested on, over seeds."""
         # Not the model that all start from: untrained, it is one model for all seeds, tested once.
-        found = [row.pooled.words for row in self.rows.values() if row.pooled and not _is_base(row)]
-        return max(found, default=0)
+        words = [row.pooled.words for row in self.rows.values() if row.pooled and not _is_base(row)]
+        return max(words, default=0)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class Findings:
     Attributes:
         recipe: of the experiment.
         cells: how many are planned.
-        missing: {block: {row: (cells without an entry, cells)}}; models that are no row stand under ``others``.
+        missing: {block: {row: (cells without an entry, cells)}}; models that are no row are under ``others``.
         missing_cells: how many cells have no entry; a cell that several rows need counts once.
         blocks, claims: in the recipe's order.
     """
@@ -167,6 +169,14 @@ class Findings:
     missing: Mapping[str, Mapping[str, tuple[int, int]]]
     blocks: Mapping[str, BlockFinding]
     claims: Sequence[ClaimFinding] = field(default_factory=list)
+
+    @property
+    def sources(self) -> list[str]:
+        """Attribution and licence of the corpora, of ledger entries that name them."""
+        entries = [
+            e for b in self.blocks.values() for row in b.rows.values() for es in row.entries.values() for e in es
+        ]
+        return list(dict.fromkeys(source for entry in entries for source in entry.get("sources", ())))
 
 
 def gather(plan: Plan, ledger: Path) -> Findings:
@@ -180,9 +190,9 @@ def gather(plan: Plan, ledger: Path) -> Findings:
     blocks = {name: _block(plan, name, entries) for name in plan.recipe.blocks}
     claims = []
     for claim in plan.recipe.claims:
-        found = blocks[claim.block]
-        planned = [{run.seed for run in found.rows[name].row.runs} for name in (claim.better, claim.than)]
-        claims.append(ClaimFinding(claim, found.pairs[claim.better, claim.than], len(planned[0] & planned[1])))
+        block = blocks[claim.block]
+        planned = [{run.seed for run in block.rows[name].row.runs} for name in (claim.better, claim.than)]
+        claims.append(ClaimFinding(claim, block.pairs[claim.better, claim.than], len(planned[0] & planned[1])))
     missing = plan.cells.keys() - entries.keys()
     return Findings(plan.recipe, len(plan.cells), len(missing), _missing(plan, missing), blocks, claims)
 
@@ -198,7 +208,7 @@ def _block(plan: Plan, name: str, entries: Mapping[str, Entry]) -> BlockFinding:
         if complete[row.name]
     }
     bootstrap = Bootstrap(runs)
-    found = {
+    results = {
         row.name: RowFinding(
             row,
             complete[row.name],
@@ -213,8 +223,8 @@ def _block(plan: Plan, name: str, entries: Mapping[str, Entry]) -> BlockFinding:
         (a, b): bootstrap.compare(a, b) if a in runs and b in runs else None
         for a, b in dict.fromkeys([*block.compare, *claimed])
     }
-    base_wer = _base_wer(found, bootstrap)
-    return BlockFinding(name, block, languages, found, pairs, base_wer, *_against_dense(found, block, bootstrap))
+    base_wer = _base_wer(results, bootstrap)
+    return BlockFinding(name, block, languages, results, pairs, base_wer, *_against_dense(results, block, bootstrap))
 
 
 def _complete(row: Row, entries: Mapping[str, Entry]) -> dict[int, list[Entry]]:
@@ -229,17 +239,17 @@ def _complete(row: Row, entries: Mapping[str, Entry]) -> dict[int, list[Entry]]:
     }
 
 
-def _counts(row: Row, seed: int, entries: Mapping[str, Entry], languages: Sequence[str]) -> dict[str, Tested]:
+def _counts(row: Row, seed: int, entries: Mapping[str, Entry], languages: Sequence[str]) -> dict[str, UtteranceCounts]:
     """The counts of one seed, language by language, whichever cell they come from."""
-    found: dict[str, Tested] = {}
+    counts: dict[str, UtteranceCounts] = {}
     for run in row.runs:
         if run.seed == seed:
-            counts = tested(entries[run.cell])
-            found |= {language: counts[language] for language in run.languages if language in counts}
-    absent = [language for language in languages if language not in found]
+            of_cell = tested(entries[run.cell])
+            counts |= {language: of_cell[language] for language in run.languages if language in of_cell}
+    absent = [language for language in languages if language not in counts]
     if absent:
         raise PathwaysError(f"{row.block}: {row.name}, seed {seed}: the ledger has no test of {', '.join(absent)}")
-    return {language: found[language] for language in languages}
+    return {language: counts[language] for language in languages}
 
 
 def _base_wer(rows: Mapping[str, RowFinding], bootstrap: Bootstrap) -> dict[tuple[int, ...], float]:
@@ -282,132 +292,58 @@ def _is_base(row: RowFinding) -> bool:
 
 
 def _missing(plan: Plan, missing: set[str]) -> dict[str, dict[str, tuple[int, int]]]:
-    """{block: {row: (cells without an entry, cells)}}; cells that are no row's own stand under ``others``."""
-    found: dict[str, dict[str, tuple[int, int]]] = {}
+    """{block: {row: (cells without an entry, cells)}}; cells of no row are under ``others``."""
+    by_block: dict[str, dict[str, tuple[int, int]]] = {}
     named: set[str] = set()
     for row in plan.rows:
         cells = {run.cell for run in row.runs}
         named |= cells
         if absent := cells & missing:
-            found.setdefault(row.block, {})[row.name] = (len(absent), len(cells))
+            by_block.setdefault(row.block, {})[row.name] = (len(absent), len(cells))
     for name, cell in plan.cells.items():
         if name in missing and name not in named:
-            found.setdefault("others", {})[cell.label] = (1, 1)
-    return found
+            by_block.setdefault("others", {})[cell.label] = (1, 1)
+    return by_block
 
 
 def as_json(findings: Findings) -> dict[str, Any]:
-    """Every number of the tables as plain data; rates are fractions, differences are too."""
-    found = {
+    """Every number of the tables as plain data; rates and differences are fractions."""
+    data = {
         "title": findings.recipe.title,
-        "cells": {
-            "planned": findings.cells,
-            "missing": findings.missing_cells,
-            "missing_by_row": findings.missing,
-        },
+        "cells": {"planned": findings.cells, "missing": findings.missing_cells, "missing_by_row": findings.missing},
         "claims": [
-            {
-                **found.claim.model_dump(),
-                "verdict": found.verdict,
-                "complete": found.complete,
-                "comparison": _pair_json(found.paired),
-            }
-            for found in findings.claims
+            {**result.claim.model_dump(), "verdict": result.verdict, "complete": result.complete}
+            | {"comparison": result.paired and asdict(result.paired)}
+            for result in findings.claims
         ],
-        "blocks": {name: _block_json(found) for name, found in findings.blocks.items()},
+        "blocks": {
+            name: {
+                "languages": block.languages,
+                "words": block.words,
+                "detectable": {"assumed": block.assumed, "measured": block.measured},
+                "tables": {table: [_row_json(row) for row in rows] for table, rows in block.tables().items()},
+                "pairs": [
+                    asdict(pair) if pair else {"first": first, "second": second, "seeds": []}
+                    for (first, second), pair in block.pairs.items()
+                ],
+                "best_sparse_and_dense": block.dense and asdict(block.dense),
+            }
+            for name, block in findings.blocks.items()
+        },
     }
     # Six figures after the point: what another machine's arithmetic may change is not written.
-    rounded: dict[str, Any] = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 6))
+    rounded: dict[str, Any] = json.loads(json.dumps(data), parse_float=lambda text: round(float(text), 6))
     return rounded
-
-
-def _block_json(found: BlockFinding) -> dict[str, Any]:
-    measured = found.measured
-    return {
-        "about": found.block.about,
-        "languages": list(found.languages),
-        "seeds": list(found.block.seeds),
-        "sparsity": found.block.sparsity,
-        "power": {
-            "assumed": {
-                "words": found.block.words,
-                "deviation": found.block.deviation,
-                "detectable": found.assumed,
-            },
-            "measured": {
-                "words": found.words,
-                "detectable": {"least": measured[0], "median": median(measured), "most": measured[-1]}
-                if measured
-                else None,
-            },
-        },
-        "tables": {name: [_row_json(row) for row in rows] for name, rows in found.tables().items()},
-        "pairs": [
-            _pair_json(pair) or {"first": first, "second": second, "seeds": []}
-            for (first, second), pair in found.pairs.items()
-        ],
-        "best_sparse_and_dense": _pair_json(found.dense),
-    }
 
 
 def _row_json(row: RowFinding) -> dict[str, Any]:
     pooled = row.pooled
     assert pooled is not None  # tables have no others
+    variant, system = row.row.variant, row.system.model_dump(include={"method", "languages", "init", "steps", "note"})
+    numbers = asdict(replace(pooled, replicates=np.empty(0)))
+    del numbers["replicates"]
     return {
-        "system": row.name,
-        "base": row.row.variant.base,
-        "varied": row.row.variant.varied,
-        "method": row.system.method,
-        "languages": row.system.languages,
-        "init": row.system.init,
-        "sparsity": row.row.sparsity,
-        "steps": row.system.steps,
-        "total_steps": row.total_steps,
-        "seeds": list(row.seeds),
-        "planned_seeds": sorted({run.seed for run in row.row.runs}),
-        "words": pooled.words,
-        "wer": pooled.wer,
-        "wer_ci": list(pooled.wer_ci),
-        "cer": pooled.cer,
-        "cer_ci": list(pooled.cer_ci),
-        "loss": pooled.loss,
-        "wer_by_seed": {str(seed): rate for seed, rate in pooled.wer_by_seed.items()},
-        "by_language": {
-            language: {
-                "utterances": rate.utterances,
-                "words": rate.words,
-                "wer": rate.wer,
-                "wer_ci": list(rate.wer_ci),
-                "cer": rate.cer,
-            }
-            for language, rate in pooled.languages.items()
-        },
-        "union_density": row.mask_mean("union_density"),
-        "mean_iou": row.mask_mean("mean_iou"),
-        "note": row.system.note,
-    }
-
-
-def _pair_json(pair: Paired | None) -> dict[str, Any] | None:
-    if pair is None:
-        return None
-    return {
-        "first": pair.first,
-        "second": pair.second,
-        "seeds": list(pair.seeds),
-        "wer": _difference_json(pair.wer),
-        "relative": pair.relative,
-        "cer": _difference_json(pair.cer),
-        "loss": pair.loss,
-        "seeds_in_favour": pair.better,
-    }
-
-
-def _difference_json(difference: Difference) -> dict[str, Any]:
-    return {
-        "difference": difference.points,
-        "ci": list(difference.ci),
-        "p": difference.p,
-        "standard_error": difference.error,
-        "significant": difference.significant,
+        **{"system": row.name, "base": variant.base, "varied": variant.varied, **system},
+        **{"sparsity": row.row.sparsity, "total_steps": row.total_steps, "words": pooled.words, **numbers},
+        **{key: row.mask_mean(key) for key in ("union_density", "mean_iou")},
     }

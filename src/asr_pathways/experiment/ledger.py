@@ -2,55 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.wer import Utterance, character_counts, word_counts
+from asr_pathways.evaluation.significance import UtteranceCounts
 from asr_pathways.files import atomic_path, read_json
 
 FORMAT, VERSION = "asr-pathways-cell", 1
-
-
-@dataclass(frozen=True)
-class Tested:
-    """How one language's utterances went, in order of their ids.
-
-    Attributes:
-        utterances: stands for ids and references: two cells with the same one were tested on the same.
-        words: reference words (N,).
-        word_errors: substitutions, deletions and insertions (N,).
-        characters: reference characters (N,).
-        character_errors: likewise (N,).
-        loss: of the model, in nats a word piece, over all of them.
-    """
-
-    utterances: str
-    words: list[int]
-    word_errors: list[int]
-    characters: list[int]
-    character_errors: list[int]
-    loss: float
-
-    @classmethod
-    def of(cls, utterances: Iterable[Utterance], loss: float) -> Tested:
-        """Counts the errors of one language's utterances."""
-        ordered = sorted(utterances, key=lambda u: u.id)
-        known = hashlib.sha256("\n".join(f"{u.id} {u.reference}" for u in ordered).encode()).hexdigest()[:12]
-        words = [word_counts(u) for u in ordered]
-        characters = [character_counts(u) for u in ordered]
-        return cls(
-            known,
-            [count.reference_length for count in words],
-            [count.errors for count in words],
-            [count.reference_length for count in characters],
-            [count.errors for count in characters],
-            loss,
-        )
 
 
 def write_entry(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
@@ -78,20 +39,20 @@ def read_entry(folder: Path, name: str) -> dict[str, Any] | None:
     return entry
 
 
-def tested(entry: Mapping[str, Any]) -> dict[str, Tested]:
+def tested(entry: Mapping[str, Any]) -> dict[str, UtteranceCounts]:
     """The counts of each language in an entry.
 
     Raises:
         PathwaysError: if they are damaged.
     """
     try:
-        found = {}
-        for language, held in entry["tested"].items():
-            lists = {key: _unpack(held[key]) for key in _LISTS}
+        counts = {}
+        for language, packed in entry["tested"].items():
+            lists = {key: _unpack(packed[key]) for key in _LISTS}
             if len({len(values) for values in lists.values()}) != 1:
                 raise ValueError("lists differ in length")
-            found[language] = Tested(utterances=held["utterances"], loss=held["loss"], **lists)
-        return found
+            counts[language] = UtteranceCounts(utterances=packed["utterances"], loss=packed["loss"], **lists)
+        return counts
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PathwaysError(f"ledger entry {entry.get('name')}: damaged counts: {error}") from None
 

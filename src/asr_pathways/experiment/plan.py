@@ -29,8 +29,8 @@ from asr_pathways.experiment.recipe import (
     Variant,
 )
 from asr_pathways.pruning import METHODS
-from asr_pathways.training.config import LoopConfig, TrainRecipe
-from asr_pathways.training.prune import PruneRecipe
+from asr_pathways.pruning.config import RETIRED
+from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
 
 VERSION = 1
 """Part of every name: raised when the code, or a default of a recipe or of `PathwayConfig`, changes what cells give."""
@@ -63,6 +63,11 @@ class Cell:
     def kind(self) -> Literal["train", "prune"]:
         kind: Literal["train", "prune"] = self.spec["kind"]
         return kind
+
+    @property
+    def retired(self) -> list[str]:
+        """Options of pathways that are gone: such a cell cannot run, only its ledger entry can be read."""
+        return [name for name in self.spec.get("pathways", ()) if name in RETIRED]
 
     @property
     def steps(self) -> int:
@@ -227,13 +232,18 @@ class _Planner:
     def _pathways(
         self, where: str, block: Block, system: SystemSpec, group: Sequence[str], options: dict[str, Any]
     ) -> dict[str, Any]:
-        """What the method makes of its options: so a method's changed default gives a new name."""
+        """What the method makes of its options: so a method's changed default gives a new name.
+
+        Options that are gone stay part of the names of the cells that had them; see `Cell.retired`.
+        """
+        retired = {name: options[name] for name in RETIRED if name in options}
+        options = {name: value for name, value in options.items() if name not in RETIRED}
         try:
             method = METHODS[system.method]
             config = method.config(self._sparsity(block, system), system.steps, group, **options)
         except PathwaysError as error:
             raise PathwaysError(f"{where}: {error}") from None
-        return config.model_dump(mode="json", exclude_defaults=True)
+        return config.model_dump(mode="json", exclude_defaults=True) | retired
 
     def _masks(
         self,
@@ -328,10 +338,10 @@ def _pinned(block: str, dense: DenseSpec) -> str:
     """What a dense model's folder holds, or is to hold where it is not there."""
     if dense.contents and not Path(dense.model).is_dir():
         return dense.contents
-    found = contents(Path(dense.model))
-    if dense.contents not in ("", found):
-        raise PathwaysError(f"blocks.{block}.dense: {dense.model} is another model: its contents are {found}")
-    return found
+    actual = contents(Path(dense.model))
+    if dense.contents not in ("", actual):
+        raise PathwaysError(f"blocks.{block}.dense: {dense.model} is another model: its contents are {actual}")
+    return actual
 
 
 def contents(folder: Path, pattern: str = "*") -> str:

@@ -13,8 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from asr_pathways.config import Config, load_yaml, parse_config
 from asr_pathways.data.corpus import SPLITS
 from asr_pathways.pruning import METHODS
-from asr_pathways.training.config import TrainRecipe
-from asr_pathways.training.prune import PruneRecipe
+from asr_pathways.training.config import PruneRecipe, TrainRecipe
 
 DENSE = "dense"
 LANGUAGES = ("en", "es", "fr", "it", "ru")
@@ -177,6 +176,8 @@ class Block(Config):
         deviation: the standard deviation that is expected of the difference in errors a word between two systems.
         systems: by name.
         compare: pairs of names: is the first better than the second?
+        detailed: whether the report also has a chart of WER by language, a table of sizes, and a recording of each
+            language as every system transcribes it.
     """
 
     about: str
@@ -192,6 +193,7 @@ class Block(Config):
     deviation: float = Field(default=0.5, gt=0)
     systems: dict[str, SystemSpec]
     compare: tuple[tuple[str, str], ...] = ()
+    detailed: bool = False
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Block:
@@ -253,7 +255,7 @@ class ExperimentRecipe(Config):
         models: dense models by name.
         blocks: by name, in the report's order.
         claims: what the report's first paragraph decides.
-        document: where the report goes as Markdown, its figures beside it; None: beside ``report.html``.
+        document: where the report is written as Markdown, its charts beside it; None: beside ``report.html``.
         discussion: a Markdown file that the report takes in: what people make of the figures.
         readme: a file in which what stands between ``<!-- results -->`` and ``<!-- /results -->`` is replaced by the
             main table.
@@ -305,7 +307,7 @@ class ExperimentRecipe(Config):
         return self
 
     def _tests_alike(self, name: str, other: str) -> bool:
-        """Whether a corpus has the dev and test splits of another one, as far as the recipe tells."""
+        """Whether a corpus has the dev and test splits of another one, as far as the recipe says."""
         source = self.data[name]
         parts = source.of if isinstance(source, MergedSource) else (name,)
         more = [self.data[part] for part in parts if part != other]

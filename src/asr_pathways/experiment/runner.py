@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,10 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.experiment.cells import cell_folder, model_digest, run_cell
 from asr_pathways.experiment.corpora import data_folder, make_corpora
-from asr_pathways.experiment.cost import Costs, duration
+from asr_pathways.experiment.cost import Costs
 from asr_pathways.experiment.ledger import read_entry, write_entry
 from asr_pathways.experiment.plan import Cell, Plan
 from asr_pathways.files import remove_leftovers
+from asr_pathways.formats import duration
 from asr_pathways.lock import alone_in
 
 LOCAL = "local"
@@ -136,31 +138,19 @@ def _drop_checkpoints(folder: Path) -> None:
 Result = tuple[Cell, "dict[str, Any] | str"]  # an entry, or why there is none
 
 
+@dataclass(frozen=True)
 class _Tasks:
-    """What is left to run, and what may run now."""
+    """The cells to run, parents first, and what became of those before."""
 
-    def __init__(self, plan: Plan, root: Path, cells: list[Cell], outcome: Outcome) -> None:
-        self.plan, self.root = plan, root
-        self._left = {cell.name: cell for cell in cells}
-        self._running: set[str] = set()
-        self.outcome = outcome
+    plan: Plan
+    root: Path
+    cells: list[Cell]
+    outcome: Outcome
 
-    def ready(self) -> Iterator[Cell]:
-        """Cells whose parents have ended, well or not."""
-        for cell in list(self._left.values()):
-            if any(parent in self._left or parent in self._running for parent in cell.parents):
-                continue
-            yield self._left.pop(cell.name)
-
-    def broken_parent(self, cell: Cell) -> str | None:
-        """The failed cell that ``cell`` would start from."""
-        return next((parent for parent in cell.parents if parent in self.outcome.failed), None)
-
-    def started(self, cell: Cell) -> None:
-        self._running.add(cell.name)
-
-    def ended(self, cell: Cell) -> None:
-        self._running.discard(cell.name)
+    def broken(self, cell: Cell) -> str | None:
+        """Why a cell cannot run: one that it starts from failed."""
+        failed = next((parent for parent in cell.parents if parent in self.outcome.failed), None)
+        return failed and f"starts from cell {failed}, which failed"
 
     def arguments(self, cell: Cell) -> tuple[Cell, Path, Path, bool]:
         data = data_folder(self.root, self.plan.recipe, cell.spec["data"])
@@ -169,9 +159,8 @@ class _Tasks:
 
 
 def _one_by_one(tasks: _Tasks) -> Iterator[Result]:
-    while ready := next(tasks.ready(), None):
-        broken = tasks.broken_parent(ready)
-        yield ready, _needs(broken) if broken else _run_logged(*tasks.arguments(ready))
+    for cell in tasks.cells:
+        yield cell, tasks.broken(cell) or _run_logged(*tasks.arguments(cell))
 
 
 def _on_ray(tasks: _Tasks, address: str) -> Iterator[Result]:
@@ -183,24 +172,25 @@ def _on_ray(tasks: _Tasks, address: str) -> Iterator[Result]:
         ray.init(include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     else:
         ray.init(address=address, log_to_driver=False)
+    names = {cell.name for cell in tasks.cells}
+    order = TopologicalSorter({cell.name: names & {*cell.parents} for cell in tasks.cells})
+    order.prepare()
     try:
         run = ray.remote(_run_logged)
         running: dict[Any, Cell] = {}
-        while True:
-            for cell in tasks.ready():
-                if broken := tasks.broken_parent(cell):
-                    yield cell, _needs(broken)
-                    break  # what it blocked may be ready now
+        while order.is_active():
+            for cell in map(tasks.plan.cells.__getitem__, order.get_ready()):
+                if broken := tasks.broken(cell):
+                    yield cell, broken
+                    order.done(cell.name)
+                    continue
                 threads = max(1, int(cell.spec["recipe"]["threads"]))
                 running[run.options(num_cpus=threads, max_retries=0).remote(*tasks.arguments(cell))] = cell
-                tasks.started(cell)
-            else:
-                if not running:
-                    return
-                (done,), _ = ray.wait(list(running), num_returns=1)
-                cell = running.pop(done)
-                tasks.ended(cell)
-                yield cell, _result_of(ray, done)
+            if running:
+                (ended,), _ = ray.wait(list(running), num_returns=1)
+                cell = running.pop(ended)
+                yield cell, _result_of(ray, ended)
+                order.done(cell.name)
     finally:
         ray.shutdown()
 
@@ -211,10 +201,6 @@ def _result_of(ray: Any, done: Any) -> dict[str, Any] | str:
     except ray.exceptions.RayError as error:  # a worker that died, or was killed for memory
         return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
     return result
-
-
-def _needs(parent: str) -> str:
-    return f"starts from cell {parent}, which failed"
 
 
 def _run_logged(cell: Cell, root: Path, data: Path, test: bool) -> dict[str, Any] | str:

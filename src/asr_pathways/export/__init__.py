@@ -1,1 +1,1 @@
-"""A pruned model in the forms that other programs take."""
+"""A pruned model in the formats of other programs."""

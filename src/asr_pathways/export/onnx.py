@@ -1,12 +1,11 @@
-"""``export --format onnx``: a streaming transducer as encoder.onnx, decoder.onnx and joiner.onnx.
+"""``export --format onnx``: a pathway of a streaming transducer as encoder.onnx, decoder.onnx and joiner.onnx.
 
-The graphs are compared with the model before they are written; see `asr_pathways.export.streaming_graph` for what
-they take and give.
+The graphs are compared with the model before they are written; see `asr_pathways.export.onnx_modules` for their inputs
+and outputs.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.errors import PathwaysError
-from asr_pathways.export.graphs import Graphs, build_graphs
+from asr_pathways.export.onnx_modules import OnnxModules, build_modules
 from asr_pathways.files import atomic_folder, write_json
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.emformer import STRIDE
@@ -35,14 +34,7 @@ TOLERANCE = 1e-3
 _OPSET = 18
 _IR_VERSION = 8  # older runtimes refuse newer ones
 
-_ENCODER_INPUTS = (
-    "audio_signal",
-    "length",
-    "cache_last_channel",
-    "cache_last_time",
-    "cache_last_channel_len",
-    "prompt_index",
-)
+_ENCODER_INPUTS = ("audio_signal", "length", "cache_last_channel", "cache_last_time", "cache_last_channel_len")
 _ENCODER_OUTPUTS = (
     "outputs",
     "encoded_lengths",
@@ -60,7 +52,7 @@ class Exported:
 
     Attributes:
         folder: where.
-        languages: those that it recognises.
+        languages: those that it recognises: one, or all of a dense model.
         difference: the largest difference between a score of the exported graphs and the model's, of random speech.
     """
 
@@ -69,95 +61,106 @@ class Exported:
     difference: float
 
 
-def export_onnx(asr: AsrModel, out: Path, languages: Sequence[str] | None = None) -> Exported:
-    """Writes the graphs, ``config.json`` and ``tokens.txt`` to the folder ``out``.
+def export_onnx(asr: AsrModel, out: Path, languages: Sequence[str] | None = None) -> list[Exported]:
+    """Writes the graphs, ``config.json`` and ``tokens.txt`` of one pathway to ``out``, of several to ``out/LANGUAGE``.
 
     Args:
         asr: a transducer of this package; it is left as it is.
         out: a new or empty folder.
-        languages: one: its zeros are written in; several (None: all): streams choose by ``prompt_index``.
+        languages: whose pathways; None: all. A dense model is one for all.
+
+    Returns:
+        What was written, in the order of the languages.
 
     Raises:
         PathwaysError: if the model cannot be exported so, packages are missing, ``out`` has files in it or cannot be
             written, or the graphs differ from the model; then nothing is written.
     """
-    return export_folder(asr, out, languages)
+    return export_folders(asr, out, languages)
 
 
-def export_folder(
+def export_folders(
     asr: AsrModel,
     out: Path,
     languages: Sequence[str] | None,
-    add: Callable[[Graphs, Path], None] | None = None,
-) -> Exported:
-    """See `export_onnx`; ``add`` writes more files into the folder."""
+    add: Callable[[OnnxModules, Path], None] | None = None,
+) -> list[Exported]:
+    """See `export_onnx`; ``add`` writes more files into each folder."""
     _require_packages()
     if out.is_dir() and any(out.iterdir()):
         raise PathwaysError(f"{out}: has files in it: choose another folder")
-    with _evaluating(asr.model), atomic_folder(out) as folder:
-        graphs = build_graphs(asr, languages)
-        write_graphs(graphs, folder)
-        difference = largest_difference(asr, graphs, folder)
-        if not difference <= TOLERANCE:
-            raise PathwaysError(
-                f"{out}: scores of the exported graphs differ from the model's by {difference:.2g}: nothing written"
-            )
-        write_tokens(folder / "tokens.txt", graphs.symbols)
-        write_json(folder / "config.json", config_of(graphs, asr.card.attribution, difference))
-        if add is not None:
-            add(graphs, folder)
-    return Exported(out, graphs.languages, difference)
+    if not isinstance(asr.model, Transducer):
+        raise PathwaysError(
+            "only the transducers of this package are exported to ONNX; for a model from elsewhere, --format hf writes "
+            "a folder that other exporters take"
+        )
+    chosen = asr.check_languages(languages)
+    if not chosen:
+        raise PathwaysError("the languages of the model are not written down: name them, such as --languages fr")
+    exports = [chosen] if asr.pathways is None else [(language,) for language in chosen]
+    done = []
+    with _evaluating(asr.model), atomic_folder(out) as temporary:
+        for names in exports:
+            place = "." if len(exports) == 1 else names[0]
+            folder = temporary / place
+            folder.mkdir(exist_ok=True)
+            modules = build_modules(asr, names)
+            write_graphs(modules, folder)
+            difference = largest_difference(asr, modules, folder)
+            if not difference <= TOLERANCE:
+                raise PathwaysError(
+                    f"{out}: scores of the exported graphs differ from the model's by {difference:.2g}: nothing written"
+                )
+            write_tokens(folder / "tokens.txt", modules.symbols)
+            write_json(folder / "config.json", config_of(modules, asr.card.attribution, difference))
+            if add is not None:
+                add(modules, folder)
+            done.append(Exported(out / place, names, difference))
+    return done
 
 
-def write_graphs(graphs: Graphs, folder: Path) -> None:
+def write_graphs(modules: OnnxModules, folder: Path) -> None:
     """Writes the three graphs; what runtimes read from the encoder's metadata goes into it."""
-    encoder, predictor, joiner = graphs.encoder, graphs.predictor, graphs.joiner
-    count = None if encoder.selects else -1
+    encoder, predictor, joiner = modules.encoder, modules.predictor, modules.joiner
     # Two streams: an exporter takes sizes of 1 for fixed.
     batch = 2
     length = torch.full((batch,), encoder.window)
     chunk = torch.zeros(batch, encoder.config.features, encoder.window)
-    prompt = (torch.zeros(batch, dtype=torch.int64),) if encoder.selects else ()
-    example = (chunk, length, *encoder.initial_state(batch), *prompt)
-    _write(encoder, example, _ENCODER_INPUTS[:count], _ENCODER_OUTPUTS, folder / FILES[0], metadata(graphs))
+    example: tuple[Tensor, ...] = (chunk, length, *encoder.initial_state(batch))
+    _write(encoder, example, _ENCODER_INPUTS, _ENCODER_OUTPUTS, folder / FILES[0], metadata(modules))
     targets = torch.zeros(batch, 1, dtype=torch.int32)
     example = (targets, torch.ones(batch, dtype=torch.int32), *predictor.initial_state(batch))
     _write(predictor, example, _DECODER_INPUTS, _DECODER_OUTPUTS, folder / FILES[1], {}, states=(2, 3))
-    prediction = torch.zeros(batch, predictor.count * predictor.hidden, 1)
-    example = (torch.zeros(batch, encoder.channels, 1), prediction)
+    example = (torch.zeros(batch, encoder.channels, 1), torch.zeros(batch, predictor.lstm.hidden_size, 1))
     _write(joiner, example, ("encoder_outputs", "decoder_outputs"), ("outputs",), folder / FILES[2], {})
 
 
-def metadata(graphs: Graphs) -> dict[str, str]:
+def metadata(modules: OnnxModules) -> dict[str, str]:
     """What sherpa-onnx reads from the encoder of a streaming transducer of NeMo's kind."""
-    encoder = graphs.encoder
+    encoder, lstm = modules.encoder, modules.predictor.lstm
     values: dict[str, object] = {
         "model_type": "EncDecRNNTBPEModel",
-        "vocab_size": len(graphs.symbols) - 1,
+        "vocab_size": len(modules.symbols) - 1,
         "window_size": encoder.window,
         "chunk_shift": encoder.shift,
         "subsampling_factor": STRIDE,
         "normalize_type": "",
-        "pred_rnn_layers": graphs.predictor.layers,
-        "pred_hidden": graphs.predictor.count * graphs.predictor.hidden,
+        "pred_rnn_layers": lstm.num_layers,
+        "pred_hidden": lstm.hidden_size,
         "comment": "made by asr-pathways",
     }
     for name, shape in (("channel", encoder.keys_shape), ("time", encoder.convolved_shape)):
         values |= {f"cache_last_{name}_dim{place}": size for place, size in enumerate(shape, 1)}
-    if encoder.selects:
-        values["prompt_dictionary"] = json.dumps(dict(zip(graphs.languages, range(len(graphs.languages)), strict=True)))
-        values["auto_prompt_id"] = 0
     return {name: str(value) for name, value in values.items()}
 
 
-def config_of(graphs: Graphs, attribution: Sequence[str], difference: float) -> dict[str, Any]:
+def config_of(modules: OnnxModules, attribution: Sequence[str], difference: float) -> dict[str, Any]:
     """What ``config.json`` says, for whoever runs the graphs without reading their metadata."""
-    encoder, predictor = graphs.encoder, graphs.predictor
+    encoder, lstm = modules.encoder, modules.predictor.lstm
     return {
         "format": "asr-pathways-onnx",
         "version": 1,
-        "languages": list(graphs.languages),
-        "selects_language": encoder.selects,
+        "languages": list(modules.languages),
         "sample_rate": SAMPLE_RATE,
         "features": encoder.config.features,
         "window": encoder.window,
@@ -166,8 +169,8 @@ def config_of(graphs: Graphs, attribution: Sequence[str], difference: float) -> 
         "cache_last_channel": list(encoder.keys_shape),
         "cache_last_time": list(encoder.convolved_shape),
         "channels": encoder.channels,
-        "decoder_states": [predictor.layers, predictor.count * predictor.hidden],
-        "blank": len(graphs.symbols) - 1,
+        "decoder_states": [lstm.num_layers, lstm.hidden_size],
+        "blank": len(modules.symbols) - 1,
         "max_symbols_per_frame": MAX_SYMBOLS_PER_FRAME,
         "largest_difference": difference,
         "attribution": list(attribution),
@@ -194,55 +197,47 @@ def open_graphs(folder: Path) -> tuple[Any, Any, Any]:
 
 
 @torch.no_grad()
-def largest_difference(asr: AsrModel, graphs: Graphs, folder: Path) -> float:
-    """The largest difference of a score, over frames and symbols of random features in each language.
+def largest_difference(asr: AsrModel, modules: OnnxModules, folder: Path) -> float:
+    """The largest difference of a score, over frames and symbols of random features of three streams side by side.
 
-    The streams of all languages run side by side, three of each: another number than at export, and what one stream's
-    language does to another's would show.
+    Three, because the batch at export was another, and what one stream does to the next would show.
     """
-    model = asr.model
+    model, language = asr.model, modules.languages[0]
     assert isinstance(model, Transducer)
     draw = torch.Generator().manual_seed(0)
-    encoder = graphs.encoder
+    encoder, batch = modules.encoder, 3
     total = 4 * encoder.shift + encoder.window // 2 + 3
-    rows = [index for index in range(len(graphs.languages) if encoder.selects else 1) for _ in range(3)]
-    noise = torch.randn(len(rows), total, encoder.config.features, generator=draw)
+    noise = torch.randn(batch, total, encoder.config.features, generator=draw)
     features = model.feature_mean.cpu() + noise / model.feature_scale.cpu()
-    blank = len(graphs.order) - 1
-    symbols = torch.randint(blank, (len(rows), 6), generator=draw)
+    blank = len(modules.order) - 1
+    symbols = torch.randint(blank, (batch, 6), generator=draw)
     symbols[:, 0] = blank
-    found = _scores_of_graphs(open_graphs(folder), graphs, features, symbols, torch.tensor(rows))
-    worst = 0.0
-    order = torch.tensor(graphs.order, device=model.feature_mean.device)
-    for row, index in enumerate(rows):
-        language = graphs.languages[index]
-        with asr.use(language):
-            normalized = model.normalize(features[row : row + 1].to(order.device), language)
-            state = model.encoder.initial_state(1, normalized)
-            encodings = model.encoder.stream(normalized, state, final=True)
-            predictions, _ = model.predictor(order[symbols[row : row + 1]])
-            expected = model.joiner(encodings, predictions)[0][:, :, order].cpu()
-        difference = (found[row] - expected).abs().max()
-        worst = max(worst, float(difference if difference.isfinite() else torch.inf))
-    return worst
+    order = torch.tensor(modules.order, device=model.feature_mean.device)
+    with asr.use(language):
+        normalized = model.normalize(features.to(order.device))
+        encodings = model.encoder.stream(normalized, model.encoder.initial_state(batch, normalized), final=True)
+        predictions, _ = model.predictor(order[symbols])
+        expected = model.joiner(encodings, predictions)[..., order].cpu()
+    difference = (_scores_of_graphs(open_graphs(folder), modules, features, symbols) - expected).abs().max()
+    return float(difference if difference.isfinite() else torch.inf)
 
 
 def _scores_of_graphs(
-    sessions: tuple[Any, Any, Any], graphs: Graphs, features: Tensor, symbols: Tensor, rows: Tensor
+    sessions: tuple[Any, Any, Any], modules: OnnxModules, features: Tensor, symbols: Tensor
 ) -> Tensor:
-    """Scores (B, T', U, V + 1) by the exported graphs of features (B, T, F), symbols (B, U), languages (B,)."""
+    """Scores (B, T', U, V + 1) by the exported graphs of features (B, T, F), symbols (B, U)."""
     encoder, decoder, joiner = sessions
-    module, batch = graphs.encoder, len(features)
+    module, batch = modules.encoder, len(features)
     state: Sequence[Tensor] = module.initial_state(batch)
     padded = torch.nn.functional.pad(features, (0, 0, 0, module.window))
     frames = []
     for start in range(0, features.shape[1], module.shift):
         chunk = padded[:, start : start + module.window].transpose(1, 2)
         length = torch.full((batch,), min(module.window, features.shape[1] - start))
-        out, counts, *state = _run(encoder, chunk, length, *state, *((rows,) if module.selects else ()))
+        out, counts, *state = _run(encoder, chunk, length, *state)
         frames.append(out[:, :, : int(counts[0])])
     encodings = torch.cat(frames, dim=2).transpose(1, 2)
-    state, predictions = graphs.predictor.initial_state(batch), []
+    state, predictions = modules.predictor.initial_state(batch), []
     for step in range(symbols.shape[1]):
         targets = symbols[:, step : step + 1].to(torch.int32)
         out, _, *state = _run(decoder, targets, torch.ones(batch, dtype=torch.int32), *state)

@@ -38,7 +38,7 @@ class LanguageBatches(Dataset[dict[str, Any]]):
     ) -> None:
         """
         Args:
-            items: each a mapping with the key ``language``, unless ``languages`` tells.
+            items: each a mapping with the key ``language``, unless ``languages`` has it.
             size: of a batch, in items; the last of each language may be smaller.
             collate: makes a mapping of a list of items, which no longer have their language; it is added to the result.
             languages: of each item, where reading every item for it takes long.
@@ -73,8 +73,8 @@ def language_of(batch: Any) -> str:
     Raises:
         PathwaysError: if there is none, or if rows are of several languages.
     """
-    found = batch.get(LANGUAGE) if isinstance(batch, Mapping) else getattr(batch, LANGUAGE, None)
-    codes = {found} if isinstance(found, str) else set(found or ())
+    language = batch.get(LANGUAGE) if isinstance(batch, Mapping) else getattr(batch, LANGUAGE, None)
+    codes = {language} if isinstance(language, str) else set(language or ())
     if not codes:
         has = f"only {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else f"is a {type(batch).__name__}"
         raise PathwaysError(f"the batch has no {LANGUAGE!r} ({has}): let LanguageBatches or your collator add it")

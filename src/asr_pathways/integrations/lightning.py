@@ -18,7 +18,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.integrations.batches import language_of, refuse_adapters, require_part
 from asr_pathways.pruning import MaskEvent, Pathways
 
-STATE = "pathways"  # in each checkpoint: what `Pathways.state_dict` gives
+STATE = "pathways"  # in each checkpoint: what `Pathways.state_dict` returns
 SHARDED = ("DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy")
 
 
@@ -36,7 +36,7 @@ class PathwaysCallback(Callback):  # type: ignore[misc]
     def __init__(self, pathways: Pathways, language: Callable[[Any], str] = language_of) -> None:
         """
         Args:
-            language: gives the language of a batch, where it is not at its key or attribute ``language``.
+            language: returns the language of a batch, where it is not at its key or attribute ``language``.
 
         Raises:
             PathwaysError: if the pathways would prune LoRA's own matrices.
@@ -58,7 +58,7 @@ class PathwaysCallback(Callback):  # type: ignore[misc]
             raise PathwaysError("pathways need whole parameters on every rank: use strategy ddp or a single device")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if not self.pathways.model.training:  # Lightning leaves what from_pretrained gives in evaluation mode
+        if not self.pathways.model.training:  # Lightning leaves what from_pretrained returns in evaluation mode
             raise PathwaysError("the model of the pathways is in evaluation mode: call its train() before fit()")
         self._use(batch)
 

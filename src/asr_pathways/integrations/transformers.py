@@ -22,7 +22,7 @@ from asr_pathways.files import atomic_path
 from asr_pathways.integrations.batches import LANGUAGE, language_of, refuse_adapters, require_part
 from asr_pathways.pruning import MaskEvent, Pathways
 
-STATE = "pathways.pt"  # in each checkpoint: what `Pathways.state_dict` gives
+STATE = "pathways.pt"  # in each checkpoint: what `Pathways.state_dict` returns
 
 
 class PathwaysCallback(TrainerCallback):  # type: ignore[misc]

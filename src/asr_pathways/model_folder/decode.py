@@ -12,11 +12,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, cut_at_pauses, read_audio
 from asr_pathways.data.batches import Batch, eval_batches, read_cut
 from asr_pathways.data.corpus import languages_of, load_cuts
-from asr_pathways.data.segments import cut_at_pauses
-from asr_pathways.data.text import letters_apart, scoring_text
+from asr_pathways.data.normalize import letters_apart, scoring_text
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.wer import Utterance

@@ -47,7 +47,7 @@ def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrMod
         foreign = isinstance(raw, dict) and "model_type" in raw and "format" not in raw
         asr = _load_hub(str(model)) if foreign else _load_own(folder, raw)
     asr.model.eval().to(device)
-    asr.model.open_languages(asr.card.languages)
+    asr.model.load_languages(asr.card.languages)
     if (folder / "pathways").is_dir():
         asr.pathways = Pathways.load(asr.model.network, folder / "pathways")
     return asr

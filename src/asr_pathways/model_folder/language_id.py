@@ -25,7 +25,7 @@ from asr_pathways.data.left_out import LeftOut
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.models.face import SpeechModel
+from asr_pathways.models.speech_model import SpeechModel
 
 FILE = "language_id.safetensors"
 DECAY = 1e-2
@@ -166,7 +166,7 @@ def teach(asr: AsrModel, data: Path) -> tuple[LanguageIdentifier, dict[str, dict
 
     def embedded(split: str) -> tuple[Tensor, list[str]]:
         model = asr.model
-        options: dict[str, Any] = {"max_seconds": 60, "frontend": model.frontend, "refusal": model.refusal}
+        options: dict[str, Any] = {"max_seconds": 60, "frontend": model.frontend, "length_error": model.length_error}
         batches = eval_batches(cuts[split], left_out=left_out, **options)
         return embeddings_of(asr, batches, split, len(cuts[split]))
 

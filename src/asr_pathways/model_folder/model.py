@@ -15,7 +15,7 @@ from asr_pathways.data.features import FeatureConfig
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
-from asr_pathways.models.face import SpeechModel
+from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.transducer import TransducerConfig
 from asr_pathways.pruning import Pathways
 

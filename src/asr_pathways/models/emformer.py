@@ -326,7 +326,7 @@ class Emformer(nn.Module):
             final: no more will come: what waits for a full segment or right context is encoded now.
 
         Returns:
-            The encodings that are ready (B, t', D), the same that :meth:`forward` gives for the utterance.
+            The encodings that are ready (B, t', D), the same that :meth:`forward` returns for the utterance.
         """
         config = self.config
         features = torch.cat((state.features, features), dim=1)

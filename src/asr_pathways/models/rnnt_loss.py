@@ -77,9 +77,9 @@ def _check(
         if wrong:
             row = wrong[0]
             name = f"utterance {ids[row]}" if ids is not None else f"utterance {row} of the batch"
-            found = int(lengths[row])
-            bound = f"at least {low} needed" if found < low else f"at most {high} fit"
-            raise PathwaysError(f"RNN-T loss: {name}: {found} {what}, {bound}")
+            length = int(lengths[row])
+            bound = f"at least {low} needed" if length < low else f"at most {high} fit"
+            raise PathwaysError(f"RNN-T loss: {name}: {length} {what}, {bound}")
     if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= symbols):
         raise PathwaysError(f"RNN-T loss: target symbols must lie in 0..{symbols - 1}")
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_pathways.config import Config
 from asr_pathways.data.features import Fbank, FeatureConfig
-from asr_pathways.errors import PathwaysError
 from asr_pathways.models.emformer import STRIDE, Emformer, EmformerConfig
-from asr_pathways.models.face import SpeechModel
 from asr_pathways.models.rnnt_loss import rnnt_loss
+from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ class TransducerConfig(Config):
     """Sizes of the recogniser.
 
     ``ctc_weight`` adds a CTC loss on the encoder to training (its output layer plays no part in decoding).
-    ``language_embedding`` names languages to which an embedding is added before the encoder; empty (the default):
-    only the pathway tells the model its language.
     """
 
     vocab_size: int = Field(gt=0, description="word pieces, blank not counted")
@@ -45,7 +42,14 @@ class TransducerConfig(Config):
     joiner_dim: int = Field(default=1024, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     ctc_weight: float = Field(default=0.0, ge=0)
-    language_embedding: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_language_embedding(cls, values: Any) -> Any:
+        """Some config.json have the key ``language_embedding``, always empty, of an option that is gone."""
+        if isinstance(values, dict) and values.get("language_embedding") == []:
+            return {key: value for key, value in values.items() if key != "language_embedding"}
+        return values
 
 
 LstmState = tuple[Tensor, Tensor]
@@ -112,31 +116,17 @@ class Transducer(SpeechModel):
         self.predictor = Predictor(config)
         self.joiner = Joiner(config)
         self.ctc_output = nn.Linear(config.encoder.dim, config.vocab_size + 1) if config.ctc_weight else None
-        languages = config.language_embedding
-        self.language_embedding = nn.Embedding(len(languages), config.encoder.features) if languages else None
 
     def set_feature_statistics(self, mean: Tensor, standard_deviation: Tensor) -> None:
         """Sets the normalisation from the mean and standard deviation (F,) of training features."""
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(1 / standard_deviation.clamp(min=1e-3))
 
-    def normalize(self, features: Tensor, language: str | None = None) -> Tensor:
-        """Log-mel features (B, T, F) as the encoder wants them.
+    def normalize(self, features: Tensor) -> Tensor:
+        """Log-mel features (B, T, F) with the mean and scale that the encoder expects."""
+        return (features - self.feature_mean) * self.feature_scale
 
-        Raises:
-            PathwaysError: if the model has language embeddings and ``language`` is not one of theirs.
-        """
-        features = (features - self.feature_mean) * self.feature_scale
-        if self.language_embedding is None:
-            return features
-        known = self.config.language_embedding
-        if language not in known:
-            raise PathwaysError(f"language {language} has no embedding; the model knows: {' '.join(known)}")
-        index = torch.tensor(known.index(language), device=features.device)
-        embedded: Tensor = features + self.language_embedding(index)
-        return embedded
-
-    def refusal(self, frames: int, tokens: int) -> str | None:
+    def length_error(self, frames: int, tokens: int) -> str | None:
         return None if frames >= STRIDE else "too short for one frame of the model"
 
     def loss(self, batch: Batch) -> Tensor:
@@ -145,7 +135,7 @@ class Transducer(SpeechModel):
         Raises:
             PathwaysError: if an utterance is too short to give one encoder frame; it is named.
         """
-        features = self.normalize(batch.features, batch.language)
+        features = self.normalize(batch.features)
         encodings, lengths = self.encoder(features, batch.feature_lengths)
         start = batch.targets.new_full((len(batch.ids), 1), self.blank)
         predictions, _ = self.predictor(torch.cat((start, batch.targets), dim=1))
@@ -170,7 +160,7 @@ class Transducer(SpeechModel):
     @torch.inference_mode()
     def decode(self, features: Tensor, lengths: Tensor, language: str | None = None) -> list[list[int]]:
         """Greedy search over whole utterances: (B, T, F), (B,) -> word pieces of each."""
-        encodings, lengths = self.encoder(self.normalize(features, language), lengths)
+        encodings, lengths = self.encoder(self.normalize(features), lengths)
         search = GreedySearch(self, encodings.shape[0])
         search.accept(encodings, lengths)
         return search.symbols
@@ -192,10 +182,10 @@ class Transducer(SpeechModel):
 
     def encodings(self, features: Tensor, lengths: Tensor, language: str | None = None) -> tuple[Tensor, Tensor]:
         """Log-mel features (B, T, F), lengths (B,) -> encodings (B, T', D), lengths (B,)."""
-        found: tuple[Tensor, Tensor] = self.encoder(self.normalize(features, language), lengths)
-        return found
+        encodings: tuple[Tensor, Tensor] = self.encoder(self.normalize(features), lengths)
+        return encodings
 
-    def match(self, batch: Batch) -> None:
+    def forward_matched(self, batch: Batch) -> None:
         self.encodings(batch.features, batch.feature_lengths, batch.language)
 
     @property
@@ -227,7 +217,7 @@ class GreedySearch:
     Attributes:
         symbols: word pieces found so far, a list a stream.
         frames: the encoder frame at which each of them was emitted.
-        past: how many encoder frames each stream has heard.
+        past: how many encoder frames each stream has processed.
     """
 
     def __init__(self, model: Transducer, batch: int) -> None:
@@ -279,7 +269,7 @@ class GreedySearch:
         width = projected.shape[1]
         projected = projected.flatten(0, 1)
         at = [0] * batch  # the frame that each stream is at, and how many symbols it has there
-        found = [0] * batch
+        emitted = [0] * batch
         while rows := [row for row in range(batch) if at[row] < ends[row]]:
             places = torch.tensor([[row * width + at[row] + ahead for ahead in range(LOOKAHEAD)] for row in rows])
             prediction = self._prediction if len(rows) == batch else self._prediction[rows]
@@ -290,15 +280,15 @@ class GreedySearch:
                 blanks = next((i for i, symbol in enumerate(symbols) if symbol != model.blank), len(symbols))
                 if blanks:
                     at[row] += blanks
-                    found[row] = 0
+                    emitted[row] = 0
                 if blanks < len(symbols):
                     self.symbols[row].append(symbols[blanks])
                     self.frames[row].append(self.past[row] + at[row])
                     spoken.append(row)
-                    found[row] += 1
-                    if found[row] == MAX_SYMBOLS_PER_FRAME:
+                    emitted[row] += 1
+                    if emitted[row] == MAX_SYMBOLS_PER_FRAME:
                         at[row] += 1
-                        found[row] = 0
+                        emitted[row] = 0
             if spoken:
                 self._predict(spoken)
         self.past = [past + frames for past in self.past]

@@ -3,7 +3,7 @@
 from asr_pathways.pruning.config import PathwayConfig
 from asr_pathways.pruning.methods import METHODS, Method
 from asr_pathways.pruning.pathways import Pathways
-from asr_pathways.pruning.report import MaskEvent, Summary
-from asr_pathways.pruning.targets import matching
+from asr_pathways.pruning.prunable import matching
+from asr_pathways.pruning.summary import MaskEvent, Summary
 
 __all__ = ["METHODS", "MaskEvent", "Method", "PathwayConfig", "Pathways", "Summary", "matching"]

@@ -3,19 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from asr_pathways.config import Config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import NOfM, parse_granularity
-from asr_pathways.pruning.policy import POLICIES, PolicyName
 from asr_pathways.pruning.schedule import ScheduleName, stages
+from asr_pathways.pruning.scores import SCORES, Need, Score
 
-ScoreName = Literal["magnitude", "activation", "gradient"]
 SHARED = "shared"  # the one pathway of language-agnostic pruning
 AllocationName = Literal["uniform", "global", "erk"]
+PolicyName = Literal["frozen", "dense", "parp"]
+
+RETIRED: dict[str, Any] = {"overlap_pull": 0.0, "adapt_growth": 1.0}
+"""Options that are gone, with the value that did nothing: measured without gain (see docs/discussion.md)."""
+
+
+@dataclass(frozen=True)
+class GradientPolicy:
+    """How weights outside the active mask are treated.
+
+    Attributes:
+        masks_training: the forward pass uses m * theta in training too (in evaluation it always does).
+        freezes: weights outside the mask do not move: their gradient is masked, and whatever weight decay or
+            momentum did to them is undone after the optimizer's step.
+        narrows: pruning chooses among what the mask still keeps; otherwise pruned weights may come back.
+        writes_zeros: a new mask writes its zeros into theta.
+    """
+
+    masks_training: bool
+    freezes: bool
+    narrows: bool
+    writes_zeros: bool
+
+
+POLICIES: dict[PolicyName, GradientPolicy] = {
+    # A frozen weight keeps the value at which it was pruned, so only `narrows` keeps it from coming back.
+    "frozen": GradientPolicy(masks_training=True, freezes=True, narrows=True, writes_zeros=False),
+    # Straight-through: the gradient taken at m * theta moves all of theta.
+    "dense": GradientPolicy(masks_training=True, freezes=False, narrows=False, writes_zeros=False),
+    # PARP (arXiv 2106.05933): pruned weights restart from zero and train densely until the next pruning.
+    "parp": GradientPolicy(masks_training=False, freezes=False, narrows=False, writes_zeros=True),
+}
 
 
 class PathwayConfig(Config):
@@ -25,8 +57,8 @@ class PathwayConfig(Config):
         sparsity: share of the prunable weights at zero in the end, in [0, 1).
         score: ``magnitude``, ``activation`` or ``gradient`` (see `scores`). ``gradient`` keeps the largest
             magnitudes inside the mask when it prunes, and swaps weights when it adapts (RigL).
-        activation_power: how much ``activation`` heeds inputs: |theta| times their rms to this power. Below 1,
-            the masks of languages share more.
+        activation_power: how strongly ``activation`` depends on inputs: |theta| times their rms to this power.
+            Below 1, the masks of languages share more.
         granularity: ``unstructured``, ``block:RxC`` or ``n:m``.
         allocation: ``uniform``, ``global`` or ``erk``.
         schedule: ``oneshot``, ``iterative``, ``cubic`` or ``linear`` (see `schedule.stages`).
@@ -34,13 +66,10 @@ class PathwayConfig(Config):
         prune_every: global steps between two stages.
         prune_share: what a stage of ``iterative`` prunes of what is left.
         prune_stages: how many stages ``cubic`` and ``linear`` have.
-        gradient: ``frozen``, ``dense`` or ``parp`` (see `policy`).
-        adapt_every: a mask is chosen again after this many of its own language's steps; None: never.
-        adapt_until: a language's own step from which its mask stays; None: adapts for ever.
-        adapt_growth: each interval is so many times as long as the one before: masks settle as training goes on.
+        gradient: ``frozen``, ``dense`` or ``parp`` (see `POLICIES`).
+        adapt_every: a mask is chosen again after this many steps of its language; None: never.
+        adapt_until: the step of a language from which its mask stays; None: adapts for ever.
         hysteresis: against churn: when a mask adapts, what it keeps now scores (1 + hysteresis) times as much.
-        overlap_pull: toward overlap: when a mask adapts, a weight that a share q of the other languages keeps
-            scores (1 + overlap_pull * q) times as much.
         swap: share of a mask that ``gradient`` swaps at first; falls to 0 at ``adapt_until`` as a cosine.
         revived: what happens to the optimizer's state of a weight that no pathway kept and one keeps again.
         rewind: after each prune the weights go back to where they were when attached, and the optimizer's
@@ -50,7 +79,7 @@ class PathwayConfig(Config):
     """
 
     sparsity: float = Field(ge=0, lt=1)
-    score: ScoreName = "magnitude"
+    score: str = "magnitude"
     activation_power: float = Field(default=1.0, gt=0, le=1)
     granularity: str = "unstructured"
     allocation: AllocationName = "uniform"
@@ -62,15 +91,31 @@ class PathwayConfig(Config):
     gradient: PolicyName = "dense"
     adapt_every: int | None = Field(default=None, ge=1)
     adapt_until: int | None = Field(default=None, ge=1)
-    adapt_growth: float = Field(default=1.0, ge=1)
     hysteresis: float = Field(default=0.0, ge=0)
-    overlap_pull: float = Field(default=0.0, ge=0)
     swap: float = Field(default=0.3, gt=0, le=1)
     revived: Literal["keep", "reset"] = "keep"
     rewind: bool = False
     shared: bool = False
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, values: Any) -> Any:
+        """Leaves out retired options at their neutral value, which every config once wrote down."""
+        if not isinstance(values, dict):
+            return values
+        if used := [option for option, neutral in RETIRED.items() if values.get(option, neutral) != neutral]:
+            raise ValueError(f"{used[0]} is an option that is gone, since it never paid: leave it out")
+        return {option: value for option, value in values.items() if option not in RETIRED}
+
+    @field_validator("score")
+    @classmethod
+    def _known_score(cls, name: str) -> str:
+        if name not in SCORES:
+            *others, last = map(repr, SCORES)
+            raise ValueError(f"Input should be {', '.join(others)} or {last}")
+        return name
 
     @field_validator("granularity")
     @classmethod
@@ -86,19 +131,15 @@ class PathwayConfig(Config):
             raise ValueError(f"schedule {self.schedule} needs prune_every, the steps between two stages")
         if self.schedule in ("cubic", "linear") and self.prune_stages is None:
             raise ValueError(f"schedule {self.schedule} needs prune_stages, their number")
-        if self.score == "gradient" and self.adapt_every is not None and self.adapt_until is None:
-            raise ValueError("score gradient needs adapt_until, the step at which no weight is swapped any more")
-        if self.score == "gradient" and (self.hysteresis or self.overlap_pull):
-            raise ValueError("score gradient swaps weights by two scores: hysteresis and overlap_pull need one score")
-        if self.shared and self.overlap_pull:
-            raise ValueError("overlap_pull is between the masks of languages, and here all share one")
+        if conflict := SCORES[self.score].conflict(dict(self)):
+            raise ValueError(conflict)
         if self.rewind and self.gradient == "parp":
             raise ValueError("rewind brings back the values that gradient parp has set to zero: use frozen")
         kind = parse_granularity(self.granularity)
         if isinstance(kind, NOfM):
             if abs(self.sparsity - (1 - kind.n / kind.m)) > 1e-6:
                 raise ValueError(f"granularity {self.granularity} fixes sparsity to {1 - kind.n / kind.m:g}")
-            if self.schedule != "oneshot" or self.allocation != "uniform" or self.score == "gradient":
+            if self.schedule != "oneshot" or self.allocation != "uniform" or SCORES[self.score].swaps:
                 raise ValueError(
                     f"granularity {self.granularity} takes schedule oneshot, allocation uniform and score "
                     "magnitude or activation"
@@ -135,14 +176,17 @@ class PathwayConfig(Config):
         index, off = divmod(since, self.prune_every or 1)
         return self.stages[index] if off == 0 and 0 <= index < len(self.stages) else None
 
-    def adapts_at(self, own_step: int) -> bool:
-        """Whether a mask is chosen again after ``own_step`` steps of its language."""
-        if self.adapt_every is None or (self.adapt_until is not None and own_step > self.adapt_until):
+    def adapts_at(self, language_step: int) -> bool:
+        """Whether a mask is chosen again after ``language_step`` steps of its language."""
+        if self.adapt_every is None or (self.adapt_until is not None and language_step > self.adapt_until):
             return False
-        if self.adapt_growth == 1:
-            return own_step % self.adapt_every == 0
-        due, interval = 0, float(self.adapt_every)
-        while due < own_step:
-            due += round(interval)
-            interval *= self.adapt_growth
-        return due == own_step
+        return language_step % self.adapt_every == 0
+
+    @property
+    def score_needs(self) -> frozenset[Need]:
+        """What the score has to observe of a language before a mask is chosen by it."""
+        return SCORES[self.score].needs
+
+    def make_score(self) -> Score:
+        """The score with its options."""
+        return SCORES[self.score].from_config(dict(self))

@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,41 +17,29 @@ from torch.nn.functional import pad
 from asr_pathways.pruning.masks import refuse_nan, top_k
 
 
-class Granularity(Protocol):
-    """How scores of weights become scores of units, and a choice of units a mask of weights."""
+@dataclass(frozen=True)
+class Granularity:
+    """How scores of weights become scores of units, and a choice of units a mask; here every weight is a unit."""
 
     def units(self, shape: Sequence[int]) -> int:
         """How many units a weight of ``shape`` has."""
-
-    def pool(self, values: Tensor) -> Tensor:
-        """The sum over each unit: (units,)."""
-
-    def choose(self, scores: Tensor, keep: int) -> Tensor:
-        """The bool mask (units,) of the ``keep`` best units, ties by lowest index."""
-
-    def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
-        """The bool mask of ``shape`` that keeps exactly the weights of the chosen units."""
-
-
-@dataclass(frozen=True)
-class Unstructured:
-    """Every weight for itself."""
-
-    def units(self, shape: Sequence[int]) -> int:
         return math.prod(shape)
 
     def pool(self, values: Tensor) -> Tensor:
+        """The sum over each unit: (units,)."""
         return values.reshape(-1)
 
     def choose(self, scores: Tensor, keep: int) -> Tensor:
+        """The bool mask (units,) of the ``keep`` best units, ties by lowest index."""
         return top_k(scores, keep)
 
     def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
+        """The bool mask of ``shape`` that keeps exactly the weights of the chosen units."""
         return units.reshape(tuple(shape))
 
 
 @dataclass(frozen=True)
-class Blocks:
+class Blocks(Granularity):
     """Blocks of ``rows`` x ``columns`` weights; those at the right and bottom edges may be cut off."""
 
     rows: int
@@ -69,9 +56,6 @@ class Blocks:
         blocks = padded.view(-1, self.rows, padded.shape[1] // self.columns, self.columns)
         return blocks.sum(dim=(1, 3)).view(-1)
 
-    def choose(self, scores: Tensor, keep: int) -> Tensor:
-        return top_k(scores, keep)
-
     def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
         rows, columns = _matrix_shape(shape)
         across = math.ceil(columns / self.columns)
@@ -80,7 +64,7 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class NOfM:
+class NOfM(Granularity):
     """Exactly ``n`` of every ``m`` consecutive weights of a row are kept, so sparsity is 1 - n/m.
 
     A row's last group may be shorter: it keeps ``n`` of what it has, or all.
@@ -88,9 +72,6 @@ class NOfM:
 
     n: int
     m: int
-
-    def units(self, shape: Sequence[int]) -> int:
-        return math.prod(shape)
 
     def pool(self, values: Tensor) -> Tensor:
         matrix = values.reshape(_matrix_shape(values.shape))
@@ -119,7 +100,7 @@ def parse_granularity(text: str) -> Granularity:
         ValueError: if ``text`` is none of them.
     """
     if text == "unstructured":
-        return Unstructured()
+        return Granularity()
     block = re.fullmatch(r"block:([1-9]\d*)x([1-9]\d*)", text)
     if block:
         return Blocks(int(block[1]), int(block[2]))

@@ -7,13 +7,15 @@ bytes: weight ``8 j + b`` (row-major) is bit ``b`` of byte ``j``, and the bits p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning.prunable import Prunable
+from asr_pathways.pruning.weights import no_autograd
 
 
 def packed_size(shape: Sequence[int]) -> int:
@@ -107,7 +109,7 @@ def _kth_smallest_by_torch(flat: Tensor, index: int) -> Tensor:
 
 
 def iou(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """Intersection over union of two pathways given as packed masks, tensor by tensor; 1.0 if both are empty."""
+    """Intersection over union of two pathways as packed masks, tensor by tensor; 1.0 if both are empty."""
     both = sum(popcount(a & b) for a, b in zip(first, second, strict=True))
     either = sum(map(popcount, first)) + sum(map(popcount, second)) - both
     return both / either if either else 1.0
@@ -128,3 +130,82 @@ def complement(packed: Tensor, shape: Sequence[int]) -> Tensor:
     if used:
         result[-1] &= (1 << used) - 1
     return result
+
+
+class PackedMasks:
+    """One mask for each pathway and tensor, at one bit a weight; only the one in use is unpacked."""
+
+    def __init__(self, prunable: Sequence[Prunable], pathways: Iterable[str]) -> None:
+        """Every pathway keeps everything at first."""
+        self._prunable = list(prunable)
+        self._packed: dict[str, list[Tensor]] = {}
+        self._cached: tuple[str, list[Tensor]] | None = None
+        self._ious: dict[frozenset[str], float] = {}
+        everything = [pack(torch.ones(one.shape, dtype=torch.bool)) for one in self._prunable]
+        for pathway in pathways:
+            self.put_packed(pathway, everything)
+
+    @property
+    def weights(self) -> int:
+        """How many weights a mask covers."""
+        return sum(one.parameter.numel() for one in self._prunable)
+
+    def put(self, pathway: str, new: Iterable[Tensor]) -> None:
+        """Takes bool masks, one a tensor; they are packed one by one, so an iterator needs little memory."""
+        with no_autograd():
+            self.put_packed(pathway, [pack(mask) for mask in new])
+
+    def put_packed(self, pathway: str, new: Sequence[Tensor]) -> None:
+        """Takes packed masks, one a tensor."""
+        self._packed[pathway] = [bits.clone() for bits in new]  # copies: pathways may get the same masks
+        self._cached = None
+        self._ious = {pair: iou for pair, iou in self._ious.items() if pathway not in pair}
+
+    def packed(self, pathway: str) -> list[Tensor]:
+        """The packed masks, one a tensor, each on its weight's device (to which a model may have moved)."""
+        packed = self._packed[pathway]
+        for index, prunable in enumerate(self._prunable):
+            packed[index] = packed[index].to(prunable.parameter.device)
+        return packed
+
+    def unpacked(self, pathway: str) -> list[Tensor]:
+        """The bool masks, one a tensor; the last pathway asked for stays unpacked."""
+        packed = self.packed(pathway)
+        if self._cached is None or self._cached[0] != pathway or self._cached[1][0].device != packed[0].device:
+            self._cached = None  # freed before the next is made
+            self._cached = (pathway, self.unpack(packed))
+        return self._cached[1]
+
+    def union(self, pathways: Sequence[str]) -> list[Tensor]:
+        """The bool masks of what at least one of ``pathways`` keeps."""
+        if len(pathways) == 1:
+            return self.unpacked(pathways[0])
+        return self.unpack(self.packed_union(pathways))
+
+    def packed_union(self, pathways: Sequence[str]) -> list[Tensor]:
+        """The packed masks of what at least one of ``pathways`` keeps."""
+        return [union(one) for one in zip(*(self.packed(p) for p in pathways), strict=True)]
+
+    def iou(self, first: str, second: str) -> float:
+        """Intersection over union of two pathways; kept until one of them changes, since there are many pairs."""
+        pair = frozenset((first, second))
+        if pair not in self._ious:
+            self._ious[pair] = iou(self.packed(first), self.packed(second))
+        return self._ious[pair]
+
+    def kept(self, pathway: str) -> list[int]:
+        """How many weights of each tensor a pathway keeps."""
+        return [popcount(packed) for packed in self._packed[pathway]]
+
+    def named(self, pathway: str) -> dict[str, Tensor]:
+        """{tensor's name: bool mask}, copies."""
+        return dict(zip((t.name for t in self._prunable), self.unpack(self.packed(pathway)), strict=True))
+
+    def unpack(self, packed: Sequence[Tensor]) -> list[Tensor]:
+        """The bool masks of packed ones, one a tensor."""
+        return [self.unpack_one(packed, index) for index in range(len(self._prunable))]
+
+    def unpack_one(self, packed: Sequence[Tensor], index: int) -> Tensor:
+        """The bool mask of tensor ``index`` of packed ones."""
+        with no_autograd():
+            return unpack(packed[index], self._prunable[index].shape)

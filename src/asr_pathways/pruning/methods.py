@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from asr_pathways.config import parse_config
-from asr_pathways.pruning.config import PathwayConfig, ScoreName
-from asr_pathways.pruning.policy import PolicyName
+from asr_pathways.pruning.config import PathwayConfig, PolicyName
 from asr_pathways.pruning.schedule import ScheduleName, stages
+from asr_pathways.pruning.scores import SCORES
 
-ADAPTATIONS = 20  # how often a mask adapts in a run, unless told otherwise
+ADAPTATIONS = 20  # how often a mask adapts in a run by default
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Method:
         gradient: what moves weights outside the mask.
         adapts: whether masks are chosen again between prunes.
         rewind: whether weights go back to their start after each prune.
-        own_masks: one mask for each language; otherwise one for all (which for a single language is the same).
-        score: what chooses masks, unless told otherwise.
-        activation_power: how much a score by activation heeds inputs, unless told otherwise.
+        per_language: one mask for each language; otherwise one for all (which for a single language is the same).
+        score: what chooses masks by default.
+        score_options: its options by default, also those of other scores that a config may choose instead.
     """
 
     about: str
@@ -34,9 +34,9 @@ class Method:
     gradient: PolicyName
     adapts: bool = False
     rewind: bool = False
-    own_masks: bool = False
-    score: ScoreName = "magnitude"
-    activation_power: float = 1.0
+    per_language: bool = False
+    score: str = "magnitude"
+    score_options: Mapping[str, Any] = field(default_factory=dict)
 
     def config(self, sparsity: float, steps: int, languages: Sequence[str], **options: Any) -> PathwayConfig:
         """The config of a run of ``steps`` optimizer steps, spread evenly over ``languages``.
@@ -53,14 +53,14 @@ class Method:
             "gradient": self.gradient,
             "rewind": self.rewind,
             "score": self.score,
-            "shared": not self.own_masks,
+            "shared": not self.per_language,
         }
         values.update(options)
-        own_steps = steps if values["shared"] else steps // max(1, len(languages))
-        if self.adapts and values["score"] == "gradient":
-            values.setdefault("adapt_until", max(1, own_steps * 3 // 4))
-        elif values["score"] == "activation":
-            values.setdefault("activation_power", self.activation_power)
+        language_steps = steps if values["shared"] else steps // max(1, len(languages))
+        score = SCORES.get(str(values["score"]))  # an unknown one is refused below
+        if score is not None:
+            defaults = {key: value for key, value in self.score_options.items() if key in score.options}
+            values = {**defaults, **(score.defaults(language_steps) if self.adapts else {}), **values}
         # Before stages are counted: those to a sparsity of 1 would have no end.
         parse_config(
             PathwayConfig, {**({} if values["schedule"] == "oneshot" else {"prune_every": 1}), **values}, "pruning"
@@ -71,16 +71,14 @@ class Method:
             if values["rewind"]:
                 values.setdefault("prune_start", values["prune_every"])
         if self.adapts:
-            values.setdefault("adapt_every", max(1, own_steps // ADAPTATIONS))
+            values.setdefault("adapt_every", max(1, language_steps // ADAPTATIONS))
         return parse_config(PathwayConfig, values, "pruning")
 
 
 def _pause(values: dict[str, Any], steps: int) -> int:
     """Steps between two stages."""
-    if values["schedule"] == "iterative":
-        count = len(stages("iterative", values["sparsity"], share=values.get("prune_share", 0.2)))
-    else:
-        count = values.get("prune_stages") or 1
+    share, count = values.get("prune_share", 0.2), values.get("prune_stages") or 1
+    count = len(stages(values["schedule"], values["sparsity"], share=share, count=count))
     return max(1, steps // (count + bool(values["rewind"])))
 
 
@@ -91,15 +89,15 @@ METHODS: dict[str, Method] = {
     "parp": Method("prune, adjust, re-prune (arXiv 2106.05933)", "oneshot", "parp", adapts=True),
     "adaptive": Method("adaptive masking of one model (arXiv 2309.13018)", "iterative", "dense", adapts=True),
     "pathways": Method(
-        "ASR Pathways: fixed masks, one for each language (arXiv 2209.05735)", "oneshot", "frozen", own_masks=True
+        "ASR Pathways: fixed masks, one for each language (arXiv 2209.05735)", "oneshot", "frozen", per_language=True
     ),
     "dynamic": Method(
         "Dynamic ASR Pathways: masks that adapt, one for each language (arXiv 2309.13018)",
         "oneshot",
         "dense",
         adapts=True,
-        own_masks=True,
+        per_language=True,
         score="activation",
-        activation_power=0.5,  # lower loss and CER, fewer weights in the union: docs/results.md
+        score_options={"activation_power": 0.5},  # lower loss and CER, fewer weights in the union: docs/results.md
     ),
 }

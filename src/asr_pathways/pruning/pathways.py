@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -12,26 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from asr_pathways import ranks as distributed
+from asr_pathways import ranks
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning import masks, storage
-from asr_pathways.pruning.chooser import Chooser
-from asr_pathways.pruning.config import SHARED, PathwayConfig
-from asr_pathways.pruning.gradients import GradientHooks
-from asr_pathways.pruning.policy import POLICIES
-from asr_pathways.pruning.report import MaskEvent, Summary, mean_iou, overlaps, summarize, union_density
-from asr_pathways.pruning.rows import Rows
+from asr_pathways.pruning.active import ActivePathway
+from asr_pathways.pruning.config import POLICIES, SHARED, PathwayConfig
+from asr_pathways.pruning.mixed_batches import MixedBatch
+from asr_pathways.pruning.selection import MaskSelector
 from asr_pathways.pruning.state import State
-from asr_pathways.pruning.switch import Switch
-from asr_pathways.pruning.training import copy_weights, reset_revived, rewind
-from asr_pathways.pruning.weights import MaskedWeights, quiet
+from asr_pathways.pruning.summary import MaskEvent, Summary, mean_iou, overlaps, summarize, union_density
+from asr_pathways.pruning.weights import MaskedWeights, copy_weights, no_autograd, reset_revived, rewind
 
 
 class Pathways:
     """The masks of a model, its languages, and the clocks by which they change.
 
     Make one with `attach` (masks are chosen there and then) or `load`. The model's parameters and state_dict
-    stay its own: masks are multiplied in while a pathway is in use, and the dense values are back after.
+    stay as they are: masks are multiplied in while a pathway is in use, and the dense values are back after.
 
         pathways = Pathways.attach(model, PathwayConfig(sparsity=0.7, adapt_every=100), ["en", "fr"])
         with pathways.use("fr"):
@@ -49,18 +45,16 @@ class Pathways:
         self._model = model
         self._state = state
         self._config = state.config
-        self._targets = state.targets
-        self._bank = state.bank
-        self._gradients = GradientHooks(state.targets, take=state.config.score == "gradient")
-        self._weights = MaskedWeights(state.targets)
-        self._switch = Switch(model, state, self._weights, self._gradients)
-        self._chooser = Chooser(state.config, state.targets, state.statistics, self._gradients)
+        self._masks = state.masks
+        self._weights = MaskedWeights(state.prunable)
+        self._active = ActivePathway(model, state, self._weights)
+        self._selector = MaskSelector(state.config, state.prunable, state.observations)
 
     @classmethod
     def attach(cls, model: nn.Module, config: PathwayConfig, languages: Sequence[str]) -> Pathways:
-        """Gives ``model`` one pathway for each language, pruned at once if the schedule starts at step 0.
+        """One pathway of ``model`` for each language, pruned at once if the schedule starts at step 0.
 
-        Nothing has been seen of the languages yet, so these first masks are chosen by magnitude whatever the
+        Nothing was observed of the languages yet, so these first masks are chosen by magnitude whatever the
         score is; see `calibrate` and `masks_from` for better ones.
 
         Raises:
@@ -85,7 +79,7 @@ class Pathways:
 
     @classmethod
     def from_stored(cls, model: nn.Module, stored: storage.Stored, where: str) -> Pathways:
-        """Attaches what `stored` gave, wherever it was kept since, to a model of the same tensors.
+        """Attaches what `stored` returned, wherever it was kept since, to a model of the same tensors.
 
         Raises:
             PathwaysError: if it is of another model; it names ``where``.
@@ -108,7 +102,7 @@ class Pathways:
     @property
     def added(self) -> tuple[str, ...]:
         """The languages that came by `add`, in order; only the last of them can be trained."""
-        return tuple(self._state.added)
+        return tuple(self._state.extension.added)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,18 +130,18 @@ class Pathways:
     def use(self, language: str) -> AbstractContextManager[None]: ...
 
     @overload
-    def use(self, language: list[str] | tuple[str, ...]) -> AbstractContextManager[Rows]: ...
+    def use(self, language: list[str] | tuple[str, ...]) -> AbstractContextManager[MixedBatch]: ...
 
-    def use(self, language: str | list[str] | tuple[str, ...]) -> AbstractContextManager[Rows | None]:
+    def use(self, language: str | list[str] | tuple[str, ...]) -> AbstractContextManager[MixedBatch | None]:
         """The model is the sub-network of ``language`` inside the block; the dense weights are back after.
 
         Run forward and backward inside it. A backward pass outside is an error of autograd's, because the
-        weights it needs have changed; only with activation checkpointing nobody notices, and gradients are wrong,
-        because it computes them anew from the weights that it finds. Under gradient policy ``parp`` the model
-        stays dense in training mode.
+        weights it needs have changed; only with activation checkpointing, which computes them anew from the weights
+        of that moment, are gradients wrong without an error. Under gradient policy ``parp`` the model stays dense
+        in training mode.
 
-        For a batch of several languages give the language of each row; what the block then yields calls functions
-        on such batches, each row with its own pathway (see `Rows`):
+        For a batch of several languages pass the language of each row; what the block then yields calls functions
+        on such batches, each row with the pathway of its language (see `MixedBatch`):
 
             with pathways.use(["en", "fr", "en"]) as rows:
                 loss = criterion(rows(model, features), targets)
@@ -157,18 +151,18 @@ class Pathways:
             PathwaysError: on an unknown language, inside another `use`, where `step` was forgotten, or in training
                 mode on a language after which another was added.
         """
-        return self._switch.use(language) if isinstance(language, str) else self._switch.use_rows(language)
+        return self._active.use(language) if isinstance(language, str) else self._active.use_mixed(language)
 
     def calibrate(self, language: str) -> AbstractContextManager[None]:
-        """Collects what the score needs of ``language`` from what is run inside the block, in any mode.
+        """Observes what the score needs of ``language`` in what is run inside the block, in any mode.
 
         For score ``activation`` run forward passes, for ``gradient`` backward passes as well; then `adapt`.
         The model runs with the weights it has: dense, or a pathway's inside `use`.
 
         Raises:
-            PathwaysError: on an unknown language, or if the score is ``magnitude``, which needs nothing.
+            PathwaysError: on an unknown language, or if the score needs nothing, as ``magnitude`` does.
         """
-        return self._switch.calibrate(language)
+        return self._active.calibrate(language)
 
     def step(self, optimizer: Optimizer | None = None) -> list[MaskEvent]:
         """Call it after every ``optimizer.step()``: advances the clocks, prunes and adapts when due.
@@ -188,35 +182,36 @@ class Pathways:
                 optimizer is needed and missing, or if the ranks of a run chose different masks, which are compared
                 by checksum each time.
         """
-        self._switch.require_dense("step()")
+        self._active.require_dense("step()")
         if optimizer is None and (self._config.rewind or self._config.revived == "reset"):
             raise PathwaysError("step(): give it the optimizer, whose state is to follow rewound or revived weights")
         state = self._state
-        trained = self._switch.end_step()
+        trained = self._active.end_step()
         if not trained:
             raise PathwaysError("step(): no pathway was used in training mode: call model.train(), then run in use()")
+        adapting = [key for key in trained if state.adapts_next(key)]
         state.step += 1
         for key in trained:
             state.own_steps[key] += 1
-        stage = None if state.added else self._config.stage_at(state.step)
+        stage = None if state.extension else self._config.stage_at(state.step)
         if stage is not None:
             events = self._prune(stage, optimizer)
-        else:  # a dense mask has nothing to choose
-            sparse = [key for key in trained if state.sparsity_of(key) > 0]
-            events = [self._adapt(key, optimizer) for key in sparse if self._config.adapts_at(state.own_steps[key])]
-        self._gradients.forget()
+        else:
+            events = [self._adapt(key, optimizer) for key in adapting]
+        for observer in state.observations:
+            observer.end_step()
         self._require_same_masks(events)
         return events
 
     def drop_step(self) -> None:
-        """Instead of `step`, where the optimizer made none: what was seen since the last one counts for no clock.
+        """Instead of `step`, where the optimizer made none: what ran since the last one advances no clock.
 
         Raises:
             PathwaysError: inside `use`, or if the weights have changed.
         """
-        self._switch.require_dense("drop_step()")
-        self._switch.require_stepped()
-        self._switch.forget()
+        self._active.require_dense("drop_step()")
+        self._active.require_stepped()
+        self._active.forget()
 
     def adapt(self, language: str, optimizer: Optimizer | None = None) -> MaskEvent:
         """Chooses the mask of ``language`` again at the present sparsity (for all, if they share it).
@@ -225,12 +220,11 @@ class Pathways:
             PathwaysError: on an unknown language or one after which another was added, inside `use`, or if the
                 score has nothing to go by yet.
         """
-        self._switch.require_dense("adapt()")
-        self._state.require_open(language, "adapt")
+        self._active.require_dense("adapt()")
+        key = self._state.trainable_key(language, "adapt")
         if optimizer is None and self._config.revived == "reset" and self._state.step > 0:
             raise PathwaysError("adapt(): give it the optimizer, whose state is to follow revived weights")
-        key = self._state.key(language)
-        self._state.statistics.commit([key])  # also what a step that is not finished has seen
+        self._state.observations.commit([key])  # also what an unfinished step has seen
         return self._adapt(key, optimizer)
 
     # --- one more language ----------------------------------------------------------------------------------
@@ -239,83 +233,84 @@ class Pathways:
         """Adds a language without harm to those that are there: their outputs stay the same bit for bit.
 
         The new pathway may use every weight. Training it moves only weights that no other pathway keeps, and
-        copies of its own of everything outside the masks (norms, biases, embeddings and the like), which stand
-        in the model while it is in use. From here on only this language trains, prunes no more and adapts as
-        the config says. Its first mask is chosen by magnitude; see `calibrate` and `adapt` for better ones.
+        its copies of everything outside the masks (norms, biases, embeddings and the like), which are in the
+        model while it is in use. From here on only this language trains, prunes no more and adapts as the
+        config says. Its first mask is chosen by magnitude; see `calibrate` and `adapt` for better ones.
 
-        Give the optimizer `parameters` of the language. Gradients of an unfinished step are dropped. Own tensors are
+        Give the optimizer `parameters` of the language. Gradients of an unfinished step are dropped. The copies are
         unknown to DistributedDataParallel: train an added language in one process.
 
         Args:
             sparsity: of its mask; by default the config's.
             reuse: 0 to 1: what the score of a weight that another pathway keeps is multiplied by when its mask is
                 chosen. Such weights, which do not train, are the largest: at 1 they may be all that it keeps. Swaps
-                of score ``gradient`` do not heed it.
+                of score ``gradient`` ignore it.
 
         Raises:
             PathwaysError: if it is there already, if pruning or a step is not finished, if fewer weights are free
                 than its mask keeps, or if the languages share a mask or train densely (``parp``).
         """
-        self._switch.require_dense("add()")
-        self._switch.require_stepped()
-        addition = self._state.check_addition(language, sparsity, reuse)
-        others = partial(self._bank.share, self._state.keys)
-        with quiet():
-            weights = [target.parameter for target in self._targets]
+        self._active.require_dense("add()")
+        self._active.require_stepped()
+        state = self._state
+        addition = state.extension.check(state.languages, state.sparsity, language, sparsity, reuse)
+        with no_autograd():
+            weights = [one.parameter for one in state.prunable]
             everything = [torch.ones((), dtype=torch.bool, device=w.device).expand(w.shape) for w in weights]
-            _, new = self._chooser.prune(language, addition.sparsity, everything, others, reuse)
+            factor = state.extension.factor(addition, state.keys)
+            _, new = self._selector.prune(language, addition.sparsity, everything, factor)
             packed = [masks.pack(mask) for mask in new]
         self._model.zero_grad(set_to_none=True)
-        self._switch.forget()
-        self._switch.unhook()  # other gradients are to be masked from here on
-        self._state.add(language, addition, packed)
+        self._active.forget()
+        self._active.unhook()  # other gradients are to be masked from here on
+        state.add(language, addition, packed)
 
     def parameters(self, language: str) -> dict[str, nn.Parameter]:
         """{name: parameter}: what training ``language`` moves, for an optimizer.
 
-        For a language that was added these are the prunable weights and its own parameters, else all of the model's.
+        For a language that was added these are the prunable weights and its copies of the other parameters, else all
+        of the model's.
 
         Raises:
             PathwaysError: on an unknown language, or one after which another was added.
         """
-        self._state.require_open(language, "parameters")
-        if language not in self._state.added:
+        self._state.trainable_key(language, "parameters")
+        if language not in self.added:
             return dict(self._model.named_parameters())
-        return {target.name: target.parameter for target in self._targets} | self.own_parameters(language)
+        copies = {
+            n: tensor for n, tensor in self.language_tensors(language).items() if isinstance(tensor, nn.Parameter)
+        }
+        return {one.name: one.parameter for one in self._state.prunable} | copies
 
-    def own_parameters(self, language: str) -> dict[str, nn.Parameter]:
-        """{name in the model: parameter} that ``language`` has of its own; none if it was not added."""
-        return {n: tensor for n, tensor in self.own_tensors(language).items() if isinstance(tensor, nn.Parameter)}
+    def language_tensors(self, language: str) -> dict[str, Tensor]:
+        """{name in the model: copy of a parameter or buffer} of a language that was added; none of another."""
+        return self._state.extension.tensors.tensors(self._state.key(language))
 
-    def own_tensors(self, language: str) -> dict[str, Tensor]:
-        """{name in the model: parameter or buffer} that ``language`` has of its own; none if it was not added."""
-        return self._state.own.tensors(self._state.key(language))
-
-    def set_own(self, language: str, tensors: Mapping[str, Tensor]) -> None:
-        """Gives a language that was added copies of other own tensors, by their names in the model.
+    def set_language_tensors(self, language: str, tensors: Mapping[str, Tensor]) -> None:
+        """Replaces copies that an added language has by copies of ``tensors``, by their names in the model.
 
         They may have other sizes, such as more rows of an embedding and of the output layer. A parameter becomes
         a new parameter: do it before the optimizer is made.
 
         Raises:
-            PathwaysError: if one is no own tensor of the language or has another number of dimensions, inside
-                `use`, or if another language was added after it.
+            PathwaysError: if the language has no such tensor or one of another number of dimensions, inside `use`,
+                or if another language was added after it.
         """
-        self._switch.require_dense("set_own()")
-        self._state.require_open(language, "set_own")
-        self._state.own.replace(language, tensors)
+        self._active.require_dense("set_language_tensors()")
+        self._state.trainable_key(language, "set_language_tensors")
+        self._state.extension.tensors.replace(language, tensors)
 
     # --- masks ----------------------------------------------------------------------------------------------
 
     def mask(self, language: str) -> dict[str, Tensor]:
-        """{tensor's name: bool tensor of its shape}; True is kept. The tensors are the caller's own."""
-        return self._bank.named(self._state.key(language))
+        """{tensor's name: bool tensor of its shape}; True is kept. The tensors are copies."""
+        return self._masks.named(self._state.key(language))
 
     def masks_of(self, name: str) -> dict[str, Tensor]:
         """{language: bool mask} of one prunable tensor."""
         index = self.names.index(name)
-        keys = {language: self._state.key(language) for language in self.languages}
-        return {language: self._bank.unpack_one(self._bank.packed(key), index) for language, key in keys.items()}
+        packed = {language: self._masks.packed(key) for language, key in self._state.by_language.items()}
+        return {language: self._masks.unpack_one(bits, index) for language, bits in packed.items()}
 
     def set_mask(self, language: str, mask: Mapping[str, Tensor]) -> None:
         """Takes a mask from elsewhere: {tensor's name: bool tensor}, every prunable tensor in it.
@@ -324,18 +319,17 @@ class Pathways:
             PathwaysError: if a tensor is missing, unknown, not bool, or of another shape, or if another language
                 was added after this one.
         """
-        self._switch.require_dense("set_mask()")
-        self._state.require_open(language, "set_mask")
+        self._active.require_dense("set_mask()")
+        key = self._state.trainable_key(language, "set_mask")
         self._state.check_mask(mask)
-        new = (mask[target.name].to(target.parameter.device) for target in self._targets)
-        self._bank.put(self._state.key(language), new)
+        self._masks.put(key, (mask[one.name].to(one.parameter.device) for one in self._state.prunable))
         self._after_new_masks()
 
     def masks_from(self, source: Pathways | str | Path) -> list[str]:
         """Takes the masks of other pathways of the same model, or of a folder that `save` wrote.
 
-        A language takes its own mask there, or the shared one. This is how dynamic pathways start from masks
-        of language-specific (LSP) or language-agnostic (LAP) pruning; call it once for each such run.
+        A language takes its mask there, or the shared one. This is how dynamic pathways start from masks of
+        language-specific (LSP) or language-agnostic (LAP) pruning; call it once for each such run.
 
         Returns:
             The languages that got a mask; the others keep theirs, as do those after which one was added.
@@ -343,7 +337,7 @@ class Pathways:
         Raises:
             PathwaysError: if no language is in both, or the tensors differ.
         """
-        self._switch.require_dense("masks_from()")
+        self._active.require_dense("masks_from()")
         if isinstance(source, Pathways):
             taken = self._state.take_masks(source._state.stored(), "masks_from")
         else:
@@ -353,26 +347,26 @@ class Pathways:
 
     def overlap(self) -> dict[tuple[str, str], float]:
         """Intersection over union of the masks of every pair of languages; 1.0 means that they are the same."""
-        return overlaps(self._bank, self._state.masks)
+        return overlaps(self._masks, self._state.by_language)
 
     def summary(self) -> Summary:
         """Sparsities by language and tensor, union density, mean overlap, bytes of masks."""
-        return summarize(self._bank, self._targets, self._state.masks)
+        return summarize(self._masks, self._state.prunable, self._state.by_language)
 
     # --- keeping --------------------------------------------------------------------------------------------
 
     def extract(self, language: str) -> dict[str, Tensor]:
-        """A copy of the model's state_dict with the zeros and the own tensors of ``language`` written in.
+        """A copy of the model's state_dict with the zeros of ``language`` and its tensors outside the masks.
 
         Raises:
             PathwaysError: if parameters were renamed since the pathways were attached, as PEFT does.
         """
-        self._switch.require_dense("extract()")
+        self._active.require_dense("extract()")
         key = self._state.key(language)
-        with self._state.own.in_place(key):
+        with self._state.extension.tensors.in_place(key):
             state = {name: value.clone() for name, value in self._model.state_dict().items()}
-        for target, mask in zip(self._targets, self._bank.unpacked(key), strict=True):
-            for name in target.names:
+        for one, mask in zip(self._state.prunable, self._masks.unpacked(key), strict=True):
+            for name in one.names:
                 if name not in state:
                     raise PathwaysError(f"extract(): the model has no {name} any more: extract before it is wrapped")
                 state[name].masked_fill_(~mask.to(state[name].device), 0)
@@ -381,8 +375,8 @@ class Pathways:
     def save(self, folder: str | Path) -> None:
         """Writes masks, config and clocks to ``folder`` (pathways.json, masks.safetensors), whole or not at all.
 
-        What languages that were added have of their own goes to own.safetensors beside them. The weights are the
-        model's to save; what training needs beside is in `state_dict`.
+        The tensors of languages that were added go to own.safetensors beside them. The weights are saved with the
+        model; what training needs beside is in `state_dict`.
 
         Raises:
             PathwaysError: if the folder cannot be written or holds other files.
@@ -394,14 +388,14 @@ class Pathways:
         return self._state.stored()
 
     def load_masks(self, folder: str | Path) -> None:
-        """Goes back to the masks, clocks and own tensors that these pathways once saved to ``folder``; weights stay.
+        """Goes back to the masks, clocks and copies that these pathways once saved to ``folder``; weights stay.
 
         Raises:
             PathwaysError: if the folder is not one that `save` wrote, or is of other languages or another model.
         """
-        self._switch.require_dense("load_masks()")
+        self._active.require_dense("load_masks()")
         self._state.restore(storage.read_folder(Path(folder)), str(folder))
-        self._switch.forget()
+        self._active.forget()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming exactly needs, as of the last finished `step`.
@@ -413,43 +407,43 @@ class Pathways:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict` of pathways with the same config, languages and tensors.
 
-        Own tensors are taken into the parameters that an optimizer may hold already.
+        Copies of added languages are written into the parameters that an optimizer may have already.
 
         Raises:
             PathwaysError: if it is of others.
         """
-        self._switch.require_dense("load_state_dict()")
+        self._active.require_dense("load_state_dict()")
         self._state.load_state_dict(state)
-        self._switch.forget()
+        self._active.forget()
 
     def detach(self) -> None:
         """Takes every hook off the model and frees what was kept beside it; the weights stay dense."""
-        self._switch.require_dense("detach()")
-        self._switch.detach()
+        self._active.require_dense("detach()")
+        self._active.detach()
 
     def __repr__(self) -> str:
         return (
-            f"Pathways({', '.join(self.languages)}: {len(self._targets)} tensors at sparsity {self.sparsity:g}, "
+            f"Pathways({', '.join(self.languages)}: {len(self.names)} tensors at sparsity {self.sparsity:g}, "
             f"step {self.steps})"
         )
 
     # --- inside ---------------------------------------------------------------------------------------------
 
     def _choose_first(self, sparsity: float) -> None:
-        """Masks by magnitude, which knows no languages: one is chosen, and all get it."""
+        """Masks by magnitude, which is the same for every language: one is chosen, and all get it."""
         first, *others = self._state.keys
         self._state.sparsity = sparsity
-        _, new = self._chooser.prune(first, sparsity, self._bank.unpacked(first))
-        self._bank.put(first, new)
+        _, new = self._selector.prune(first, sparsity, self._masks.unpacked(first))
+        self._masks.put(first, new)
         for key in others:
-            self._bank.put_packed(key, self._bank.packed(first))
+            self._masks.put_packed(key, self._masks.packed(first))
         self._after_new_masks()
 
     def _prune(self, sparsity: float, optimizer: Optimizer | None) -> list[MaskEvent]:
         self._state.sparsity = sparsity
         events = []
         for key in self._state.keys:
-            score, new = self._chooser.prune(key, sparsity, self._bank.unpacked(key))
+            score, new = self._selector.prune(key, sparsity, self._masks.unpacked(key))
             events.append(self._take(key, "prune", score, new, optimizer))
         if self._config.rewind and self._state.step > 0:
             if not self._state.start:
@@ -459,9 +453,9 @@ class Pathways:
 
     def _adapt(self, key: str, optimizer: Optimizer | None) -> MaskEvent:
         state = self._state
-        others = partial(self._bank.share, [other for other in state.keys if other != key])
-        score, new = self._chooser.adapt(
-            key, state.sparsity_of(key), self._bank.unpacked(key), state.own_steps[key], others, state.reuse_of(key)
+        factor = state.extension.factor(state.extension.added.get(key), [one for one in state.keys if one != key])
+        score, new = self._selector.adapt(
+            key, state.sparsity_of(key), self._masks.unpacked(key), state.own_steps[key], factor
         )
         return self._take(key, "adapt", score, new, optimizer)
 
@@ -469,32 +463,31 @@ class Pathways:
         self, key: str, kind: Literal["prune", "adapt"], score: str, new: Iterator[Tensor], optimizer: Optimizer | None
     ) -> MaskEvent:
         state, config = self._state, self._config
-        before = self._bank.packed(key)
-        union_before = self._bank.packed_union(state.keys)
-        self._bank.put(key, new)
-        after = self._bank.packed(key)
+        before = self._masks.packed(key)
+        union_before = self._masks.packed_union(state.keys)
+        self._masks.put(key, new)
+        after = self._masks.packed(key)
         if config.revived == "reset" and optimizer is not None:
-            revived = [bits & ~held for bits, held in zip(after, union_before, strict=True)]
-            reset_revived(optimizer, self._targets, self._bank.unpack(revived))
+            revived = [now & ~earlier for now, earlier in zip(after, union_before, strict=True)]
+            reset_revived(optimizer, state.prunable, self._masks.unpack(revived))
         self._after_new_masks()
         return MaskEvent(
             kind=kind,
             language=None if config.shared else key,
             step=state.step,
-            sparsity=1 - sum(map(masks.popcount, after)) / self._bank.weights,
-            changed=sum(masks.popcount(a ^ b) for a, b in zip(before, after, strict=True)) / self._bank.weights,
+            sparsity=1 - sum(map(masks.popcount, after)) / self._masks.weights,
+            changed=sum(masks.popcount(a ^ b) for a, b in zip(before, after, strict=True)) / self._masks.weights,
             score=score,
-            union_density=union_density(self._bank, state.keys),
-            mean_iou=None if config.shared else mean_iou(self._bank, state.masks),
+            union_density=union_density(self._masks, state.keys),
+            mean_iou=None if config.shared else mean_iou(self._masks, state.by_language),
             rewound=kind == "prune" and config.rewind and state.step > 0,
         )
 
     def _require_same_masks(self, events: Sequence[MaskEvent]) -> None:
-        device = self._targets[0].parameter.device
         for key in [event.language or SHARED for event in events]:
-            parts = zip(self._state.names, self._bank.packed(key), strict=True)
-            distributed.require_same(f"step {self.steps}: the mask of {key} for", parts, device)
+            parts = zip(self._state.names, self._masks.packed(key), strict=True)
+            ranks.require_same(f"step {self.steps}: the mask of {key} for", parts, self._state.device)
 
     def _after_new_masks(self) -> None:
         if POLICIES[self._config.gradient].writes_zeros:
-            self._weights.write_zeros(self._bank.unpacked(self._state.keys[0]))
+            self._weights.write_zeros(self._masks.unpacked(self._state.keys[0]))

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from asr_pathways import ranks as distributed
+from asr_pathways import ranks
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.pathways import Pathways
-from asr_pathways.pruning.targets import tensors_of
+from asr_pathways.pruning.prunable import tensors_of
 
 T = TypeVar("T")
 
 RIDGE = 0.05
-"""Weight of the distance from the dense weights, in units of the mean square of an input summed over what was heard."""
+"""Weight of the distance from the dense weights, in units of the mean square of an input summed over the batches."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ def refit(
             grams, crosses = _moments(pathways, *sides, group, batches)
             for name in group.layers:
                 masks = list(pathways.masks_of(name).values())
-                wanted, own = dense.get_parameter(name), layers[name].weight
-                kept = torch.stack(masks).any(dim=0).to(own.device)
-                own.copy_(torch.where(kept, solve(wanted, masks, grams, crosses, ridge), own))
-        distributed.from_first([layer.weight for layer in layers.values()])
+                wanted, weight = dense.get_parameter(name), layers[name].weight
+                kept = torch.stack(masks).any(dim=0).to(weight.device)
+                weight.copy_(torch.where(kept, solve(wanted, masks, grams, crosses, ridge), weight))
+        ranks.from_first([layer.weight for layer in layers.values()])
 
 
 def solve(
@@ -104,31 +104,31 @@ def solve(
     wanted = [weight @ cross.double().cpu() for cross in crosses]
     penalty = ridge * sum(float(gram.diagonal().mean()) for gram in grams)
     kept = torch.stack(list(masks)).any(dim=0)
-    found = weight.clone()
+    solution = weight.clone()
     for row, columns in enumerate(kept):
         places = columns.nonzero()[:, 0]
-        if penalty == 0 or not len(places):  # nothing was heard, or nothing is kept
+        if penalty == 0 or not len(places):  # no input, or nothing is kept
             continue
         square = places[:, None] * weight.shape[1] + places  # in a flat matrix: take() is several times faster
         left = torch.zeros(len(places), len(places), dtype=torch.double)
         right = penalty * weight[row, places]
         for mask, gram, product in zip(masks, grams, wanted, strict=True):
-            own = mask[row, places].double()
-            left += gram.take(square) * own[:, None] * own
-            right += product[row, places] * own
+            factor = mask[row, places].double()
+            left += gram.take(square) * factor[:, None] * factor
+            right += product[row, places] * factor
         left.diagonal().add_(penalty)
-        found[row, places] = torch.cholesky_solve(right[:, None], torch.linalg.cholesky(left))[:, 0]
-    return found.to(device, kind)
+        solution[row, places] = torch.cholesky_solve(right[:, None], torch.linalg.cholesky(left))[:, 0]
+    return solution.to(device, kind)
 
 
 def _linear_layers(pathways: Pathways) -> dict[str, nn.Linear]:
     """{prunable tensor's name: the layer} of those that belong to one linear layer alone."""
-    wanted = set(pathways.names)
-    found = {}
-    for names, owners in tensors_of(pathways.model).values():
-        if names[0] in wanted and len(owners) == 1 and isinstance(owners[0][0], nn.Linear):
-            found[names[0]] = owners[0][0]
-    return found
+    prunable = set(pathways.names)
+    return {
+        names[0]: owners[0][0]
+        for names, owners in tensors_of(pathways.model).values()
+        if names[0] in prunable and len(owners) == 1 and isinstance(owners[0][0], nn.Linear)
+    }
 
 
 def _groups(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) -> list[Group]:
@@ -166,12 +166,12 @@ def _groups(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) 
                 groups.append((when, []))
             groups[-1][1].append(modules[name])
             other = False
-    found = []
+    complete = []
     for when, names in groups:
         done = {name for name, end in ended.items() if calls[name] == 1 and end <= when}
         whole = tuple(sorted(name for name in done if not done.intersection(_above(name))))
-        found.append(Group(tuple(names), whole))
-    return found
+        complete.append(Group(tuple(names), whole))
+    return complete
 
 
 def _above(name: str) -> list[str]:
@@ -189,9 +189,9 @@ def _moments(
         gram = cross = torch.zeros(())
         with pathways.use(language):
             entered = [sparse.entering(group, (language, n), batch) for n, batch in enumerate(batches[language])]
-        for number, (batch, own) in enumerate(zip(batches[language], entered, strict=True)):
-            gram = gram + own.T @ own
-            cross = cross + dense.entering(group, (language, number), batch).T @ own
+        for number, (batch, inputs) in enumerate(zip(batches[language], entered, strict=True)):
+            gram = gram + inputs.T @ inputs
+            cross = cross + dense.entering(group, (language, number), batch).T @ inputs
         grams.append(gram)
         crosses.append(cross)
     return grams, crosses
@@ -212,10 +212,10 @@ class _Side(Generic[T]):
         """What enters the layers of ``group`` (N, C) in a batch that ``key`` stands for."""
         for name in set(self._outputs) - set(group.finished):  # it is inside a larger one now
             del self._outputs[name]
-        found: list[Tensor] = []
+        entered: list[Tensor] = []
 
         def take(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            found.append(inputs[0])
+            entered.append(inputs[0])
             raise _Reached
 
         layer = self._model.get_submodule(group.layers[0].rpartition(".")[0])
@@ -227,11 +227,11 @@ class _Side(Generic[T]):
             pass
         finally:
             remover.remove()
-        return found[0].reshape(-1, found[0].shape[-1]).float()
+        return entered[0].reshape(-1, entered[0].shape[-1]).float()
 
     @contextmanager
     def _kept(self, finished: Sequence[str], key: object) -> Iterator[None]:
-        """Inside, modules give at once what they gave before; what others give is kept."""
+        """Inside, modules return at once what they returned before; what others return is kept."""
         undo: list[Callable[[], None]] = []
         for name in finished:
             module, outputs = self._model.get_submodule(name), self._outputs.setdefault(name, {})

@@ -1,14 +1,21 @@
-"""Scores: how much each weight of one tensor matters. A new score is one function here.
+"""Scores: how much each weight of one tensor matters. A new score is one class here.
 
 Every score is computed in float32 whatever the weights' type, from things that are the same on every rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
+
+from asr_pathways.pruning.schedule import cosine_decay
+
+Need = Literal["inputs", "gradients"]
+"""What may be observed of a pathway (see `observe.OBSERVERS`); the weights themselves are always there."""
 
 
 @dataclass(frozen=True)
@@ -17,44 +24,126 @@ class Evidence:
 
     Attributes:
         weight: (rows, columns, ...) the dense values.
-        input_rms: (groups, columns) root mean square of each input of the layer; None where it was not seen.
+        inputs: (groups, columns) root mean square of each input of the layer; None where none was observed.
             The weight's rows fall into ``groups`` equal parts that read different inputs (one for a linear
             layer; query, key and value for attention's packed projection; a convolution's groups).
-        gradient: of the weight's shape: the dense gradient, unmasked; None where none was taken.
+        gradients: of the weight's shape: the dense gradient, unmasked; None where none was observed.
     """
 
     weight: Tensor
-    input_rms: Tensor | None = None
-    gradient: Tensor | None = None
+    inputs: Tensor | None = None
+    gradients: Tensor | None = None
 
 
-Score = Callable[[Evidence], Tensor]
+SCORES: dict[str, type[Score]] = {}
+"""Every score by its name; a subclass of `Score` registers itself."""
 
 
-def magnitude(evidence: Evidence) -> Tensor:
-    """|theta|, the score of IMP, LTH and PARP."""
-    return evidence.weight.detach().float().abs()
+class Score(ABC):
+    """What decides which weights a mask keeps.
 
-
-def activation(evidence: Evidence, power: float = 1.0) -> Tensor:
-    """|theta_ij| times the rms of input j to ``power``, with one running rms per pathway.
-
-    A power of 1 is Wanda's score (arXiv 2306.11695), 1/2 is how RIA (Zhang et al., ICLR 2024) takes inputs, 0 is
-    magnitude. A tensor whose inputs were not seen is scored by magnitude.
+    Attributes:
+        name: its name in configs.
+        needs: what has to be observed of a pathway before its mask can be chosen.
+        swaps: whether adaptation swaps weights by it, the smallest for those of highest score, instead of choosing
+            the whole mask; pruning goes by magnitude then.
+        options: its arguments, which are fields of `PathwayConfig`.
     """
-    scores = magnitude(evidence)
-    if evidence.input_rms is None:
-        return scores
-    groups, columns = evidence.input_rms.shape
-    factor = evidence.input_rms.to(scores).pow(power).view(groups, 1, columns, *[1] * (scores.dim() - 2))
-    return (scores.view(groups, -1, *scores.shape[1:]) * factor).view(scores.shape)
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    swaps: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        SCORES[cls.name] = cls
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Score:
+        """The score with its options from the fields of a `PathwayConfig`."""
+        return cls(**{option: config[option] for option in cls.options})
+
+    @classmethod
+    def conflict(cls, config: Mapping[str, Any]) -> str:
+        """Why the fields of a `PathwayConfig` do not go with this score; empty if they do."""
+        return ""
+
+    @classmethod
+    def defaults(cls, language_steps: int) -> dict[str, Any]:
+        """Fields of `PathwayConfig` for a run that adapts masks over so many steps of each language."""
+        return {}
+
+    @abstractmethod
+    def of(self, evidence: Evidence) -> Tensor:
+        """The scores (>= 0) of one tensor, float32 and of the weight's shape."""
+
+    def swapped(self, language_steps: int) -> float:
+        """The share of a mask that adaptation swaps after so many steps of its language."""
+        return 0.0
 
 
-def gradient(evidence: Evidence) -> Tensor:
+class Magnitude(Score):
+    """|theta|, the score of IMP, LTH and PARP."""
+
+    name = "magnitude"
+
+    def of(self, evidence: Evidence) -> Tensor:
+        return evidence.weight.detach().float().abs()
+
+
+@dataclass(frozen=True)
+class Activation(Score):
+    """|theta_ij| times the rms of input j to a power, with one running rms per pathway.
+
+    A power of 1 is Wanda's score (arXiv 2306.11695), 1/2 is how RIA (Zhang et al., ICLR 2024) weighs inputs, 0 is
+    magnitude. A tensor whose inputs were not observed is scored by magnitude.
+    """
+
+    activation_power: float = 1.0
+
+    name = "activation"
+    needs = frozenset({"inputs"})
+    options = ("activation_power",)
+
+    def of(self, evidence: Evidence) -> Tensor:
+        scores = Magnitude().of(evidence)
+        if evidence.inputs is None:
+            return scores
+        groups, columns = evidence.inputs.shape
+        factor = evidence.inputs.to(scores).pow(self.activation_power)
+        factor = factor.view(groups, 1, columns, *[1] * (scores.dim() - 2))
+        return (scores.view(groups, -1, *scores.shape[1:]) * factor).view(scores.shape)
+
+
+@dataclass(frozen=True)
+class Gradient(Score):
     """|dL/dtheta|, by which RigL (arXiv 1911.11134) grows weights; zeros where no gradient reached the weight.
 
     An overflowed gradient (mixed precision) counts as the largest, an undefined one as none.
     """
-    if evidence.gradient is None:
-        return magnitude(evidence).zero_()
-    return evidence.gradient.detach().float().abs().nan_to_num(nan=0.0)
+
+    swap: float = 0.3
+    adapt_until: int | None = None
+
+    name = "gradient"
+    needs = frozenset({"gradients"})
+    swaps = True
+    options = ("swap", "adapt_until")
+
+    @classmethod
+    def conflict(cls, config: Mapping[str, Any]) -> str:
+        if config["adapt_every"] is not None and config["adapt_until"] is None:
+            return "score gradient needs adapt_until, the step at which no weight is swapped any more"
+        return "score gradient swaps weights by two scores: hysteresis needs one score" if config["hysteresis"] else ""
+
+    @classmethod
+    def defaults(cls, language_steps: int) -> dict[str, Any]:
+        return {"adapt_until": max(1, language_steps * 3 // 4)}
+
+    def of(self, evidence: Evidence) -> Tensor:
+        if evidence.gradients is None:
+            return Magnitude().of(evidence).zero_()
+        return evidence.gradients.detach().float().abs().nan_to_num(nan=0.0)
+
+    def swapped(self, language_steps: int) -> float:
+        return cosine_decay(self.swap, language_steps, self.adapt_until) if self.adapt_until else self.swap

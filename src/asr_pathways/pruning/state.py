@@ -11,39 +11,34 @@ from torch import Tensor, nn
 from asr_pathways.config import parse_config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning import storage
-from asr_pathways.pruning.allocation import kept
-from asr_pathways.pruning.bank import MaskBank
 from asr_pathways.pruning.config import SHARED, PathwayConfig
-from asr_pathways.pruning.granularity import NOfM, parse_granularity
-from asr_pathways.pruning.masks import popcount
-from asr_pathways.pruning.own import OwnTensors
-from asr_pathways.pruning.policy import POLICIES
-from asr_pathways.pruning.statistics import InputStatistics
-from asr_pathways.pruning.targets import find_targets
+from asr_pathways.pruning.extension import Extension
+from asr_pathways.pruning.masks import PackedMasks
+from asr_pathways.pruning.observe import Observations
+from asr_pathways.pruning.prunable import find_prunable
 
 
 class State:
-    """Masks, clocks, statistics and own tensors of the pathways of a model.
+    """Masks, clocks and observations of the pathways of a model, and the languages that were added to them.
 
     Attributes:
         languages: in order; those that were added come last.
         keys: the names of the masks: the languages, or the one name of the mask that they share.
-        added: how each language was added that was, in order.
+        extension: the languages that were added.
         step, own_steps: steps done: all, and by mask.
         sparsity: what pruning has reached.
         start: the weights to which `rewind` goes back.
     """
 
     def __init__(self, model: nn.Module, config: PathwayConfig, languages: Sequence[str]) -> None:
-        """Every mask is dense, and nothing was seen or done yet."""
+        """Every mask is dense, and nothing was observed or done yet."""
         self.config = config
         self.keys = config.pathways(languages)
         self.languages = tuple(languages)
-        self.targets = find_targets(model, config.include, config.exclude)
-        self.bank = MaskBank(self.targets, self.keys)
-        self.statistics = InputStatistics(self.targets if config.score == "activation" else [], self.keys)
-        self.own = OwnTensors(model, self.targets)
-        self.added: dict[str, storage.Addition] = {}
+        self.prunable = find_prunable(model, config.include, config.exclude)
+        self.masks = PackedMasks(self.prunable, self.keys)
+        self.observations = Observations(config.score_needs, self.prunable)
+        self.extension = Extension(model, config, self.prunable, self.masks)
         self.step = 0
         self.own_steps = dict.fromkeys(self.keys, 0)
         self.sparsity = 0.0
@@ -51,10 +46,15 @@ class State:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(target.name for target in self.targets)
+        return tuple(one.name for one in self.prunable)
 
     @property
-    def masks(self) -> dict[str, str]:
+    def device(self) -> torch.device:
+        """The device that the model is on."""
+        return self.prunable[0].parameter.device
+
+    @property
+    def by_language(self) -> dict[str, str]:
         """{language: the name of its mask}."""
         return {language: self.key(language) for language in self.languages}
 
@@ -68,79 +68,38 @@ class State:
             raise PathwaysError(f"unknown language {language!r}: the pathways are {', '.join(self.languages)}")
         return SHARED if self.config.shared else language
 
-    def sparsity_of(self, key: str) -> float:
-        """What the mask ``key`` is to have at present."""
-        return self.added[key].sparsity if key in self.added else self.sparsity
-
-    def reuse_of(self, key: str) -> float:
-        """What scores of weights of earlier pathways are multiplied by when the mask ``key`` is chosen."""
-        return self.added[key].reuse if key in self.added else 1.0
-
-    def settled(self, language: str) -> bool:
-        """Whether another language was added after ``language``, which therefore has to stay as it is."""
-        return bool(self.added) and language != self.languages[-1]
-
-    def require_open(self, language: str, what: str) -> None:
-        """Raises PathwaysError if ``language`` is unknown or settled."""
-        self.key(language)
-        if self.settled(language):
-            last = self.languages[-1]
-            raise PathwaysError(
-                f"{what}: {language!r} stays as it is since {last!r} was added after it: only {last!r} trains and "
-                "changes now; to evaluate another, call model.eval() first"
-            )
-
-    def check_addition(self, language: str, sparsity: float | None, reuse: float) -> storage.Addition:
-        """How ``language`` can be added; at the config's sparsity if None is given.
+    def trainable_key(self, language: str, what: str) -> str:
+        """The name of a language's mask that may train and change.
 
         Raises:
-            PathwaysError: with the reason why it cannot.
+            PathwaysError: if ``language`` is unknown or another was added after it.
         """
-        config = self.config
-        if config.shared:
-            raise PathwaysError(f"add: all languages share one mask here, so {language!r} cannot have one of its own")
-        if not POLICIES[config.gradient].masks_training:
-            raise PathwaysError(
-                f"add: gradient {config.gradient} trains all weights between two prunings, so the pathways that are "
-                "there could not stay as they are: prune with gradient dense or frozen"
-            )
-        if language in self.languages:
-            raise PathwaysError(f"add: {language!r} is there already: the pathways are {', '.join(self.languages)}")
-        config.pathways([*self.languages, language])
-        if self.sparsity != config.sparsity:
-            raise PathwaysError(
-                f"add: pruning has reached {self.sparsity:.1%} of {config.sparsity:.1%}: finish it before {language!r}"
-            )
-        asked = config.sparsity if sparsity is None else sparsity
-        addition = parse_config(storage.Addition, {"sparsity": asked, "reuse": reuse}, "add")
-        if isinstance(parse_granularity(config.granularity), NOfM) and asked != config.sparsity:
-            raise PathwaysError(f"add: granularity {config.granularity} fixes sparsity to {config.sparsity:g}")
-        weights = self.bank.weights
-        keeps = kept(weights, asked)
-        free = weights - sum(map(popcount, self.bank.packed_union(self.keys)))
-        if free < keeps:
-            raise PathwaysError(
-                f"add: {language!r} asks for {keeps / weights:.1%} of the weights ({keeps:,}) and only "
-                f"{free / weights:.1%} ({free:,}) are kept by no pathway yet: raise the sparsity"
-            )
-        return addition
+        key = self.key(language)
+        self.extension.require_last(language, what)
+        return key
+
+    def sparsity_of(self, key: str) -> float:
+        """What the mask ``key`` is to have at present."""
+        return self.extension.sparsity(key, self.sparsity)
+
+    def adapts_next(self, key: str) -> bool:
+        """Whether the next step of the mask's language is one after which the mask is chosen again."""
+        return self.sparsity_of(key) > 0 and self.config.adapts_at(self.own_steps[key] + 1)
 
     def add(self, language: str, addition: storage.Addition, packed: Sequence[Tensor]) -> None:
-        """One more language: its packed mask, and copies of what is outside the masks."""
-        self.own.add(language)
-        self.statistics.add(language)
-        self.bank.put_packed(language, packed)
+        """One more language with its packed mask."""
+        self.extension.add(language, addition)
+        self.masks.put_packed(language, packed)
         self.languages += (language,)
         self.keys += (language,)
         self.own_steps[language] = 0
-        self.added[language] = addition
         self.start = {}  # nothing is pruned any more, so nothing rewinds
 
     # --- in a folder ----------------------------------------------------------------------------------------
 
     @classmethod
     def stored_in(cls, model: nn.Module, stored: storage.Stored, where: str) -> State:
-        """The state that `stored` gave, of a model of the same tensors.
+        """The state that `stored` returned, of a model of the same tensors.
 
         Raises:
             PathwaysError: if it is of another model.
@@ -155,7 +114,7 @@ class State:
         return state
 
     def stored(self) -> storage.Stored:
-        """What `save` writes down; the tensors of masks are not copied."""
+        """What `Pathways.save` writes; the tensors of masks are not copied."""
         description = storage.Description(
             config=self.config,
             languages=self.languages,
@@ -163,30 +122,29 @@ class State:
             step=self.step,
             own_steps=self.own_steps,
             current_sparsity=self.sparsity,
-            added=self.added,
+            added=self.extension.added,
         )
-        return storage.Stored(description, self._packed(), self._own_state())
+        return storage.Stored(description, self._packed(), self.extension.state())
 
     def restore(self, stored: storage.Stored, where: str) -> None:
-        """Goes back to what `stored` gave.
+        """Goes back to what `stored` returned.
 
         Raises:
             PathwaysError: if it is of other pathways or of another model.
         """
         description = stored.description
         theirs = description.languages, description.config.shared, list(description.added)
-        if theirs != (self.languages, self.config.shared, list(self.added)):
+        if theirs != (self.languages, self.config.shared, list(self.extension.added)):
             raise PathwaysError(f"{where}: has other pathways ({', '.join(description.languages)}): use masks_from")
         self._check_tensors(where, description.tensors)
-        self._load_own(stored.own, where)
+        self.extension.load_state(description.added, stored.own, where)
         self._put_packed(stored.masks)
-        self.added = dict(description.added)
         self.step = description.step
         self.own_steps = dict(description.own_steps)
         self.sparsity = description.current_sparsity
 
     def take_masks(self, stored: storage.Stored, where: str) -> list[str]:
-        """Takes the masks of other pathways of the same model; gives the languages that got one.
+        """Takes the masks of other pathways of the same model; returns the languages that got one.
 
         Languages after which another was added keep theirs.
 
@@ -195,10 +153,10 @@ class State:
         """
         description = stored.description
         self._check_tensors(where, description.tensors)
-        open_ = [language for language in self.languages if not self.settled(language)]
-        common = [language for language in open_ if language in description.languages]
+        trainable = [language for language in self.languages if not self.extension.settles(language)]
+        common = [language for language in trainable if language in description.languages]
         if not common:
-            raise PathwaysError(f"{where}: has {', '.join(description.languages)}, none of {', '.join(open_)}")
+            raise PathwaysError(f"{where}: has {', '.join(description.languages)}, none of {', '.join(trainable)}")
         if self.config.shared and len(stored.masks) > 1:
             raise PathwaysError(f"{where}: has {len(stored.masks)} masks, and here all languages share one")
         for language in common:
@@ -225,10 +183,10 @@ class State:
             "own_steps": dict(self.own_steps),
             "sparsity": self.sparsity,
             "masks": self._packed(),
-            "statistics": self.statistics.state_dict(),
+            "statistics": {key: self.observations.state(key) for key in self.keys},
             "start": dict(self.start),
-            "added": {language: addition.model_dump() for language, addition in self.added.items()},
-            "own": self._own_state(),
+            "added": {language: addition.model_dump() for language, addition in self.extension.added.items()},
+            "own": self.extension.state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -241,14 +199,14 @@ class State:
         storage.check_config(where, state.get("config"), self.config)
         if state["languages"] != list(self.languages):
             raise PathwaysError(f"{where}: its languages are {', '.join(state['languages'])}")
-        added = state.get("added", {})  # not in checkpoints of older releases
-        if list(added) != list(self.added):
+        added = {one: parse_config(storage.Addition, how, where) for one, how in state["added"].items()}
+        if list(added) != list(self.extension.added):
             raise PathwaysError(f"{where}: the languages added to it are {', '.join(added) or 'none'}")
         self._check_tensors(where, state["shapes"])
-        self._load_own(state.get("own", {}), where)
+        self.extension.load_state(added, state["own"], where)
         self._put_packed(state["masks"])
-        self.statistics.load_state_dict(state["statistics"])
-        self.added = {one: parse_config(storage.Addition, how, where) for one, how in added.items()}
+        for key in self.keys:
+            self.observations.load_state(key, state["statistics"][key])
         self.step = int(state["step"])
         self.own_steps = {key: int(state["own_steps"][key]) for key in self.keys}
         self.sparsity = float(state["sparsity"])
@@ -257,24 +215,17 @@ class State:
     # --- inside ---------------------------------------------------------------------------------------------
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {target.name: tuple(target.shape) for target in self.targets}
+        return {one.name: tuple(one.shape) for one in self.prunable}
 
     def _check_tensors(self, where: str, shapes: Mapping[str, Sequence[int]]) -> None:
         storage.check_tensors(where, shapes, self._shapes())
 
     def _packed(self) -> storage.ByLanguage:
-        return {key: dict(zip(self.names, self.bank.packed(key), strict=True)) for key in self.keys}
+        return {key: dict(zip(self.names, self.masks.packed(key), strict=True)) for key in self.keys}
 
     def _put_packed(self, packed: storage.ByLanguage) -> None:
-        for key, held in packed.items():
-            self.bank.put_packed(key, self._in_order(held))
+        for key, named in packed.items():
+            self.masks.put_packed(key, self._in_order(named))
 
-    def _in_order(self, held: Mapping[str, Tensor]) -> list[Tensor]:
-        return [held[name] for name in self.names]
-
-    def _own_state(self) -> storage.ByLanguage:
-        return {language: self.own.state(language) for language in self.added}
-
-    def _load_own(self, own: storage.ByLanguage, where: str) -> None:
-        for language in self.added:
-            self.own.load_state(language, own.get(language, {}), where)
+    def _in_order(self, named: Mapping[str, Tensor]) -> list[Tensor]:
+        return [named[name] for name in self.names]

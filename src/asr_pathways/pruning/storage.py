@@ -1,6 +1,6 @@
 """Pathways on disk: a folder of pathways.json and masks.safetensors (one bit a weight), written whole or not at all.
 
-Where languages were added, own.safetensors beside them holds what they have of their own.
+Where languages were added, own.safetensors beside them holds their tensors outside the masks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Addition(Config):
 
 
 class Description(Config):
-    """What pathways.json says.
+    """What pathways.json holds.
 
     Attributes:
         languages: in order.
@@ -51,7 +51,7 @@ class Description(Config):
         current_sparsity: what pruning has reached.
         sha256: of the masks file, in hexadecimal.
         added: the languages that were added to the others, in order; they are the last of ``languages``.
-        own_sha256: of the file of own tensors; empty where there are none.
+        own_sha256: of the file of added languages' tensors; empty where there are none.
     """
 
     format: Literal["asr-pathways masks"] = FORMAT
@@ -83,7 +83,7 @@ class Stored:
 
     Attributes:
         masks: packed, by pathway and tensor.
-        own: own tensors of languages that were added, by language and tensor.
+        own: tensors outside the masks of languages that were added, by language and tensor.
     """
 
     description: Description
@@ -95,7 +95,7 @@ def write_folder(folder: Path, stored: Stored) -> None:
     """Writes ``folder`` anew.
 
     Raises:
-        PathwaysError: if it cannot be written, or holds anything that is not ours to replace.
+        PathwaysError: if it cannot be written, or holds other files.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -108,11 +108,7 @@ def write_folder(folder: Path, stored: Stored) -> None:
         sums = {"sha256": _write_tensors(temporary / MASKS, stored.masks)}
         if any(stored.own.values()):
             sums["own_sha256"] = _write_tensors(temporary / OWN, stored.own)
-        content = stored.description.model_copy(update=sums).model_dump(mode="json")
-        for optional in ("added", "own_sha256"):  # left out where they say nothing: older releases read on
-            if not content[optional]:
-                del content[optional]
-        write_json(temporary / DESCRIPTION, content)
+        write_json(temporary / DESCRIPTION, stored.description.model_copy(update=sums).model_dump(mode="json"))
 
 
 def read_folder(folder: Path) -> Stored:
@@ -148,14 +144,14 @@ def read_folder(folder: Path) -> Stored:
         for key, tensor in _read_tensors(folder / OWN, description.own_sha256).items():
             language, _, name = key.partition("/")
             if language not in own:
-                raise PathwaysError(f"{folder / OWN}: has own tensors of {language!r}, which was not added")
+                raise PathwaysError(f"{folder / OWN}: has tensors of {language!r}, which was not added")
             own[language][name] = tensor
     return Stored(description, packed, own)
 
 
 def _write_tensors(path: Path, tensors: ByLanguage) -> str:
-    """Writes a safetensors file and gives its sha256."""
-    content = save({f"{key}/{n}": t.cpu().contiguous() for key, held in tensors.items() for n, t in held.items()})
+    """Writes a safetensors file and returns its sha256."""
+    content = save({f"{key}/{n}": t.cpu().contiguous() for key, named in tensors.items() for n, t in named.items()})
     path.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
@@ -184,14 +180,14 @@ def check_config(source: str, saved: Any, config: PathwayConfig) -> None:
             )
 
 
-def check_tensors(source: str, saved: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> None:
+def check_tensors(source: str, saved: Mapping[str, Sequence[int]], model: Mapping[str, Sequence[int]]) -> None:
     """Raises PathwaysError unless the prunable tensors that were saved are those of the model."""
-    for name in (*saved, *found):
-        if name not in found:
+    for name in (*saved, *model):
+        if name not in model:
             raise PathwaysError(f"{source}: made for another model: this one has no prunable {name}")
         if name not in saved:
             raise PathwaysError(f"{source}: made for another model: it has no mask for {name}")
-        if tuple(saved[name]) != tuple(found[name]):
+        if tuple(saved[name]) != tuple(model[name]):
             raise PathwaysError(
-                f"{source}: made for another model: {name} was {list(saved[name])}, is {list(found[name])}"
+                f"{source}: made for another model: {name} was {list(saved[name])}, is {list(model[name])}"
             )

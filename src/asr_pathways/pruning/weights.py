@@ -1,6 +1,6 @@
 """Masks reach the weights in place: m * theta while a pathway is in use, theta again after.
 
-In place, so that the module's own parameters stay what autograd, optimizers, DDP, torch.compile and state_dict
+In place, so that the module's parameters stay what autograd, optimizers, DDP, torch.compile and state_dict
 know; and so that autograd's version counter makes a backward pass with the wrong weights an error.
 """
 
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.pruning.targets import Target
+from asr_pathways.pruning.prunable import Prunable
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def no_autograd() -> Iterator[None]:
     """No gradients are recorded, and what is made is an ordinary tensor even under ``torch.inference_mode``."""
     with torch.inference_mode(False), torch.no_grad():
         yield
@@ -28,12 +28,26 @@ def as_number(mask: Tensor) -> Tensor:
     return mask.view(torch.uint8)
 
 
+def hook_gradients(
+    weights: Sequence[Tensor], hooks: Sequence[Callable[[Tensor], Tensor | None]]
+) -> list[Callable[[], None]]:
+    """Registers one gradient hook a weight; returns what removes them."""
+    removers = []
+    for weight, hook in zip(weights, hooks, strict=True):
+        # A weight that does not train now may later; hooks can only be put on one that does.
+        trains = weight.requires_grad
+        weight.requires_grad_(True)
+        removers.append(weight.register_hook(hook).remove)  # type: ignore[no-untyped-call]
+        weight.requires_grad_(trains)
+    return removers
+
+
 class MaskedWeights:
     """The prunable weights of a model, and a copy of their dense values while they are masked."""
 
-    def __init__(self, targets: Sequence[Target]) -> None:
-        self._targets = list(targets)
-        self._weights: list[Tensor] = [target.parameter for target in self._targets]
+    def __init__(self, prunable: Sequence[Prunable]) -> None:
+        self._prunable = list(prunable)
+        self._weights: list[Tensor] = [one.parameter for one in self._prunable]
         self._dense: list[Tensor] = []
         self._masked: list[Tensor] = []  # what the present masks were written through; empty while dense
         self._version = self._current_version()
@@ -43,11 +57,11 @@ class MaskedWeights:
 
         Args:
             masks: bool masks, one a tensor.
-            tracked: whether autograd notices, so that a backward pass after `restore` is an error. If not, a
-                backward pass is right only where the same masks are in place again, which is the caller's to see to.
+            tracked: whether autograd notices, so that a backward pass after `restore` is an error. If not, the
+                caller has to put the same masks in place again for a backward pass.
         """
         self._check_in_place()
-        with quiet():
+        with no_autograd():
             if not self._fits():
                 self._dense = [torch.empty_like(weight) for weight in self._weights]
             torch._foreach_copy_(self._dense, self._weights)
@@ -61,7 +75,7 @@ class MaskedWeights:
     def restore(self) -> None:
         """theta is what it was before `mask`, bit for bit."""
         if self._masked:
-            with quiet():
+            with no_autograd():
                 torch._foreach_copy_(self._masked, self._dense)
             self._masked = []
             torch.clear_autocast_cache()
@@ -73,7 +87,7 @@ class MaskedWeights:
         Args:
             mask: from the index of a tensor to its bool mask.
         """
-        with quiet():
+        with no_autograd():
             for index, (weight, dense) in enumerate(zip(self._weights, self._dense, strict=True)):
                 # Exact, since the factors are 0 and 1; many times faster on a CPU than torch.where.
                 weight.copy_(dense.lerp_(weight, mask(index).to(weight.dtype)))
@@ -81,23 +95,12 @@ class MaskedWeights:
 
     def write_zeros(self, masks: Sequence[Tensor]) -> None:
         """theta becomes m * theta for good."""
-        with quiet():
+        with no_autograd():
             torch._foreach_mul_(self._weights, [as_number(mask) for mask in masks])
 
     def moved(self) -> bool:
         """Whether someone changed the weights since the last `restore`."""
         return self._version != self._current_version()
-
-    def hook_gradients(self, hooks: Sequence[Callable[[Tensor], Tensor | None]]) -> list[Callable[[], None]]:
-        """Registers one gradient hook a weight; returns what removes them."""
-        removers = []
-        for weight, hook in zip(self._weights, hooks, strict=True):
-            # A weight that does not train now may later; hooks can only be put on one that does.
-            trains = weight.requires_grad
-            weight.requires_grad_(True)
-            removers.append(weight.register_hook(hook).remove)  # type: ignore[no-untyped-call]
-            weight.requires_grad_(trains)
-        return removers
 
     def release(self) -> None:
         """Frees the copy of the dense values."""
@@ -110,12 +113,39 @@ class MaskedWeights:
         )
 
     def _check_in_place(self) -> None:
-        for target in self._targets:
-            for module, attribute in target.owners:
-                if getattr(module, attribute, None) is not target.parameter:
+        for prunable in self._prunable:
+            for module, attribute in prunable.owners:
+                if getattr(module, attribute, None) is not prunable.parameter:
                     raise PathwaysError(
-                        f"{target.name} was replaced by another parameter since pathways were attached: attach again"
+                        f"{prunable.name} was replaced by another parameter since pathways were attached: attach again"
                     )
 
     def _current_version(self) -> int:
         return sum(weight._version for weight in self._weights)
+
+
+def reset_revived(optimizer: torch.optim.Optimizer, prunable: Sequence[Prunable], revived: Sequence[Tensor]) -> None:
+    """Zeroes the optimizer's state (moments, momentum) of revived weights: bool masks, one a prunable weight."""
+    with no_autograd():
+        for weight, mask in zip(prunable, revived, strict=True):
+            for value in optimizer.state.get(weight.parameter, {}).values():
+                if isinstance(value, Tensor) and value.shape == weight.shape:
+                    value.masked_fill_(mask, 0)
+
+
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of all parameters and buffers, by name."""
+    return {name: value.detach().clone() for name, value in _parameters_and_buffers(model).items()}
+
+
+def rewind(model: nn.Module, start: dict[str, Tensor], optimizer: torch.optim.Optimizer | None) -> None:
+    """Puts all parameters and buffers back to ``start`` and clears the optimizer's state."""
+    with no_autograd():
+        for name, value in _parameters_and_buffers(model).items():
+            value.copy_(start[name])
+    if optimizer is not None:
+        optimizer.state.clear()
+
+
+def _parameters_and_buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

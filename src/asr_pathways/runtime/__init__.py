@@ -1,1 +1,1 @@
-"""What ships: the bundle, the sparse kernels, the streaming recogniser and the exports."""
+"""Streaming recognition with sparse weights: the recogniser, its searches and the kernels."""

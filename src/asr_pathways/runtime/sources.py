@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr_pathways.bundle.building import tokenizer_of
+from asr_pathways.bundle.building import open_transducer
 from asr_pathways.bundle.bundle import Bundle
 from asr_pathways.bundle.load import is_bundle, load_model
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel, ModelCard
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.pruning.masks import pack, popcount
+from asr_pathways.pruning.masks import popcount
 from asr_pathways.runtime.kernels import SparseMatrix, ValueType
 
 
@@ -134,21 +134,16 @@ class InUnion:
 
 
 class BundleSource:
-    """A bundle of a transducer. Masks stay in memory once they are decoded, one bit a weight; values in the file.
+    """A bundle of a transducer. Masks stay in memory once they were read, one bit a weight; values in the file.
 
     Raises:
-        PathwaysError: if it is of another model, or its tokenizer is broken.
+        BundleError: if it is of another model, or broken.
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        card = bundle.config.card
-        if not isinstance(card, ModelCard):
-            raise PathwaysError(f"{bundle.path}: only the transducers of this package stream: leave --stream out")
-        self.card = card
-        self.tokenizer = tokenizer_of(card, str(bundle.path), bundle.file)
+        self.card, self.tokenizer = open_transducer(bundle)
         self._bundle = bundle
         self._shared: dict[str, Tensor] = {}
-        self._union: dict[str, Tensor] = {}
         self._masks: dict[str, dict[str, Tensor]] = {}
 
     @property
@@ -162,20 +157,17 @@ class BundleSource:
     def dense(self, language: str) -> dict[str, Tensor]:
         if not self._shared:
             self._shared = self._bundle.unmasked()
-        return self._shared | self._bundle.own(language)
+        return self._shared | self._bundle.language_tensors(language)
 
     def pruned(self, language: str) -> Mapping[str, Pruned]:
-        bundle = self._bundle
-        if not self._union:
-            self._union = {name: pack(mask) for name, mask in bundle.union().items()}
-        if language not in self._masks:
-            self._masks[language] = {name: pack(mask) for name, mask in bundle.mask(language).items()}
-            if len(self._masks) == len(self.languages):
-                bundle.forget_masks()
-        masks = self._masks[language]
+        bundle, layout = self._bundle, self._bundle.layout
+        key = layout.key(language)
+        if key not in self._masks:
+            self._masks[key] = bundle.packed_masks(key)
+        masks, shapes = self._masks[key], layout.tensors
         return {
-            name: InUnion(bundle.compact(name, union), union, masks[name], bundle.config.tensors[name].shape)
-            for name, union in self._union.items()
+            name: InUnion(bundle.union_values(name), union, masks[name], shapes[name])
+            for name, union in bundle.packed_union().items()
         }
 
 

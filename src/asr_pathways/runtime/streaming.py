@@ -9,6 +9,7 @@ stream.final().text
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,14 +20,14 @@ import torch
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.languages import find_language
-from asr_pathways.data.text import normalize
+from asr_pathways.data.normalize import normalize
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.emformer import STRIDE
 from asr_pathways.models.transducer import GreedySearch
-from asr_pathways.runtime.beam import BeamSearch
-from asr_pathways.runtime.bias import PhraseBias
-from asr_pathways.runtime.pathway_models import PathwayModels, WeightType
-from asr_pathways.runtime.segment import Segment, advance
+from asr_pathways.runtime.beam_search import BeamSearch
+from asr_pathways.runtime.pathway_cache import PathwayCache, ReadyPathway, WeightType
+from asr_pathways.runtime.phrase_bias import PhraseBias
+from asr_pathways.runtime.segment_decoder import SegmentDecoder, advance
 from asr_pathways.runtime.sources import PathwaySource, open_source
 
 FRAME = 0.01 * STRIDE
@@ -35,12 +36,12 @@ FRAME = 0.01 * STRIDE
 
 @dataclass(frozen=True)
 class Endpointing:
-    """When a segment of speech has come to its end; all in seconds.
+    """When a segment of speech ends; all in seconds.
 
     Attributes:
         after_speech: silence after words.
-        before_speech: silence where no word came.
-        longest: a segment is cut here whatever is said.
+        before_speech: silence without any word.
+        longest: length at which a segment is cut in any case.
     """
 
     after_speech: float = 0.8
@@ -50,7 +51,7 @@ class Endpointing:
 
 @dataclass(frozen=True)
 class Result:
-    """What was heard in one segment of a stream.
+    """What was recognised in one segment of a stream.
 
     Attributes:
         language: of the pathway.
@@ -72,18 +73,19 @@ class Recognizer:
     """Recognises many streams at once, each in its own language. May be shared by threads; a stream may not.
 
     Args:
-        source: a bundle or a MODEL folder of a transducer of this package; or what gives pathways otherwise.
+        source: a bundle or a MODEL folder of a transducer of this package; or another source of pathways.
         language: of streams that name none; None: each stream must.
         threads: of each matrix product with sparse weights; torch's own products take `torch.get_num_threads`.
-        dtype: of the packed weights: ``float32``, or ``int8`` with a scale a row; ``dense``: not packed.
-        memory: bytes that packed pathways may take before those used longest ago go.
+        dtype: of the sparse weights: ``float32``, or ``int8`` with a scale a row; ``dense``: torch's own layers.
+        memory: bytes that sparse weights may take before the least recently used pathways go.
         endpointing: when `Stream.endpoint` says that a segment is over.
         beam: hypotheses of modified beam search; 1 is greedy search.
-        phrases: words to prefer, in any language; beam search only.
+        phrases: words to prefer, in the languages of the streams; beam search only.
         bonus: of each word piece of a phrase, in nats.
 
     Raises:
-        PathwaysError: if there is no such bundle, it is of a model that does not stream, or the language is unknown.
+        PathwaysError: if there is no such bundle, it is of a model that does not stream, the language is unknown, or
+            phrases are empty or have characters that the model does not write.
     """
 
     def __init__(
@@ -105,15 +107,20 @@ class Recognizer:
             raise PathwaysError(f"threads: {threads}: at least 1 is needed")
         if beam < 1:
             raise PathwaysError(f"beam: {beam}: at least 1 is needed")
+        if isinstance(phrases, str):
+            raise PathwaysError(f"phrases: a list of phrases is needed, not the text {phrases!r}")
         if phrases and beam == 1:
             raise PathwaysError("phrases: greedy search knows no phrases: choose a beam of 4 or so")
+        if not math.isfinite(bonus):
+            raise PathwaysError(f"bonus: {bonus}: a finite number is needed")
         self._beam, self._phrases, self._bonus = beam, tuple(phrases), bonus
+        self._biases: dict[str, PhraseBias] = {}
         self.endpointing = endpointing or Endpointing()
-        self.models = PathwayModels(source, threads, dtype, memory)
+        self.pathways = PathwayCache(source, threads, dtype, memory)
         self._source = source
         self._language = None if language is None else self._check(language)
         if self._language is not None:
-            self.models.get(self._language)
+            self.load(self._language)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -121,18 +128,19 @@ class Recognizer:
         return self._source.languages
 
     def load(self, language: str) -> None:
-        """Packs a pathway now, so that the first switch to it does not wait.
+        """Prepares a pathway now, so that the first switch to it does not wait.
 
         Raises:
-            PathwaysError: for an unknown language.
+            PathwaysError: for an unknown language, or phrases that it cannot write.
         """
-        self.models.get(self._check(language))
+        self._bias(self.pathways.get(self._check(language)))
 
     def stream(self, language: str | None = None) -> Stream:
         """A new stream.
 
         Raises:
-            PathwaysError: for an unknown language, or if none is given here nor to the recogniser.
+            PathwaysError: for an unknown language, if none is given here nor to the recogniser, or for phrases that it
+            cannot write.
         """
         chosen = self._language if language is None else self._check(language)
         if chosen is None:
@@ -145,7 +153,7 @@ class Recognizer:
         A stream's result does not depend on the others but for rounding.
         """
         while True:
-            groups: dict[tuple[int, int, int], list[Segment]] = defaultdict(list)
+            groups: dict[tuple[int, int, int], list[SegmentDecoder]] = defaultdict(list)
             for stream in streams:
                 if stream._segment.ready():
                     groups[stream._segment.point()].append(stream._segment)
@@ -154,14 +162,27 @@ class Recognizer:
             for group in groups.values():
                 advance(group)
 
-    def _segment(self, language: str) -> Segment:
-        packed = self.models.get(language)
+    def _segment(self, language: str) -> SegmentDecoder:
+        pathway = self.pathways.get(language)
         with torch.inference_mode():
             if self._beam == 1:
-                return Segment(packed, GreedySearch(packed.model, 1))
-            texts = [normalize(phrase, language) for phrase in self._phrases]
-            bias = PhraseBias([packed.tokenizer.encode(text) for text in texts], self._bonus) if texts else None
-            return Segment(packed, BeamSearch(packed.model, self._beam, bias))
+                return SegmentDecoder(pathway, GreedySearch(pathway.model, 1))
+            return SegmentDecoder(pathway, BeamSearch(pathway.model, self._beam, self._bias(pathway)))
+
+    def _bias(self, pathway: ReadyPathway) -> PhraseBias | None:
+        """The phrases as word pieces of a language, made once."""
+        language, tokenizer = pathway.language, pathway.tokenizer
+        if self._phrases and language not in self._biases:
+            texts = {phrase: normalize(phrase, language) for phrase in self._phrases}
+            for phrase, text in texts.items():
+                if not text:
+                    raise PathwaysError(f"phrases: {phrase!r} has no words")
+                if unknown := tokenizer.unknown([text]):
+                    raise PathwaysError(
+                        f"phrases: {phrase!r}: the model does not write {' '.join(unknown)} in {language}"
+                    )
+            self._biases[language] = PhraseBias([tokenizer.encode(text) for text in texts.values()], self._bonus)
+        return self._biases.get(language)
 
     def _check(self, language: str) -> str:
         code = find_language(language, self.languages)
@@ -184,10 +205,10 @@ class Stream:
     @property
     def language(self) -> str:
         """That of the pathway in use."""
-        return self._segment.packed.language
+        return self._segment.pathway.language
 
     def accept(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> None:
-        """Takes samples (n,), float32 in [-1, 1], at ``sample_rate`` Hz, which stays the same in a segment.
+        """Appends samples (n,), float32 in [-1, 1], at ``sample_rate`` Hz, which stays the same in a segment.
 
         Nothing is recognised yet: :meth:`partial`, :meth:`final` and `Recognizer.decode` do that.
 
@@ -221,7 +242,7 @@ class Stream:
     def switch(self, language: str) -> None:
         """Goes on in another language. A segment that has begun must be ended by :meth:`final` before.
 
-        Takes well below a millisecond where the pathway is packed; where it is not, it is packed now.
+        Well below a millisecond where the pathway is ready; where it is not, it is prepared now.
 
         Raises:
             PathwaysError: for an unknown language, or if the segment has begun.
@@ -234,17 +255,17 @@ class Stream:
     def endpoint(self) -> bool:
         """Whether the segment is over, by the silence since its last word or its length (see `Endpointing`)."""
         rules, search = self._recognizer.endpointing, self._segment.search
-        heard = FRAME * search.past[0]
+        decoded = FRAME * search.past[0]
         if not search.symbols[0]:
-            return heard >= rules.before_speech
-        silence = heard - FRAME * (search.frames[0][-1] + 1)
-        return silence >= rules.after_speech or heard >= rules.longest
+            return decoded >= rules.before_speech
+        silence = decoded - FRAME * (search.frames[0][-1] + 1)
+        return silence >= rules.after_speech or decoded >= rules.longest
 
     def _result(self, final: bool) -> Result:
         segment = self._segment
-        tokenizer, search = segment.packed.tokenizer, segment.search
+        tokenizer, search = segment.pathway.tokenizer, segment.search
         pieces, symbols = tokenizer.pieces(), search.symbols[0]
         times = [round(self._start + FRAME * frame, 2) for frame in search.frames[0]]
         tokens = [(pieces[symbol], time) for symbol, time in zip(symbols, times, strict=True)]
-        heard = segment.samples / SAMPLE_RATE if final else FRAME * search.past[0]
-        return Result(self.language, tokenizer.decode(symbols), tokens, self._start, self._start + heard, final)
+        decoded = segment.samples / SAMPLE_RATE if final else FRAME * search.past[0]
+        return Result(self.language, tokenizer.decode(symbols), tokens, self._start, self._start + decoded, final)

@@ -13,7 +13,7 @@ from asr_pathways.model_folder.decode import Transcript, read_samples
 from asr_pathways.runtime.streaming import Recognizer, Result
 
 CHUNK = 0.32
-"""Seconds of audio handed over at a time when streaming."""
+"""Seconds of audio in each step of streaming."""
 
 
 def transcribe_stream(
@@ -45,11 +45,11 @@ def transcribe_live(recognizer: Recognizer, sound: BinaryIO, language: str) -> I
     stream = recognizer.stream(language)
     while data := sound.read(2 * round(CHUNK * SAMPLE_RATE)):
         stream.accept(np.frombuffer(data[: len(data) // 2 * 2], dtype="<i2").astype(np.float32) / np.float32(32768))
-        found = stream.final() if stream.partial().text and stream.endpoint() else stream.partial()
-        yield _transcript(Path("-"), found, found.end - found.start)
+        result = stream.final() if stream.partial().text and stream.endpoint() else stream.partial()
+        yield _transcript(Path("-"), result, result.end - result.start)
     if (last := stream.final()).text:
         yield _transcript(Path("-"), last, last.end - last.start)
 
 
-def _transcript(path: Path, found: Result, seconds: float) -> tuple[Transcript, bool]:
-    return Transcript(str(path), found.language, found.text, found.tokens, seconds), found.final
+def _transcript(path: Path, result: Result, seconds: float) -> tuple[Transcript, bool]:
+    return Transcript(str(path), result.language, result.text, result.tokens, seconds), result.final

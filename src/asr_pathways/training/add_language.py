@@ -6,25 +6,21 @@ lies outside the masks. What the other languages write stays the same bit for bi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from asr_pathways.bundle.load import is_bundle, load_model
-from asr_pathways.data.corpus import load_cuts
-from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel, ModelCard
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.training.folder import holding_out
-from asr_pathways.training.loop import TrainingLoop
-from asr_pathways.training.prune import PruneRecipe
-from asr_pathways.training.ranks import launch
-from asr_pathways.training.state import TrainingState, checkpoints
-from asr_pathways.training.train import attribution, calibration_batches, dev_batches, rank_batches, save_start
+from asr_pathways.training.config import PruneRecipe
+from asr_pathways.training.inputs import Inputs, choose_masks
+from asr_pathways.training.loop import train_in
+from asr_pathways.training.run import Run, open_run
+from asr_pathways.training.state import TrainingState
 
 _OF_PRUNE = ("pathways", "distillation", "soft_targets", "refit_batches")
 """Options of recipes that say how all languages are pruned: an added one takes the model's masks' form and weights."""
@@ -33,7 +29,6 @@ NEW_PIECES = (128, 96, 64, 48, 32, 24, 16)
 """Sizes of a new language's vocabulary: the first that its texts suffice for is taken."""
 
 
-@holding_out
 def add_language(
     model: Path,
     data: Path,
@@ -55,46 +50,42 @@ def add_language(
         recipe: steps, data, intervals; the options of the pathways are those of the model.
         sparsity: of the new pathway; None: that of the others.
         reuse: 0 to 1: what weights that others keep count when the new mask is chosen; see `Pathways.add`.
-        resume: go on from the last checkpoint in ``out``.
+        resume: go on from the last checkpoint in ``out``, if there is one.
 
     Raises:
         PathwaysError: for anything the user can mend, such as a language that is there already, or too few weights
             that are still free; nothing that was in ``out`` is lost.
     """
-    fabric = launch(recipe)
-    start = out / "checkpoints" / "start"
-    if fabric.world_size > 1:
+    with open_run(out, recipe, resume) as run:
+        _check(run, model, recipe)
+        inputs = Inputs(run, data, [language])
+        if run.resumes:
+            asr = load_model(run.start)
+            if asr.pathways is None or asr.pathways.added[-1:] != (language,):
+                raise PathwaysError(f"{out}: the run there adds another language: cannot resume it")
+        else:
+            asr = load_model(model, run.fabric.device)
+            _add(asr, model, [str(cut.supervisions[0].text) for cut in inputs.cuts], language, sparsity, reuse, recipe)
+            credits = dict.fromkeys((*asr.card.attribution, *inputs.attribution))
+            update = {"languages": asr.languages, "attribution": tuple(credits)}
+            asr.card = asr.card.model_copy(update=update)
+            choose_masks(asr, inputs, [language], recipe.calibration_batches, masked=True)
+        batches, dev = inputs.training(asr), inputs.dev(asr, [language])
+        del inputs  # training may be long, and the corpus large
+        return train_in(run, asr, batches, dev, f"Adding {language}")
+
+
+def _check(run: Run, model: Path, recipe: PruneRecipe) -> None:
+    """Raises PathwaysError if no language can be added to such a model, by such a recipe, or in several processes."""
+    if run.fabric.world_size > 1:
         raise PathwaysError("add-language runs in one process: ranks do not exchange gradients of a language's own")
-    if start.exists() and not resume:
-        raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
     if is_bundle(model):
         raise PathwaysError(
             f"{model}: a bundle has lost the weights that no pathway keeps, which a new language would train: "
             "add it to the model folder"
         )
-    if given := [name for name in _OF_PRUNE if getattr(recipe, name)]:
-        raise PathwaysError(f"recipe: {', '.join(given)}: for prune only: leave it out")
-    left_out = LeftOut(recipe.data.max_left_out)
-    cuts = load_cuts(data, "train", [language], left_out).to_eager()
-    going_on = resume and bool(checkpoints(out))
-    if going_on:
-        asr = load_model(start)
-        if asr.pathways is None or asr.pathways.added[-1:] != (language,):
-            raise PathwaysError(f"{out}: the run there adds another language: cannot resume it")
-    else:
-        asr = load_model(model, fabric.device)
-        _add(asr, model, [str(cut.supervisions[0].text) for cut in cuts], language, sparsity, reuse, recipe)
-        credits = dict.fromkeys((*asr.card.attribution, *attribution(data)))
-        update = {"languages": asr.languages, "attribution": tuple(credits)}
-        asr.card = asr.card.model_copy(update=update)
-        _choose_by_activation(asr, cuts, language, recipe, left_out)
-        save_start(fabric, start, asr)
-    batches = rank_batches(fabric, recipe, cuts, asr, left_out)
-    dev = dev_batches(data, asr, recipe.evaluation.utterances, [language], left_out)
-    loop = TrainingLoop(asr, batches, dev, recipe, out, f"Adding {language}", fabric)
-    if going_on:
-        loop.resume()
-    return loop.run()
+    if refused := [name for name in _OF_PRUNE if getattr(recipe, name)]:
+        raise PathwaysError(f"recipe: {', '.join(refused)}: for prune only: leave it out")
 
 
 def _add(
@@ -112,7 +103,7 @@ def _add(
     known = asr.model.languages
     if known and language not in known:
         raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(known)}")
-    asr.model.open_languages([language])
+    asr.model.load_languages([language])
     torch.manual_seed(recipe.seed)
     pathways.add(language, sparsity, reuse=reuse)
     _grow_vocabulary(asr, texts, language)
@@ -135,7 +126,7 @@ def _grow_vocabulary(asr: AsrModel, texts: Sequence[str], language: str) -> None
     added[language] = ExtendedTokenizer(tokenizer, new)
     asr.tokenizer = TokenizerFamily(tokenizer, added)
     asr.card = card.model_copy(update={"added": tuple(added)})
-    asr.pathways.set_own(language, model.grown(new.vocab_size))
+    asr.pathways.set_language_tensors(language, model.grown(new.vocab_size))
 
 
 def _new_pieces(texts: Sequence[str], language: str) -> Tokenizer:
@@ -145,19 +136,3 @@ def _new_pieces(texts: Sequence[str], language: str) -> Tokenizer:
         except PathwaysError as error:
             failed = error
     raise PathwaysError(f"texts of {language}: too few for word pieces of their own: {failed}")
-
-
-def _choose_by_activation(
-    asr: AsrModel, cuts: Iterable[Any], language: str, recipe: PruneRecipe, left_out: LeftOut
-) -> None:
-    """The mask by what the language's speech excites in its first one, where the score asks for that."""
-    pathways = asr.pathways
-    assert pathways is not None
-    if pathways.config.score != "activation":
-        return
-    batches = calibration_batches(recipe.data, cuts, asr, left_out)
-    asr.model.eval()
-    with pathways.use(language), pathways.calibrate(language), torch.no_grad():
-        for _ in range(recipe.calibration_batches):
-            asr.model.loss(next(batches).to(asr.device))
-    pathways.adapt(language)

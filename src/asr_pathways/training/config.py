@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -69,3 +69,33 @@ class TrainRecipe(LoopConfig):
     """``train --config``: a dense multilingual model."""
 
     model: ModelRecipe = ModelRecipe()
+
+
+class PruneRecipe(LoopConfig):
+    """Everything that decides a pruning run beside the method, the sparsity and the languages.
+
+    ``pathways`` holds fields of :class:`asr_pathways.pruning.PathwayConfig` that replace the method's own.
+    """
+
+    optimizer: OptimizerConfig = OptimizerConfig(steps=2000, peak_lr=5e-4, warmup_steps=50)
+    pathways: dict[str, Any] = Field(default_factory=dict)
+    calibration_batches: int = Field(default=4, gt=0, description="batches a language for score activation's start")
+    refit_batches: int = Field(
+        default=0,
+        ge=0,
+        description="batches a language to solve for the kept weights by, before training (whose layers' outputs are "
+        "all held in memory); 0: as cut",
+    )
+    distillation: float = Field(
+        default=0.0, ge=0, description="what the distance from the dense model's inner outputs counts in the loss"
+    )
+    soft_targets: float = Field(
+        default=0.0, ge=0, le=1, description="share of the loss that learns the dense model's posteriors, not the text"
+    )
+    init_steps: int = Field(default=1000, ge=0, description="steps of each pruning run that --init lsp or lap needs")
+
+    def with_steps(self, steps: int | None) -> PruneRecipe:
+        """The same recipe for another number of training steps; None: the same."""
+        if steps is None:
+            return self
+        return self.model_copy(update={"optimizer": self.optimizer.model_copy(update={"steps": steps})})

@@ -13,7 +13,7 @@ class Interrupts:
 
     Weights, masks, optimizer, clocks and data belong together and change one after another in a step: a state
     saved half-way would not resume exactly. Whoever asks a second time gets KeyboardInterrupt at once, and
-    ``forced`` tells that nothing in memory is fit to be saved.
+    ``forced`` says that nothing in memory is fit to be saved.
 
     Outside the main thread, where Python delivers no signals, nothing changes.
     """

@@ -8,9 +8,10 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,56 +25,68 @@ from asr_pathways.model_folder.decode import evaluate
 from asr_pathways.model_folder.folder import CARD, save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import MaskEvent
-from asr_pathways.training.config import LoopConfig
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.interrupt import Interrupts
 from asr_pathways.training.optimizer import learning_rate, make_optimizer
 from asr_pathways.training.progress import TrainingProgress
+from asr_pathways.training.run import Run
 from asr_pathways.training.state import TrainingState, last_checkpoint, read_last_checkpoint, write_checkpoint
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
 
 LEFT_OUT = "left_out.json"
 """In the folder of a run: the utterances that could not be used, and why."""
 
 
-class TrainingLoop:
-    """Trains ``asr`` (under its pathways, if it has any) and leaves a MODEL folder in ``out``.
+def train_in(
+    run: Run,
+    asr: AsrModel,
+    batches: TrainBatches,
+    dev: Iterable[Batch],
+    description: str,
+    distillation: Distillation | None = None,
+) -> TrainingState:
+    """Trains ``asr`` in the folder of a run: from this start, which is saved, or on from its last checkpoint.
 
-    ``out`` also gets ``checkpoints/`` (the last state, the best models), ``history.json``, ``tensorboard/`` and, if
+    Args and errors are those of `TrainingLoop`.
+    """
+    if not run.resumes:
+        run.save_start(asr)
+    loop = TrainingLoop(run, asr, batches, dev, description, distillation)
+    if run.resumes:
+        loop.resume()
+    return loop.run()
+
+
+class TrainingLoop:
+    """Trains ``asr`` (under its pathways, if it has any) and leaves a MODEL folder in the folder of ``run``.
+
+    That also gets ``checkpoints/`` (the last state, the best models), ``history.json``, ``tensorboard/`` and, if
     there are utterances that cannot be used, ``left_out.json``.
 
     Args:
+        run: its folder, config and processes.
         asr: the model to train, in place.
         batches: endless training batches, with a state.
         dev: evaluation batches, kept in memory.
-        config: everything that decides the run.
-        out: the run folder; the first rank writes it, and all must see it.
         description: what the progress bar calls it.
-        fabric: of this process (see `launch`).
         distillation: what a teacher adds to the loss.
     """
 
     def __init__(
         self,
+        run: Run,
         asr: AsrModel,
         batches: TrainBatches,
         dev: Iterable[Batch],
-        config: LoopConfig,
-        out: Path,
         description: str,
-        fabric: Fabric,
         distillation: Distillation | None = None,
     ) -> None:
         self.asr, self.batches, self.dev = asr, batches, list(dev)
-        self.config, self.out, self.description = config, out, description
+        self.out, self.fabric, self.description = run.out, run.fabric, description
+        self.config = config = run.config
         self.left_out = batches.left_out
         self.state = TrainingState()
-        self.fabric = fabric
         added = asr.pathways is not None and asr.pathways.added
-        if config.optimizer.steps and not added:  # what other languages hear must stay as it is
+        if config.optimizer.steps and not added:  # the input of other languages must stay as it is
             asr.model.train_on_short_windows()
         self.trained = asr.trained()
         self.optimizer = make_optimizer(self.trained, config.optimizer)
@@ -84,11 +97,9 @@ class TrainingLoop:
             with asr.hearing(asr.languages[-1]):
                 pass
         self.distillation = distillation
-        if distillation is not None:
-            distillation.watch(asr.model)
-        self.checkpoint = last_checkpoint(out)
+        self.checkpoint = last_checkpoint(self.out)
         self._interrupts = Interrupts()
-        self._batches_a_step = config.accumulate * fabric.world_size
+        self._batches_a_step = config.accumulate * run.fabric.world_size
         self._resumed = self._saved = False
         self._needed = deque([self._best_folders()], config.keep_last)  # models that each kept checkpoint names
 
@@ -136,10 +147,12 @@ class TrainingLoop:
         elif self.fabric.is_global_zero and self.state.step < steps and not self._stale():
             # What an interrupt left there is not to pass for the result, nor to be mixed with it by a kill.
             (self.out / CARD).unlink(missing_ok=True)
+        board = self.out / "tensorboard" if self.fabric.is_global_zero else None
         batches = iter(self.batches)
         trained = False
         with (
-            TrainingProgress(self._board(), self.description, self.state.step, steps) as progress,
+            nullcontext() if self.distillation is None else self.distillation.watch(self.asr.model),
+            TrainingProgress(board, self.description, self.state.step, steps) as progress,
             self._interrupts,
         ):
             try:
@@ -148,7 +161,7 @@ class TrainingLoop:
                 trained = True
                 if self.fabric.is_global_zero:
                     self._finish(progress)
-                    self._tell_left_out(progress)
+                    self._report_left_out(progress)
                 self.fabric.barrier()
             except KeyboardInterrupt:
                 where = f"interrupted at step {self.state.step} of {steps}"
@@ -169,7 +182,7 @@ class TrainingLoop:
             started = time.monotonic()
             self._saved = False
             self._step([next(batches) for _ in range(self.config.accumulate)], progress)
-            for reason in self.left_out.news():
+            for reason in self.left_out.new_reasons():
                 progress.warning(f"left out: {reason}")
             self._evaluate_if_due(progress)
             self.state.seconds += time.monotonic() - started
@@ -209,7 +222,7 @@ class TrainingLoop:
         progress.step(self.state.step, loss, seconds, scalars)
 
     def _backward(self, batch: Batch, number: int) -> float:
-        """Adds to the gradient what the batch of this ``number`` in the step gives; its loss."""
+        """Adds the gradient of the batch with this ``number`` in the step; returns its loss."""
         place = self.fabric.global_rank * self.config.accumulate + number
         # Whichever rank has the batch, dropout is the same.
         torch.manual_seed(zlib.crc32(f"{self.config.seed}/{self.state.step}/{place}".encode()))
@@ -223,7 +236,7 @@ class TrainingLoop:
         return float(loss.detach())
 
     def _remember(self, event: MaskEvent, progress: TrainingProgress, scalars: dict[str, float]) -> None:
-        """Prunes are told; adaptations, of which there are many, go to TensorBoard and into the state."""
+        """Prunes are printed; adaptations, of which there are many, go to TensorBoard and into the state."""
         self.state.masks.append(asdict(event))
         scalars[f"masks/changed_{event.language or 'shared'}"] = event.changed
         scalars["masks/union_density"] = event.union_density
@@ -235,7 +248,7 @@ class TrainingLoop:
     def _skip(
         self, batches: Sequence[Batch], losses: Sequence[float], loss: float, norm: float, progress: TrainingProgress
     ) -> None:
-        """Leaves the weights as they are; each rank tells of its own batches, and the first of what is nobody's."""
+        """Leaves the weights as they are; each rank warns of its batches, and the first of what is wrong with none."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.asr.pathways is not None:
             self.asr.pathways.drop_step()
@@ -255,18 +268,14 @@ class TrainingLoop:
     def scores(self, shared: bool = True) -> Scores:
         """Scores of the dev batches with the model as it is now; ``shared``: every rank decodes some of them."""
         share = slice(self.fabric.global_rank, None, self.fabric.world_size) if shared else slice(None)
-        utterances = self._decoded(self.dev[share])
+        batches = self.dev[share]  # empty where there are more ranks
+        utterances = evaluate(self.asr, self._unless_interrupted(batches), progress=False) if batches else []
         if shared:
-            heard = ranks.gather([asdict(utterance) for utterance in utterances], self.fabric.device)
+            gathered = ranks.gather([asdict(utterance) for utterance in utterances], self.fabric.device)
             utterances = sorted(
-                (Utterance(**fields) for rank in heard for fields in rank), key=lambda one: one.language
+                (Utterance(**fields) for rank in gathered for fields in rank), key=lambda one: one.language
             )
         return score(utterances, replications=1)
-
-    def _decoded(self, batches: Sequence[Batch]) -> list[Utterance]:
-        if not batches:  # there are more ranks
-            return []
-        return evaluate(self.asr, self._unless_interrupted(batches), progress=False)
 
     def _unless_interrupted(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -306,7 +315,7 @@ class TrainingLoop:
             write_json(self.out / "history.json", self.state.history)
 
     def _masks(self) -> str:
-        """How the pathways stand, where each language has its own."""
+        """Overlap and union of the pathways, where each language has its own."""
         pathways = self.asr.pathways
         if pathways is None or pathways.config.shared:
             return ""
@@ -330,20 +339,17 @@ class TrainingLoop:
     def _best_folders(self) -> set[Path]:
         return set(self.checkpoint.parent.glob("step-" + 7 * "[0-9]"))
 
-    def _board(self) -> Path | None:
-        return self.out / "tensorboard" if self.fabric.is_global_zero else None
-
     def _write_checkpoint(self, progress: TrainingProgress) -> None:
-        """Writes where the run stands if that is news, then removes the models that no kept checkpoint names."""
+        """Writes the state of the run if it has changed, then removes the models that no kept checkpoint names."""
         if self._saved:
             return
         self._saved = True
-        found = ranks.gather(self.left_out.reasons, self.fabric.device)
-        for reasons in found:
+        gathered = ranks.gather(self.left_out.reasons, self.fabric.device)
+        for reasons in gathered:
             self.left_out.update(reasons)
         if self.fabric.is_global_zero:
             self._write_state(progress)
-        if len(set().union(*found)) > self.left_out.most:  # the same on all ranks, whose threads may have found more
+        if len(set().union(*gathered)) > self.left_out.most:  # on all ranks alike: threads may know more by now
             self.fabric.barrier()
             self.left_out.require_few()
 
@@ -363,7 +369,7 @@ class TrainingLoop:
         for folder in self._best_folders().difference(*self._needed):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _tell_left_out(self, progress: TrainingProgress) -> None:
+    def _report_left_out(self, progress: TrainingProgress) -> None:
         reasons = list(self.left_out.reasons.values())
         if not reasons:
             return

@@ -23,7 +23,7 @@ def keep_freed_memory() -> bool:
 
     By default every large tensor is mapped anew and the system clears each page of it at its first touch. That was a
     quarter of a training step of whisper-base (2.24 s without, 2.95 with it), and nothing measurable of the preset
-    ``base`` (``python -m benchmarks.memory``). Where malloc is told otherwise by the environment (``man mallopt``), and
+    ``base`` (``python -m benchmarks.memory``). Where the environment sets malloc otherwise (``man mallopt``), and
     with another C library than glibc, all stays as it is.
 
     Returns:

@@ -60,7 +60,10 @@ class TrainingProgress:
         self._bar.stop()
         if self._board is None:
             return
-        with suppress(PathwaysError) if kind else nullcontext(), self._writing():  # the first error is the one to tell
+        with (
+            suppress(PathwaysError) if kind else nullcontext(),
+            self._writing(),
+        ):  # the first error is to be reported
             self._board.close()
 
     def step(self, step: int, loss: float, audio_seconds: float, scalars: Mapping[str, float]) -> None:

@@ -23,7 +23,7 @@ _PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, e
 
 @dataclass
 class TrainingState:
-    """Where a run stands, besides weights, optimizer, data and random numbers.
+    """The state of a run, besides weights, optimizer, data and random numbers.
 
     Attributes:
         step: optimizer steps done.
@@ -67,7 +67,7 @@ def write_checkpoint(path: Path, state: TrainingState, parts: dict[str, Any], ke
 
     Args:
         path: where to; what is there moves to ``-1`` of that name, that to ``-2``, and so on.
-        state: where the run stands.
+        state: of the run.
         parts: of everything else, by name.
         keep: checkpoints to keep, this one among them.
 
@@ -78,7 +78,7 @@ def write_checkpoint(path: Path, state: TrainingState, parts: dict[str, Any], ke
     with atomic_path(path) as temporary:
         try:
             rng = {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
-            with temporary.open("wb") as stream:  # torch would not tell a full disk from other trouble
+            with temporary.open("wb") as stream:  # torch would report a full disk like any other trouble
                 torch.save({"version": VERSION, "state": asdict(state), **rng, **parts}, stream)
             flush(temporary)
         except OSError as error:
@@ -121,20 +121,20 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
 
 
 def read_last_checkpoint(out: Path) -> tuple[Path, TrainingState, dict[str, Any]]:
-    """Reads the newest checkpoint that can be read, and gives its path first; damaged newer ones are put aside, loudly.
+    """Reads the newest readable checkpoint, and returns its path first; damaged newer ones are put aside, and named.
 
     Raises:
         PathwaysError: if there is none, or if one is of another version; `DamagedCheckpoint` if none can be read.
     """
-    found = checkpoints(out) or [last_checkpoint(out)]
-    for path in found[:-1]:
+    paths = checkpoints(out) or [last_checkpoint(out)]
+    for path in paths[:-1]:
         try:
             return path, *read_checkpoint(path)
         except DamagedCheckpoint as error:
             aside = path.with_name(f"damaged-{path.name}")
             path.replace(aside)
             print(f"{error}; it is now {aside.name}, and the run goes on from the checkpoint before", file=sys.stderr)
-    return found[-1], *read_checkpoint(found[-1])
+    return paths[-1], *read_checkpoint(paths[-1])
 
 
 def _older(path: Path) -> list[Path]:

@@ -10,12 +10,13 @@ from asr_pathways.bundle.load import load_model
 from asr_pathways.cli.main import main
 from asr_pathways.data.audio import SAMPLE_RATE, read_audio
 from asr_pathways.data.batches import eval_batches
-from asr_pathways.data.corpora.commonvoice import COMMON_VOICE, prepare_commonvoice
-from asr_pathways.data.corpora.fleurs import FLEURS, prepare_fleurs
-from asr_pathways.data.corpora.mls import prepare_mls
-from asr_pathways.data.corpora.published import Published, with_languages_of
+from asr_pathways.data.corpora.commonvoice import COMMON_VOICE
+from asr_pathways.data.corpora.fleurs import FLEURS
+from asr_pathways.data.corpora.mls import MLS
+from asr_pathways.data.corpora.published import Published, prepare_published, with_languages_of
 from asr_pathways.data.corpus import SPLITS, load_cuts, merge, resplit, sources_of, summarize
 from asr_pathways.errors import PathwaysError
+from tests import warm
 from tests.data.published import COUNTS, SENTENCES, make_commonvoice, make_fleurs, make_mls
 
 TRAIN = """
@@ -33,6 +34,24 @@ pathways: {adapt_every: 1}
 threads: 1
 """
 Run = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lhotse's recipe starts a process for each split, which would import torch first."""
+    monkeypatch.setattr("lhotse.recipes.commonvoice.mp_get_context", lambda _: warm.context())
+
+
+def prepare_mls(out: Path, source: Path, *options: Any, **named: Any) -> object:
+    return prepare_published(out, source, MLS, *options, **named)
+
+
+def prepare_fleurs(out: Path, source: Path, *options: Any) -> object:
+    return prepare_published(out, source, FLEURS, *options)
+
+
+def prepare_commonvoice(out: Path, source: Path, *options: Any) -> object:
+    return prepare_published(out, source, COMMON_VOICE, *options)
 
 
 @pytest.fixture

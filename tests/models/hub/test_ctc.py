@@ -77,7 +77,7 @@ def test_mms_uses_the_adapter_of_the_language(hub_folder: Maker, speech: Path) -
 
 def test_mms_trains_and_keeps_its_adapters(hub_folder: Maker, speech: Path, tmp_path: Path) -> None:
     asr = load_model(hub_folder("mms"))
-    asr.model.open_languages(["fr"])
+    asr.model.load_languages(["fr"])
     batch = batches_of(asr, speech, "fr")[0]
     head = asr.model.get_submodule("heads.fra")
     asr.model.loss(batch).backward()
@@ -97,12 +97,12 @@ def test_a_missing_or_foreign_adapter_is_one_line(hub_folder: Maker, tmp_path: P
     (folder / "adapter.fra.safetensors").unlink()
     model = load_model(folder).model
     with pytest.raises(PathwaysError, match=r"no adapter\.fra\.safetensors: put the adapter"):
-        model.open_languages(["fr"])
+        model.load_languages(["fr"])
     (folder / "adapter.fra.safetensors").write_bytes(b"broken")
     with pytest.raises(PathwaysError, match=r"adapter\.fra\.safetensors: cannot read"):
-        model.open_languages(["fr"])
+        model.load_languages(["fr"])
     with pytest.raises(PathwaysError, match="unknown language 'de': this model knows en fr"):
-        model.open_languages(["de"])
+        model.load_languages(["de"])
 
 
 def test_the_second_script_of_a_language_keeps_its_own_code() -> None:

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from asr_pathways.bundle.load import load_model
-from asr_pathways.data.batches import Batch, DataConfig, train_batches
+from asr_pathways.data.batches import Batch, DataConfig, TrainBatches
 from asr_pathways.data.corpus import build_corpus, load_cuts
-from asr_pathways.data.text import scoring_text
+from asr_pathways.data.normalize import scoring_text
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.decode import decode_split, transcribe
 from asr_pathways.model_folder.folder import save_model
@@ -101,10 +101,12 @@ def test_an_utterance_that_is_too_long_when_slowed_down_keeps_its_speed(hub_fold
     asr, model = whisper(hub_folder("whisper"))
     config = DataConfig(max_seconds=9, prefetch=0, speed_factors=(0.9,), spec_augment=None)
     cuts = load_cuts(corpus(tmp_path), "train")
-    batches = train_batches(cuts, asr.tokenizer, config, model.frontend, refusal=model.refusal)
+    batches = TrainBatches(cuts, asr.tokenizer, config, model.frontend, length_error=model.length_error)
     batch = next(iter(batches))
     assert dict(zip(batch.ids, batch.feature_lengths.tolist(), strict=True)) == {"train-2": 33, "train-8": 120}
-    assert model.refusal(100, 56) is None and model.refusal(100, 57) == "a text of 61 tokens: Whisper takes 60"
+    assert (
+        model.length_error(100, 56) is None and model.length_error(100, 57) == "a text of 61 tokens: Whisper takes 60"
+    )
 
 
 def test_english_only_models_are_told_no_language(hub_folder: Maker, tmp_path: Path) -> None:

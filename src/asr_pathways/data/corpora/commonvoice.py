@@ -1,30 +1,22 @@
 """Mozilla Common Voice: sentences read by volunteers, MP3 at 32 or 48 kHz; by Lhotse's recipe.
 
-The text has case and punctuation: it goes through :func:`asr_pathways.data.text.normalize`. Common Voice names a
+The text has case and punctuation: it goes through :func:`asr_pathways.data.normalize.normalize`. Common Voice names a
 language's folder by its code, some with a region (``sv-SE``): every folder of the download that is named so is known.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from asr_pathways.data.corpora.published import Published, Spoken, prepare_published, reading, with_languages_of
+from asr_pathways.data.corpora.published import Published, Spoken, reading
 from asr_pathways.data.corpus import SPLITS
-from asr_pathways.data.text import normalize
+from asr_pathways.data.normalize import normalize
 from asr_pathways.errors import PathwaysError
 
 COLUMNS = ("client_id", "path", "sentence", "age", "gender", "accents", "variant")
 """What Lhotse's recipe reads; older releases lack some."""
-
-
-def prepare_commonvoice(
-    out: Path, source: Path, languages: Sequence[str] | None = None, jobs: int = 1
-) -> dict[str, Counter[str]]:
-    """Makes a data folder of Common Voice; see :func:`asr_pathways.data.corpora.published.prepare_published`."""
-    return prepare_published(out, source, with_languages_of(source, COMMON_VOICE, languages), languages, jobs)
 
 
 def _read(source: Path, folder: str, jobs: int) -> Iterator[Spoken]:
@@ -60,4 +52,5 @@ COMMON_VOICE = Published(
     text=normalize,
     header=1,
     folders={code: code for code in ("cs", "de", "en", "es", "fr", "it", "nl", "pl", "pt", "ru")},  # among others
+    named_by_code=True,
 )

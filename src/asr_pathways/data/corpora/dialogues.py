@@ -14,11 +14,11 @@ from pathlib import Path
 
 from asr_pathways.data.audio import SAMPLE_RATE, read_audio
 from asr_pathways.data.corpora.debian import unpacked
-from asr_pathways.data.corpora.prompts import MAX_CHARACTERS_PER_SECOND, MAX_SECONDS
-from asr_pathways.data.corpus import About, build_corpus
+from asr_pathways.data.corpora.prompts import MAX_SECONDS
+from asr_pathways.data.corpus import About, build_corpus, why_unfit
+from asr_pathways.data.normalize import normalize
 from asr_pathways.data.progress import track
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import normalize
 from asr_pathways.errors import PathwaysError
 
 LANGUAGES = ("cs", "nl")
@@ -32,7 +32,7 @@ _LINE = re.compile(
 
 
 @dataclass(frozen=True)
-class Line:
+class DialogueLine:
     """One line of a scene: its level, its id in the level, and what is said."""
 
     level: str
@@ -81,11 +81,8 @@ def prepare_dialogues(
                 except PathwaysError:
                     reasons["no audio in its file"] += 1  # one file of the Dutch package is empty
                     continue
-                seconds = len(samples) / SAMPLE_RATE
-                if seconds > MAX_SECONDS:
-                    reasons[f"longer than {MAX_SECONDS:g} s"] += 1
-                elif len(text) > MAX_CHARACTERS_PER_SECOND * seconds:
-                    reasons["text too long for the sound"] += 1
+                if unfit := why_unfit(text, len(samples) / SAMPLE_RATE, MAX_SECONDS):
+                    reasons[unfit] += 1
                 else:
                     kept.add(sound)
                     name = f"{language}-{line.level}-{line.identifier}"
@@ -95,7 +92,7 @@ def prepare_dialogues(
     return dropped
 
 
-def read_dialogues(root: Path, language: str) -> Iterator[Line]:
+def read_dialogues(root: Path, language: str) -> Iterator[DialogueLine]:
     """The lines of all levels in ``language``, as the game's scripts have them, sorted by file.
 
     Raises:
@@ -111,7 +108,7 @@ def read_dialogues(root: Path, language: str) -> Iterator[Line]:
             identifier, _, english, translated = match.groups()
             text = translated if translated is not None else english if language == "en" else ""
             if text:
-                yield Line(path.parent.name, identifier, re.sub(r"\\(.)", _unescape, text))
+                yield DialogueLine(path.parent.name, identifier, re.sub(r"\\(.)", _unescape, text))
 
 
 def _unescape(match: re.Match[str]) -> str:

@@ -9,19 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from asr_pathways.data.corpora.published import Published, Spoken, prepare_published, reading, with_languages_of
+from asr_pathways.data.corpora.published import Published, Spoken, reading
 from asr_pathways.data.corpus import SPLITS
-
-
-def prepare_fleurs(
-    out: Path, source: Path, languages: Sequence[str] | None = None, jobs: int = 1
-) -> dict[str, Counter[str]]:
-    """Makes a data folder of FLEURS; see :func:`asr_pathways.data.corpora.published.prepare_published`."""
-    return prepare_published(out, source, with_languages_of(source, FLEURS, languages), languages, jobs)
 
 
 def _read(source: Path, folder: str, jobs: int) -> Iterator[Spoken]:
@@ -37,10 +29,6 @@ def _read(source: Path, folder: str, jobs: int) -> Iterator[Spoken]:
             yield Spoken(split, supervision.id, recording, supervision.text, None)
 
 
-def _as_it_is(text: str, language: str) -> str:
-    return text.strip()
-
-
 FLEURS = Published(
     name="FLEURS",
     licence="CC BY 4.0",
@@ -49,7 +37,6 @@ FLEURS = Published(
     transcripts="metadata/{folder}/{split}.tsv",
     audio="{folder}/{split}",
     read=_read,
-    text=_as_it_is,
     folders={  # some, of whatever download; it may have a hundred
         "cs": "cs_cz",
         "de": "de_de",
@@ -62,4 +49,5 @@ FLEURS = Published(
         "pt": "pt_br",
         "ru": "ru_ru",
     },
+    named_by_code=True,
 )

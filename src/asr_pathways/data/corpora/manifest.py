@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
-from asr_pathways.data.corpora.prompts import MAX_CHARACTERS_PER_SECOND
-from asr_pathways.data.corpus import SPLITS, build_corpus
+from asr_pathways.data.audio import SAMPLE_RATE, read_audio
+from asr_pathways.data.corpus import MAX_CHARACTERS_PER_SECOND, SPLITS, CorpusBuilder, build_corpus
+from asr_pathways.data.languages import check_language, check_script
+from asr_pathways.data.normalize import normalize
 from asr_pathways.data.progress import track
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import check_language, check_script, normalize
 from asr_pathways.errors import PathwaysError
+from asr_pathways.files import read_text
 
 REQUIRED = ("audio_filepath", "text", "lang")
 MAX_SECONDS = 40.0
@@ -39,16 +40,6 @@ class BadRow:
 
     line: int
     reason: str
-
-
-@dataclass(frozen=True)
-class _Row:
-    identifier: str
-    split: str
-    language: str
-    text: str
-    samples: Samples
-    speaker: str | None
 
 
 def prepare_manifest(out: Path, manifest: Path, max_bad: float = 0.01) -> list[BadRow]:
@@ -73,13 +64,11 @@ def prepare_manifest(out: Path, manifest: Path, max_bad: float = 0.01) -> list[B
     with build_corpus(out, [about]) as corpus:
         for line, raw in track(rows, manifest.name):
             try:
-                row = _check(raw, line, manifest.parent)
+                _add(corpus, raw, line, manifest.parent)
             except PathwaysError as error:
                 bad.append(BadRow(line, " ".join(str(error).split())))
                 if len(bad) > max_bad * len(rows):
                     raise PathwaysError(_complaint(manifest, bad, len(rows), max_bad)) from None
-            else:
-                corpus.add(row.split, row.identifier, row.language, row.text, row.samples, row.speaker)
         if len(bad) == len(rows):
             raise PathwaysError(_complaint(manifest, bad, len(rows), max_bad))
     return bad
@@ -91,18 +80,11 @@ def _complaint(manifest: Path, bad: list[BadRow], total: int, max_bad: float) ->
     return f"{manifest}: more than {max_bad:.1%} of its {total} rows are bad: {shown}{more}"
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise PathwaysError(f"{path}: cannot read manifest: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise PathwaysError(f"{path}: not UTF-8 text: not a manifest") from None
-
-
 def _read_lines(path: Path) -> list[tuple[int, Any]]:
     """(line number, parsed object, or the text of a line that does not parse) of each line that is not blank."""
-    return [(number, _parse(line)) for number, line in enumerate(_read_text(path).split("\n"), 1) if line.strip()]
+    return [
+        (number, _parse(line)) for number, line in enumerate(read_text(path, "manifest").split("\n"), 1) if line.strip()
+    ]
 
 
 def _parse(line: str) -> Any:
@@ -113,7 +95,7 @@ def _parse(line: str) -> Any:
 
 
 def _read_tsv(path: Path) -> list[tuple[int, Any]]:
-    reader = csv.reader(io.StringIO(_read_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
+    reader = csv.reader(io.StringIO(read_text(path, "manifest")), delimiter="\t", quoting=csv.QUOTE_NONE)
     header = next(reader, [])
     missing = [name for name in REQUIRED if name not in header]
     if missing:
@@ -129,8 +111,8 @@ def _tsv_rows(reader: Iterator[list[str]], header: list[str]) -> Iterator[tuple[
             yield number, "\t".join(fields)
 
 
-def _check(raw: Any, line: int, folder: Path) -> _Row:
-    """The row with its audio read; raises PathwaysError with what is wrong."""
+def _add(corpus: CorpusBuilder, raw: Any, line: int, folder: Path) -> None:
+    """Adds a row and its audio; raises PathwaysError with what is wrong."""
     if not isinstance(raw, Mapping):
         raise PathwaysError("not a JSON object, or not as many columns as the header")
     for name in REQUIRED:
@@ -159,7 +141,7 @@ def _check(raw: Any, line: int, folder: Path) -> _Row:
     identifier = f"{line:06d}-{path.stem}"
     if speaker is not None:
         speaker = str(speaker).encode("utf-8", "replace").decode()  # JSON can hold half characters
-    return _Row(identifier, split, language, text, samples, speaker)
+    corpus.add(split, identifier, language, text, samples, speaker)
 
 
 def _seconds(raw: Mapping[str, Any], name: str) -> float | None:

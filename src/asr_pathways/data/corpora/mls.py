@@ -9,22 +9,14 @@ audio files' headers.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from asr_pathways.data.corpora.published import Published, Spoken, prepare_published, reading
+from asr_pathways.data.corpora.published import Published, Spoken, reading
 from asr_pathways.data.corpus import SPLITS
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
-
-
-def prepare_mls(
-    out: Path, source: Path, languages: Sequence[str] | None = None, jobs: int = 1
-) -> dict[str, Counter[str]]:
-    """Makes a data folder of MLS; see :func:`asr_pathways.data.corpora.published.prepare_published`."""
-    return prepare_published(out, source, MLS, languages, jobs)
 
 
 def _read(source: Path, folder: str, jobs: int) -> Iterator[Spoken]:
@@ -61,10 +53,6 @@ def _recording(path: Path) -> Any:
     )
 
 
-def _as_it_is(text: str, language: str) -> str:
-    return text
-
-
 MLS = Published(
     name="Multilingual LibriSpeech",
     licence="CC BY 4.0",
@@ -73,7 +61,6 @@ MLS = Published(
     transcripts="{folder}/{split}/transcripts.txt",
     audio="{folder}/{split}/audio",
     read=_read,
-    text=_as_it_is,
     suffixes=("", "_opus"),
     folders={
         "de": "mls_german",

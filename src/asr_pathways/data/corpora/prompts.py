@@ -19,15 +19,14 @@ from numpy.typing import NDArray
 
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.data.corpora.debian import unpacked
-from asr_pathways.data.corpus import About, build_corpus
+from asr_pathways.data.corpus import About, build_corpus, why_unfit
+from asr_pathways.data.normalize import fold_accents, normalize
 from asr_pathways.data.progress import track
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import fold_accents, normalize
 from asr_pathways.errors import PathwaysError
 
 LANGUAGES = ("en", "es", "fr", "it", "ru")
 MAX_SECONDS = 20.0
-MAX_CHARACTERS_PER_SECOND = 30.0
 
 _NO_SPEECH = re.compile(r"^(silence/|beep|beeperr$|tt-monkeys|ascending-2tone|descending-2tone)")
 # Accented letters that the Italian transcript lost to a question mark.
@@ -89,11 +88,8 @@ def prepare_prompts(
             kept = 0
             for prompt in track(prompts, f"prompts {language}"):
                 samples = decode_g722(prompt.sound.read_bytes())
-                seconds = len(samples) / SAMPLE_RATE
-                if seconds > MAX_SECONDS:
-                    dropped[language][f"longer than {MAX_SECONDS:g} s"] += 1
-                elif len(prompt.text) > MAX_CHARACTERS_PER_SECOND * seconds:
-                    dropped[language]["text too long for the sound"] += 1
+                if reason := why_unfit(prompt.text, len(samples) / SAMPLE_RATE, MAX_SECONDS):
+                    dropped[language][reason] += 1
                 else:
                     name = f"{language}-{prompt.name.replace('/', '_')}"
                     corpus.add(splits[prompt.name], name, language, prompt.text, samples, voice)

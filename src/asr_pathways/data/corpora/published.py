@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from asr_pathways.data.corpora.manifest import MAX_SECONDS
-from asr_pathways.data.corpora.prompts import MAX_CHARACTERS_PER_SECOND
-from asr_pathways.data.corpus import SPLITS, About, build_corpus, cut_row
-from asr_pathways.data.languages import find_language, plain_language
-from asr_pathways.data.text import is_language
+from asr_pathways.data.corpus import SPLITS, About, build_corpus, cut_row, why_unfit
+from asr_pathways.data.languages import find_language, is_language, plain_language
 from asr_pathways.errors import PathwaysError
 
 
@@ -44,10 +42,11 @@ class Published:
     transcripts: str
     audio: str
     read: Callable[[Path, str, int], Iterator[Spoken]]  # of (downloaded folder, language's folder, processes)
-    text: Callable[[str, str], str]  # of (text, our language code): the training target and reference
+    text: Callable[[str, str], str] | None = None  # from text and our code to target and reference; None: as it is
     header: int = 0  # lines before the first utterance of a transcript
     suffixes: tuple[str, ...] = ("",)  # of a language's folder, the first that is there
     folders: Mapping[str, str] = field(default_factory=dict)  # our language codes, and the corpus's own folder names
+    named_by_code: bool = False  # whether any other folder that a language's code names is of that language
 
     def about(self, language: str) -> About:
         """Name, licence and attribution, as ``corpus.json`` has them."""
@@ -75,6 +74,8 @@ def prepare_published(
     Raises:
         PathwaysError: if a language is unknown, or ``source`` lacks it or is laid out in another way.
     """
+    if corpus.named_by_code:
+        corpus = with_languages_of(source, corpus, languages)
     folders = _find(source, corpus, languages)
     dropped: dict[str, Counter[str]] = {}
     with build_corpus(out, [corpus.about(language) for language in folders]) as builder:
@@ -83,7 +84,7 @@ def prepare_published(
             seen: Counter[str] = Counter()
             for spoken in corpus.read(source, folder, jobs):
                 seen[spoken.split] += 1
-                text = corpus.text(spoken.text, language)
+                text = corpus.text(spoken.text, language) if corpus.text else spoken.text.strip()
                 reason = why_left_out(spoken, text)
                 if reason:
                     reasons[reason] += 1
@@ -130,23 +131,23 @@ def _find(source: Path, corpus: Published, languages: Sequence[str] | None) -> d
         asked.append(code)
     if not source.is_dir():
         raise PathwaysError(f"{source}: no such folder: {_advice(corpus)}")
-    found = {}
+    folders = {}
     for language in dict.fromkeys(asked):
         names = [known[language] + suffix for suffix in corpus.suffixes]
         folder = next((name for name in names if (source / name).is_dir()), None)
         if folder is not None:
-            found[language] = folder
+            folders[language] = folder
         elif languages:
             raise PathwaysError(f"{source}: no folder {' or '.join(names)} in it: {_advice(corpus)}")
-    if not found:
+    if not folders:
         raise PathwaysError(f"{source}: no language's folder ({', '.join(known.values())}) in it: {_advice(corpus)}")
-    for folder in found.values():
+    for folder in folders.values():
         for split in SPLITS:
             for pattern in (corpus.transcripts, corpus.audio):
                 if not (source / pattern.format(folder=folder, split=split)).exists():
                     missing = pattern.format(folder=folder, split=split)
                     raise PathwaysError(f"{source}: no {missing} in it: {_advice(corpus)}")
-    return found
+    return folders
 
 
 def _advice(corpus: Published) -> str:
@@ -166,22 +167,16 @@ def with_languages_of(source: Path, corpus: Published, languages: Sequence[str] 
     names = sorted(name for path in tables if is_language(name := path.parent.name))
     codes = {name: plain_language(name) for name in names}
     shared = Counter(codes.values())
-    found = {code if shared[code] == 1 else name: name for name, code in codes.items()}
-    known = {**corpus.folders, **found}
+    named = {code if shared[code] == 1 else name: name for name, code in codes.items()}
+    known = {**corpus.folders, **named}
     others = [one for one in languages or () if is_language(one) and find_language(one, known) is None]
     return replace(corpus, folders={**known, **dict(zip(others, others, strict=True))})
 
 
 def why_left_out(spoken: Spoken, text: str) -> str | None:
-    """What is wrong with an utterance; None: nothing."""
+    """What is wrong with an utterance; None: nothing. Dev and test are scored whole."""
     seconds = spoken.recording.num_samples / spoken.recording.sampling_rate
-    if not text:
-        return "no words"
-    if spoken.split == "train" and seconds > MAX_SECONDS:
-        return f"longer than {MAX_SECONDS:g} s"
-    if spoken.split == "train" and len(text) > MAX_CHARACTERS_PER_SECOND * seconds:
-        return "text too long for the sound"
-    return None
+    return why_unfit(text, seconds, MAX_SECONDS) if spoken.split == "train" or not text else None
 
 
 def _lines(path: Path) -> int:

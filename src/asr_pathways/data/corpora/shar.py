@@ -12,7 +12,6 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,14 +25,6 @@ from asr_pathways.errors import PathwaysError
 
 UNKNOWN = "?"
 """In place of the language of a cut that has none, or several."""
-
-
-@dataclass(frozen=True)
-class _Audio:
-    """Where an utterance's audio is (see `place_in`), and how much of it."""
-
-    place: str
-    recording: Any  # Lhotse's
 
 
 def prepare_shar(out: Path, source: Path, languages: Sequence[str] | None = None) -> dict[str, Counter[str]]:
@@ -60,18 +51,18 @@ def prepare_shar(out: Path, source: Path, languages: Sequence[str] | None = None
     about = {"name": source.name, "licence": "the user's own", "attribution": f"from {source.name}"}
     with build_corpus(out, [about]) as builder:
         for split, cuts, archive in track(_shards(source), source.name):
-            for language, found in _utterances(split, cuts, archive):
+            for language, row in _utterances(split, cuts, archive):
                 if wanted is not None and language not in (*wanted, UNKNOWN):
                     continue
-                if isinstance(found, str):
-                    dropped.setdefault(language, Counter())[found] += 1
+                if isinstance(row, str):
+                    dropped.setdefault(language, Counter())[row] += 1
                     continue
-                builder.add_row(split, found)
+                builder.add_row(split, row)
                 kept[language] += 1
         for language in wanted or ():
             if not kept[language]:
-                held = ", ".join(sorted(kept)) or "nothing that can be used"
-                raise PathwaysError(f"{source}: nothing of {language!r} that can be used: it holds {held}")
+                available = ", ".join(sorted(kept)) or "nothing that can be used"
+                raise PathwaysError(f"{source}: nothing of {language!r} that can be used: it holds {available}")
         if not kept:
             raise PathwaysError(f"{source}: no utterance that can be used")
     return dropped
@@ -81,16 +72,16 @@ def _shards(source: Path) -> list[tuple[str, Path, Path]]:
     """(split, cuts, archive) of each shard."""
     if not source.is_dir():
         raise PathwaysError(f"{source}: no such folder")
-    found = []
+    shards = []
     for split in SPLITS:
         for cuts in sorted((source / split).glob("cuts.*.jsonl.gz")):
             archive = cuts.with_name(cuts.name.replace("cuts.", "recording.", 1).replace(".jsonl.gz", ".tar"))
             if not archive.is_file():
                 raise PathwaysError(f"{cuts}: there is no {archive.name} beside it")
-            found.append((split, cuts, archive))
-    if not found:
+            shards.append((split, cuts, archive))
+    if not shards:
         raise PathwaysError(f"{source}: no shards in it: expected such as train/cuts.000000.jsonl.gz")
-    return found
+    return shards
 
 
 def _utterances(split: str, cuts: Path, archive: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
@@ -118,8 +109,8 @@ def _utterances(split: str, cuts: Path, archive: Path) -> Iterator[tuple[str, di
         raise PathwaysError(f"{cuts}, or {archive.name} beside it, is broken: {detail}") from None
 
 
-def _entries(archive: Path) -> Iterator[tuple[str, _Audio | None]]:
-    """Each id and its audio, as they lie in the archive: data, metadata, data, ..."""
+def _entries(archive: Path) -> Iterator[tuple[str, tuple[str, Any] | None]]:
+    """Each id with the place of its audio (see `place_in`) and Lhotse's recording: data, metadata, data, ..."""
     from lhotse import Recording
 
     with tarfile.open(archive, "r:") as members:
@@ -133,16 +124,16 @@ def _entries(archive: Path) -> Iterator[tuple[str, _Audio | None]]:
             audio = None
             if name.suffix != ".nodata" and metadata is not None:
                 place = place_in(archive.absolute(), data.offset_data, data.size)
-                audio = _Audio(place, Recording.from_dict(json.load(metadata)))
+                audio = place, Recording.from_dict(json.load(metadata))
             yield str(name.with_suffix("")), audio
 
 
-def _row(split: str, cut: dict[str, Any], audio: _Audio | None) -> dict[str, Any] | str:
+def _row(split: str, cut: dict[str, Any], audio: tuple[str, Any] | None) -> dict[str, Any] | str:
     if audio is None:
         return "no audio"
-    supervision, recording = cut["supervisions"][0], audio.recording
+    supervision, (place, recording) = cut["supervisions"][0], audio
     text, speaker = (supervision.get("text") or "").strip(), supervision.get("speaker")
     reason = why_left_out(Spoken(split, cut["id"], recording, text, speaker), text)
     language = plain_language(supervision["language"])
     rate, samples = int(recording.sampling_rate), int(recording.num_samples)
-    return reason or cut_row(cut["id"], audio.place, samples, language, text, speaker, rate)
+    return reason or cut_row(cut["id"], place, samples, language, text, speaker, rate)

@@ -12,15 +12,18 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.data.corpus import CorpusBuilder, build_corpus, cut_row
+from asr_pathways.data.languages import check_language
+from asr_pathways.data.normalize import normalize
+from asr_pathways.data.progress import track
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import check_language, normalize
 from asr_pathways.errors import PathwaysError
 
 HELD_OUT = 0.02  # share of the texts in dev, and in test, unless asked for otherwise
@@ -55,7 +58,7 @@ VOICES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Utterance:
+class SynthLine:
     """One line to say, and how."""
 
     index: int
@@ -113,7 +116,7 @@ def prepare_synth(
 
 def utterances(
     lines: Sequence[str], language: str, seed: int, rounds: int | None = 1, held_out: float = HELD_OUT
-) -> Iterator[Utterance]:
+) -> Iterator[SynthLine]:
     """How each line is said; endless without ``rounds``."""
     index = 0
     turn = 0
@@ -123,7 +126,7 @@ def utterances(
         for text in order:
             rng = random.Random(f"{seed} {language} {turn} {text}")
             split = split_of(f"{language} {text}", held_out)
-            yield Utterance(
+            yield SynthLine(
                 index=index,
                 split=split,
                 text=text,
@@ -140,52 +143,43 @@ def utterances(
 def _say_all(
     corpus: CorpusBuilder, language: str, lines: Sequence[str], seed: int, hours: float | None, held_out: float
 ) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
+    """Adds what eSpeak NG makes of the lines; returns how many are left out."""
 
-    order = {
-        "language": language,
-        "lines": lines,
-        "seed": seed,
-        "hours": hours,
-        "held_out": held_out,
-        "folder": str(corpus.folder),
-    }
+    def size(row: Mapping[str, Any]) -> float:
+        return 1 if hours is None else row["samples"] / SAMPLE_RATE
+
+    task = {"language": language, "lines": lines, "seed": seed, "hours": hours, "held_out": held_out}
+    total = len(lines) if hours is None else hours * 3600
     left_out = 0
-    bar = Progress(console=Console(stderr=True))
-    with tempfile.TemporaryFile("w+") as complaints, tempfile.TemporaryFile("w+") as task, bar:
-        json.dump(order, task)
-        task.seek(0)
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "asr_pathways.data.corpora.synth_worker"],
-            stdin=task,
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            text=True,
-        )
-        assert worker.stdout is not None
-        total = len(lines) if hours is None else hours * 3600
-        shown = bar.add_task(f"synth {language}", total=total)
-        try:
-            for answer in worker.stdout:
-                row: dict[str, Any] = json.loads(answer)
-                if row["samples"]:
-                    seconds = row["samples"] / SAMPLE_RATE
-                    corpus.add_row(
-                        row["split"],
-                        cut_row(row["id"], row["audio"], row["samples"], language, row["text"], row["voice"]),
-                    )
-                    bar.advance(shown, 1 if hours is None else seconds)
-                else:
-                    left_out += 1
-        finally:
-            worker.stdout.close()
-            if worker.poll() is None and sys.exc_info()[0] is not None:
+    with (
+        closing(_spoken({**task, "folder": str(corpus.folder)})) as rows,
+        closing(track(rows, f"synth {language}", total, size)) as tracked,
+    ):
+        for row in tracked:
+            if row["samples"]:
+                utterance = cut_row(row["id"], row["audio"], row["samples"], language, row["text"], row["voice"])
+                corpus.add_row(row["split"], utterance)
+            else:
+                left_out += 1
+    return left_out
+
+
+def _spoken(task: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
+    """One row for each line that a process of its own has said, or could not say; it ends with the iteration."""
+    command = [sys.executable, "-m", "asr_pathways.data.corpora.synth_worker"]
+    with tempfile.TemporaryFile("w+") as complaints, tempfile.TemporaryFile("w+") as stdin:
+        json.dump(task, stdin)
+        stdin.seek(0)
+        with subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=complaints, text=True) as worker:
+            assert worker.stdout is not None
+            try:
+                yield from map(json.loads, worker.stdout)
+            except BaseException:
                 worker.kill()
-            worker.wait()
+                raise
         if worker.returncode != 0:
             complaints.seek(0)
             said = [line for line in complaints.read().splitlines() if line.strip()]
             problem = said[-1] if said else f"stopped with {worker.returncode}"
-            raise PathwaysError(f"synth {language}: {problem.removeprefix(f'synth {language}: ')}")
-    return left_out
+            name = f"synth {task['language']}: "
+            raise PathwaysError(name + problem.removeprefix(name))

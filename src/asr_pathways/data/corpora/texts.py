@@ -18,10 +18,11 @@ from pathlib import Path
 from asr_pathways.data.corpora.debian import unpacked
 from asr_pathways.data.corpora.dialogues import PACKAGE as DIALOGUES
 from asr_pathways.data.corpora.dialogues import read_dialogues
+from asr_pathways.data.languages import check_language, is_language
+from asr_pathways.data.normalize import normalize
 from asr_pathways.data.splits import split_of
-from asr_pathways.data.text import check_language, is_language, normalize
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_path
+from asr_pathways.files import atomic_path, read_text
 
 MIN_WORDS, MAX_WORDS = 2, 14
 FREQUENT_WORDS = 600  # lines of one frequent word
@@ -102,13 +103,7 @@ def read_texts(folder: Path, languages: Sequence[str] | None = None) -> dict[str
     for language in languages:
         check_language(language)
         path = folder / f"{language}.txt"
-        try:
-            raw = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise PathwaysError(f"{path}: cannot read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise PathwaysError(f"{path}: not UTF-8 text") from None
-        lines[language] = [text for line in raw if (text := normalize(line, language))]
+        lines[language] = [text for line in read_text(path).splitlines() if (text := normalize(line, language))]
         if not lines[language]:
             raise PathwaysError(f"{path}: no text in it")
     return lines

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import MARK
-from asr_pathways.models.face import SpeechModel
+from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -55,7 +55,7 @@ class ExtractorFrontend:
         extractor: a `SequenceFeatureExtractor`.
         key: what it calls its result: ``input_features`` (T, F) or ``input_values`` (T,).
         frame_rate: frames a second.
-        transposed: whether the extractor gives (F, T), as Whisper's does.
+        transposed: whether the extractor returns (F, T), as Whisper's does.
     """
 
     def __init__(self, extractor: Any, key: str, frame_rate: float, transposed: bool = False) -> None:
@@ -72,7 +72,7 @@ class ExtractorFrontend:
             PathwaysError: if the samples are too few for one frame.
         """
         try:
-            found = self.extractor(
+            extracted = self.extractor(
                 samples,
                 sampling_rate=SAMPLE_RATE,
                 padding="longest",
@@ -82,11 +82,11 @@ class ExtractorFrontend:
             )
         except (ValueError, RuntimeError, IndexError) as error:
             raise PathwaysError(f"only {1000 * len(samples) / SAMPLE_RATE:.0f} ms of audio: {error}") from None
-        features: Tensor = found[self._key][0]
+        features: Tensor = extracted[self._key][0]
         if self._transposed:
             features = features.T
-        if "attention_mask" in found:  # some extractors pad one utterance, too
-            features = features[: int(found["attention_mask"][0].sum())]
+        if "attention_mask" in extracted:  # some extractors pad one utterance, too
+            features = features[: int(extracted["attention_mask"][0].sum())]
         return features.to(torch.float32)
 
 
@@ -130,7 +130,7 @@ class HubModel(SpeechModel):
     def frontend(self) -> ExtractorFrontend:
         return self._frontend
 
-    def refusal(self, frames: int, tokens: int) -> str | None:
+    def length_error(self, frames: int, tokens: int) -> str | None:
         return None if frames >= self._least else "too short for one frame of the model"
 
     @cached_property

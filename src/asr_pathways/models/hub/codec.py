@@ -34,8 +34,8 @@ class HubTokenizer:
     def decode(self, ids: Sequence[int], language: str) -> str:
         """The text of ids, without special tokens."""
         self._turn_to(language)
-        found = self.tokenizer.decode([int(index) for index in ids], skip_special_tokens=True, **self._options)
-        text = " ".join(str(found).split())
+        decoded = self.tokenizer.decode([int(index) for index in ids], skip_special_tokens=True, **self._options)
+        text = " ".join(str(decoded).split())
         return text.lower() if self._only_upper() else text
 
     def unknown(self, texts: Iterable[str], language: str) -> list[str]:

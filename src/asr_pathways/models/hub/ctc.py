@@ -1,4 +1,4 @@
-"""CTC models (Graves et al. 2006) behind the face of a speech model: wav2vec 2.0, HuBERT, WavLM, Parakeet, MMS, ..."""
+"""CTC models (Graves et al. 2006) as speech models: wav2vec 2.0, HuBERT, WavLM, Parakeet, MMS, ..."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Ctc(HubModel):
 
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
         inputs: dict[str, Any] = {**self._inputs(features, lengths), "output_hidden_states": True}
-        found: Tensor = self._run(inputs, language).hidden_states[-1]
-        return found, self.output_lengths(lengths).clamp(max=found.shape[1])
+        encodings: Tensor = self._run(inputs, language).hidden_states[-1]
+        return encodings, self.output_lengths(lengths).clamp(max=encodings.shape[1])
 
     def _inputs(self, features: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         inputs = {self.hub.main_input_name: features}
@@ -65,7 +65,7 @@ class Ctc(HubModel):
         )
         return loss / batch.target_lengths.sum().clamp(min=1)
 
-    def predictions(self, batch: Batch) -> Tensor:
+    def prediction_lengths(self, batch: Batch) -> Tensor:
         return self.output_lengths(batch.feature_lengths)
 
     @torch.no_grad()
@@ -83,7 +83,7 @@ class Ctc(HubModel):
         """Frames of the encoder (B,) from frames of features or samples (B,).
 
         Raises:
-            PathwaysError: if transformers does not tell.
+            PathwaysError: if transformers does not say.
         """
         for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"):
             if hasattr(self.hub, name):
@@ -94,7 +94,7 @@ class Ctc(HubModel):
 class Mms(Ctc):
     """MMS (Pratap et al. 2023, arXiv 2305.13516): wav2vec 2.0 with an adapter and an output layer a language.
 
-    These are read from ``adapter.LANGUAGE.safetensors`` when a language is first opened, and stand in for the model's
+    These are read from ``adapter.LANGUAGE.safetensors`` when a language is first loaded, and replace the model's
     own while it runs. They are never pruned; each trains with its language.
 
     Args:
@@ -109,7 +109,7 @@ class Mms(Ctc):
         self.languages = tuple(self._codes)
         self.heads = nn.ModuleDict()
 
-    def open_languages(self, languages: Iterable[str]) -> None:
+    def load_languages(self, languages: Iterable[str]) -> None:
         for language in languages:
             self._head(language)
 
@@ -126,12 +126,12 @@ class Mms(Ctc):
             raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
         code = self._codes[known]
         if code not in self.heads:
-            found = load_adapter_file(self._source, code)
+            tensors = load_adapter_file(self._source, code)
             wanted = set(self.hub._get_adapters())
-            if found.keys() != wanted:
-                odd = sorted(found.keys() ^ wanted)[0]
+            if tensors.keys() != wanted:
+                odd = sorted(tensors.keys() ^ wanted)[0]
                 raise PathwaysError(f"{self._source}: adapter.{code}.safetensors is of another model: {odd}")
-            self.heads[code] = _Head(found).to(self.hub.device)
+            self.heads[code] = _Head(tensors).to(self.hub.device)
         head = self.heads[code]
         assert isinstance(head, _Head)
         return head

@@ -11,13 +11,13 @@ import torch
 
 from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
-from asr_pathways.models.face import SpeechModel
 from asr_pathways.models.hub.base import ExtractorFrontend, Source
 from asr_pathways.models.hub.codec import HubTokenizer, MmsTokenizer
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
 from asr_pathways.models.hub.remote import own_folder, pinned
 from asr_pathways.models.hub.transducer import HubTransducer
 from asr_pathways.models.hub.whisper import Whisper
+from asr_pathways.models.speech_model import SpeechModel
 
 Loaded = tuple[SpeechModel, TextCodec]
 Take = Callable[[Any, Any], Any]
@@ -26,7 +26,7 @@ Take = Callable[[Any, Any], Any]
 def load_hub_model(name: str, take: Take | None = None) -> Loaded:
     """Reads a model's folder, or fetches it by its name on the hub; safetensors only, nothing is unpickled.
 
-    All files are of one revision. Where none is named, it is the newest, and a line on stderr tells which.
+    All files are of one revision. Where none is named, it is the newest, and a line on stderr says which.
 
     Args:
         name: of the folder, or on the hub (``owner/model``, or ``owner/model@revision`` for one that stays the same).
@@ -88,8 +88,8 @@ def _told(name: str) -> Iterator[None]:
 
 def _network(source: Source, kind: Any) -> Any:
     options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True, **source.options}
-    network, told = kind.from_pretrained(source.name, **options)
-    if missing := sorted(told["missing_keys"]):  # transformers would go on with random ones
+    network, report = kind.from_pretrained(source.name, **options)
+    if missing := sorted(report["missing_keys"]):  # transformers would go on with random ones
         raise PathwaysError(f"{source}: its files lack {len(missing)} tensors of the model, such as {missing[0]}")
     return network
 

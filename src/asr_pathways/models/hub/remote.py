@@ -13,7 +13,7 @@ FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 
 
 def pinned(source: Source) -> Source:
-    """The same with the commit that it means now, told on stderr if another word was used; a folder is left alone."""
+    """The same with the commit that it means now, reported on stderr if it was named otherwise; a folder as it is."""
     if Path(source.name).is_dir():
         return source
     from transformers.utils import cached_file
@@ -21,10 +21,10 @@ def pinned(source: Source) -> Source:
     config = cached_file(source.name, "config.json", **source.options)  # in the folder of its commit
     if config is None or Path(config).parents[1].name != "snapshots":
         return source
-    found = Source(source.name, Path(config).parent.name)
-    if found != source:
-        print(f"{source}: revision {found.revision}; MODEL {found} is always this one", file=sys.stderr)
-    return found
+    pinned_source = Source(source.name, Path(config).parent.name)
+    if pinned_source != source:
+        print(f"{source}: revision {pinned_source.revision}; MODEL {pinned_source} is always this one", file=sys.stderr)
+    return pinned_source
 
 
 def own_folder(source: Source, card: str) -> Path | None:

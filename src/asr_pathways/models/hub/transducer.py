@@ -1,4 +1,4 @@
-"""Transducers from elsewhere behind the face of a speech model: Parakeet RNN-T and TDT, Nemotron streaming.
+"""Transducers from elsewhere as speech models: Parakeet RNN-T and TDT, Nemotron streaming.
 
 RNN-T loss is this package's own (transformers' needs torchaudio); TDT loss (Xu et al. 2023, arXiv 2304.06795) is
 transformers' own.
@@ -85,7 +85,7 @@ class HubTransducer(HubModel):
         """Greedy search by transformers' own ``generate``."""
         mask = pad_lengths(lengths, features.shape[1]).long()
         frames = int(self.output_lengths(lengths).max())
-        found = self.hub.generate(
+        sequences = self.hub.generate(
             input_features=features,
             attention_mask=mask,
             decoder_start_token_id=self.blank,
@@ -94,4 +94,4 @@ class HubTransducer(HubModel):
             **self._options,
         ).sequences
         silent = {self.blank, self.hub.config.pad_token_id}
-        return [[token for token in row if token not in silent] for row in found.tolist()]
+        return [[token for token in row if token not in silent] for row in sequences.tolist()]

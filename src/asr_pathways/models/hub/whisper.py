@@ -1,4 +1,4 @@
-"""Whisper (Radford et al. 2022, arXiv 2212.04356) behind the face of a speech model.
+"""Whisper (Radford et al. 2022, arXiv 2212.04356) as a speech model.
 
 Whisper pads every input to 30 seconds. Untouched, it must be given that: on a shorter window it repeats itself.
 One that trains here is given windows of its own batch's length from the first step on, which makes a step on short
@@ -93,7 +93,7 @@ class Whisper(HubModel):
         Raises:
             PathwaysError: if an input is longer than Whisper's window.
         """
-        if (reason := self.refusal(int(lengths.max()), 0)) is not None:
+        if (reason := self.length_error(int(lengths.max()), 0)) is not None:
             raise PathwaysError(reason)
         size = self.frames if self.padding == "window" else min(self.frames, int(lengths.max()) + 1) // STRIDE * STRIDE
         features = F.pad(features, (0, 0, 0, max(0, size - features.shape[1])))[:, :size]
@@ -115,13 +115,13 @@ class Whisper(HubModel):
     def output_lengths(self, lengths: Tensor) -> Tensor:
         return (lengths + 1) // STRIDE
 
-    def refusal(self, frames: int, tokens: int) -> str | None:
+    def length_error(self, frames: int, tokens: int) -> str | None:
         if frames > self.frames:
             seconds, window = frames / FRAME_RATE, self.frames / FRAME_RATE
             return f"{seconds:.1f} s of audio: Whisper hears at most {window:g} s: cut it"
         if (total := self._prompt_size + tokens) > self.longest_text:
             return f"a text of {total} tokens: Whisper takes {self.longest_text}"
-        return super().refusal(frames, tokens)
+        return super().length_error(frames, tokens)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross entropy of the text and the token that ends it, in nats a token.
@@ -131,7 +131,7 @@ class Whisper(HubModel):
         """
         sizes = zip(batch.ids, batch.feature_lengths.tolist(), batch.target_lengths.tolist(), strict=True)
         for identifier, frames, tokens in sizes:
-            if (reason := self.refusal(frames, tokens)) is not None:
+            if (reason := self.length_error(frames, tokens)) is not None:
                 raise PathwaysError(f"utterance {identifier}: {reason}")
         encodings = self.encode(batch.features, batch.feature_lengths)
         prompt = batch.targets.new_tensor(self.prompt(batch.language)).expand(len(batch), -1)
@@ -143,7 +143,7 @@ class Whisper(HubModel):
         wanted = wanted.masked_fill(~pad_lengths(batch.target_lengths + 1, wanted.shape[1]), -100)
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
 
-    def predictions(self, batch: Batch) -> Tensor:
+    def prediction_lengths(self, batch: Batch) -> Tensor:
         return batch.target_lengths + 1
 
     @torch.no_grad()
@@ -157,7 +157,7 @@ class Whisper(HubModel):
         seconds = float(lengths.max()) / FRAME_RATE
         count = min(self.longest_text - prompt.shape[1], TOKENS_AT_LEAST + int(TOKENS_PER_SECOND * seconds))
         # Whisper's own generate() insists on windows of 30 s; the general one takes what the encoder gave.
-        found = GenerationMixin.generate(
+        sequences = GenerationMixin.generate(
             self.hub,
             encoder_outputs=BaseModelOutput(last_hidden_state=encodings),
             attention_mask=torch.ones(encodings.shape[:2], dtype=torch.long, device=encodings.device),
@@ -166,7 +166,7 @@ class Whisper(HubModel):
             do_sample=False,
             num_beams=1,
         )
-        rows = found[:, prompt.shape[1] :].tolist()
+        rows = sequences[:, prompt.shape[1] :].tolist()
         return [row[: row.index(self._end)] if self._end in row else row for row in rows]
 
 
@@ -180,19 +180,19 @@ def language_tokens(tokenizer: Any) -> dict[str, int]:
 
 def _multilingual(hub: Any) -> bool:
     """English-only models have the language tokens too, and were never taught them."""
-    told = getattr(hub.generation_config, "is_multilingual", None)
-    return bool(hub.config.vocab_size != ENGLISH_TOKENS if told is None else told)
+    stated = getattr(hub.generation_config, "is_multilingual", None)
+    return bool(hub.config.vocab_size != ENGLISH_TOKENS if stated is None else stated)
 
 
 def _between_layers(side: str, layers: int) -> list[str]:
-    """The norms that read each layer's output: what they give has no few huge channels, as the residual stream has."""
+    """The norms that read each layer's output: their output has no few huge channels, as the residual stream has."""
     return [f"model.{side}.layers.{index}.self_attn_layer_norm" for index in range(1, layers)] + [
         f"model.{side}.layer_norm"
     ]
 
 
 def _token(tokenizer: Any, name: str) -> int:
-    found = tokenizer.get_vocab().get(name)
-    if found is None:
+    index = tokenizer.get_vocab().get(name)
+    if index is None:
         raise PathwaysError(f"the tokenizer has no {name}: not Whisper's")
-    return int(found)
+    return int(index)

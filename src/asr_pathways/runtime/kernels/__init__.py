@@ -1,8 +1,8 @@
 """Products with sparse weights that are faster than dense ones on a CPU.
 
-At 70% sparsity a dense product does 3.3 times the work that is needed. `SparseMatrix` packs what is left of a weight
+At 70% sparsity a dense product does 3.3 times the work that is needed. `SparseMatrix` stores what is left of a weight
 and multiplies a few rows of activations (the frames of a streamed chunk, one step of an LSTM) by it. The kernels are
-an optional C++ extension; `available` tells whether it is there, and without it the same calls run dense products.
+an optional C++ extension: `available` says whether it was built.
 """
 
 from __future__ import annotations

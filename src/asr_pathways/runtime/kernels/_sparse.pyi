@@ -1,52 +1,22 @@
 class Matrix:
     @property
-    def rows(self) -> int: ...
-    @property
-    def columns(self) -> int: ...
-    @property
-    def block(self) -> int: ...
-    @property
-    def quantized(self) -> bool: ...
-    @property
     def nonzeros(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
 
+# Tensors go by their addresses.
+Norm = tuple[int, int, float]  # weight, bias, epsilon
+Product = tuple[Matrix, int]  # a weight and its bias, or 0
+Runner = tuple[int, str]  # threads and an instruction set, empty for the fastest
+
 def variants() -> list[str]: ...
-def pack(dense: int, rows: int, columns: int, block: int, quantize: bool) -> Matrix: ...
-def pack_masked(dense: int, mask: int, rows: int, columns: int, block: int, quantize: bool, half: bool) -> Matrix: ...
-def pack_union(
-    values: int, held: int, mask: int, rows: int, columns: int, block: int, quantize: bool, half: bool
-) -> Matrix: ...
+def pack(values: int, union: int, mask: int, rows: int, columns: int, block: int, quantize: bool) -> Matrix: ...
 def unpack(matrix: Matrix, dense: int) -> None: ...
-def multiply(w: Matrix, x: int, n: int, y: int, bias: int, relu: bool, threads: int, variant: str) -> None: ...
+def multiply(by: Product, x: int, n: int, y: int, runner: Runner) -> None: ...
 def lstm_step(
-    w_ih: Matrix,
-    w_hh: Matrix,
-    x: int,
-    h: int,
-    c: int,
-    n: int,
-    bias: int,
-    h_next: int,
-    c_next: int,
-    threads: int,
-    variant: str,
+    by_input: Product, by_hidden: Product, x: int, h: int, c: int, n: int, h_next: int, c_next: int, runner: Runner
 ) -> None: ...
-def feed_forward(
-    x: int,
-    n: int,
-    norm_weight: int,
-    norm_bias: int,
-    epsilon: float,
-    inwards: Matrix,
-    inwards_bias: int,
-    outwards: Matrix,
-    outwards_bias: int,
-    out: int,
-    threads: int,
-    variant: str,
-) -> None: ...
+def feed_forward(x: int, n: int, norm: Norm, inwards: Product, outwards: Product, out: int, runner: Runner) -> None: ...
 def attention(
     x: int,
     streams: int,
@@ -54,44 +24,29 @@ def attention(
     past: int,
     left: int,
     unseen: int,
-    norm_weight: int,
-    norm_bias: int,
-    epsilon: float,
-    query: Matrix,
-    query_bias: int,
-    key_value: Matrix,
-    key_value_bias: int,
-    outwards: Matrix,
-    outwards_bias: int,
+    norm: Norm,
+    query: Product,
+    key_value: Product,
+    outwards: Product,
     heads: int,
     bias: int,
     windows: int,
     out: int,
-    threads: int,
-    variant: str,
+    runner: Runner,
 ) -> None: ...
 def convolution(
     x: int,
     streams: int,
     rows: int,
     past: int,
-    norm_weight: int,
-    norm_bias: int,
-    epsilon: float,
-    inwards: Matrix,
-    inwards_bias: int,
+    norm: Norm,
+    inwards: Product,
     weight: int,
     weight_bias: int,
     taps: int,
-    inner_weight: int,
-    inner_bias: int,
-    inner_epsilon: float,
-    outwards: Matrix,
-    outwards_bias: int,
+    inner_norm: Norm,
+    outwards: Product,
     windows: int,
     out: int,
-    threads: int,
-    variant: str,
+    runner: Runner,
 ) -> None: ...
-def multiply_add_rate(variant: str) -> float: ...
-def read_rate(start: int, count: int, rounds: int, variant: str) -> float: ...

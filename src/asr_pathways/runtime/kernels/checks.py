@@ -1,4 +1,4 @@
-"""What the kernels take: contiguous float32 tensors on the CPU, of the right shape."""
+"""Checks of tensors for the kernels: contiguous float32 tensors on the CPU, of the right shape."""
 
 from __future__ import annotations
 
@@ -29,9 +29,3 @@ def check_layout(tensor: Tensor, name: str, *dtypes: torch.dtype) -> None:
         raise PathwaysError(f"{name} must be on the CPU, not on {tensor.device}: the sparse kernels run there only")
     if not tensor.is_contiguous():
         raise PathwaysError(f"{name} must be contiguous: call .contiguous()")
-
-
-def check_threads(threads: int) -> None:
-    """Refuses fewer than one thread."""
-    if threads < 1:
-        raise PathwaysError(f"threads must be 1 or more, not {threads}")

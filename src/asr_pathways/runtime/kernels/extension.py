@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from typing import Any
 
 from asr_pathways.errors import PathwaysError
 
@@ -14,33 +16,43 @@ except ImportError:  # there was no compiler when this was installed
 compiled = _sparse
 
 logger = logging.getLogger(__name__)
-_warned = False
 
 
 def available() -> bool:
-    """Whether the compiled kernels are there; without them products are dense, with the same results."""
+    """Whether the compiled kernels were built."""
     return compiled is not None
 
 
+def built() -> Any:
+    """The compiled module.
+
+    Raises:
+        PathwaysError: if it was not built.
+    """
+    if compiled is None:
+        raise PathwaysError("the sparse kernels were not built: install a C++ compiler, then this package again")
+    return compiled
+
+
 def variants() -> list[str]:
-    """Instruction sets that the kernels can use on this CPU, the fastest (which is used) first; empty without them."""
+    """Instruction sets that the kernels can use on this CPU, the fastest first; empty without kernels."""
     return compiled.variants() if available() else []
 
 
-def check_variant(variant: str | None) -> str:
-    """The name that the extension takes: empty for its own choice.
+def check_runner(threads: int, variant: str | None) -> tuple[int, str]:
+    """How products run, as the extension takes it: threads, and an instruction set, empty for the fastest.
 
     Raises:
-        PathwaysError: if this CPU or installation has no such variant.
+        PathwaysError: if there is less than one thread, or this CPU has no such variant.
     """
+    if threads < 1:
+        raise PathwaysError(f"threads must be 1 or more, not {threads}")
     if variant is not None and variant not in variants():
-        raise PathwaysError(f"no kernels {variant!r} here, only {', '.join(variants()) or 'dense products'}")
-    return variant or ""
+        raise PathwaysError(f"no kernels {variant!r} here, only {', '.join(variants())}")
+    return threads, variant or ""
 
 
+@functools.cache
 def warn_of_dense_products() -> None:
-    """Says, once per process, that products run dense."""
-    global _warned
-    if not _warned:
-        _warned = True
-        logger.warning("sparse kernels were not built: products run dense; install a C++ compiler, then this again")
+    """Logs, once per process, that products run dense for want of kernels."""
+    logger.warning("sparse kernels were not built: products run dense; install a C++ compiler, then this again")

@@ -14,7 +14,7 @@
 #endif
 
 #define LANES 8
-#include "kernel_body.h"
+#include "multiply_kernels.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -23,8 +23,7 @@
 #endif
 
 const sparse::Kernels* sparse::avx2_kernels() {
-    static const Kernels kernels = {"avx2", widest_tile, transpose, multiply, nullptr, 0, lstm, kSteps, multiply_adds,
-                                    read_floats};
+    static const Kernels kernels = {"avx2", widest_tile, transpose, multiply, nullptr, 0, lstm, kSteps};
     static const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     return supported ? &kernels : nullptr;
 }

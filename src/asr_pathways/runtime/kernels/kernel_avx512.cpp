@@ -7,15 +7,16 @@
 // Headers are included above, before the instruction set is turned on: their inline functions are shared
 // with code that must run anywhere.
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #endif
 
 #define LANES 16
-#include "expand_body.h"
-#include "kernel_body.h"
+#include "multiply_few_rows.h"
+#include "multiply_kernels.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -24,8 +25,7 @@
 #endif
 
 const sparse::Kernels* sparse::avx512_kernels() {
-    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply, multiply_few, kFewRows, lstm, kSteps,
-                                    multiply_adds, read_floats};
+    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply, multiply_few, kFewRows, lstm, kSteps};
     static const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                                   __builtin_cpu_supports("fma");

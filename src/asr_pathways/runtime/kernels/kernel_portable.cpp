@@ -2,10 +2,9 @@
 #include "kernels.h"
 
 #define LANES 4
-#include "kernel_body.h"
+#include "multiply_kernels.h"
 
 const sparse::Kernels* sparse::portable_kernels() {
-    static const Kernels kernels = {"portable", widest_tile, transpose, multiply, nullptr, 0, lstm, kSteps,
-                                    multiply_adds, read_floats};
+    static const Kernels kernels = {"portable", widest_tile, transpose, multiply, nullptr, 0, lstm, kSteps};
     return &kernels;
 }

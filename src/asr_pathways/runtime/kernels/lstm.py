@@ -7,7 +7,7 @@ from torch import Tensor
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels import extension
-from asr_pathways.runtime.kernels.checks import check_floats, check_threads
+from asr_pathways.runtime.kernels.checks import check_floats
 from asr_pathways.runtime.kernels.matrix import SparseMatrix
 
 
@@ -47,31 +47,9 @@ def lstm_step(
     check_floats(x, "x", None, w_ih.shape[1])
     check_floats(h, "h", n, hidden)
     check_floats(c, "c", n, hidden)
-    if bias is not None:
-        check_floats(bias, "bias", rows)
-    check_threads(threads)
-    name = extension.check_variant(variant) if variant else ""
-    if w_ih._packed is None or w_hh._packed is None:
-        return _pointwise(w_ih.matmul(x, bias, threads) + w_hh.matmul(h, None, threads), c)
+    runner = extension.check_runner(threads, variant)
+    by_input, by_hidden = w_ih.product(bias), w_hh.product()
     h_next, c_next = torch.empty(n, hidden), torch.empty(n, hidden)
-    extension.compiled.lstm_step(
-        w_ih._packed,
-        w_hh._packed,
-        x.data_ptr(),
-        h.data_ptr(),
-        c.data_ptr(),
-        n,
-        0 if bias is None else bias.data_ptr(),
-        h_next.data_ptr(),
-        c_next.data_ptr(),
-        threads,
-        name,
-    )
+    states = x.data_ptr(), h.data_ptr(), c.data_ptr()
+    extension.compiled.lstm_step(by_input, by_hidden, *states, n, h_next.data_ptr(), c_next.data_ptr(), runner)
     return h_next, c_next
-
-
-def _pointwise(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.no_grad():
-        i, f, g, o = gates.chunk(4, dim=1)
-        c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c_next.tanh(), c_next

@@ -1,4 +1,4 @@
-// A packed sparse matrix: block compressed sparse rows with 16-bit column indices.
+// A sparse matrix: block compressed sparse rows with 16-bit column indices.
 #pragma once
 
 #include <cstddef>
@@ -25,14 +25,23 @@ struct AlignedAllocator {
         return static_cast<T*>(memory);
     }
     void deallocate(T* memory, std::size_t) { std::free(memory); }
+    // No zeros over memory that is about to be written.
     template <typename U>
-    void construct(U* place) { ::new (static_cast<void*>(place)) U; }  // no zeros over what is about to be written
+    void construct(U* place) {
+        ::new (static_cast<void*>(place)) U;
+    }
     template <typename U, typename... Arguments>
-    void construct(U* place, Arguments&&... arguments) { ::new (static_cast<void*>(place)) U(arguments...); }
+    void construct(U* place, Arguments&&... arguments) {
+        ::new (static_cast<void*>(place)) U(arguments...);
+    }
     template <typename U>
-    bool operator==(const AlignedAllocator<U>&) const { return true; }
+    bool operator==(const AlignedAllocator<U>&) const {
+        return true;
+    }
     template <typename U>
-    bool operator!=(const AlignedAllocator<U>&) const { return false; }
+    bool operator!=(const AlignedAllocator<U>&) const {
+        return false;
+    }
 };
 
 template <typename T>
@@ -63,12 +72,12 @@ struct Matrix {
     int64_t nonzeros = 0;
     std::vector<int64_t> starts;
     Aligned<uint16_t> indices;
-    Aligned<float> values;   // empty if quantized; kDecodedAtOnce zeros at the end
-    Aligned<int8_t> codes;   // empty unless quantized: weight = code * scale of its row; kDecodedAtOnce zeros at the end
-    Aligned<float> scales;   // (chunks * kChunkRows,), likewise
+    Aligned<float> values;  // empty if quantized; kDecodedAtOnce zeros at the end
+    Aligned<int8_t> codes;  // empty unless quantized: weight = code * scale of its row; kDecodedAtOnce zeros at the end
+    Aligned<float> scales;  // (chunks * kChunkRows,), likewise
 
-    // Of each segment of one row, panel / 64 words: which columns it stores, bit c % 64 of word c / 64. Empty for larger
-    // blocks, and where no kernel reads it.
+    // Of each segment of one row, panel / 64 words: which columns it stores, bit c % 64 of word c / 64. Empty for
+    // larger blocks, and where no kernel reads it.
     Aligned<uint64_t> bits;
 
     int64_t chunks() const { return (rows + kChunkRows - 1) / kChunkRows; }

@@ -1,4 +1,4 @@
-"""A packed sparse weight and its product with rows of activations."""
+"""A sparse weight and its product with rows of activations."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import Blocks, parse_granularity
-from asr_pathways.pruning.masks import packed_size, popcount, unpack
+from asr_pathways.pruning.masks import pack, packed_size, popcount
 from asr_pathways.runtime.kernels import extension
-from asr_pathways.runtime.kernels.checks import check_floats, check_layout, check_threads
+from asr_pathways.runtime.kernels.checks import check_floats, check_layout
 
 if TYPE_CHECKING:
     from asr_pathways.runtime.kernels import _sparse
@@ -29,59 +28,23 @@ class SparseMatrix:
     ``round(w * 127 / max|w|)``. Other granularities are stored as unstructured ones are. Products carry no gradient.
     """
 
-    def __init__(self, packed: _sparse.Matrix | None, dense: Tensor | None, shape: tuple[int, int]) -> None:
-        """Use `pack` or `from_mask`. Without compiled kernels ``dense`` is what is kept."""
-        self._packed = packed
-        self._dense = dense
+    def __init__(self, compiled: _sparse.Matrix, shape: tuple[int, int]) -> None:
+        """Use `pack` or `from_union`."""
+        self._compiled = compiled
         self.shape = shape
 
     @classmethod
     def pack(cls, weight: Tensor, granularity: str = "unstructured", dtype: ValueType = "float32") -> SparseMatrix:
-        """Packs a weight (out, in), float32, by its zeros.
+        """Stores a weight (out, in), float32, without its zeros.
 
         Raises:
-            PathwaysError: if the weight, granularity or dtype is not one that can be packed.
+            PathwaysError: if the kernels were not built, or the weight, granularity or dtype is not one that fits.
         """
         weight = weight.detach()
         check_floats(weight, "a weight", None, None)
-        rows, columns = _matrix_shape(weight)
-        block, quantize = _block_rows(granularity), _is_int8(dtype)
-        if not extension.available():
-            return cls(None, _quantized(weight) if quantize else weight.clone(), (rows, columns))
-        packed = extension.compiled.pack(weight.data_ptr(), rows, columns, block, quantize)
-        return cls(packed, None, (rows, columns))
-
-    @classmethod
-    def from_mask(
-        cls, values: Tensor, mask: Tensor, granularity: str = "unstructured", dtype: ValueType = "float32"
-    ) -> SparseMatrix:
-        """Packs what a packed mask keeps of dense values, without making the dense product of the two.
-
-        Args:
-            values: (out, in), float32 or float16.
-            mask: uint8 (ceil(out * in / 8),), as `asr_pathways.pruning.masks.pack` makes them.
-            granularity: of the mask.
-            dtype: what the values are stored as.
-
-        Raises:
-            PathwaysError: if an argument is not one that can be packed.
-        """
-        values = values.detach()
-        check_layout(values, "values", torch.float32, torch.float16)
-        rows, columns = _matrix_shape(values)
-        check_layout(mask, "a packed mask", torch.uint8)
-        if tuple(mask.shape) != (packed_size(values.shape),):
-            raise PathwaysError(
-                f"a packed mask of {rows}x{columns} has {packed_size(values.shape)} bytes, not {tuple(mask.shape)}"
-            )
-        block, quantize = _block_rows(granularity), _is_int8(dtype)
-        if not extension.available():
-            dense = values.float() * unpack(mask, values.shape)
-            return cls(None, _quantized(dense) if quantize else dense, (rows, columns))
-        packed = extension.compiled.pack_masked(
-            values.data_ptr(), mask.data_ptr(), rows, columns, block, quantize, values.dtype == torch.float16
-        )
-        return cls(packed, None, (rows, columns))
+        rows, columns = weight.shape
+        kept, everything = pack(weight != 0), pack(torch.ones(rows, columns, dtype=torch.bool))
+        return cls.from_union(weight.view(-1), everything, kept, (rows, columns), granularity, dtype)
 
     @classmethod
     def from_union(
@@ -93,7 +56,7 @@ class SparseMatrix:
         granularity: str = "unstructured",
         dtype: ValueType = "float32",
     ) -> SparseMatrix:
-        """Packs what a mask keeps of a weight of which only the union of several masks is stored, as bundles do.
+        """Stores what a mask keeps of a weight of which only the union of several masks is stored, as bundles do.
 
         Args:
             values: (k,), float32 or float16: what the union keeps, row-major.
@@ -104,48 +67,35 @@ class SparseMatrix:
             dtype: what the values are stored as.
 
         Raises:
-            PathwaysError: if an argument is not one that can be packed, or the parts do not fit.
+            PathwaysError: if the kernels were not built, an argument is not one that fits, or the parts do not fit.
         """
         rows, columns = shape
+        if rows == 0 or columns == 0:
+            raise PathwaysError(f"a sparse matrix has at least a row and a column, not {rows}x{columns}")
         values = values.detach()
-        if values.dim() != 1 or values.dtype not in (torch.float32, torch.float16) or not values.is_contiguous():
-            raise PathwaysError(f"values of a union are (k,) float32 or float16, not {tuple(values.shape)}")
-        for packed in (union, mask):
-            check_layout(packed, "a packed mask", torch.uint8)
-            if tuple(packed.shape) != (packed_size(shape),):
+        check_layout(values, "the values of a union", torch.float32, torch.float16)
+        if values.dim() != 1:
+            raise PathwaysError(f"the values of a union have shape (k,), not {tuple(values.shape)}")
+        for bits in (union, mask):
+            check_layout(bits, "a packed mask", torch.uint8)
+            if tuple(bits.shape) != (packed_size(shape),):
                 raise PathwaysError(
-                    f"a packed mask of {rows}x{columns} has {packed_size(shape)} bytes, not {tuple(packed.shape)}"
+                    f"a packed mask of {rows}x{columns} has {packed_size(shape)} bytes, not {tuple(bits.shape)}"
                 )
         if popcount(union) != len(values) or (mask & ~union).any():
             raise PathwaysError(f"a union of {popcount(union)} weights does not fit {len(values)} values and its mask")
-        block, quantize = _block_rows(granularity), _is_int8(dtype)
-        if not extension.available():
-            dense = torch.zeros(rows * columns)
-            dense[unpack(union, (rows * columns,))] = values.float()
-            dense = (dense * unpack(mask, (rows * columns,))).view(rows, columns)
-            return cls(None, _quantized(dense) if quantize else dense, (rows, columns))
-        half = values.dtype == torch.float16
+        values = values.float()
         addresses = values.data_ptr(), union.data_ptr(), mask.data_ptr()
-        return cls(extension.compiled.pack_union(*addresses, rows, columns, block, quantize, half), None, shape)
+        block, quantize = _block_rows(granularity), _is_int8(dtype)
+        return cls(extension.built().pack(*addresses, rows, columns, block, quantize), shape)
 
-    def matmul(
-        self,
-        x: Tensor,
-        bias: Tensor | None = None,
-        threads: int = 1,
-        out: Tensor | None = None,
-        *,
-        relu: bool = False,
-        variant: str | None = None,
-    ) -> Tensor:
-        """``x @ self.dense().T + bias``, then a ReLU if wanted.
+    def matmul(self, x: Tensor, bias: Tensor | None = None, threads: int = 1, *, variant: str | None = None) -> Tensor:
+        """``x @ self.dense().T + bias``.
 
         Args:
-            x: (n, in), as are all of these contiguous float32 tensors on the CPU.
+            x: (n, in), like the bias a contiguous float32 tensor on the CPU.
             bias: (out,).
             threads: how many threads share the rows of the weight.
-            out: (n, out), written and returned if given; must not overlap ``x``.
-            relu: whether negative results become zero.
             variant: one of `variants()`; the fastest if not given.
 
         Returns:
@@ -156,60 +106,37 @@ class SparseMatrix:
         """
         rows, columns = self.shape
         check_floats(x, "x", None, columns)
-        if bias is not None:
-            check_floats(bias, "bias", rows)
-        if out is None:
-            out = torch.empty(x.shape[0], rows)
-        else:
-            check_floats(out, "out", x.shape[0], rows)
-        check_threads(threads)
-        name = extension.check_variant(variant) if variant else ""
-        if self._packed is None:
-            return self._dense_product(x, bias, out, relu)
-        address = 0 if bias is None else bias.data_ptr()
-        extension.compiled.multiply(
-            self._packed, x.data_ptr(), x.shape[0], out.data_ptr(), address, relu, threads, name
-        )
+        runner = extension.check_runner(threads, variant)
+        product, out = self.product(bias), torch.empty(x.shape[0], rows)
+        extension.compiled.multiply(product, x.data_ptr(), x.shape[0], out.data_ptr(), runner)
         return out
+
+    def product(self, bias: Tensor | None = None) -> _sparse.Product:
+        """This weight and the address of a bias (out,), as the extension takes them.
+
+        Raises:
+            PathwaysError: if the bias is of the wrong shape, type, layout or device.
+        """
+        if bias is None:
+            return self._compiled, 0
+        check_floats(bias, "bias", self.shape[0])
+        return self._compiled, bias.data_ptr()
 
     def dense(self) -> Tensor:
         """What this multiplies by: (out, in), float32; for int8 that is the weight as it was rounded."""
-        if self._packed is None:
-            assert self._dense is not None
-            return self._dense.clone()
         dense = torch.empty(self.shape)
-        extension.compiled.unpack(self._packed, dense.data_ptr())
+        extension.compiled.unpack(self._compiled, dense.data_ptr())
         return dense
 
     @property
     def nonzeros(self) -> int:
-        """How many weights were not zero when they were packed."""
-        return int(self._stored.count_nonzero()) if self._packed is None else self._packed.nonzeros
+        """How many weights are stored, padding not counted."""
+        return self._compiled.nonzeros
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that this takes; a product reads a little less."""
-        return self._stored.nbytes if self._packed is None else self._packed.nbytes
-
-    @property
-    def _stored(self) -> Tensor:
-        assert self._dense is not None
-        return self._dense
-
-    def _dense_product(self, x: Tensor, bias: Tensor | None, out: Tensor, relu: bool) -> Tensor:
-        extension.warn_of_dense_products()
-        with torch.no_grad():
-            product = linear(x, self._stored, bias)
-            return out.copy_(product.relu_() if relu else product)
-
-
-def _matrix_shape(weight: Tensor) -> tuple[int, int]:
-    if weight.dim() != 2:
-        raise PathwaysError(f"a sparse matrix is made of a weight (out, in), not of shape {tuple(weight.shape)}")
-    rows, columns = weight.shape
-    if rows == 0 or columns == 0:
-        raise PathwaysError(f"a sparse matrix has at least a row and a column, not {rows}x{columns}")
-    return rows, columns
+        return self._compiled.nbytes
 
 
 def _block_rows(granularity: str) -> int:
@@ -226,10 +153,3 @@ def _is_int8(dtype: str) -> bool:
     if dtype not in ("float32", "int8"):
         raise PathwaysError(f"values are stored as float32 or int8, not as {dtype!r}")
     return dtype == "int8"
-
-
-def _quantized(weight: Tensor) -> Tensor:
-    """The weight as int8 with a scale per row stores it, in float32."""
-    largest = weight.abs().amax(dim=1, keepdim=True)
-    inverse = torch.where(largest > 0, 127 / largest, 0.0)
-    return (weight * inverse).round() * (largest / 127)

@@ -34,8 +34,10 @@ int64_t split(const Matrix& w, int index, int count) {
     int64_t low = 0, high = w.chunks();
     while (low < high) {
         const int64_t middle = (low + high) / 2;
-        if (w.starts[middle * segments] < target) low = middle + 1;
-        else high = middle;
+        if (w.starts[middle * segments] < target)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return index == count ? w.chunks() : low;
 }
@@ -68,18 +70,18 @@ void for_chunks(const Matrix& w, int threads, const Work& work) {
     });
 }
 
-void multiply_some(const Matrix& w, const float* x, int64_t n, float* y, Epilogue epilogue, int threads,
-                   const Kernels& kernels) {
+void multiply_some(const Product& by, const float* x, int64_t n, float* y, int threads, const Kernels& kernels) {
+    const Matrix& w = by.weight;
     if (n <= kernels.few && !w.bits.empty()) {
         for_chunks(w, threads,
-                   [&](int64_t chunk) { kernels.multiply_few(w, chunk, x, static_cast<int>(n), y, epilogue); });
+                   [&](int64_t chunk) { kernels.multiply_few(w, chunk, x, static_cast<int>(n), y, by.bias); });
         return;
     }
     const auto tiles = make_tiles(n, w.columns, kernels.widest_tile(w.block));
     const float* const activations = arrange(w, x, tiles, threads, kernels);
     for_chunks(w, threads, [&](int64_t chunk) {
         for (const Tile& tile : tiles)  // within a chunk: its weights are in a cache after the first
-            kernels.multiply(w, chunk, activations + tile.offset, tile.width, tile.n, y + tile.first * w.rows, epilogue);
+            kernels.multiply(w, chunk, activations + tile.offset, tile.width, tile.n, y + tile.first * w.rows, by.bias);
     });
 }
 
@@ -105,12 +107,12 @@ const Kernels* find_kernels(const std::string& name) {
     return nullptr;
 }
 
-void multiply(const Matrix& w, const float* x, int64_t n, float* y, Epilogue epilogue, int threads,
-              const Kernels& kernels) {
-    threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, w.chunks())));
+void multiply(const Product& by, const float* x, int64_t n, float* y, const Runner& runner) {
+    const Matrix& w = by.weight;
+    const int threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(runner.threads, w.chunks())));
     for (int64_t first = 0; first < n; first += kRowsAtOnce)
-        multiply_some(w, x + first * w.columns, std::min(n - first, kRowsAtOnce), y + first * w.rows, epilogue, threads,
-                      kernels);
+        multiply_some(by, x + first * w.columns, std::min(n - first, kRowsAtOnce), y + first * w.rows, threads,
+                      runner.kernels);
 }
 
 }  // namespace sparse

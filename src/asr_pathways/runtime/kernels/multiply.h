@@ -1,4 +1,4 @@
-// Products with a packed matrix: tiles of activations, threads, and the choice of kernels.
+// Products with a sparse matrix: tiles of activations, threads, and the choice of kernels.
 #pragma once
 
 #include <string>
@@ -14,8 +14,18 @@ std::vector<std::string> variants();
 // The kernels of a variant, or of the fastest if `name` is empty; null if there are none of that name.
 const Kernels* find_kernels(const std::string& name);
 
-// y (n, rows) = x (n, columns) @ w^T, then the epilogue; both row-major and contiguous.
-void multiply(const Matrix& w, const float* x, int64_t n, float* y, Epilogue epilogue, int threads,
-              const Kernels& kernels);
+// A weight and its bias (rows,), or null.
+struct Product {
+    const Matrix& weight;
+    const float* bias;
+};
+
+struct Runner {
+    int threads;
+    const Kernels& kernels;
+};
+
+// y (n, rows) = x (n, columns) @ weight^T + bias; x and y are row-major and contiguous.
+void multiply(const Product& by, const float* x, int64_t n, float* y, const Runner& runner);
 
 }  // namespace sparse

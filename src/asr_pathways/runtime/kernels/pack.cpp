@@ -11,23 +11,6 @@
 namespace sparse {
 namespace {
 
-// IEEE half to single precision: exponents are rebiased by an exact multiplication, infinities and NaN set apart.
-float from_half(uint16_t half) {
-    const uint32_t magnitude = (half & 0x7fffu) << 13;
-    float value;
-    std::memcpy(&value, &magnitude, sizeof value);
-    value *= 0x1p112f;
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    if ((half & 0x7c00u) == 0x7c00u) bits |= 0x7f800000u;
-    bits |= (half & 0x8000u) << 16;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-float as_float(float value) { return value; }
-float as_float(uint16_t value) { return from_half(value); }
-
 // 64 bits of a mask of `total` bits, from bit `first` on; zeros past its end.
 uint64_t bits_at(const uint8_t* mask, int64_t first, int64_t total) {
     const int64_t byte = first / 8, last = (total + 7) / 8;
@@ -42,41 +25,30 @@ uint64_t bits_at(const uint8_t* mask, int64_t first, int64_t total) {
     return shift ? (low >> shift) | (high << (64 - shift)) : low;
 }
 
-// What a mask keeps of dense values, 64 columns at a time.
-template <typename Value>
-struct Masked {
-    const Value* dense;
-    const uint8_t* mask;
-    int64_t rows, columns;
-
-    uint64_t kept(int64_t row, int64_t column) const {
-        const uint64_t bits = bits_at(mask, row * columns + column, rows * columns);
-        const int64_t left = columns - column;
-        return left < 64 ? bits & ((uint64_t{1} << left) - 1) : bits;
-    }
-    float value(int64_t row, int64_t column) const { return as_float(dense[row * columns + column]); }
-};
-
 // What a mask keeps of the values of a union of masks: a value's place is the number of bits before its own.
-template <typename Value>
-struct Union {
-    Union(const Value* values, const uint8_t* held, const uint8_t* mask, int64_t rows, int64_t columns)
-        : rows(rows), columns(columns), values_(values), masked_{values, mask, rows, columns} {
+struct Source {
+    Source(const float* values, const uint8_t* in_union, const uint8_t* mask, int64_t rows, int64_t columns)
+        : rows(rows), columns(columns), values_(values), mask_(mask) {
         const int64_t total = rows * columns;
         int64_t before = 0;
         for (int64_t first = 0; first < total; first += 64) {
-            const uint64_t bits = bits_at(held, first, total);
+            const uint64_t bits = bits_at(in_union, first, total);
             words_.push_back({bits, before});
             before += __builtin_popcountll(bits);
         }
     }
 
-    uint64_t kept(int64_t row, int64_t column) const { return masked_.kept(row, column); }
+    // Of 64 columns, those that the mask keeps.
+    uint64_t kept(int64_t row, int64_t column) const {
+        const uint64_t bits = bits_at(mask_, row * columns + column, rows * columns);
+        const int64_t left = columns - column;
+        return left < 64 ? bits & ((uint64_t{1} << left) - 1) : bits;
+    }
     float value(int64_t row, int64_t column) const {
         const int64_t index = row * columns + column;
         const Word& word = words_[static_cast<std::size_t>(index / 64)];
         const uint64_t below = (uint64_t{1} << (index % 64)) - 1;
-        return as_float(values_[word.before + __builtin_popcountll(word.bits & below)]);
+        return values_[word.before + __builtin_popcountll(word.bits & below)];
     }
 
     int64_t rows, columns;
@@ -86,37 +58,11 @@ private:
         uint64_t bits;
         int64_t before;
     };
-    const Value* values_;
-    Masked<Value> masked_;
+    const float* values_;
+    const uint8_t* mask_;
     std::vector<Word> words_;
 };
 
-// What is not zero among dense values.
-struct Dense {
-    const float* dense;
-    int64_t rows, columns;
-
-    uint64_t kept(int64_t row, int64_t column) const {
-        const float* values = dense + row * columns + column;
-        const int count = static_cast<int>(std::min<int64_t>(64, columns - column));
-        uint64_t bits = 0;
-        if (count == 64) {
-            uint8_t flags[64];
-            for (int i = 0; i < 64; ++i) flags[i] = values[i] != 0.0f;
-            for (int i = 0; i < 8; ++i) {  // eight bytes of 0 or 1 to eight bits by one multiplication
-                uint64_t eight;
-                std::memcpy(&eight, flags + 8 * i, 8);
-                bits |= (eight * 0x0102040810204080ull >> 56) << (8 * i);
-            }
-        } else {
-            for (int i = 0; i < count; ++i) bits |= uint64_t{values[i] != 0.0f} << i;
-        }
-        return bits;
-    }
-    float value(int64_t row, int64_t column) const { return dense[row * columns + column]; }
-};
-
-template <typename Source>
 class Packer {
 public:
     Packer(const Source& source, int block, bool quantize, bool bits)
@@ -239,7 +185,8 @@ private:
     void put(int64_t place, int64_t row, int lane, float value) {
         const int64_t at = place * matrix_.block + lane;
         if (matrix_.quantized)
-            matrix_.codes[at] = static_cast<int8_t>(std::nearbyintf(value * inverse_scales_[(row + lane) % kChunkRows]));
+            matrix_.codes[at] =
+                static_cast<int8_t>(std::nearbyintf(value * inverse_scales_[(row + lane) % kChunkRows]));
         else
             matrix_.values[at] = value;
     }
@@ -252,34 +199,12 @@ private:
     std::vector<float> inverse_scales_;  // of this chunk's rows
 };
 
-template <typename Source>
-Matrix pack_from(const Source& source, int block, bool quantize) {
-    return Packer<Source>(source, block, quantize, find_kernels("")->multiply_few != nullptr).run();
-}
-
 }  // namespace
 
-Matrix pack(const float* dense, int64_t rows, int64_t columns, int block, bool quantize) {
-    return pack_from(Dense{dense, rows, columns}, block, quantize);
-}
-
-Matrix pack_masked(const float* dense, const uint8_t* mask, int64_t rows, int64_t columns, int block, bool quantize) {
-    return pack_from(Masked<float>{dense, mask, rows, columns}, block, quantize);
-}
-
-Matrix pack_masked_half(const uint16_t* dense, const uint8_t* mask, int64_t rows, int64_t columns, int block,
-                        bool quantize) {
-    return pack_from(Masked<uint16_t>{dense, mask, rows, columns}, block, quantize);
-}
-
-Matrix pack_union(const float* values, const uint8_t* held, const uint8_t* mask, int64_t rows, int64_t columns,
-                  int block, bool quantize) {
-    return pack_from(Union<float>(values, held, mask, rows, columns), block, quantize);
-}
-
-Matrix pack_union_half(const uint16_t* values, const uint8_t* held, const uint8_t* mask, int64_t rows,
-                       int64_t columns, int block, bool quantize) {
-    return pack_from(Union<uint16_t>(values, held, mask, rows, columns), block, quantize);
+Matrix pack(const float* values, const uint8_t* in_union, const uint8_t* mask, int64_t rows, int64_t columns, int block,
+            bool quantize) {
+    const bool bits = find_kernels("")->multiply_few != nullptr;
+    return Packer(Source(values, in_union, mask, rows, columns), block, quantize, bits).run();
 }
 
 void unpack(const Matrix& matrix, float* dense) {

@@ -95,8 +95,8 @@ INLINE void transpose4(Vec<4> (&rows)[4]) {
     rows[3] = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
 }
 
-// to[j][i] = from[i][j] for i < filled, j < stored, and 0 for filled <= i < 4; with the given numbers of floats from row
-// to row.
+// to[j][i] = from[i][j] for i < filled, j < stored, and 0 for filled <= i < 4; with the given numbers of floats from
+// row to row.
 INLINE void transpose4(const float* from, int64_t from_stride, int filled, float* to, int64_t to_stride, int stored) {
     Vec<4> rows[4] = {};
     for (int i = 0; i < 4; ++i)

@@ -1,0 +1,41 @@
+"""``export --format hf``: one language of a pruned model as an ordinary dense model, with the zeros written in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.files import atomic_folder
+from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.model import AsrModel
+
+
+def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) -> None:
+    """Writes a MODEL folder without pathways; that of a Hugging Face model loads in transformers.
+
+    The weights of ``asr`` are changed.
+
+    Raises:
+        PathwaysError: if there are no pathways, not just one language is chosen, or it has word pieces of its own.
+    """
+    pathways = asr.pathways
+    if pathways is None:
+        raise PathwaysError("the model has no pathways: it is a dense model already")
+    chosen = asr.check_languages(languages)
+    if len(chosen) != 1:
+        raise PathwaysError(
+            f"a dense copy has the zeros of one language: choose with --languages one of {' '.join(chosen)}"
+        )
+    (language,) = chosen
+    if language in asr.card.added:
+        raise PathwaysError(f"{language} has word pieces of its own, for which a dense copy has no place: use a bundle")
+    if out.is_dir() and any(out.iterdir()):
+        raise PathwaysError(f"{out}: has files in it: choose another folder")
+    network, state = pathways.model, pathways.extract(language)
+    pathways.detach()
+    network.load_state_dict(state)
+    card = asr.card.model_copy(update={"languages": (language,), "added": ()})
+    tokenizer = asr.tokenizer
+    with atomic_folder(out) as folder:
+        save_model(folder, AsrModel(asr.model, tokenizer, card))

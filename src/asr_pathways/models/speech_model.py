@@ -1,0 +1,114 @@
+"""The interface of every speech model: training, pruning, evaluation and files need no more of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from asr_pathways.errors import PathwaysError
+
+if TYPE_CHECKING:
+    from asr_pathways.data.batches import Batch
+    from asr_pathways.data.features import Frontend
+
+
+class SpeechModel(nn.Module, ABC):
+    """A recogniser of one or many languages.
+
+    Attributes:
+        unprunable: patterns of the modules or parameters of `network` that stay dense: output layers.
+        languages: the codes that the model itself knows; empty: it has no notion of languages.
+        matched: the modules of `network` whose outputs distillation compares; empty: none.
+        classifier: the module of `network` that gives the logits (B, N, V) of a batch's loss; empty: there is none.
+        free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
+    """
+
+    unprunable: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    matched: tuple[str, ...] = ()
+    classifier: str = ""
+    free_text: bool = False
+    window: float = float("inf")
+    """Seconds of audio that are decoded at once; longer recordings are cut at pauses."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The module whose parameters are pruned; a model from elsewhere keeps its own names there."""
+        return self
+
+    @property
+    @abstractmethod
+    def frontend(self) -> Frontend:
+        """Turns samples into what `loss` and `decode` take as features."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """The training loss of a batch of one language, in nats a token.
+
+        Raises:
+            PathwaysError: if an utterance does not fit the model; it is named.
+        """
+
+    @abstractmethod
+    def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
+        """Greedy search: features (B, T, ...), their lengths (B,) in frames -> token ids of each utterance."""
+
+    @abstractmethod
+    def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
+        """Features (B, T, ...), lengths (B,) -> what the encoder makes of them (B, T', D), and lengths (B,)."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """What ``inspect`` shows of it: {term: value}."""
+
+    @abstractmethod
+    def save_weights(self, folder: Path) -> None:
+        """Writes the weights (and whatever a model from elsewhere needs beside them) to ``folder``.
+
+        Raises:
+            PathwaysError: if something cannot be written.
+        """
+
+    @abstractmethod
+    def load_weights(self, folder: Path) -> None:
+        """Takes the weights that `save_weights` wrote for the same model.
+
+        Raises:
+            PathwaysError: if they are missing, truncated or of another model.
+        """
+
+    def forward_matched(self, batch: Batch) -> None:
+        """Runs the modules in `matched`, and `classifier`, on a batch; by default all of the forward pass."""
+        self.loss(batch)
+
+    def prediction_lengths(self, batch: Batch) -> Tensor:
+        """How many of the N rows of logits of `classifier` are of each utterance (B,), and not padding.
+
+        Raises:
+            PathwaysError: if the model has no `classifier`.
+        """
+        raise PathwaysError(f"{type(self).__name__} has no classifier, whose logits are of each utterance")
+
+    def length_error(self, frames: int, tokens: int) -> str | None:
+        """Why `loss` cannot take an utterance of so many frames of features and tokens of text; None if it can."""
+        return None
+
+    def load_languages(self, languages: Iterable[str]) -> None:
+        """Called before these languages are used: a model with weights of their own for each reads them now.
+
+        Raises:
+            PathwaysError: if it knows no such language, or its weights are not to be had.
+        """
+        return
+
+    def language_parameters(self, language: str) -> list[nn.Parameter]:
+        """Parameters beside those of `network` that serve one language only."""
+        return []
+
+    def train_on_short_windows(self) -> None:
+        """Called before the first training step; a model that pads its input may stop doing so from here on."""
+        return

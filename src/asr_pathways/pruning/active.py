@@ -1,0 +1,176 @@
+"""The active pathway: what is in the model now, and what is observed of it while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from torch import Tensor, nn
+
+from asr_pathways import ranks
+from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning.config import POLICIES
+from asr_pathways.pruning.mixed_batches import MixedBatch
+from asr_pathways.pruning.observe import Observer
+from asr_pathways.pruning.state import State
+from asr_pathways.pruning.weights import MaskedWeights, as_number, hook_gradients
+
+MIXED = "use([...])"
+
+
+class ActivePathway:
+    """Puts one pathway at a time in the model, and remembers which were trained since the last step."""
+
+    def __init__(self, model: nn.Module, state: State, weights: MaskedWeights) -> None:
+        self._model = model
+        self._state = state
+        self._policy = POLICIES[state.config.gradient]
+        self._weights = weights
+        self._removers: list[Callable[[], None]] = []
+        self._attached = True
+        self._in_use: str | None = None  # the block that is going on, as errors name it
+        self._trained: set[str] = set()  # pathways used in training since the last step
+        self._movable_now: Callable[[int], Tensor] | None = None  # what the present backward pass may move
+
+    @contextmanager
+    def use(self, language: str) -> Iterator[None]:
+        """See `Pathways.use`, for batches of one language."""
+        key = self._state.key(language)
+        with self._block(f"use({language!r})", [language]) as training, self._in_place(key, training):
+            yield
+
+    @contextmanager
+    def use_mixed(self, languages: Sequence[str]) -> Iterator[MixedBatch]:
+        """See `Pathways.use`, for batches of several languages, one for each row."""
+        keys = [self._state.key(language) for language in languages]
+        if not keys:
+            raise PathwaysError("use([]): give the language of each row")
+        with self._block(MIXED, languages) as training:
+            batch = MixedBatch(keys, partial(self._in_place, training=training, tracked=False))
+            try:
+                yield batch
+            finally:
+                batch.close()
+
+    @contextmanager
+    def calibrate(self, language: str) -> Iterator[None]:
+        """See `Pathways.calibrate`."""
+        key, observations = self._state.key(language), self._state.observations
+        if not self._state.config.score_needs:
+            raise PathwaysError(f"score {self._state.config.score} needs no calibration: adapt() at once")
+        if self._in_use == MIXED:
+            raise PathwaysError(f"calibrate({language!r}) inside {MIXED}: calibrate one language at a time")
+        self._hook()
+        with observations.recording(key):
+            yield
+            observations.commit([key])
+
+    def require_dense(self, what: str) -> None:
+        """Raises PathwaysError inside a block, or after `detach`."""
+        if self._in_use is not None:
+            raise PathwaysError(f"{what} inside {self._in_use}: leave that block first, its weights are masked")
+        if not self._attached:
+            raise PathwaysError(f"{what} after detach: attach or load the pathways again")
+
+    def require_stepped(self) -> None:
+        """Raises PathwaysError if the optimizer moved weights that `end_step` has yet to put back."""
+        if self._restores and self._trained and self._weights.moved():
+            raise PathwaysError("the weights changed after use: call pathways.step() after every optimizer.step()")
+
+    def end_step(self) -> list[str]:
+        """Undoes what the optimizer did to weights that must not move; returns the pathways that were trained."""
+        flags = ranks.anywhere([key in self._trained for key in self._state.keys], self._state.device)
+        trained = [key for key, flag in zip(self._state.keys, flags, strict=True) if flag]
+        self._trained.clear()
+        self._state.observations.commit(trained, self._due)
+        movable = self._movable(trained)
+        if movable is not None:
+            self._weights.restore_outside(movable)
+        return trained
+
+    def forget(self) -> None:
+        """Drops what belongs to an unfinished step."""
+        self._trained.clear()
+        for observer in self._state.observations:
+            observer.forget()
+
+    def unhook(self) -> None:
+        """Takes every hook off the model, until training needs them again."""
+        for remove in self._removers:
+            remove()
+        self._removers = []
+
+    def detach(self) -> None:
+        """The end: no block can begin any more."""
+        self._attached = False
+        self.unhook()
+        self._weights.release()
+
+    @contextmanager
+    def _block(self, what: str, languages: Sequence[str]) -> Iterator[bool]:
+        """Lets no other block begin inside it; yields whether the model trains in it."""
+        self.require_dense(what)
+        self.require_stepped()
+        training = self._model.training
+        if training:
+            for language in languages:
+                self._state.trainable_key(language, "use in training mode")
+        self._in_use = what
+        try:
+            yield training
+        finally:
+            self._in_use = None
+
+    @contextmanager
+    def _in_place(self, key: str, training: bool, tracked: bool = True) -> Iterator[None]:
+        """The pathway's tensors and masked weights are in the model, and what training needs is observed."""
+        with self._state.extension.tensors.in_place(key):
+            try:
+                if self._policy.masks_training or not training:
+                    self._weights.mask(self._state.masks.unpacked(key), tracked)
+                if training:
+                    self._hook()
+                    self._trained.add(key)
+                    self._movable_now = self._movable([key])
+                    with self._state.observations.recording(key, self._due):
+                        yield
+                else:
+                    yield
+            finally:
+                self._weights.restore()
+                self._movable_now = None
+
+    def _due(self, observer: Observer, key: str) -> bool:
+        return observer.due(self._state.own_steps[key], self._state.adapts_next(key))
+
+    @property
+    def _restores(self) -> bool:
+        """Whether some weights must not move in training."""
+        return self._policy.freezes or bool(self._state.extension)
+
+    def _movable(self, keys: Sequence[str]) -> Callable[[int], Tensor] | None:
+        """From the index of a tensor to the bool mask of what training ``keys`` may move; None: it may move all."""
+        if not keys or not self._restores:
+            return None
+        if self._state.extension:  # then only the last trains
+            return self._state.extension.movable(self._state.keys)
+        return self._state.masks.union(keys).__getitem__
+
+    def _hook(self) -> None:
+        """Puts the hooks that score and policy need on the model; one that is only evaluated carries none."""
+        if self._removers:
+            return
+        for observer in self._state.observations:  # before gradients are masked
+            self._removers += observer.hook()
+        if self._restores:
+            prunable = self._state.prunable
+            hooks = [self._gradient_mask(index) for index in range(len(prunable))]
+            self._removers += hook_gradients([one.parameter for one in prunable], hooks)
+
+    def _gradient_mask(self, index: int) -> Callable[[Tensor], Tensor | None]:
+        """Masks a contribution by its pathway's mask before it is added to ``.grad``.
+
+        So gradients accumulated over several languages are right, and ranks exchange masked gradients.
+        """
+        return lambda grad: None if self._movable_now is None else grad * as_number(self._movable_now(index))

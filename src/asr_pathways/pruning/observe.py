@@ -1,0 +1,353 @@
+"""What a score needs beside the weights: running statistics of inputs, and gradients, of each pathway.
+
+What a module's hooks can see decides what is measured of inputs:
+
+- linear and convolution layers: their input. A linear layer whose weight is used without calling the layer (the
+  output projection inside `nn.MultiheadAttention`) is not seen.
+- `nn.MultiheadAttention`: query, key and value.
+- LSTM, GRU, RNN: the input, and the output for the recurrent weights of the last layer. The hidden states of lower
+  layers are seen at the last time step only, and stand for the rest. An LSTM's projection is not seen.
+- cells: the input and the hidden state that they get.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from asr_pathways import ranks
+from asr_pathways.pruning.prunable import CONVOLUTIONS, Prunable, by_module
+from asr_pathways.pruning.scores import Evidence, Need
+from asr_pathways.pruning.weights import hook_gradients, no_autograd
+
+# Means need few samples, so that observing costs a training step about a hundredth of its time.
+EVERY = 4  # one in so many training steps of a pathway is observed, the first among them
+POSITIONS = 256  # at most about so many positions of a batch are looked at
+DECAY = 0.98  # what a running sum keeps when the next step is added: about 50 observed steps are remembered
+
+Removers = list[Callable[[], None]]
+
+
+class Observer(ABC):
+    """Observes one thing that a score may need, of one pathway at a time.
+
+    Attributes:
+        recording: the pathway that is being observed; None: none.
+        missing: why a mask cannot be chosen before anything was observed of the pathway ``{0!r}``.
+    """
+
+    missing: ClassVar[str]
+
+    def __init__(self, prunable: Sequence[Prunable]) -> None:
+        """Nothing was observed yet."""
+        self.recording: str | None = None
+        self._prunable = {one.name: one for one in prunable}
+
+    @abstractmethod
+    def hook(self) -> Removers:
+        """Puts hooks on the model; returns what removes them."""
+
+    @abstractmethod
+    def due(self, language_steps: int, adapts: bool) -> bool:
+        """Whether a training step is observed: after so many of the language, ``adapts`` if its mask adapts then."""
+
+    @abstractmethod
+    def commit(self, pathways: Iterable[str]) -> None:
+        """What was seen of ``pathways``, on all ranks, counts: one batch, or all of a training step."""
+
+    @abstractmethod
+    def end_step(self) -> None:
+        """Masks that were due have adapted."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drops what an unfinished step has seen."""
+
+    @abstractmethod
+    def observed(self, pathway: str) -> bool:
+        """Whether anything counts of a pathway."""
+
+    @abstractmethod
+    def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
+        """From a prunable weight's name to what was observed of it; called for every weight in order on every rank."""
+
+    @abstractmethod
+    def state(self, pathway: str) -> dict[str, Tensor]:
+        """Copies of what a checkpoint keeps of a pathway."""
+
+    @abstractmethod
+    def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
+        """Goes on from a `state`."""
+
+
+Due = Callable[[Observer, str], bool]
+"""Whether an observer is to observe a pathway now."""
+
+
+class Observations:
+    """The observers that a score needs, as one."""
+
+    def __init__(self, needs: frozenset[Need], prunable: Sequence[Prunable]) -> None:
+        self._observers = {need: OBSERVERS[need](prunable) for need in sorted(needs)}
+        self._weights = {one.name: one.parameter for one in prunable}
+
+    def __iter__(self) -> Iterator[Observer]:
+        return iter(self._observers.values())
+
+    @contextmanager
+    def recording(self, pathway: str, due: Due = lambda *_: True) -> Iterator[None]:
+        """Inside, what runs is observed as of ``pathway`` by those observers that are ``due``."""
+        before = [observer.recording for observer in self]
+        try:
+            for observer in self:
+                if due(observer, pathway):
+                    observer.recording = pathway
+            yield
+        finally:
+            for observer, recording in zip(self, before, strict=True):
+                observer.recording = recording
+
+    def commit(self, pathways: Sequence[str], due: Due = lambda *_: True) -> None:
+        """What was seen of ``pathways`` by those observers that are ``due`` counts."""
+        for observer in self:
+            observer.commit([pathway for pathway in pathways if due(observer, pathway)])
+
+    def missing(self, pathway: str) -> str:
+        """Why a mask cannot be chosen by the score yet; empty if it can."""
+        return next((one.missing.format(pathway) for one in self if not one.observed(pathway)), "")
+
+    def evidence(self, pathway: str) -> Callable[[str], Evidence]:
+        """From a prunable weight's name to what a score may look at."""
+        parts = {need: observer.evidence(pathway) for need, observer in self._observers.items()}
+        return lambda name: Evidence(self._weights[name], **{need: of(name) for need, of in parts.items()})
+
+    def state(self, pathway: str) -> dict[str, Tensor]:
+        """What a checkpoint keeps of a pathway."""
+        return {name: tensor for observer in self for name, tensor in observer.state(pathway).items()}
+
+    def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
+        """Goes on from a `state`."""
+        for observer in self:
+            observer.load_state(pathway, state)
+
+
+class InputStatistics(Observer):
+    """Decayed sums of squares and counts, by pathway and tensor: (groups, columns + 1), the count last."""
+
+    missing = "no activation of {0!r} was seen yet: run forward passes inside calibrate({0!r})"
+
+    def __init__(self, prunable: Sequence[Prunable]) -> None:
+        super().__init__(prunable)
+        self._new: dict[str, dict[str, Tensor]] = defaultdict(self._zeros)  # what was seen since the last commit
+        self._sums: dict[str, dict[str, Tensor]] = defaultdict(self._zeros)
+
+    def due(self, language_steps: int, adapts: bool) -> bool:
+        return language_steps % EVERY == 0
+
+    def commit(self, pathways: Iterable[str]) -> None:
+        for pathway in pathways:
+            all_sums = self._sums[pathway].values()
+            seen = torch.split(self._everywhere(self._new[pathway]), [sums.numel() for sums in all_sums])
+            del self._new[pathway]
+            for sums, part in zip(all_sums, seen, strict=True):
+                new = part.view_as(sums).to(sums.device)
+                sums.copy_(torch.where(new[:, -1:] > 0, DECAY * sums + new, sums))
+
+    def end_step(self) -> None:
+        """Running sums go on."""
+
+    def forget(self) -> None:
+        self._new.clear()
+
+    def hook(self) -> Removers:
+        removers: Removers = []
+        for module, names in by_module(self._prunable.values()).items():
+            hook = self._hook(names)
+            if isinstance(module, nn.RNNBase):
+                removers.append(module.register_forward_hook(hook, with_kwargs=True).remove)
+            else:
+                removers.append(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        return removers
+
+    def observed(self, pathway: str) -> bool:
+        return any(map(_seen, self._sums[pathway].values()))
+
+    def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
+        return self.rms(pathway).get
+
+    def rms(self, pathway: str) -> dict[str, Tensor]:
+        """{tensor's name: (groups, columns)}, for the tensors whose inputs were seen."""
+        return {name: (sums[:, :-1] / sums[:, -1:]).sqrt() for name, sums in self._sums[pathway].items() if _seen(sums)}
+
+    def state(self, pathway: str) -> dict[str, Tensor]:
+        return {name: sums.clone() for name, sums in self._sums[pathway].items()}
+
+    def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
+        sums = self._sums[pathway]
+        for name, before in sums.items():
+            sums[name] = state[name].detach().clone().to(before.device)
+
+    def _record(self, name: str, group: int, x: Tensor, channel: int) -> None:
+        """Adds the tensor that entered (part of) a weight; ``channel`` is the dimension of its columns."""
+        if self.recording is None or x.numel() == 0:
+            return
+        squares, count = _sum_of_squares(x, channel)
+        seen = self._new[self.recording]
+        if seen[name].device != x.device:
+            with no_autograd():
+                seen[name] = seen[name].to(x.device)
+        squares = squares.view(-1, seen[name].shape[1] - 1)
+        sums = seen[name][group : group + len(squares)]
+        # An overflowed activation is left out; it must not spoil the running sums for ever.
+        sums[:, :-1].add_(squares.nan_to_num_(nan=0.0, posinf=0.0))
+        sums[:, -1].add_(count)
+
+    def _hook(self, names: Mapping[str, str]) -> Callable[..., None]:
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def record(module: nn.Module, *call: Any) -> None:
+            channel = -1 - len(module.kernel_size) if isinstance(module, CONVOLUTIONS) else -1
+            for attribute, group, x in _inputs(module, *call):
+                if attribute in names:
+                    self._record(names[attribute], group, x, channel)
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any = None) -> None:
+            if self.recording is not None:
+                record(module, args, kwargs, result)
+
+        return hook
+
+    def _everywhere(self, seen: Mapping[str, Tensor]) -> Tensor:
+        """The sums in a row, over all ranks, which communicate through the device that the model is on."""
+        device = next(iter(self._prunable.values())).parameter.device
+        return ranks.total(torch.cat([seen[name].view(-1).to(device) for name in self._prunable]))
+
+    def _zeros(self) -> dict[str, Tensor]:
+        with no_autograd():
+            return {name: torch.zeros(one.groups, one.shape[1] + 1) for name, one in self._prunable.items()}
+
+
+class GradientSums(Observer):
+    """The sum of the dense gradients of a pathway, by tensor, in the step before its mask adapts."""
+
+    missing = "no gradient of {0!r} was taken yet: run a backward pass inside calibrate({0!r})"
+
+    def __init__(self, prunable: Sequence[Prunable]) -> None:
+        super().__init__(prunable)
+        self._sums: dict[str, dict[str, Tensor]] = {}
+
+    def due(self, language_steps: int, adapts: bool) -> bool:
+        return adapts
+
+    def commit(self, pathways: Iterable[str]) -> None:
+        """Gradients count at once."""
+
+    def forget(self) -> None:
+        self._sums.clear()
+
+    end_step = forget
+
+    def state(self, pathway: str) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
+        """Nothing outlives a step."""
+
+    def hook(self) -> Removers:
+        prunable = self._prunable.values()
+        return hook_gradients([one.parameter for one in prunable], [self._hook(one.name) for one in prunable])
+
+    def observed(self, pathway: str) -> bool:
+        return bool(self._sums.get(pathway))
+
+    def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
+        def everywhere(name: str) -> Tensor:
+            local = self._sums[pathway].get(name)
+            if local is None:
+                local = torch.zeros_like(self._prunable[name].parameter, dtype=torch.float32)
+            return ranks.total(local)
+
+        return everywhere
+
+    def _hook(self, name: str) -> Callable[[Tensor], None]:
+        def hook(gradient: Tensor) -> None:
+            if self.recording is not None:
+                sums = self._sums.setdefault(self.recording, {})
+                new = gradient.detach().float()
+                sums[name] = sums[name] + new if name in sums else new.clone()
+
+        return hook
+
+
+OBSERVERS: dict[Need, type[Observer]] = {"inputs": InputStatistics, "gradients": GradientSums}
+
+
+def _seen(sums: Tensor) -> bool:
+    """Whether inputs of every group of rows were seen."""
+    return bool((sums[:, -1] > 0).all())
+
+
+def _sum_of_squares(x: Tensor, channel: int) -> tuple[Tensor, int]:
+    """Sums over all dimensions but ``channel``, of every so-many-th step of the longest: ((C,), how many)."""
+    x = x.detach()
+    if x.is_nested:  # how torch's encoder leaves padding out when it evaluates
+        x = torch.cat(list(x.unbind()))
+    x = x.movedim(channel, -1)
+    if x.dim() == 1:
+        x = x[None]
+    lead = x.shape[:-1]
+    longest = max(range(len(lead)), key=lambda dim: lead[dim])
+    every = max(1, math.prod(lead) // POSITIONS)
+    x = x.movedim(longest, 0)[::every].float()
+    return x.square().sum(dim=tuple(range(x.dim() - 1))), x.numel() // x.shape[-1]
+
+
+def _inputs(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+) -> Iterator[tuple[str, int, Tensor]]:
+    """(attribute of a weight, group of its rows, what enters them), as far as a module's inputs and outputs show."""
+
+    def argument(index: int, name: str) -> Any:
+        return args[index] if index < len(args) else kwargs.get(name)
+
+    if isinstance(module, nn.MultiheadAttention):
+        # Packed, the three inputs are the groups of one weight; else each enters another weight.
+        for group, name in enumerate(("query", "key", "value")):
+            yield "in_proj_weight", group, argument(group, name)
+            yield f"{name[0]}_proj_weight", 0, argument(group, name)
+    elif isinstance(module, nn.RNNBase):
+        yield from _recurrent_inputs(module, argument(0, "input"), result)
+    elif isinstance(module, nn.RNNCellBase):
+        yield "weight_ih", 0, argument(0, "input")
+        hidden = argument(1, "hx")
+        if hidden is not None:
+            yield "weight_hh", 0, hidden[0] if isinstance(hidden, tuple) else hidden
+    else:
+        yield "weight", 0, argument(0, "input")
+
+
+def _recurrent_inputs(module: nn.RNNBase, sequence: Any, result: tuple[Any, Any]) -> Iterator[tuple[str, int, Tensor]]:
+    output, state = result
+    last = state[0] if isinstance(state, tuple) else state
+    ways = ["", "_reverse"] if module.bidirectional else [""]
+    hidden = list(last)  # (layers * directions) of (batch, size) or (size,)
+    hidden[-len(ways) :] = _unpadded(output).chunk(len(ways), dim=-1)
+    below = _unpadded(sequence)
+    for layer in range(module.num_layers):
+        here = hidden[layer * len(ways) : (layer + 1) * len(ways)]
+        for way, state_of_way in zip(ways, here, strict=True):
+            yield f"weight_ih_l{layer}{way}", 0, below
+            yield f"weight_hh_l{layer}{way}", 0, state_of_way
+        below = torch.cat(here, dim=-1)
+
+
+def _unpadded(sequence: Any) -> Tensor:
+    steps: Tensor = sequence.data if isinstance(sequence, PackedSequence) else sequence
+    return steps

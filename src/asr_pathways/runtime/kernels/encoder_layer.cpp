@@ -1,0 +1,91 @@
+#include "encoder_layer.h"
+
+#include <cstring>
+
+namespace sparse {
+namespace {
+
+void copy(const float* from, int64_t count, float* to) { std::memcpy(to, from, sizeof(float) * count); }
+
+// So many floats of scratch in one piece, each part on a cache line of its own; they live until the next call.
+class Scratch {
+public:
+    explicit Scratch(int64_t floats, int parts) {
+        const std::size_t needed = static_cast<std::size_t>(floats + parts * kLine);
+        if (held().size() < needed) held().resize(needed);
+        next_ = held().data();
+    }
+    float* take(int64_t floats) {
+        float* const part = next_;
+        next_ += (floats + kLine - 1) / kLine * kLine;
+        return part;
+    }
+
+private:
+    static constexpr int64_t kLine = kAlignment / sizeof(float);
+    static Aligned<float>& held() {
+        thread_local Aligned<float> floats;
+        return floats;
+    }
+    float* next_;
+};
+
+}  // namespace
+
+void feed_forward(const float* x, int64_t n, Norm norm, Product inwards, Product outwards, float* out, Runner runner) {
+    const int64_t dim = inwards.weight.columns, hidden = inwards.weight.rows;
+    const StepKernels& steps = runner.kernels.steps;
+    Scratch scratch(n * (dim + hidden), 2);
+    float *const normed = scratch.take(n * dim), *const inner = scratch.take(n * hidden);
+    steps.layer_norm(x, n, dim, norm, normed);
+    multiply(inwards, normed, n, inner, runner);
+    steps.silu(inner, n * hidden);
+    multiply(outwards, inner, n, out, runner);
+    steps.add(x, n * dim, out);
+}
+
+void attention(const float* x, int64_t streams, const float* past, const float* unseen, Norm norm, Product query,
+               Product key_value, Product outwards, const Attention& a, float* windows, float* out, Runner runner) {
+    const int64_t n = streams * a.rows, left = a.length - a.rows;
+    const StepKernels& steps = runner.kernels.steps;
+    const int64_t workspace = steps.attend_scratch(a);
+    Scratch scratch(n * a.dim * 4 + workspace, 4);
+    float *const normed = scratch.take(n * a.dim), *const queries = scratch.take(n * a.dim);
+    float *const fresh = scratch.take(n * a.dim * 2), *const work = scratch.take(workspace);
+    steps.layer_norm(x, n, a.dim, norm, normed);
+    multiply(query, normed, n, queries, runner);
+    multiply(key_value, normed, n, fresh, runner);
+    float* const mixed = normed;  // not needed any more
+    for (int64_t stream = 0; stream < streams; ++stream) {
+        float* const window = windows + stream * a.length * 2 * a.dim;
+        const int64_t first = stream * a.rows * a.dim;
+        copy(past + stream * left * 2 * a.dim, left * 2 * a.dim, window);
+        copy(fresh + 2 * first, a.rows * 2 * a.dim, window + left * 2 * a.dim);
+        steps.attend(a, queries + first, window, unseen + stream * a.length, work, mixed + first);
+    }
+    multiply(outwards, mixed, n, out, runner);
+    steps.add(x, n * a.dim, out);
+}
+
+void convolution(const float* x, int64_t streams, int64_t rows, const float* past, Norm norm, Product inwards,
+                 const Convolution& conv, Product outwards, float* windows, float* out, Runner runner) {
+    const int64_t dim = inwards.weight.columns, n = streams * rows, kept = conv.taps - 1;
+    const StepKernels& steps = runner.kernels.steps;
+    Scratch scratch(n * dim * 3, 2);
+    float *const normed = scratch.take(n * dim), *const gates = scratch.take(n * dim * 2);
+    steps.layer_norm(x, n, dim, norm, normed);
+    multiply(inwards, normed, n, gates, runner);
+    float* const convolved = normed;  // not needed any more
+    for (int64_t stream = 0; stream < streams; ++stream) {
+        float* const window = windows + stream * (kept + rows) * dim;
+        copy(past + stream * kept * dim, kept * dim, window);
+        steps.glu(gates + stream * rows * 2 * dim, rows, dim, window + kept * dim);
+        steps.depthwise(window, rows, dim, conv.weight, conv.bias, conv.taps, convolved + stream * rows * dim);
+    }
+    steps.layer_norm(convolved, n, dim, conv.norm, gates);
+    steps.silu(gates, n * dim);
+    multiply(outwards, gates, n, out, runner);
+    steps.add(x, n * dim, out);
+}
+
+}  // namespace sparse

@@ -1,0 +1,202 @@
+"""Steps of a streaming encoder layer in one call each: sparse products, and what is between them.
+
+A layer of a few frames is dozens of small operations, and calling them takes longer than they do. These steps are
+those of `asr_pathways.models.emformer`, each with its layer norm before and its residual after, for inference with the
+compiled kernels. All tensors are contiguous float32 ones on the CPU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.runtime.kernels import extension
+from asr_pathways.runtime.kernels.checks import check_floats
+from asr_pathways.runtime.kernels.matrix import SparseMatrix
+
+if TYPE_CHECKING:
+    from asr_pathways.runtime.kernels import _sparse
+
+Product = tuple[SparseMatrix, Tensor | None]
+"""A weight and its bias (out,)."""
+
+Constants = tuple[Any, ...]
+"""Weights, addresses and numbers, in the order of the extension's arguments."""
+
+
+class Step:
+    """What all steps have: constants, by their addresses, and the tensors that must live as long."""
+
+    def __init__(self, norm: nn.LayerNorm, threads: int, variant: str | None = None) -> None:
+        """``norm`` comes first in the step.
+
+        Raises:
+            PathwaysError: if the compiled kernels are missing, or an argument does not fit.
+        """
+        self._runner = extension.check_runner(threads, variant)
+        self._extension: Any = extension.built()
+        self._kept: list[Tensor] = []
+        (self.dim,) = norm.normalized_shape
+        self._norm = self._norm_of(norm)
+
+    def _norm_of(self, norm: nn.LayerNorm) -> _sparse.Norm:
+        (size,) = norm.normalized_shape
+        return self._floats(norm.weight, size), self._floats(norm.bias, size), norm.eps
+
+    def _floats(self, tensor: Tensor, *shape: int) -> int:
+        """The address of a constant of this shape."""
+        tensor = tensor.detach()
+        check_floats(tensor, "a tensor of a step", *shape)
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+    def _product(self, product: Product, out: int, inwards: int) -> _sparse.Product:
+        weight, bias = product
+        if weight.shape != (out, inwards):
+            raise PathwaysError(f"a weight of {out}x{inwards} is needed here, not of {weight.shape}")
+        if bias is not None:
+            self._floats(bias, out)
+        return weight.product(bias)
+
+
+class FeedForward(Step):
+    """``x + W2 @ silu(W1 @ norm(x))``.
+
+    Args:
+        norm: over D.
+        inwards: (H, D) with its bias.
+        outwards: (D, H) with its bias.
+        threads: how many share the rows of a weight.
+        variant: one of `variants()`; the fastest if not given.
+    """
+
+    def __init__(
+        self, norm: nn.LayerNorm, inwards: Product, outwards: Product, threads: int = 1, variant: str | None = None
+    ) -> None:
+        super().__init__(norm, threads, variant)
+        hidden = inwards[0].shape[0]
+        products = self._product(inwards, hidden, self.dim), self._product(outwards, self.dim, hidden)
+        self._constants: Constants = self._norm, *products
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(n, D) -> (n, D)."""
+        check_floats(x, "x", None, self.dim)
+        out = torch.empty_like(x)
+        self._extension.feed_forward(x.data_ptr(), x.shape[0], *self._constants, out.data_ptr(), self._runner)
+        return out
+
+
+class Attention(Step):
+    """``x`` and the attention of ``norm(x)`` to a window: past frames, then these.
+
+    Args:
+        norm: over D.
+        query: (D, D) with its bias.
+        key_value: (2 * D, D) with its bias.
+        outwards: (D, D) with its bias.
+        bias: (heads, rows, left + rows): added to the scores; says how many frames a stream has, and how many past.
+        threads, variant: as of `FeedForward`.
+    """
+
+    def __init__(
+        self,
+        norm: nn.LayerNorm,
+        query: Product,
+        key_value: Product,
+        outwards: Product,
+        bias: Tensor,
+        threads: int = 1,
+        variant: str | None = None,
+    ) -> None:
+        super().__init__(norm, threads, variant)
+        dim = self.dim
+        self.heads, self.rows, self.length = bias.shape
+        if dim % self.heads or self.length < self.rows:
+            raise PathwaysError(f"a bias of {tuple(bias.shape)} does not fit {dim} channels")
+        self._constants: Constants = (
+            self._norm,
+            self._product(query, dim, dim),
+            self._product(key_value, 2 * dim, dim),
+            self._product(outwards, dim, dim),
+            self.heads,
+            self._floats(bias, *bias.shape),
+        )
+
+    def __call__(self, x: Tensor, past: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
+        """One segment of B streams.
+
+        Args:
+            x: (B, rows, D).
+            past: keys and values (B, left, 2 * D).
+            unseen: (B, left + rows): added to the scores of each frame of the window.
+
+        Returns:
+            (B, rows, D), and keys and values of the window (B, left + rows, 2 * D).
+        """
+        streams, left = x.shape[0], self.length - self.rows
+        check_floats(x, "x", None, self.rows, self.dim)
+        check_floats(past, "past", streams, left, 2 * self.dim)
+        check_floats(unseen, "unseen", streams, self.length)
+        out, windows = torch.empty_like(x), torch.empty(streams, self.length, 2 * self.dim)
+        inputs = x.data_ptr(), streams, self.rows, past.data_ptr(), left, unseen.data_ptr()
+        self._extension.attention(*inputs, *self._constants, windows.data_ptr(), out.data_ptr(), self._runner)
+        return out, windows
+
+
+class Convolution(Step):
+    """``x`` and the convolution module on ``norm(x)``: product, GLU, depthwise, norm, SiLU, product.
+
+    Args:
+        norm: over D.
+        inwards: (2 * D, D) with its bias.
+        depthwise: of D channels, each its own group.
+        depthwise_norm: over D.
+        outwards: (D, D) with its bias.
+        threads, variant: as of `FeedForward`.
+    """
+
+    def __init__(
+        self,
+        norm: nn.LayerNorm,
+        inwards: Product,
+        depthwise: nn.Conv1d,
+        depthwise_norm: nn.LayerNorm,
+        outwards: Product,
+        threads: int = 1,
+        variant: str | None = None,
+    ) -> None:
+        super().__init__(norm, threads, variant)
+        dim = self.dim
+        (self.taps,) = depthwise.kernel_size
+        assert depthwise.bias is not None
+        weight = depthwise.weight.detach().view(dim, self.taps).t().contiguous()
+        self._constants: Constants = (
+            self._norm,
+            self._product(inwards, 2 * dim, dim),
+            self._floats(weight, self.taps, dim),
+            self._floats(depthwise.bias, dim),
+            self.taps,
+            self._norm_of(depthwise_norm),
+            self._product(outwards, dim, dim),
+        )
+
+    def __call__(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """One segment of B streams.
+
+        Args:
+            x: (B, rows, D).
+            past: what the convolution saw before (B, taps - 1, D).
+
+        Returns:
+            (B, rows, D), and what it saw (B, taps - 1 + rows, D).
+        """
+        streams, rows = x.shape[0], x.shape[1]
+        check_floats(x, "x", None, None, self.dim)
+        check_floats(past, "past", streams, self.taps - 1, self.dim)
+        out, windows = torch.empty_like(x), torch.empty(streams, self.taps - 1 + rows, self.dim)
+        inputs = x.data_ptr(), streams, rows, past.data_ptr()
+        self._extension.convolution(*inputs, *self._constants, windows.data_ptr(), out.data_ptr(), self._runner)
+        return out, windows

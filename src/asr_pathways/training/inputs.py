@@ -1,0 +1,148 @@
+"""What a run reads of a data folder: batches to train on, to calibrate on and to score, and their statistics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr_pathways.data.batches import Batch, TrainBatches, eval_batches
+from asr_pathways.data.corpus import languages_of, load_cuts, sources_of
+from asr_pathways.data.features import Fbank, FeatureConfig
+from asr_pathways.data.left_out import LeftOut
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.training.run import Run
+
+_STATISTICS_UTTERANCES = 200
+"""About how many utterances the mean and deviation of features are estimated from."""
+
+_CALIBRATION_UTTERANCES = 20_000
+"""Calibration batches are drawn of at most so many utterances of a language."""
+
+_TOKENIZER_TEXTS = 200_000
+"""At most so many texts of a language are word pieces trained on."""
+
+
+class Inputs:
+    """The data of one run; utterances that cannot be used are left out of all of it.
+
+    Args:
+        run: says how much of the data, and which share of the batches, this process takes.
+        data: a data folder.
+        languages: which ones of the data; None: all.
+
+    Attributes:
+        cuts: Lhotse's, of the train split.
+        left_out: the utterances that cannot be used, with reasons.
+
+    Raises:
+        PathwaysError: if the data folder is broken, lacks a language, or has too many unusable utterances.
+    """
+
+    def __init__(self, run: Run, data: Path, languages: Sequence[str] | None = None) -> None:
+        self._run, self._data = run, data
+        self.left_out = LeftOut(run.config.data.max_left_out)
+        self.cuts: list[Any] = []
+        self.select(languages)
+
+    def select(self, languages: Sequence[str] | None) -> None:
+        """Reads the train split; None: of all languages."""
+        self.cuts = list(load_cuts(self._data, "train", languages, self.left_out))
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Those of the train split, sorted."""
+        return tuple(languages_of(self.cuts))
+
+    @property
+    def attribution(self) -> tuple[str, ...]:
+        """What the sources of the data ask to be said of them."""
+        asked = (source.get("attribution") for source in sources_of(self._data))
+        return tuple(dict.fromkeys(str(attribution) for attribution in asked if attribution))
+
+    def training(self, asr: AsrModel) -> TrainBatches:
+        """This rank's training batches."""
+        config, fabric = self._run.config, self._run.fabric
+        ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size, "accumulate": config.accumulate}
+        return TrainBatches(self.cuts, config=config.data, **ranks, **self._options(asr))
+
+    def calibration(self, asr: AsrModel, language: str) -> Iterator[Batch]:
+        """Endless batches of one language, neither augmented nor made ahead, of an even sample of a large corpus."""
+        cuts = [cut for cut in self.cuts if cut.supervisions[0].language == language]
+        cuts = cuts[:: -(-len(cuts) // _CALIBRATION_UTTERANCES)]
+        plain = {"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0}
+        return iter(TrainBatches(cuts, config=self._run.config.data.model_copy(update=plain), **self._options(asr)))
+
+    def dev(self, asr: AsrModel, languages: Sequence[str] | None = None) -> list[Batch]:
+        """Dev batches of some or all of the model's languages: of each, as many utterances as the run scores, by id."""
+        most = self._run.config.evaluation.utterances
+        cuts = sorted(load_cuts(self._data, "dev", languages or asr.languages, self.left_out), key=lambda cut: cut.id)
+        seen: Counter[str] = Counter()
+        kept = []
+        for cut in cuts:
+            language = cut.supervisions[0].language
+            seen[language] += 1
+            if not most or seen[language] <= most:
+                kept.append(cut)
+        return list(eval_batches(kept, **self._options(asr)))
+
+    def _options(self, asr: AsrModel) -> dict[str, Any]:
+        """What all batches take of the model, and where they leave what they cannot use."""
+        model = asr.model
+        options = {"tokenizer": asr.tokenizer, "frontend": model.frontend, "length_error": model.length_error}
+        return {**options, "left_out": self.left_out}
+
+
+def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batches: int, masked: bool = False) -> None:
+    """Masks of ``languages`` by what ``batches`` of each excite in the model, where the score asks for that.
+
+    The model is dense then, or with ``masked`` the sub-network of the mask that the language has. Of several ranks
+    those with 0 ``batches`` choose by what the others have seen: all get the same masks.
+    """
+    pathways = asr.pathways
+    assert pathways is not None
+    if "inputs" not in pathways.config.score_needs or pathways.sparsity == 0:
+        return
+    asr.model.eval()
+    for language in languages:
+        drawn = inputs.calibration(asr, language)
+        network = asr.use(language) if masked else nullcontext()
+        with network, pathways.calibrate(language), torch.no_grad():
+            for _ in range(batches):
+                asr.model.loss(next(drawn).to(asr.device))
+    for language in languages[: 1 if pathways.config.shared else None]:
+        pathways.adapt(language)
+
+
+def tokenizer_texts(cuts: Sequence[Any], most: int = _TOKENIZER_TEXTS) -> list[str]:
+    """Texts to train word pieces on: at most ``most`` a language, evenly spread over its cuts, in their order.
+
+    SentencePiece indexes letters by 31 bits: it cannot take all of a corpus of ten thousand hours.
+    """
+    count = Counter(str(cut.supervisions[0].language) for cut in cuts)
+    seen: Counter[str] = Counter()
+    texts = []
+    for cut in cuts:
+        supervision = cut.supervisions[0]
+        if seen[supervision.language] % -(-count[supervision.language] // most) == 0:
+            texts.append(str(supervision.text))
+        seen[supervision.language] += 1
+    return texts
+
+
+def feature_statistics(
+    cuts: Iterable[Any], config: FeatureConfig, left_out: LeftOut | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (F,) of features over an evenly spread sample of utterances."""
+    ordered = sorted(cuts, key=lambda cut: cut.id)
+    sample = ordered[:: max(1, len(ordered) // _STATISTICS_UTTERANCES)]
+    batches = eval_batches(sample, frontend=Fbank(config), left_out=left_out)
+    frames = torch.cat(
+        [row[:length] for b in batches for row, length in zip(b.features, b.feature_lengths, strict=True)]
+    )
+    return frames.mean(dim=0), frames.std(dim=0)

@@ -1,0 +1,107 @@
+"""A training run: its folder, which one process at a time trains into, and the processes that share the work."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.files import atomic_folder, remove_leftovers
+from asr_pathways.lock import alone_in
+from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.training.config import LoopConfig
+from asr_pathways.training.memory import keep_freed_memory
+from asr_pathways.training.state import checkpoints
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of ``train``, ``prune`` or ``add-language``; made by :func:`open_run`.
+
+    Attributes:
+        out: the run folder; the first rank writes it, and all must see it.
+        config: everything that decides the run.
+        fabric: of this process.
+        resumes: whether it goes on from a checkpoint in ``out``; otherwise it begins.
+    """
+
+    out: Path
+    config: LoopConfig
+    fabric: Fabric
+    resumes: bool = False
+
+    @property
+    def start(self) -> Path:
+        """The MODEL folder that the run starts from."""
+        return self.out / "checkpoints" / "start"
+
+    def save_start(self, asr: AsrModel) -> None:
+        """Writes what the run starts from, by the first rank; the others wait."""
+        if self.fabric.is_global_zero:
+            with atomic_folder(self.start) as temporary:
+                save_model(temporary, asr)
+        self.fabric.barrier()
+
+
+@contextmanager
+def open_run(out: Path, config: LoopConfig, resume: bool) -> Iterator[Run]:
+    """A run in the folder ``out``, which is locked, and rid of what killed runs left half-written, inside the block.
+
+    With ``resume`` the run goes on from the last checkpoint if there is one, else it begins; without, a folder with a
+    run in it is refused.
+
+    Raises:
+        PathwaysError: if another process trains there, or a run is there already, or as `launch` does.
+    """
+    with ExitStack() as stack:
+        if int(os.environ.get("RANK", "0")) == 0:  # torchrun's number of this process
+            stack.enter_context(alone_in(out, "another run is training there: wait for it, or choose another folder"))
+            for folder in (out, out / "checkpoints", *(out / "checkpoints").glob("*/")):
+                remove_leftovers(folder)
+        fabric = launch(config)
+        run = Run(out, config, fabric, resume and bool(checkpoints(out)))
+        if run.start.exists() and not resume:
+            raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
+        if resume and not run.resumes and fabric.is_global_zero:
+            print(f"{out}: no run to resume there: it begins now", file=sys.stderr)
+        fabric.barrier()  # all have looked before the first writes
+        yield run
+
+
+def launch(config: LoopConfig) -> Fabric:
+    """The fabric of this process, ready to talk to the others of its run.
+
+    torchrun says how many there are by its environment variables; elsewhere this process is alone. Several share
+    the gradients by DistributedDataParallel (Li et al. 2020, arXiv 2006.15704).
+
+    Raises:
+        PathwaysError: if the precision is not one for this device.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    count, here = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    # Buffers never change here, and some parameters belong to some languages.
+    strategy: Any = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if count > 1 else "auto"
+    fabric = Fabric(
+        accelerator="auto", strategy=strategy, devices=here, num_nodes=count // here, precision=config.precision
+    )
+    if config.precision == "bf16-mixed" and fabric.device.type == "cpu":
+        raise PathwaysError("precision bf16-mixed is for GPUs: use 32-true")
+    fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return fabric

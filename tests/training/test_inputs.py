@@ -1,0 +1,70 @@
+"""What a run reads of its data folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from asr_pathways.data.batches import Batch, eval_batches
+from asr_pathways.data.corpus import load_cuts
+from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.training.inputs import Inputs, feature_statistics, tokenizer_texts
+from asr_pathways.training.run import Run, launch
+from tests.conftest import make_model
+from tests.training.helpers import dev_batches, loop_config
+
+
+def unaugmented(inputs: Inputs, asr: AsrModel) -> Iterator[Batch]:
+    """The train split without augmentation."""
+    return eval_batches(inputs.cuts, asr.tokenizer, frontend=asr.model.frontend)
+
+
+def test_word_pieces_are_trained_on_a_spread_of_texts(speech: Path) -> None:
+    cuts = list(load_cuts(speech, "train"))
+    texts = [cut.supervisions[0].text for cut in cuts]
+    assert tokenizer_texts(cuts) == tokenizer_texts(cuts, 10) == texts
+    assert tokenizer_texts(cuts, 5) == texts[::2]
+    assert tokenizer_texts(cuts, 3) == [text for start in (0, 10) for text in texts[start : start + 10 : 4]]
+
+
+def test_statistics_are_of_the_frames_without_padding(speech: Path, tokenizer: Tokenizer) -> None:
+    asr = make_model(tokenizer)
+    batches = dev_batches(speech, asr, 0)
+    assert [(batch.language, len(batch)) for batch in batches] == [("en", 2), ("fr", 2)]
+    frames = torch.cat([f[:n] for b in batches for f, n in zip(b.features, b.feature_lengths.tolist(), strict=True)])
+    mean, deviation = feature_statistics(load_cuts(speech, "dev"), asr.card.features)
+    torch.testing.assert_close(mean, frames.mean(dim=0))
+    torch.testing.assert_close(deviation, frames.std(dim=0))
+
+
+def test_dev_utterances_are_the_first_of_each_language(speech: Path, tokenizer: Tokenizer) -> None:
+    batches = dev_batches(speech, make_model(tokenizer), 1)
+    assert [batch.ids for batch in batches] == [["en-dev-0"], ["fr-dev-0"]]
+    assert [batch.ids for batch in dev_batches(speech, make_model(tokenizer, ("fr",)), 1)] == [["fr-dev-0"]]
+
+
+def test_calibration_batches_are_plain_and_of_one_language(speech: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    config = loop_config(1)
+    assert config.data.spec_augment is not None and len(config.data.speed_factors) > 1
+    asr = make_model(tokenizer)
+    inputs = Inputs(Run(tmp_path, config, launch(config)), speech)
+    assert inputs.languages == ("en", "fr") and inputs.attribution == ("Sines by nobody",)
+    plain = {
+        identifier: features[:length]
+        for batch in unaugmented(inputs, asr)
+        for identifier, features, length in zip(batch.ids, batch.features, batch.feature_lengths, strict=True)
+    }
+    drawn = inputs.calibration(asr, "fr")
+    seen = set()
+    for _ in range(20):
+        batch = next(drawn)
+        assert batch.language == "fr"
+        for identifier, features, length in zip(batch.ids, batch.features, batch.feature_lengths, strict=True):
+            torch.testing.assert_close(features[:length], plain[identifier], rtol=1e-3, atol=0.02)  # kept as float16
+            seen.add(identifier)
+    assert len(seen) == 10
+    inputs.select(["en"])
+    assert inputs.languages == ("en",)
