@@ -232,7 +232,7 @@ def _coins(value: str, code: str, language: str) -> tuple[str, str]:
 def _currency_name(code: str, number: str, language: str) -> str:
     from babel.numbers import get_currency_name
 
-    return get_currency_name(code, count=_value(number), locale=_locale(language))
+    return str(get_currency_name(code, count=_value(number), locale=_locale(language)))
 
 
 def _value(number: str) -> Decimal:
