@@ -5,11 +5,12 @@ import unicodedata
 from decimal import Decimal
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asr_pathways.data.languages import check_language
-from asr_pathways.data.normalize import SPELLED, fold_accents, letters_apart, normalize, scoring_text
+from asr_pathways.data.normalize import fold_accents, letters_apart, normalize, scoring_text
+from asr_pathways.data.numerals import SIGNS, SPELLED
 
 WHISPER = (
     "en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi ml "
@@ -17,7 +18,7 @@ WHISPER = (
     "yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su yue"
 )
 LANGUAGES = WHISPER.split()
-DEAR = "die straße kostet eine million einhunderteintausend mark achtundzwanzig komma acht"
+DEAR = "die straße kostet eine million einhunderteintausend mark achtundzwanzig komma acht prozent"
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ DEAR = "die straße kostet eine million einhunderteintausend mark achtundzwanzig
         ("cs", "Máš 5 ryb?", "máš pět ryb"),
         ("nl", "'s Avonds zo'n 3e keer", "'s avonds zo'n derde keer"),
         ("en", "[nothing (at) all]", ""),
-        ("en", "٣ x² 1,00,000", "three x one zero zero zero zero zero"),
+        ("en", "٣ x² 1,00,000", "three x ² one zero zero zero zero zero"),
         ("de", "Die Straße kostet 1.101.000 Mark, 28,8 %", DEAR),
         ("de", "Am 3. um 21 Uhr", "am drei um einundzwanzig uhr"),
         ("pt", "O 1º e a 22ª, 1.234,5", "o primeiro e a vigésima segunda mil duzentos e trinta e quatro vírgula cinco"),
@@ -67,12 +68,58 @@ DEAR = "die straße kostet eine million einhunderteintausend mark achtundzwanzig
         ("<|fr|>", "Le 1er", "le premier"),
         ("fra", "71", "soixante et onze"),
         ("jw", "Wong 2", "wong 2"),
+        # Groups of digits
+        (
+            "fr",
+            "10 000 pas, 10\u00a0000 et 10\u202f000, 234 567,5",
+            "dix mille pas dix mille et dix mille deux cent trente quatre mille cinq cent soixante sept virgule cinq",
+        ),
+        ("fr", "le 10 000e, 2 000 3 000", "le dix millième deux mille trois mille"),
+        ("fr", "06 12 34 56 78", "zéro six douze trente quatre cinquante six soixante dix huit"),
+        ("ru", "12 345 книг", "двенадцать тысяч триста сорок пять книг"),
+        ("en", "the 1,000th; in 2010 200 came", "the one thousandth in two thousand and ten two hundred came"),
+        ("en", "10 000 or 10\u202f500", "ten thousand or ten thousand five hundred"),
+        ("de", "10'000 und 10.000–20.000", "zehntausend und zehntausend zwanzigtausend"),
+        ("da", "10\u00a0000 kr. 1.500", "10000 kr 1500"),
+        # Signs that are read
+        (
+            "en",
+            "50%, $5, €3,50, £1, $1.5 million, -5, 3-5",
+            "fifty percent five dollars three euros fifty cents one pound "
+            "one point five million dollars minus five three five",
+        ),
+        ("en", "2 < 3 but 5 > 4, <hum> R&D </i> ½ + 1 = 1½", "two < three but five > four r and d ½ + one = one ½"),
+        (
+            "fr",
+            "12,5 %, 3,50 €, −5 °C, 90°",
+            "douze virgule cinq pour cent trois euros cinquante centimes moins cinq degrés "
+            "celsius quatre vingt dix degrés",
+        ),
+        ("ru", "1% 2% 5%, 21 €", "один процент два процента пять процентов двадцать один евро"),
+        ("cs", "5 $", "pět amerických dolarů"),
+        ("hu", "5 €", "öt euró"),
+        ("de", "5 Millionen €", "fünf millionen euro"),
+        ("tr", "%50, 10 000 ₺", "% 50 10 000 ₺"),
+        ("ja", "５０％", "50 %"),
+        # One letter, several code points
+        ("ro", "paşi şi ţară", "pași și țară"),
+        ("uz", "oʻzbek o'zbek o‘zbek togʻ", "o'zbek o'zbek o'zbek tog'"),
+        ("haw", "ʻo Hawaiʻi ‘o", "'o hawai'i 'o"),
+        ("ar", "مـــرحبا ﻣﺮﺣﺒﺎ", "مرحبا مرحبا"),
+        ("fa", "كتاب يك", "کتاب یک"),
+        ("he", 'צה״ל צה"ל ג׳ירפה', "צהל צהל ג'ירפה"),
+        ("en", "ＡＢＣ ﬁne", "abc fine"),
+        ("nl", "ĳs", "ijs"),
+        ("th", "น้ำ", "น้ำ"),
+        ("ml", "അവന്\u200d അവൻ", "അവൻ അവൻ"),
+        ("fa", "می\u200cخواهم", "می\u200cخواهم"),
     ],
 )
 def test_normalize(language: str, text: str, expected: str) -> None:
     assert normalize(text, language) == expected
 
 
+@settings(deadline=None)  # the first text of a language reads its data
 @given(st.text(max_size=60), st.sampled_from(LANGUAGES))
 @example("a\N{SOFT HYPHEN}\N{COMBINING ACUTE ACCENT}", "fr")
 @example("İΣ ﬁ Ǆ 1² ٣ ½", "en")
@@ -82,12 +129,13 @@ def test_normalize(language: str, text: str, expected: str) -> None:
 def test_normalize_is_idempotent_and_leaves_words_only(text: str, language: str) -> None:
     once = normalize(text, language)
     assert normalize(once, language) == once
-    left = " '" if check_language(language) in SPELLED else " '0123456789〇"
-    assert all(c in left or unicodedata.category(c)[0] in "LM" for c in once)
+    left = " '\u200c\u200d" if check_language(language) in SPELLED else " '\u200c\u200d0123456789〇"
+    assert all(c in left or c in SIGNS or unicodedata.category(c)[0] in "LM" for c in once)
     assert once == " ".join(once.split())
     assert unicodedata.is_normalized("NFC", once)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**14) | st.decimals(0, 10**7, places=3), st.sampled_from(sorted(SPELLED)))
 def test_numbers_are_spelled_in_letters(number: int | Decimal, language: str) -> None:
     words = normalize(f"x {number} y", language)
@@ -106,6 +154,7 @@ def test_no_two_numbers_are_said_alike(language: str) -> None:
     assert len({normalize(number, language) for number in decimals}) == len(decimals)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**14), st.sampled_from(sorted(set(LANGUAGES) - set(SPELLED))))
 def test_elsewhere_digits_stay(number: int, language: str) -> None:
     assert normalize(f"x {number} y", language) == f"x {number} y"
@@ -131,8 +180,24 @@ def test_spanish_is_scored_without_accents() -> None:
         ("my", "မြန်မာ", "မြ န် မာ"),
         ("ko", "안녕 세계", "안녕 세계"),
         ("zh", "...", ""),
+        ("fa", "می\u200cخواهم", "میخواهم"),
     ],
 )
 def test_languages_without_spaces_are_scored_by_letter(language: str, text: str, expected: str) -> None:
     apart = letters_apart(scoring_text(text, language), language)
     assert apart == expected == letters_apart(apart, language)
+
+
+@pytest.mark.parametrize("language", sorted(SPELLED))
+@pytest.mark.parametrize("space", [" ", "\u00a0", "\u202f"])
+def test_groups_of_digits_are_one_number(language: str, space: str) -> None:
+    assert normalize(f"x 10{space}000 y", language) == normalize("x 10000 y", language)
+    assert normalize(f"x 1{space}000{space}500 y", language) == normalize("x 1000500 y", language)
+
+
+@pytest.mark.parametrize("language", sorted(SPELLED))
+@pytest.mark.parametrize("text", ["50%", "50 %", "$5", "5 $", "€3,50", "20 °C", "5 & 6", "½", "2 < 3", "5 > 4", "¥ 7"])
+def test_a_sign_is_never_dropped(language: str, text: str) -> None:
+    bare = "".join(c for c in text if (c.isalnum() and c != "½") or c in " .,")
+    assert normalize(text, language) != normalize(bare, language)
+    assert not any(c.isdigit() for c in normalize(text, language))

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr_pathways.data.languages import check_language
-from asr_pathways.data.normalize import SPELLED, normalize
+from asr_pathways.data.normalize import normalize
+from asr_pathways.data.numerals import SPELLED
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
 
