@@ -41,6 +41,7 @@ bench: $(READY)
 results: $(READY)
 	$(BIN)/asr-pathways experiment recipes/blocks.yaml --out results/blocks --report
 	$(BIN)/asr-pathways experiment recipes/whisper.yaml --out results/whisper --report
+	$(BIN)/asr-pathways experiment recipes/long.yaml --out results/long --report
 	$(BIN)/asr-pathways experiment recipes/paper.yaml --out results/paper --report
 
 # torch first and alone, by its exact version: pip must not pick another one, with gigabytes of CUDA, for a dependency.
