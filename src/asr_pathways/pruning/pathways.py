@@ -122,8 +122,6 @@ class Pathways:
         """How often `step` was called."""
         return self._state.step
 
-    # --- in a training loop ---------------------------------------------------------------------------------
-
     @overload
     def use(self, language: str) -> AbstractContextManager[None]: ...
 
@@ -226,8 +224,6 @@ class Pathways:
         self._state.observations.commit([key])  # those of an unfinished step as well
         return self._adapt(key, optimizer)
 
-    # --- one more language ----------------------------------------------------------------------------------
-
     def add(self, language: str, sparsity: float | None = None, *, reuse: float = 1.0) -> None:
         """Adds a language; the outputs of those that are there stay the same bit for bit.
 
@@ -293,8 +289,6 @@ class Pathways:
         self._state.trainable_key(language, "set_language_tensors")
         self._state.extension.replace(language, tensors)
 
-    # --- masks ----------------------------------------------------------------------------------------------
-
     def mask(self, language: str) -> dict[str, Tensor]:
         """{tensor's name: bool tensor of its shape}; True is kept. The tensors are copies."""
         packed = self._masks.packed(self._state.key(language))
@@ -343,8 +337,6 @@ class Pathways:
     def summary(self) -> Summary:
         """Sparsities by language and tensor, union density, mean overlap, bytes of masks."""
         return summarize(self._masks, self._state.prunable, self._state.by_language)
-
-    # --- keeping --------------------------------------------------------------------------------------------
 
     def extract(self, language: str) -> dict[str, Tensor]:
         """A copy of the model's state_dict with the zeros of ``language`` and its tensors outside the masks.
@@ -417,8 +409,6 @@ class Pathways:
             f"Pathways({', '.join(self.languages)}: {len(self.names)} tensors at sparsity {self.sparsity:g}, "
             f"step {self.steps})"
         )
-
-    # --- inside ---------------------------------------------------------------------------------------------
 
     def _new_mask(self, key: str, sparsity: float, factor: Factor | None = None) -> list[Tensor]:
         """The packed first mask of a pathway."""

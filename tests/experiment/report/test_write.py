@@ -223,7 +223,7 @@ def test_the_committed_documents_are_what_the_ledger_says(tmp_path: Path, monkey
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(repository / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    for name in ("whisper", "paper"):  # the first writes a table into the discussion, which the second takes in
+    for name in ("whisper", "long", "paper"):  # the first writes a table into the discussion, which the second takes in
         shutil.copytree(repository / f"results/{name}/ledger", tmp_path / f"results/{name}/ledger")
         plan = make_plan(read_recipe(repository / f"recipes/{name}.yaml"))
         command = f"asr-pathways experiment recipes/{name}.yaml --out results/{name} --report"
