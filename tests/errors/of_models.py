@@ -171,7 +171,7 @@ OPTIONS = [
     Case(
         "phrases for greedy search",
         "transcribe sparse hello.wav --language fr --stream --phrases phrases.txt",
-        "phrases: greedy search knows no phrases: choose a beam of 4 or so",
+        "phrases: greedy search has no phrases: choose a beam of 4 or so",
         text("phrases.txt", "cinq\n"),
     ),
     Case(

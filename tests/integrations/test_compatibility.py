@@ -130,7 +130,7 @@ def test_a_model_that_was_trained_compiled_is_compiled_anew() -> None:
     pathways = attach(model)
     with pathways.use("en"):
         compiled(features).sum().backward()
-    with pytest.raises(PathwaysError, match="no activation of 'en' was seen"):
+    with pytest.raises(PathwaysError, match="no activation of 'en' was observed"):
         pathways.adapt("en")
     torch.compiler.reset()
     with pathways.use("en"):
