@@ -168,7 +168,8 @@ def test_models_from_elsewhere(maker: object, speech: Path, tmp_path: Path) -> N
     alone = load_model(model)
     before = english_outputs(alone, speech)
     add_language(model, speech, tmp_path / "both", language="fr", recipe=recipe(3))
-    after = english_outputs(load_model(tmp_path / "both"), speech)
+    both = load_model(tmp_path / "both")
+    after = english_outputs(both, speech)
     assert alone.pathways is not None and both.pathways is not None
     weights, same = alone.pathways.extract("en"), both.pathways.extract("en")
     assert weights.keys() == same.keys() and all(torch.equal(weights[name], same[name]) for name in weights)
