@@ -39,10 +39,8 @@ class GradientPolicy:
 
 POLICIES: dict[PolicyName, GradientPolicy] = {
     "frozen": GradientPolicy(freezes=True),
-    # Straight-through: the gradient taken at m * theta moves all of theta.
-    "dense": GradientPolicy(),
-    # PARP (arXiv 2106.05933): pruned weights restart from zero and train densely until the next pruning.
-    "parp": GradientPolicy(writes_zeros=True),
+    "dense": GradientPolicy(),  # straight-through: the gradient taken at m * theta moves all of theta
+    "parp": GradientPolicy(writes_zeros=True),  # arXiv 2106.05933: weights restart from zero and train densely
 }
 
 

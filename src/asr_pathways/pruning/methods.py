@@ -58,10 +58,9 @@ class Method:
             defaults = {key: value for key, value in self.score_options.items() if key in score.options}
             values = {**defaults, **(score.defaults(language_steps) if self.adapts else {}), **values}
         # Before stages are counted: those to a sparsity of 1 would have no end.
-        parse_config(
-            PathwayConfig, {**({} if values["schedule"] == "oneshot" else {"prune_every": 1}), **values}, "pruning"
-        )
-        if values["schedule"] != "oneshot":
+        pause = {} if values["schedule"] == "oneshot" else {"prune_every": 1}
+        parse_config(PathwayConfig, {**pause, **values}, "pruning")
+        if pause:
             share, count = values.get("prune_share", 0.2), values.get("prune_stages") or 1
             count = len(stages(values["schedule"], values["sparsity"], share=share, count=count))
             values.setdefault("prune_every", max(1, steps // (count + bool(values["rewind"]))))

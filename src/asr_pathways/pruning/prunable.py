@@ -70,7 +70,9 @@ def find_prunable(model: nn.Module, include: Sequence[str], exclude: Sequence[st
             continue
         matrix = all(attribute in _prunable_attributes(module) for module, attribute in owners)
         if matrix and _matches(names, include) and not _matches(names, exclude):
-            prunable.append(Prunable(names[0], names, parameter, owners, _groups(*owners[0])))
+            module, attribute = owners[0]
+            groups = module.groups if isinstance(module, CONVOLUTIONS) else 3 if attribute == "in_proj_weight" else 1
+            prunable.append(Prunable(names[0], names, parameter, owners, groups))
     if not prunable:
         raise PathwaysError(
             "nothing to prune: the model has no included weight of a linear, convolution, recurrent or attention layer"
@@ -92,12 +94,6 @@ def _prunable_attributes(module: nn.Module) -> Iterable[str]:
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return [name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight_")]
     return ()
-
-
-def _groups(module: nn.Module, attribute: str) -> int:
-    if isinstance(module, CONVOLUTIONS):
-        return module.groups
-    return 3 if attribute == "in_proj_weight" else 1
 
 
 def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:

@@ -12,8 +12,7 @@ def stages(schedule: ScheduleName, sparsity: float, *, share: float = 0.2, count
     """The rising sparsities of a schedule, the last one ``sparsity``.
 
     - ``oneshot``: at once.
-    - ``iterative``: each stage prunes ``share`` of the remaining weights (Han et al. 2015); to 0.7 at a share of 0.2:
-      0.20, 0.36, 0.488, 0.59, 0.672, 0.70.
+    - ``iterative``: each stage prunes ``share`` of what is left (Han et al. 2015): 0.2, 0.36, 0.488, ...
     - ``linear``: ``count`` equal steps.
     - ``cubic``: ``count`` steps that shrink (Zhu and Gupta, arXiv 1710.01878).
     """
@@ -23,8 +22,7 @@ def stages(schedule: ScheduleName, sparsity: float, *, share: float = 0.2, count
         return (*(sparsity * i / count for i in range(1, count)), sparsity)
     if schedule == "cubic":
         return (*(sparsity * (1 - (1 - i / count) ** 3) for i in range(1, count)), sparsity)
-    reached = []
-    left = 1 - share
+    reached, left = [], 1 - share
     while 1 - left < sparsity - 1e-9:
         reached.append(1 - left)
         left *= 1 - share
