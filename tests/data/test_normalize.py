@@ -196,7 +196,9 @@ def test_groups_of_digits_are_one_number(language: str, space: str) -> None:
 
 
 @pytest.mark.parametrize("language", sorted(SPELLED))
-@pytest.mark.parametrize("text", ["50%", "50 %", "$5", "5 $", "€3,50", "20 °C", "5 & 6", "½", "2 < 3", "5 > 4", "¥ 7"])
+@pytest.mark.parametrize(
+    "text", ["50%", "50 %", "$5", "5 $", "€3,50", "20 °C", "5 & 6", "½", "2 < 3", "5 > 4", "¥ 7", "-5", "−$5"]
+)
 def test_a_sign_is_never_dropped(language: str, text: str) -> None:
     bare = "".join(c for c in text if (c.isalnum() and c != "½") or c in " .,")
     assert normalize(text, language) != normalize(bare, language)

@@ -140,7 +140,10 @@ def _ungroup(text: str, language: str) -> str:
 
 def _minus(language: str) -> str:
     """What is said before a number below zero."""
-    return _say(-1, language).removesuffix(_say(1, language)).strip() or "−"
+    from num2words import CONVERTER_CLASSES
+
+    word = getattr(CONVERTER_CLASSES[_CONVERTERS.get(language, language)], "negword", "")  # some say it otherwise
+    return str(word or _say(-1, language).removesuffix(_say(1, language))).strip() or "−"
 
 
 def _cardinal(number: str, language: str) -> str:
@@ -220,7 +223,7 @@ def _coins(value: str, code: str, language: str) -> tuple[str, str]:
         words = num2words(
             Decimal(value), lang=_CONVERTERS.get(language, language), to="currency", currency=code, separator="|"
         )
-    except (NotImplementedError, TypeError, IndexError, KeyError, AttributeError, ValueError):
+    except (NotImplementedError, TypeError, IndexError):  # what its converters without that currency raise
         return "", ""
     whole, _, rest = str(words).partition("|")
     if language == "en":
