@@ -7,10 +7,10 @@
 // Headers are included above, before the instruction set is turned on: their inline functions are shared
 // with code that must run anywhere.
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 
 #define LANES 8
@@ -23,8 +23,9 @@
 #endif
 
 const sparse::Kernels* sparse::avx2_kernels() {
-    static const Kernels kernels = {"avx2", widest_tile, transpose, multiply, nullptr, 0, lstm, kSteps};
-    static const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    static const Kernels kernels = {"avx2", widest_tile, transpose, multiply, nullptr, 0,
+                                    lstm,   kSteps,      kDense,    kCodeOffset, kTransformer};
+    static const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     return supported ? &kernels : nullptr;
 }
 

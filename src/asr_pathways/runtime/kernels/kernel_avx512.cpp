@@ -7,11 +7,11 @@
 // Headers are included above, before the instruction set is turned on: their inline functions are shared
 // with code that must run anywhere.
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
                              apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #endif
 
 #define LANES 16
@@ -25,10 +25,11 @@
 #endif
 
 const sparse::Kernels* sparse::avx512_kernels() {
-    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply, multiply_few, kFewRows, lstm, kSteps};
+    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply, multiply_few, kFewRows,
+                                    lstm,     kSteps,      kDense,    kCodeOffset, kTransformer};
     static const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                                  __builtin_cpu_supports("fma");
+                                  __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     return supported ? &kernels : nullptr;
 }
 

@@ -1,6 +1,7 @@
 // The kernels of one instruction set, as a table of functions.
 #pragma once
 
+#include "dense.h"
 #include "matrix.h"
 
 namespace sparse {
@@ -35,6 +36,35 @@ struct StepKernels {
                    float* out);
 };
 
+// Products with packed weights.
+struct DenseKernels {
+    bool expands;  // whether weights may be stored without their zeros
+    // x (n, columns), `stride` floats from row to row, as rows of words of an item; of i8 with the scale of each row.
+    void (*convert)(Item item, const float* x, int64_t stride, int64_t n, int64_t columns, uint32_t* out,
+                    float* scales);
+    // y[j, row] = sum over i of W[row, i] * x[j, i], plus bias[row], for the rows of panels [first, last) and j < n; x
+    // is converted, y has `stride` floats from row to row. The bias may be null.
+    void (*multiply)(const Dense& w, int64_t first, int64_t last, const uint32_t* x, const float* scales, int64_t n,
+                     float* y, int64_t stride, const float* bias);
+};
+
+// Dense operations of a transformer.
+struct TransformerKernels {
+    void (*gelu)(float* x, int64_t count);  // x * (1 + erf(x / sqrt(2))) / 2
+    // Softmax of `count` scores, in place; zeros from there up to `padded`.
+    void (*softmax)(float* scores, int64_t count, int64_t padded);
+    // out (width,) of one head's query (width,): keys (width, capacity) and values (capacity, width), of which `count`
+    // are there; scores (capacity up to a multiple of 16,) is scratch.
+    void (*attend_cached)(const float* query, const float* keys, const float* values, int64_t width, int64_t capacity,
+                          int64_t count, float* scores, float* out);
+    // Sum over i of row[i] * x[i]; the row is of float32, or of float16 if `half`.
+    float (*dot)(const void* row, bool half, const float* x, int64_t count);
+    // y = such a row, as float32.
+    void (*widen)(const void* row, bool half, int64_t count, float* y);
+    // Sum of e^(x - largest).
+    float (*sum_exponentials)(const float* x, int64_t count, float largest);
+};
+
 struct Kernels {
     const char* name;
     // Rows of activations that one pass over the weights processes; for fewer, the smallest of 4, 8, 16 and 32 that is
@@ -52,10 +82,14 @@ struct Kernels {
     void (*lstm)(const float* input_gates, const float* hidden_gates, const float* c, int64_t n, int64_t hidden,
                  float* h_next, float* c_next);
     StepKernels steps;
+    DenseKernels dense;
+    int code_offset;  // what is added to codes of activations, since some products take them unsigned
+    TransformerKernels transformer;
 };
 
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();    // null where not compiled in or not supported by this CPU
-const Kernels* avx512_kernels();  // likewise
+const Kernels* avx512_kernels();       // likewise
+const Kernels* avx512_bf16_kernels();  // likewise: with products of bfloat16 and of int8
 
 }  // namespace sparse

@@ -7,6 +7,7 @@
 #include <tuple>
 #include <utility>
 
+#include "bindings.h"
 #include "encoder_layer.h"
 #include "pack.h"
 
@@ -16,11 +17,10 @@ using sparse::Matrix;
 
 namespace {
 
-// As Python passes them: addresses of weight and bias, and epsilon; a weight and the address of its bias, or 0; the
-// number of threads, and the name of an instruction set, empty for the fastest.
+// As Python passes them: addresses of weight and bias, and epsilon; a weight and the address of its bias, or 0; a
+// runner as in bindings.h.
 using NormAt = std::tuple<Address, Address, float>;
 using ProductAt = std::pair<const Matrix*, Address>;
-using RunnerAt = std::pair<int, std::string>;
 
 const float* floats(Address address) { return reinterpret_cast<const float*>(address); }
 float* writable(Address address) { return reinterpret_cast<float*>(address); }
@@ -28,12 +28,6 @@ float* writable(Address address) { return reinterpret_cast<float*>(address); }
 sparse::Norm norm_of(const NormAt& at) { return {floats(std::get<0>(at)), floats(std::get<1>(at)), std::get<2>(at)}; }
 
 sparse::Product product_of(const ProductAt& at) { return {*at.first, floats(at.second)}; }
-
-sparse::Runner runner_of(const RunnerAt& at) {
-    const sparse::Kernels* kernels = sparse::find_kernels(at.second);
-    if (!kernels) throw py::value_error("this CPU has no kernels " + at.second);
-    return {at.first, *kernels};
-}
 
 std::unique_ptr<Matrix> pack(Address values, Address in_union, Address mask, int64_t rows, int64_t columns, int block,
                              bool quantize) {
@@ -110,4 +104,5 @@ PYBIND11_MODULE(_sparse, module) {
     module.def("feed_forward", &feed_forward);
     module.def("attention", &attention);
     module.def("convolution", &convolution);
+    bind_transformer(module);
 }

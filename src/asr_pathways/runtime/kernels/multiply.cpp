@@ -87,7 +87,7 @@ void multiply_some(const Product& by, const float* x, int64_t n, float* y, int t
 
 std::vector<const Kernels*> supported() {
     std::vector<const Kernels*> tables;
-    for (const Kernels* kernels : {avx512_kernels(), avx2_kernels(), portable_kernels()})
+    for (const Kernels* kernels : {avx512_bf16_kernels(), avx512_kernels(), avx2_kernels(), portable_kernels()})
         if (kernels) tables.push_back(kernels);
     return tables;
 }

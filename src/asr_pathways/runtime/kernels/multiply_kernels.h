@@ -244,4 +244,6 @@ int widest_tile(int block) {
 }  // namespace
 }  // namespace sparse
 
+#include "dense_kernels.h"
 #include "encoder_layer_kernels.h"
+#include "transformer_kernels.h"

@@ -1,0 +1,21 @@
+// What the parts of the Python module share.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <utility>
+
+#include "multiply.h"
+
+// The number of threads, and the name of an instruction set, empty for the fastest.
+using RunnerAt = std::pair<int, std::string>;
+
+inline sparse::Runner runner_of(const RunnerAt& at) {
+    const sparse::Kernels* kernels = sparse::find_kernels(at.second);
+    if (!kernels) throw pybind11::value_error("this CPU has no kernels " + at.second);
+    return {at.first, *kernels};
+}
+
+// Adds dense weights, encoder, decoder and output layer to the module.
+void bind_transformer(pybind11::module_& module);

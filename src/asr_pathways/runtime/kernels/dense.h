@@ -1,0 +1,55 @@
+// Weights packed for products with rows of activations, whole or without their zeros.
+#pragma once
+
+#include "matrix.h"
+
+namespace sparse {
+
+// What a weight is stored as, and activations with it. Products sum in float32, those of i8 in int32.
+enum class Item { f32, bf16, i8 };
+
+// Items are read in words of 32 bits: 1, 2 or 4 consecutive columns.
+constexpr int items_a_word(Item item) { return item == Item::f32 ? 1 : item == Item::bf16 ? 2 : 4; }
+
+// Rows of a weight that lie side by side.
+constexpr int kPanelRows = 16;
+
+// Bytes that may be read after the last item of a weight that is stored without its zeros.
+constexpr int64_t kReadAhead = 64;
+
+// W (rows, columns): word g of row r is packed[((r / 16) * words + g) * 16 + r % 16]. Rows and columns past the matrix
+// are zeros. Of i8, weight = code * scale of its row.
+//
+// Without its zeros, the items that are left follow each other in that order, from items[starts[panel] * size] on, and
+// each 16 words of a panel have a mask of 16, 32 or 64 bits, one an item: 1 where it is stored.
+struct Dense {
+    int64_t rows = 0;
+    int64_t columns = 0;
+    Item item = Item::f32;
+    Aligned<uint32_t> packed;  // empty if stored without zeros
+    Aligned<uint8_t> items, masks;
+    std::vector<int64_t> starts;
+    Aligned<float> scales;   // i8: (panels * 16,)
+    Aligned<int32_t> sums;   // i8: of the codes of each row
+
+    int64_t words() const { return (columns + items_a_word(item) - 1) / items_a_word(item); }
+    int64_t panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
+    bool compressed() const { return packed.empty(); }
+    std::size_t bytes() const {
+        return 4 * (packed.size() + scales.size() + sums.size()) + items.size() + masks.size() + 8 * starts.size();
+    }
+};
+
+// A matrix in memory, by the floats from row to row and from column to column.
+struct Strided {
+    const float* start;
+    int64_t row, column;
+};
+
+// Packs into `dense`, whose memory is used again. Of i8, scale = largest |weight| of the row / 127.
+void pack_dense(Strided weight, int64_t rows, int64_t columns, Item item, Dense& dense);
+
+// Takes the zeros out of a packed weight.
+void compress(Dense& dense);
+
+}  // namespace sparse

@@ -1,0 +1,122 @@
+// An encoder and a decoder of transformer layers (pre-norm, GELU), each in one call: Whisper's (arXiv 2212.04356).
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "linear.h"
+
+namespace sparse {
+
+struct EncoderLayer {
+    Norm attention_norm;
+    Linear query, key, value, out;
+    Norm feed_forward_norm;
+    Linear inwards, outwards;
+};
+
+struct Encoder {
+    int64_t dim, heads;
+    Item attention;  // what keys, values and weights of attention are rounded to
+    std::vector<EncoderLayer> layers;
+    Norm norm;
+};
+
+// x (n, dim) is overwritten by the encodings.
+void encode(const Encoder& encoder, float* x, int64_t n, const Runner& runner);
+
+struct DecoderLayer {
+    Norm self_norm;
+    Linear query, key, value, out;
+    Norm cross_norm;
+    Linear cross_query, cross_key, cross_value, cross_out;
+    Norm feed_forward_norm;
+    Linear inwards, outwards;
+};
+
+// Rows of a table in memory, of float32 or of float16.
+struct Table {
+    const void* start;
+    bool half;
+    int64_t rows, columns;
+    const void* row(int64_t index) const {
+        return static_cast<const char*>(start) + index * columns * (half ? 2 : 4);
+    }
+};
+
+struct Decoder {
+    int64_t dim, heads;
+    Item attention;
+    Table embedding;
+    const float* positions;  // (capacity, dim)
+    int64_t capacity;
+    std::vector<DecoderLayer> layers;
+    Norm norm;
+    std::vector<std::pair<int, int>> recorded;  // layers and heads whose attention to the audio is asked for
+};
+
+// Keys and values of the encodings of one utterance, of all layers and heads.
+struct Cross {
+    int64_t frames = 0;
+    std::vector<Dense> keys, values;
+};
+
+Cross cross_of(const Decoder& decoder, const float* encodings, int64_t frames, const Runner& runner);
+
+// Hypotheses side by side, with what the decoder keeps of their tokens. Each is of an utterance.
+class Hypotheses {
+public:
+    Hypotheses(const Decoder& decoder, std::vector<std::shared_ptr<const Cross>> utterances);
+
+    int64_t count() const { return static_cast<int64_t>(utterances_.size()); }
+    int64_t length() const { return length_; }
+
+    // Decodes `n` more tokens of each, tokens (count, n). Writes hidden (count, dim), the decoder's output for the last
+    // token of each, and attention (count, recorded, frames) of that token, unless null; rows of the longest utterance.
+    void step(const int32_t* tokens, int64_t n, float* hidden, float* attention, const Runner& runner);
+
+    // Keeps those at the given places, in that order; a place may be there more than once.
+    void keep(const std::vector<int64_t>& places);
+
+private:
+    void attend_self(int64_t layer, int64_t n, const float* query, const float* key, const float* value, float* out,
+                     const Runner& runner);
+    void attend_cross(int64_t layer, int64_t n, const float* query, float* out, float* attention, const Runner& runner);
+    int64_t cache_size() const { return decoder_.dim * room_; }
+    float* keys(int64_t row, int64_t layer) { return caches_[row].data() + 2 * layer * cache_size(); }
+    float* values(int64_t row, int64_t layer) { return keys(row, layer) + cache_size(); }
+    void grow(int64_t room);
+
+    const Decoder& decoder_;
+    std::vector<std::shared_ptr<const Cross>> utterances_;
+    std::vector<Aligned<float>> caches_;  // of each: layers times keys (heads, width, room), values (heads, room, width)
+    int64_t length_ = 0, room_ = 0;
+};
+
+// The output layer: int8 codes find the tokens that may be the likeliest, and those alone are scored exactly.
+class Output {
+public:
+    // Of the rows of a table: those of `ids`, or all if it is empty.
+    Output(Table table, std::vector<int32_t> ids, const Runner& runner);
+
+    struct Best {
+        std::vector<int32_t> tokens;  // (n, count)
+        std::vector<float> logits;    // (n, count), exact
+        std::vector<float> log_sums;  // (n,): log of the sum of all exponentials, from the codes
+        int64_t rescored = 0;
+    };
+
+    // The `count` largest logits of each hidden (n, dim), as if all were computed in float32. Tokens whose byte in
+    // `banned` (rows of the table,) is not 0 are left out, of the log-sums too; it may be null.
+    Best best(const float* hidden, int64_t n, int64_t count, const uint8_t* banned, const Runner& runner) const;
+
+    std::size_t bytes() const { return codes_.bytes() + 4 * (sizes_.size() + errors_.size()); }
+
+private:
+    Table table_;
+    std::vector<int32_t> ids_;
+    Dense codes_;
+    std::vector<float> sizes_, errors_;  // Euclidean norms of each row of codes, and of what they miss
+};
+
+}  // namespace sparse
