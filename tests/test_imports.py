@@ -15,6 +15,7 @@ WITHOUT_TORCH = (
     "model_folder.card",
     "pruning.config",
     "runtime.kernels",
+    "runtime.whisper.features",
 )
 SLOW = ("torch", "transformers", "scipy", "lhotse")
 

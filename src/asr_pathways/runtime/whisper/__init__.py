@@ -1,0 +1,1 @@
+"""Whisper without torch: features, tokens, alignment and the forward pass in compiled steps."""
