@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr_pathways import bits
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning import masks
 
@@ -22,7 +24,7 @@ def test_packing_loses_nothing_and_takes_one_bit_a_weight(shape: tuple[int, ...]
     mask = random_mask(shape, seed)
     packed = masks.pack(mask)
     assert packed.dtype == torch.uint8
-    assert packed.shape == (math.ceil(mask.numel() / 8),) == (masks.packed_size(shape),)
+    assert packed.shape == (math.ceil(mask.numel() / 8),) == (bits.packed_size(shape),)
     assert torch.equal(masks.unpack(packed, shape), mask)
     assert masks.popcount(packed) == int(mask.sum())
 
@@ -32,6 +34,13 @@ def test_a_complement_keeps_what_was_dropped_and_leaves_the_last_bits_zero(shape
     mask = random_mask(shape, seed)
     other = masks.complement(masks.pack(mask), shape)
     assert torch.equal(other, masks.pack(~mask))
+
+
+def test_bits_are_counted_alike_by_an_older_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = masks.pack(random_mask((7, 11), 3)).numpy()
+    count = bits.popcount(packed)
+    monkeypatch.delattr(np, "bitwise_count", raising=False)
+    assert bits.popcount(packed) == count == int(random_mask((7, 11), 3).sum())
 
 
 def test_weight_number_8j_plus_b_is_bit_b_of_byte_j() -> None:

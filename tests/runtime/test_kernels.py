@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -88,6 +91,36 @@ def test_a_union_that_does_not_fit_is_refused() -> None:
         SparseMatrix.from_union(torch.ones(1), union, union, (3, 5))
     with pytest.raises(PathwaysError, match=r"the values of a union have shape \(k,\), not \(1, 1\)"):
         SparseMatrix.from_union(torch.ones(1, 1), union, union, (1, 2))
+
+
+def test_numpy_arrays_are_packed_as_tensors_are() -> None:
+    weight = random_weight(9, 40)
+    kept = pack(weight != 0)
+    matrix = SparseMatrix.from_bits(weight[weight != 0].half().numpy(), kept.numpy(), kept.numpy(), (9, 40))
+    assert torch.equal(matrix.dense(), weight.half().float())
+
+
+@pytest.mark.parametrize(
+    ("values", "union", "problem"),
+    [
+        (np.ones(2, np.float64), np.array([3], np.uint8), "must be float32 or float16, not float64"),
+        (np.ones(2, ">f4"), np.array([3], np.uint8), "must be float32 or float16, not >f4"),
+        (np.ones((2, 1), np.float32), np.array([3], np.uint8), r"have shape \(k,\), not \(2, 1\)"),
+        (np.ones(2, np.float32), np.array([3], np.int64), "must be uint8, not int64"),
+        (np.ones(2, np.float32), np.array([3, 0], np.uint8), r"has 1 bytes, not \(2,\)"),
+        (np.ones(2, np.float32), np.array([1], np.uint8), "a union of 1 weights does not fit 2 values"),
+    ],
+)
+def test_numpy_arrays_that_do_not_fit_are_refused(values: NDArray[Any], union: NDArray[np.uint8], problem: str) -> None:
+    with pytest.raises(PathwaysError, match=problem):
+        SparseMatrix.from_bits(values, union, union, (1, 2))
+    with pytest.raises(PathwaysError, match="at least a row and a column, not -1x2"):
+        SparseMatrix.from_bits(values, union, union, (-1, 2))
+
+
+def test_strided_arrays_are_packed_as_they_look() -> None:
+    values, union = np.arange(8, dtype=np.float32)[::-2], np.array([15, 0, 255], np.uint8)[::2][:1]
+    assert SparseMatrix.from_bits(values, union, union, (2, 2)).dense().tolist() == [[7, 5], [3, 1]]
 
 
 def test_half_precision_values_are_read_exactly() -> None:

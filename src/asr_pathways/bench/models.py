@@ -8,7 +8,8 @@ import torch
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.features import Fbank
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.model_folder.model import AsrModel, ModelCard
+from asr_pathways.model_folder.card import ModelCard
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.presets import Preset, preset
 from asr_pathways.models.transducer import MAX_SYMBOLS_PER_FRAME, Transducer
 from asr_pathways.pruning import PathwayConfig, Pathways, matching

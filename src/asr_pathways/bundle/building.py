@@ -20,7 +20,8 @@ from asr_pathways.bundle.layout import FILES, HUB, TOKENIZER, VALUES, BundleErro
 from asr_pathways.bundle.reading import Reader
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder.model import AsrModel, HubCard, ModelCard
+from asr_pathways.model_folder.card import HubCard, ModelCard
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.models.weights import take_state
 from asr_pathways.pruning import Pathways

@@ -18,10 +18,10 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 
 from pydantic import Field
 
+from asr_pathways.bits import packed_size
 from asr_pathways.config import Config, parse_config
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder.model import HubCard, ModelCard
-from asr_pathways.pruning.masks import packed_size
+from asr_pathways.model_folder.card import HubCard, ModelCard
 from asr_pathways.pruning.storage import Description
 
 FORMAT: Final = "asr-pathways bundle"

@@ -9,21 +9,25 @@ import os
 import stat
 import weakref
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from asr_pathways.bits import Bytes, Flags, pack, unpack
 from asr_pathways.bundle import layout
 from asr_pathways.bundle.layout import BundleError, language_prefix, read_layout
-from asr_pathways.bundle.values import Array, Flags, StoredTensor, pack, unpack
+from asr_pathways.bundle.values import Array, StoredTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ReaderT = TypeVar("ReaderT", bound="Reader")
 
 
 class Reader:
     """An open bundle, mapped into memory: what is not asked for is not read, and nothing is kept.
+
+    It is read without torch, which the methods that return torch's tensors import.
 
     A tensor's hash is compared when it is first read; see `verify`. That the file has not been written to since it was
     opened is checked at each access; a new file put in its place by renaming changes nothing.
@@ -94,18 +98,31 @@ class Reader:
         Raises:
             BundleError: on an unknown language, or if a part is broken.
         """
+        import torch
+
         key = self.layout.key(language)
         shapes = self.layout.prunable
         return {name: torch.from_numpy(self.flags(key, name)[0]).reshape(shape) for name, shape in shapes.items()}
 
     def packed_union(self) -> dict[str, Tensor]:
         """{name: uint8 (ceil(n / 8),)}: one bit a weight, as `pruning.masks.pack` packs them; mapped from the file."""
-        packed = self._array(layout.UNION)
-        return {name: torch.from_numpy(packed[bits.union]) for name, bits in self.layout.bits.items()}
+        import torch
+
+        return {name: torch.from_numpy(self.union_bits(name)) for name in self.layout.prunable}
 
     def packed_masks(self, key: str) -> dict[str, Tensor]:
         """{name: uint8 (ceil(n / 8),)} of a pathway, by the name of its mask."""
-        return {name: torch.from_numpy(pack(self.flags(key, name)[0])) for name in self.layout.prunable}
+        import torch
+
+        return {name: torch.from_numpy(self.mask_bits(key, name)) for name in self.layout.prunable}
+
+    def union_bits(self, name: str) -> Bytes:
+        """(ceil(n / 8),): the packed union of a prunable tensor; mapped from the file."""
+        return self._array(layout.UNION)[self.layout.bits[name].union]
+
+    def mask_bits(self, key: str, name: str) -> Bytes:
+        """(ceil(n / 8),): the packed mask of a prunable tensor, by the name of the mask."""
+        return pack(self.flags(key, name)[0])
 
     def flags(self, key: str, name: str) -> tuple[Flags, Flags]:
         """Which weights (n,) of a prunable tensor a mask keeps, and which values (k,) of the union."""
@@ -117,7 +134,7 @@ class Reader:
     def _union(self, name: str) -> Flags:
         """(n,): which weights of a prunable tensor its values are of."""
         count = math.prod(self.layout.prunable[name])
-        flags = unpack(self._array(layout.UNION)[self.layout.bits[name].union], count)
+        flags = unpack(self.union_bits(name), count)
         if np.count_nonzero(flags) != self.layout.kept_of(name):
             raise self._broken(layout.UNION, f"of {name}: keeps another number of weights than there are values")
         return flags
@@ -145,6 +162,16 @@ class Reader:
         shape = array.shape if prefix else self.layout.tensors[name]
         return StoredTensor(shape, array, self._array(scales) if scales in self.layout.slots else None)
 
+    def array(self, name: str, language: str | None = None) -> Array:
+        """A tensor that no mask covers, in its shape: float32 where it has floats. See `values` for the arguments.
+
+        Raises:
+            BundleError: if there is none of that name, masks cover it, or the part is broken.
+        """
+        if language is None and name in self.layout.prunable:
+            raise BundleError(f"{self.path}: {name}: is covered by masks, of which each language has another")
+        return self.values(name, language).floats()
+
     def weights(self, language: str) -> dict[str, Tensor]:
         """The state_dict of a language: float32, zeros and its unmasked tensors written in.
 
@@ -155,6 +182,8 @@ class Reader:
 
     def dense(self, key: str | None = None) -> dict[str, Tensor]:
         """All tensors of the model, zeros where the mask ``key`` keeps nothing; None: where none of the masks does."""
+        import torch
+
         state = self.unmasked()
         for name in self.layout.prunable:
             within = None if key is None else self._within(key, name)
@@ -163,20 +192,28 @@ class Reader:
 
     def unmasked(self) -> dict[str, Tensor]:
         """The tensors that no mask covers, but for those of added languages."""
+        import torch
+
         names = (name for name in self.layout.tensors if name not in self.layout.prunable)
         return {name: torch.from_numpy(self.values(name).dense()) for name in names}
 
     def language_tensors(self, language: str) -> dict[str, Tensor]:
         """The unmasked tensors of a language that was added; none for another."""
+        import torch
+
         names = self.layout.under_language(language)
         return {name: torch.from_numpy(self.values(name, language).dense()) for name in names}
 
     def union_values(self, name: str) -> Tensor:
         """What the union keeps of a prunable tensor: (k,), float32, or float16; mapped from the file but for int8."""
+        import torch
+
+        return torch.from_numpy(self.union_array(name))
+
+    def union_array(self, name: str) -> Array:
+        """As `union_values`, without torch."""
         stored = self.values(name)
-        if stored.scales is not None:
-            return torch.from_numpy(stored.floats(self._union(name)))
-        return torch.from_numpy(self._array(layout.VALUES + name))
+        return self._array(layout.VALUES + name) if stored.scales is None else stored.floats(self._union(name))
 
     def _array(self, name: str) -> Array:
         """A tensor of the file, mapped into memory.

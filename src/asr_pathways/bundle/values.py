@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from asr_pathways.bits import Flags
 from asr_pathways.bundle.layout import ITEM_SIZES, BundleError, Quantity, Shape
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Array = NDArray[Any]
-Bytes = NDArray[np.uint8]
-Flags = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 LARGEST_HALF = 65504.0
-
-
-def pack(flags: Flags) -> Bytes:
-    """Bits of flags (n,): (ceil(n / 8),)."""
-    return np.packbits(flags, bitorder="little")
-
-
-def unpack(bits: Bytes, count: int) -> Flags:
-    """(count,) bool of bits."""
-    return np.unpackbits(bits, count=count, bitorder="little").view(np.bool_)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from asr_pathways.bits import Bytes, Flags, pack, unpack
 from asr_pathways.bundle import layout
 from asr_pathways.bundle.layout import BundleError, Header, Quantity, Score, language_prefix, read_layout
-from asr_pathways.bundle.values import Array, Bytes, Flags, StoredTensor, pack, store, unpack
+from asr_pathways.bundle.values import Array, StoredTensor, store
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
-from asr_pathways.model_folder.model import AsrModel, HubCard, ModelCard
+from asr_pathways.model_folder.card import HubCard, ModelCard
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.hub.base import HubModel
 from asr_pathways.models.weights import untied_state
 from asr_pathways.pruning.storage import Description

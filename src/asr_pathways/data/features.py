@@ -8,16 +8,17 @@ centred (no ``snip_edges``): N samples give round(N / 160) frames, and the edges
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from asr_pathways.config import Config
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FRAME_SHIFT = 0.01  # seconds
 
@@ -51,6 +52,8 @@ class Fbank:
         Raises:
             PathwaysError: if ``samples`` is not a float vector of finite values.
         """
+        import torch
+
         stream = FbankStream(self.config)
         return torch.cat([stream.accept(samples), stream.flush()])
 
@@ -93,6 +96,8 @@ class FbankStream:
         return self._ready()
 
     def _ready(self) -> Tensor:
+        import torch
+
         count = self._fbank.num_frames_ready
         frames: NDArray[np.float32] = np.empty((count - self._frames, self.config.bins), dtype=np.float32)
         for index in range(self._frames, count):

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from asr_pathways.experiment.plan import Cell, Plan
+from asr_pathways.models.config import TransducerConfig
 from asr_pathways.models.presets import preset
-from asr_pathways.models.transducer import Transducer, TransducerConfig
+from asr_pathways.models.transducer import Transducer
 
 _MULTIPLICATIONS = 38e9 / 6
 """Weights times encoder frames that one core trains in a second: measured for `micro` and `tiny` on an AMD EPYC."""

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.model_folder.model import AsrModel, ModelCard
+from asr_pathways.model_folder.card import ModelCard
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.emformer import STRIDE, Emformer, LayerState, Windows
 from asr_pathways.models.transducer import Joiner, Predictor, Transducer
 from asr_pathways.runtime.pathway_cache import assemble

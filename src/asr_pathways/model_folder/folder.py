@@ -16,7 +16,8 @@ from asr_pathways.config import parse_config
 from asr_pathways.data.tokenizer import Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import read_json, write_json
-from asr_pathways.model_folder.model import AsrModel, HubCard, ModelCard
+from asr_pathways.model_folder.card import HubCard, ModelCard
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import Pathways
 

@@ -5,49 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch.nn import Parameter
 
-from asr_pathways.config import Config
-from asr_pathways.data.features import FeatureConfig
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
+from asr_pathways.model_folder.card import HubCard, ModelCard
 from asr_pathways.models.speech_model import SpeechModel
-from asr_pathways.models.transducer import TransducerConfig
 from asr_pathways.pruning import Pathways
-
-
-class Card(Config):
-    """The data about any model.
-
-    Attributes:
-        languages: those that it was trained on; empty if that is not known.
-        attribution: as the sources of its data require.
-        added: languages that were added with their own word pieces (`tokenizer-LANGUAGE.model`).
-    """
-
-    languages: tuple[str, ...] = ()
-    attribution: tuple[str, ...] = ()
-    added: tuple[str, ...] = ()
-
-
-class ModelCard(Card):
-    """The contents of ``config.json`` in a folder of ours."""
-
-    format: Literal["asr-pathways-model"] = "asr-pathways-model"
-    version: Literal[1] = 1
-    model: TransducerConfig
-    features: FeatureConfig = FeatureConfig()
-
-
-class HubCard(Card):
-    """The contents of ``asr_pathways.json`` in a Hugging Face folder."""
-
-    format: Literal["asr-pathways-hub"] = "asr-pathways-hub"
-    version: Literal[1] = 1
 
 
 @dataclass

@@ -18,42 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr_pathways.config import Config
+from asr_pathways.models.config import EmformerConfig
 
 STRIDE = 4
 """Feature frames per encoder frame: 10 ms features make 40 ms encoder frames."""
 
 UNSEEN = -1e4
 """Added to the score of a key that does not exist. Finite: a row of padding sees no key, and must not become NaN."""
-
-
-class EmformerConfig(Config):
-    """Sizes of the encoder; frames are encoder frames (40 ms)."""
-
-    features: int = Field(default=80, gt=0)
-    front_end: Literal["stack", "conv"] = "stack"
-    dim: int = Field(default=512, gt=0)
-    ffn_dim: int = Field(default=2048, gt=0)
-    heads: int = Field(default=8, gt=0)
-    layers: int = Field(default=20, gt=0)
-    segment: int = Field(default=4, gt=0)
-    left_context: int = Field(default=32, ge=0)
-    right_context: int = Field(default=1, ge=0)
-    conv_kernel: int = Field(default=0, ge=0)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _heads_divide_dim(self) -> EmformerConfig:
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        return self
 
 
 @dataclass

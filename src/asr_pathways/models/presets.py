@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from asr_pathways.models.emformer import EmformerConfig
-from asr_pathways.models.transducer import TransducerConfig
+from asr_pathways.models.config import EmformerConfig, TransducerConfig
 
 Preset = Literal["micro", "tiny", "small", "base"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)

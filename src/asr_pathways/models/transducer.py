@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr_pathways.config import Config
 from asr_pathways.data.features import Fbank, FeatureConfig
-from asr_pathways.models.emformer import STRIDE, Emformer, EmformerConfig
+from asr_pathways.models.config import TransducerConfig
+from asr_pathways.models.emformer import STRIDE, Emformer
 from asr_pathways.models.rnnt_loss import rnnt_loss
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights, save_weights
@@ -26,30 +25,6 @@ MAX_SYMBOLS_PER_FRAME = 10
 
 LOOKAHEAD = 8
 """Frames that the joiner scores at a time in greedy search."""
-
-
-class TransducerConfig(Config):
-    """Sizes of the recogniser.
-
-    ``ctc_weight`` adds a CTC loss on the encoder to training (its output layer plays no part in decoding).
-    """
-
-    vocab_size: int = Field(gt=0, description="word pieces, blank not counted")
-    encoder: EmformerConfig = EmformerConfig()
-    embedding_dim: int = Field(default=512, gt=0)
-    predictor_dim: int = Field(default=512, gt=0)
-    predictor_layers: int = Field(default=3, gt=0)
-    joiner_dim: int = Field(default=1024, gt=0)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    ctc_weight: float = Field(default=0.0, ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_language_embedding(cls, values: Any) -> Any:
-        """Some config.json have the key ``language_embedding``, always empty, of an option that is gone."""
-        if isinstance(values, dict) and values.get("language_embedding") == []:
-            return {key: value for key, value in values.items() if key != "language_embedding"}
-        return values
 
 
 LstmState = tuple[Tensor, Tensor]

@@ -9,12 +9,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn.functional import pad
-
-from asr_pathways.pruning.masks import refuse_nan, top_k
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,8 @@ class Granularity:
 
     def choose(self, scores: Tensor, keep: int) -> Tensor:
         """The bool mask (units,) of the ``keep`` best units, ties by lowest index."""
+        from asr_pathways.pruning.masks import top_k
+
         return top_k(scores, keep)
 
     def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
@@ -50,6 +50,8 @@ class Blocks(Granularity):
         return math.ceil(rows / self.rows) * math.ceil(columns / self.columns)
 
     def pool(self, values: Tensor) -> Tensor:
+        from torch.nn.functional import pad
+
         matrix = values.reshape(_matrix_shape(values.shape))
         rows, columns = matrix.shape
         padded = pad(matrix, (0, -columns % self.columns, 0, -rows % self.rows))
@@ -74,10 +76,16 @@ class NOfM(Granularity):
     m: int
 
     def pool(self, values: Tensor) -> Tensor:
+        from torch.nn.functional import pad
+
         matrix = values.reshape(_matrix_shape(values.shape))
         return pad(matrix, (0, -matrix.shape[1] % self.m), value=-math.inf).view(-1)
 
     def choose(self, scores: Tensor, keep: int) -> Tensor:
+        import torch
+
+        from asr_pathways.pruning.masks import refuse_nan
+
         refuse_nan(scores)
         groups = scores.view(-1, self.m)
         beaten_by = torch.zeros_like(groups, dtype=torch.uint8)

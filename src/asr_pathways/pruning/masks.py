@@ -15,21 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr_pathways import bits
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.prunable import Prunable
 from asr_pathways.pruning.weights import no_autograd
-
-
-def packed_size(shape: Sequence[int]) -> int:
-    """Bytes of a packed mask of ``shape``."""
-    return (math.prod(shape) + 7) // 8
 
 
 def pack(mask: Tensor) -> Tensor:
     """Packs a bool tensor of any shape into a uint8 tensor (ceil(n / 8),) on the same device."""
     flat = mask.detach().reshape(-1)
     if flat.device.type == "cpu":
-        return torch.from_numpy(np.packbits(flat.numpy(), bitorder="little"))
+        return torch.from_numpy(bits.pack(flat.numpy()))
     return _pack_by_torch(flat)
 
 
@@ -37,8 +33,7 @@ def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
     """The bool tensor of ``shape`` that `pack` packed, on the same device."""
     count = math.prod(shape)
     if packed.device.type == "cpu":
-        bits = np.unpackbits(packed.numpy(), count=count, bitorder="little")
-        return torch.from_numpy(bits).view(torch.bool).reshape(tuple(shape))
+        return torch.from_numpy(bits.unpack(packed.numpy(), count)).reshape(tuple(shape))
     return _unpack_by_torch(packed, count).reshape(tuple(shape))
 
 
@@ -55,8 +50,8 @@ def _unpack_by_torch(packed: Tensor, count: int) -> Tensor:
 
 def popcount(packed: Tensor) -> int:
     """How many weights a packed mask keeps."""
-    if packed.device.type == "cpu" and hasattr(np, "bitwise_count"):  # NumPy 2
-        return int(np.bitwise_count(packed.numpy()).sum(dtype=np.int64))
+    if packed.device.type == "cpu":
+        return bits.popcount(packed.numpy())
     return _popcount_by_torch(packed)
 
 
@@ -150,7 +145,7 @@ class PackedMasks:
 
     def put_packed(self, pathway: str, new: Sequence[Tensor]) -> None:
         """Replaces a pathway's by packed masks, one a tensor."""
-        self._packed[pathway] = [bits.clone() for bits in new]  # copies: pathways may get the same masks
+        self._packed[pathway] = [one.clone() for one in new]  # copies: pathways may get the same masks
         self._cached = None
         self._ious = {pair: iou for pair, iou in self._ious.items() if pathway not in pair}
 

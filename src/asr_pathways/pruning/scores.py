@@ -8,11 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from asr_pathways.pruning.schedule import cosine_decay
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Need = Literal["inputs", "gradients"]
 """What may be observed of a pathway beside its weights (see `observe.OBSERVERS`)."""

@@ -9,18 +9,19 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
+from asr_pathways.bits import packed_size
 from asr_pathways.config import Config, parse_config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder, read_json, write_json
 from asr_pathways.pruning.config import PathwayConfig
-from asr_pathways.pruning.masks import packed_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DESCRIPTION = "pathways.json"
 MASKS = "masks.safetensors"
@@ -68,7 +69,7 @@ class Description(Config):
         return self
 
 
-ByLanguage = dict[str, dict[str, Tensor]]  # by language or its pathway, then by the tensor's name
+ByLanguage: TypeAlias = "dict[str, dict[str, Tensor]]"  # by language or its pathway, then by the tensor's name
 
 
 @dataclass(frozen=True)
@@ -133,12 +134,16 @@ def read_folder(folder: Path) -> Stored:
 
 def _write_tensors(path: Path, tensors: ByLanguage) -> str:
     """Writes a safetensors file and returns its sha256."""
+    from safetensors.torch import save
+
     content = save({f"{key}/{n}": t.cpu().contiguous() for key, named in tensors.items() for n, t in named.items()})
     path.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    from safetensors.torch import load
+
     try:
         content = path.read_bytes()
     except OSError as error:

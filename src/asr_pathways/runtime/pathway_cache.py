@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.model_folder.model import ModelCard
+from asr_pathways.model_folder.card import ModelCard
 from asr_pathways.models.emformer import EmformerLayer, SegmentAttention
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.runtime.kernels import SparseMatrix, ValueType, available

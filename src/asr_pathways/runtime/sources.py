@@ -16,7 +16,8 @@ from asr_pathways.bundle.bundle import Bundle
 from asr_pathways.bundle.load import is_bundle, load_model
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder.model import AsrModel, ModelCard
+from asr_pathways.model_folder.card import ModelCard
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning.masks import pack, popcount
 from asr_pathways.runtime.kernels import SparseMatrix, ValueType

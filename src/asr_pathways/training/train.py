@@ -10,7 +10,8 @@ import torch
 from asr_pathways.bundle.load import load_model
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder.model import AsrModel, ModelCard
+from asr_pathways.model_folder.card import ModelCard
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.presets import preset
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.config import TrainRecipe

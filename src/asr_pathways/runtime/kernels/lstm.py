@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels import extension
 from asr_pathways.runtime.kernels.checks import check_floats
 from asr_pathways.runtime.kernels.matrix import SparseMatrix
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def lstm_step(
@@ -40,6 +42,8 @@ def lstm_step(
     Raises:
         PathwaysError: if shapes, types or devices do not fit.
     """
+    import torch
+
     rows, hidden = w_hh.shape
     if rows != 4 * hidden or w_ih.shape[0] != rows:
         raise PathwaysError(f"weights of an LSTM have 4 * hidden rows, not {w_ih.shape} and {w_hh.shape}")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from asr_pathways.bits import Bytes, pack, packed_size, popcount
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import Blocks, parse_granularity
-from asr_pathways.pruning.masks import pack, packed_size, popcount
 from asr_pathways.runtime.kernels import extension
 from asr_pathways.runtime.kernels.checks import check_floats, check_layout
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from asr_pathways.runtime.kernels import _sparse
 
 ValueType = Literal["float32", "int8"]
@@ -29,7 +31,7 @@ class SparseMatrix:
     """
 
     def __init__(self, compiled: _sparse.Matrix, shape: tuple[int, int]) -> None:
-        """Use `pack` or `from_union`."""
+        """Use `pack`, `from_union` or `from_bits`."""
         self._compiled = compiled
         self.shape = shape
 
@@ -43,8 +45,9 @@ class SparseMatrix:
         weight = weight.detach()
         check_floats(weight, "a weight", None, None)
         rows, columns = weight.shape
-        kept, everything = pack(weight != 0), pack(torch.ones(rows, columns, dtype=torch.bool))
-        return cls.from_union(weight.view(-1), everything, kept, (rows, columns), granularity, dtype)
+        values = weight.view(-1).numpy()
+        kept, everything = pack(values != 0), pack(np.ones(len(values), dtype=np.bool_))
+        return cls.from_bits(values, everything, kept, (rows, columns), granularity, dtype)
 
     @classmethod
     def from_union(
@@ -69,23 +72,46 @@ class SparseMatrix:
         Raises:
             PathwaysError: if the kernels were not built, an argument is not one that fits, or the parts do not fit.
         """
-        rows, columns = shape
-        if rows == 0 or columns == 0:
-            raise PathwaysError(f"a sparse matrix has at least a row and a column, not {rows}x{columns}")
         values = values.detach()
-        check_layout(values, "the values of a union", torch.float32, torch.float16)
-        if values.dim() != 1:
-            raise PathwaysError(f"the values of a union have shape (k,), not {tuple(values.shape)}")
+        check_layout(values, "the values of a union", "float32", "float16")
         for bits in (union, mask):
-            check_layout(bits, "a packed mask", torch.uint8)
-            if tuple(bits.shape) != (packed_size(shape),):
+            check_layout(bits, "a packed mask", "uint8")
+        return cls.from_bits(values.numpy(), union.numpy(), mask.numpy(), shape, granularity, dtype)
+
+    @classmethod
+    def from_bits(
+        cls,
+        values: NDArray[Any],
+        union: Bytes,
+        mask: Bytes,
+        shape: tuple[int, int],
+        granularity: str = "unstructured",
+        dtype: ValueType = "float32",
+    ) -> SparseMatrix:
+        """As `from_union`, of NumPy arrays and without torch.
+
+        Raises:
+            PathwaysError: if the kernels were not built, an argument is not one that fits, or the parts do not fit.
+        """
+        rows, columns = shape
+        if rows < 1 or columns < 1:
+            raise PathwaysError(f"a sparse matrix has at least a row and a column, not {rows}x{columns}")
+        if values.dtype not in (np.float32, np.float16):
+            raise PathwaysError(f"the values of a union must be float32 or float16, not {values.dtype}: convert them")
+        if values.ndim != 1:
+            raise PathwaysError(f"the values of a union have shape (k,), not {values.shape}")
+        for bits in (union, mask):
+            if bits.dtype != np.uint8:
+                raise PathwaysError(f"a packed mask must be uint8, not {bits.dtype}: convert it")
+            if bits.shape != (packed_size(shape),):
                 raise PathwaysError(
-                    f"a packed mask of {rows}x{columns} has {packed_size(shape)} bytes, not {tuple(bits.shape)}"
+                    f"a packed mask of {rows}x{columns} has {packed_size(shape)} bytes, not {bits.shape}"
                 )
         if popcount(union) != len(values) or (mask & ~union).any():
             raise PathwaysError(f"a union of {popcount(union)} weights does not fit {len(values)} values and its mask")
-        values = values.float()
-        addresses = values.data_ptr(), union.data_ptr(), mask.data_ptr()
+        values = np.ascontiguousarray(values, dtype=np.float32)
+        union, mask = np.ascontiguousarray(union), np.ascontiguousarray(mask)
+        addresses = values.ctypes.data, union.ctypes.data, mask.ctypes.data
         block = _block_rows(granularity)
         if dtype not in ("float32", "int8"):
             raise PathwaysError(f"values are stored as float32 or int8, not as {dtype!r}")
@@ -106,6 +132,8 @@ class SparseMatrix:
         Raises:
             PathwaysError: if a tensor is of the wrong shape, type, layout or device.
         """
+        import torch
+
         rows, columns = self.shape
         check_floats(x, "x", None, columns)
         runner = extension.check_runner(threads, variant)
@@ -126,6 +154,8 @@ class SparseMatrix:
 
     def dense(self) -> Tensor:
         """The weight (out, in), float32; of int8, as it was rounded."""
+        import torch
+
         dense = torch.empty(self.shape)
         extension.compiled.unpack(self._compiled, dense.data_ptr())
         return dense

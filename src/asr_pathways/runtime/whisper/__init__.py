@@ -1,1 +1,1 @@
-"""Whisper on a CPU by this package's kernels, from a bundle, with neither torch nor transformers."""
+"""Whisper without torch: features, tokens, alignment and the forward pass in compiled steps."""
