@@ -27,24 +27,77 @@ void for_weights(Strided weight, const Dense& dense, const Store& store) {
     }
 }
 
+// Codes of a row, rounded to the nearest; returns their sum.
+int32_t round_row(const float* values, int64_t count, float scale, int8_t* codes) {
+    const float by = scale > 0.0f ? 1.0f / scale : 0.0f;
+    int32_t sum = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const float clipped = std::max(-127.0f, std::min(127.0f, values[i] * by));
+        const float shifted = clipped + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+        const auto code = static_cast<int32_t>(shifted - 12582912.0f);
+        codes[i] = static_cast<int8_t>(code);
+        sum += code;
+    }
+    return sum;
+}
+
 void pack_codes(Strided weight, Dense& dense) {
+    const int64_t words = dense.words();
     dense.scales.resize(dense.panels() * kPanelRows);
     dense.sums.resize(dense.panels() * kPanelRows);
     std::fill(dense.scales.begin(), dense.scales.end(), 0.0f);
     std::fill(dense.sums.begin(), dense.sums.end(), 0);
+    Aligned<float> values(dense.columns);
+    Aligned<uint32_t> codes(words);
+    std::fill(codes.begin(), codes.end(), 0u);
     for (int64_t row = 0; row < dense.rows; ++row) {
+        const float* const from = weight.start + row * weight.row;
         float largest = 0.0f;
-        for (int64_t column = 0; column < dense.columns; ++column)
-            largest = std::max(largest, std::fabs(weight.start[row * weight.row + column * weight.column]));
-        dense.scales[row] = largest / 127.0f;
+        for (int64_t column = 0; column < dense.columns; ++column) {
+            values[column] = from[column * weight.column];
+            largest = std::max(largest, std::fabs(values[column]));
+        }
+        const float scale = largest / 127.0f;
+        dense.scales[row] = scale;
+        dense.sums[row] = round_row(values.data(), dense.columns, scale, reinterpret_cast<int8_t*>(codes.data()));
+        uint32_t* const to = dense.packed.data() + row / kPanelRows * words * kPanelRows + row % kPanelRows;
+        for (int64_t word = 0; word < words; ++word) to[word * kPanelRows] = codes[word];
     }
-    for_weights(weight, dense, [&](int64_t row, int64_t item, float value, int64_t place) {
-        const float scale = dense.scales[row];
-        const float code = scale > 0.0f ? std::nearbyintf(value / scale) : 0.0f;
-        const auto clipped = static_cast<int8_t>(std::max(-127.0f, std::min(127.0f, code)));
-        dense.sums[row] += clipped;
-        reinterpret_cast<int8_t*>(&dense.packed[place])[item] = clipped;
-    });
+}
+
+// Appends the items of a vector that are not zero, and sets the bits of those.
+template <typename Stored>
+int64_t take_zeros_out(const uint32_t* vector, Stored* to, uint8_t* mask) {
+    constexpr int count = 4 * kPanelRows / static_cast<int>(sizeof(Stored));
+    Stored items[count];
+    std::memcpy(items, vector, sizeof items);
+    int64_t kept = 0;
+    for (int i = 0; i < count; ++i) {
+        to[kept] = items[i];  // written in any case: there is room, and no branch
+        const bool stays = items[i] != 0;
+        mask[i / 8] |= static_cast<uint8_t>(stays << i % 8);
+        kept += stays;
+    }
+    return kept;
+}
+
+template <typename Stored>
+void compress_items(Dense& dense) {
+    const int64_t vectors = dense.panels() * dense.words(), in_vector = 4 * kPanelRows / sizeof(Stored);
+    Aligned<Stored> kept(vectors * in_vector);
+    dense.masks.resize(vectors * in_vector / 8);
+    std::fill(dense.masks.begin(), dense.masks.end(), uint8_t{0});
+    dense.starts.clear();
+    int64_t count = 0;
+    for (int64_t vector = 0; vector < vectors; ++vector) {
+        if (vector % dense.words() == 0) dense.starts.push_back(count);
+        count += take_zeros_out(dense.packed.data() + vector * kPanelRows, kept.data() + count,
+                                dense.masks.data() + vector * in_vector / 8);
+    }
+    const std::size_t bytes = count * sizeof(Stored);
+    dense.items = Aligned<uint8_t>(bytes + kReadAhead);
+    std::memcpy(dense.items.data(), kept.data(), bytes);
+    std::memset(dense.items.data() + bytes, 0, kReadAhead);
 }
 
 }  // namespace
@@ -55,6 +108,9 @@ void pack_dense(Strided weight, int64_t rows, int64_t columns, Item item, Dense&
     dense.item = item;
     dense.packed.resize(dense.panels() * dense.words() * kPanelRows);
     std::fill(dense.packed.begin(), dense.packed.end(), 0u);
+    dense.items.clear();
+    dense.masks.clear();
+    dense.starts.clear();
     if (item == Item::i8) return pack_codes(weight, dense);
     if (item == Item::bf16)
         for_weights(weight, dense, [&](int64_t, int64_t place_in_word, float value, int64_t place) {
@@ -67,27 +123,9 @@ void pack_dense(Strided weight, int64_t rows, int64_t columns, Item item, Dense&
 }
 
 void compress(Dense& dense) {
-    const int64_t size = 4 / items_a_word(dense.item), in_vector = 4 * kPanelRows / size;
-    const auto* const bytes = reinterpret_cast<const uint8_t*>(dense.packed.data());
-    const int64_t vectors = dense.panels() * dense.words();
-    std::vector<uint8_t> kept;
-    dense.masks.resize(vectors * in_vector / 8);
-    std::fill(dense.masks.begin(), dense.masks.end(), uint8_t{0});
-    dense.starts.clear();
-    for (int64_t vector = 0; vector < vectors; ++vector) {
-        if (vector % dense.words() == 0) dense.starts.push_back(static_cast<int64_t>(kept.size()) / size);
-        for (int64_t i = 0; i < in_vector; ++i) {
-            const uint8_t* const from = bytes + (vector * in_vector + i) * size;
-            bool zero = true;
-            for (int64_t byte = 0; byte < size; ++byte) zero = zero && from[byte] == 0;
-            if (zero) continue;
-            dense.masks[(vector * in_vector + i) / 8] |= static_cast<uint8_t>(1 << i % 8);
-            kept.insert(kept.end(), from, from + size);
-        }
-    }
-    dense.items.resize(kept.size() + kReadAhead);
-    std::copy(kept.begin(), kept.end(), dense.items.begin());
-    std::fill(dense.items.end() - kReadAhead, dense.items.end(), uint8_t{0});
+    if (dense.item == Item::f32) compress_items<uint32_t>(dense);
+    if (dense.item == Item::bf16) compress_items<uint16_t>(dense);
+    if (dense.item == Item::i8) compress_items<uint8_t>(dense);
     Aligned<uint32_t>().swap(dense.packed);
 }
 

@@ -40,7 +40,7 @@ void multiply(const Dense& w, const float* bias, const float* x, int64_t n, floa
 }
 
 void multiply(const Linear& by, const float* x, int64_t n, float* y, const Runner& runner) {
-    if (by.dense && (!by.sparse || n >= by.dense_from))
+    if (by.dense)
         multiply(*by.dense, by.bias, x, n, y, by.dense->rows, runner);
     else
         multiply(Product{*by.sparse, by.bias}, x, n, y, runner);

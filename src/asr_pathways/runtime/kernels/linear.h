@@ -1,4 +1,4 @@
-// A linear layer: its weight sparse, dense or both, whichever is faster for so many rows of activations.
+// A linear layer, its weight in any of the formats.
 #pragma once
 
 #include "dense.h"
@@ -7,10 +7,9 @@
 namespace sparse {
 
 struct Linear {
-    const Matrix* sparse;  // may be null if there is a dense weight
-    const Dense* dense;    // may be null if there is a sparse one
-    int64_t dense_from;    // the fewest rows of activations for which the dense weight is used
-    const float* bias;     // (rows,) or null
+    const Matrix* sparse;  // one of the two is null
+    const Dense* dense;
+    const float* bias;  // (rows,) or null
 
     int64_t rows() const { return sparse ? sparse->rows : dense->rows; }
     int64_t columns() const { return sparse ? sparse->columns : dense->columns; }

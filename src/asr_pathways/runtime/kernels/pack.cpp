@@ -207,6 +207,25 @@ Matrix pack(const float* values, const uint8_t* in_union, const uint8_t* mask, i
     return Packer(Source(values, in_union, mask, rows, columns), block, quantize, bits).run();
 }
 
+void expand(const void* values, bool half, const uint8_t* in_union, const uint8_t* mask, int64_t total, float* dense) {
+    const Kernels& kernels = *find_kernels("");
+    std::fill(dense, dense + total, 0.0f);
+    const auto* next = static_cast<const char*>(values);
+    float floats[64];
+    for (int64_t first = 0; first < total; first += 64) {
+        const uint64_t rest = total - first < 64 ? (uint64_t{1} << (total - first)) - 1 : ~uint64_t{0};
+        const uint64_t bits = bits_at(in_union, first, total) & rest, kept = bits_at(mask, first, total);
+        const int count = __builtin_popcountll(bits);
+        kernels.transformer.widen(next, half, count, floats);
+        next += count * (half ? 2 : 4);
+        int place = 0;
+        for (uint64_t left = bits; left; left &= left - 1, ++place) {
+            const int bit = __builtin_ctzll(left);
+            if (kept >> bit & 1) dense[first + bit] = floats[place];
+        }
+    }
+}
+
 void unpack(const Matrix& matrix, float* dense) {
     std::fill(dense, dense + matrix.rows * matrix.columns, 0.0f);
     for (int64_t chunk = 0; chunk < matrix.chunks(); ++chunk)

@@ -11,6 +11,10 @@ namespace sparse {
 Matrix pack(const float* values, const uint8_t* in_union, const uint8_t* mask, int64_t rows, int64_t columns, int block,
             bool quantize);
 
+// Writes the weight (total,) of the same parts, zeros where the mask keeps nothing; values are float32, or float16 if
+// `half`.
+void expand(const void* values, bool half, const uint8_t* in_union, const uint8_t* mask, int64_t total, float* dense);
+
 // Writes the dense matrix (rows, columns) that `matrix` multiplies by.
 void unpack(const Matrix& matrix, float* dense);
 

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "bindings.h"
+#include "pack.h"
 
 namespace py = pybind11;
 using sparse::Dense;
@@ -54,14 +55,11 @@ struct Linear {
     py::object sparse, dense, bias;
 };
 
-Linear make_linear(const py::object& sparse, const py::object& dense, int64_t dense_from, const py::object& bias) {
-    check(!sparse.is_none() || !dense.is_none(), "a linear layer has a weight");
-    Linear linear{{nullptr, nullptr, dense_from, nullptr}, sparse, dense, bias};
+Linear make_linear(const py::object& sparse, const py::object& dense, const py::object& bias) {
+    check(sparse.is_none() != dense.is_none(), "a linear layer has one weight");
+    Linear linear{{nullptr, nullptr, nullptr}, sparse, dense, bias};
     if (!sparse.is_none()) linear.layer.sparse = sparse.cast<const Matrix*>();
     if (!dense.is_none()) linear.layer.dense = dense.cast<const Dense*>();
-    const Matrix* const a = linear.layer.sparse;
-    const Dense* const b = linear.layer.dense;
-    check(!a || !b || (a->rows == b->rows && a->columns == b->columns), "two weights of a layer have one shape");
     if (!bias.is_none()) {
         const auto values = bias.cast<Floats>();
         check(values.ptr() == bias.ptr(), "a bias is contiguous and of float32");
@@ -83,6 +81,34 @@ Floats multiply(const Linear& linear, const Floats& x, const RunnerAt& at) {
     py::gil_scoped_release release;
     sparse::multiply(linear.layer, from, n, to, runner);
     return y;
+}
+
+// Which weights a union of masks has values of, and those of them that a mask keeps; see pack.h.
+Floats expand(const py::array& values, const py::array_t<uint8_t, py::array::c_style>& in_union,
+              const py::array_t<uint8_t, py::array::c_style>& mask, int64_t rows, int64_t columns) {
+    const bool half = values.dtype().kind() == 'f' && values.itemsize() == 2;
+    check(values.ndim() == 1 && (half || py::isinstance<Floats>(values)) && (values.flags() & py::array::c_style),
+          "values are contiguous, of float32 or float16");
+    const int64_t total = rows * columns, bytes = (total + 7) / 8;
+    check(rows > 0 && columns > 0 && in_union.size() == bytes && mask.size() == bytes, "a mask has a bit for each weight");
+    int64_t count = 0;
+    for (int64_t byte = 0; byte < bytes; ++byte) {
+        const int last = byte == bytes - 1 && total % 8 ? (1 << total % 8) - 1 : 255;
+        count += __builtin_popcount(in_union.data()[byte] & last);
+    }
+    check(count == values.size(), "a union has a value for each of its bits");
+    Floats dense({rows, columns});
+    const void* const from = values.data();
+    const uint8_t *const all = in_union.data(), *const kept = mask.data();
+    float* const to = dense.mutable_data();
+    py::gil_scoped_release release;
+    sparse::expand(from, half, all, kept, total, to);
+    return dense;
+}
+
+void gelu(Floats& x, const RunnerAt& at) {
+    const sparse::Runner runner = runner_of(at);
+    runner.kernels.transformer.gelu(x.mutable_data(), x.size());
 }
 
 sparse::Norm norm_of(const NormOf& norm, int64_t dim) {
@@ -282,6 +308,9 @@ void bind_transformer(py::module_& module) {
         .def(py::init(&make_dense))
         .def_property_readonly("nbytes", &Dense::bytes);
     py::class_<Linear>(module, "Linear").def(py::init(&make_linear)).def("multiply", &multiply);
+    module.def("expand", &expand);
+    module.def("gelu", &gelu, py::arg("x").noconvert(), py::arg("runner"));
+    module.def("expands", [] { return sparse::find_kernels("")->dense.expands; });
     py::class_<Encoder>(module, "Encoder").def(py::init(&make_encoder)).def("encode", &encode);
     py::class_<sparse::Cross, std::shared_ptr<sparse::Cross>>(module, "Cross")
         .def_readonly("frames", &sparse::Cross::frames);

@@ -1,16 +1,217 @@
-"""How a linear layer of a pathway is stored and multiplied on this CPU."""
+"""How linear layers of a pathway are stored, and so multiplied, on this CPU: whichever is fastest within a tolerance."""
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_pathways.runtime.kernels import extension
-from asr_pathways.runtime.kernels.extension import built
+from asr_pathways.bits import pack
+from asr_pathways.errors import PathwaysError
+from asr_pathways.files import atomic_path
+from asr_pathways.runtime.kernels import SparseMatrix, extension
 
 Floats = NDArray[np.float32]
-Item = Literal["float32", "bfloat16", "int8"]
+Precision = Literal["auto", "float32"]
+Runner = tuple[int, str]
+
+TOLERANCE = 0.02
+"""Of the root mean square of a product's output, for normal weights and inputs: what a format may be wrong by."""
+
+FEW, MANY = 1, 256
+"""Rows of activations of a product of the decoder, and of the encoder."""
+
+SLACK_FEW, SLACK_MANY = 0.5, 0.1
+"""Of formats that take up to so much longer than the fastest, the smallest is used: timings are of weights in a cache,
+but a decoder reads all of its weights from memory for each token."""
+
+ROUNDS = 5
+"""Timings of a product, of which the fastest counts."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way of storing a weight.
+
+    Attributes:
+        item: what values are rounded to.
+        kind: ``sparse``: nonzeros with their columns; ``bitmap``: nonzeros and a bit a weight; ``dense``: all.
+    """
+
+    item: Literal["float32", "bfloat16", "int8"]
+    kind: Literal["sparse", "bitmap", "dense"]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.item}"
+
+    def store(self, weight: Floats, granularity: str) -> tuple[Any, int]:
+        """The compiled weight of (out, in), and its bytes."""
+        if self.kind == "sparse":
+            kept = weight != 0
+            bits = pack(kept.reshape(-1))
+            matrix = SparseMatrix.from_bits(weight[kept], bits, bits, weight.shape, granularity)
+            return matrix._compiled, matrix.nbytes
+        dense = extension.built().Dense(weight, self.item, self.kind == "bitmap")
+        return dense, dense.nbytes
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a format costs on this machine: seconds a product, its relative error, and bytes of the weight."""
+
+    format: Format
+    seconds: float
+    error: float
+    nbytes: float
+
+
+def formats(precision: Precision) -> list[Format]:
+    """The formats that this CPU's kernels have for a precision."""
+    items: tuple[Any, ...] = ("float32",) if precision == "float32" else ("float32", "bfloat16", "int8")
+    kinds: tuple[Any, ...] = ("bitmap", "dense") if extension.built().expands() else ("dense",)
+    return [Format("float32", "sparse"), *(Format(item, kind) for item in items for kind in kinds)]
+
+
+class Layers:
+    """Makes the linear layers of a network, each in the format that is fastest here for its shape and density.
+
+    A shape is timed once on a machine: timings are kept in the user's cache folder, by the CPU's name.
+
+    Args:
+        precision: ``float32``: products are exact but for the order of sums; ``auto``: also bfloat16 and int8, the
+            latter with a scale for each row of weights and of activations, within `TOLERANCE`.
+        granularity: of the masks.
+        threads: of each product.
+
+    Attributes:
+        nbytes: memory of the weights made so far.
+        plan: the timings of each (out, in, percent of nonzeros, rows of activations), the chosen format first.
+    """
+
+    def __init__(self, precision: Precision = "auto", granularity: str = "unstructured", threads: int = 1) -> None:
+        if precision not in ("auto", "float32"):
+            raise PathwaysError(f"precision: {precision!r}: choose auto or float32")
+        self.precision, self.granularity, self.threads = precision, granularity, threads
+        self.nbytes = 0
+        self.plan: dict[tuple[int, int, int, int], list[Timing]] = {}
+        self._outputs: dict[tuple[int, tuple[int, ...] | None], Any] = {}
+        self._known = _Known(precision, granularity, threads)
+
+    @property
+    def attention(self) -> str:
+        """What keys and values of attention are rounded to."""
+        return "bfloat16" if self.precision == "auto" and extension.built().expands() else "float32"
+
+    def linear(self, weight: Floats, bias: Floats | None, rows: int) -> Any:
+        """A layer of a weight (out, in), zeros in place, for products of about so many rows of activations."""
+        weight = np.ascontiguousarray(weight, dtype=np.float32)
+        percent = int(10 * round(10 * np.count_nonzero(weight) / weight.size))
+        key = (*weight.shape, percent, rows)
+        if key not in self.plan:
+            self.plan[key] = self._known.timings(key)
+        compiled, nbytes = self.plan[key][0].format.store(weight, self.granularity)
+        self.nbytes += nbytes
+        sparse, dense = (compiled, None) if self.plan[key][0].format.kind == "sparse" else (None, compiled)
+        return extension.built().Linear(sparse, dense, bias)
+
+    def output(self, embedding: NDArray[Any], tokens: Sequence[int] | None, runner: Runner) -> Any:
+        """The output layer of a table (V, D), made once for all networks that share it."""
+        key = embedding.ctypes.data, None if tokens is None else tuple(tokens)
+        if key not in self._outputs:
+            self._outputs[key] = extension.built().Output(embedding, tokens, runner)
+        return self._outputs[key]
+
+
+class _Known:
+    """Timings that are known of this machine, and new ones."""
+
+    def __init__(self, precision: Precision, granularity: str, threads: int) -> None:
+        self._precision, self._granularity, self._threads = precision, granularity, threads
+        self._formats = formats(precision)
+        self._path = _cache_folder() / f"products-{_cpu()}.json"
+        self._entries: dict[str, dict[str, list[float]]] = _read(self._path)
+
+    def timings(self, key: tuple[int, int, int, int]) -> list[Timing]:
+        """Of a shape, the fastest format within the tolerance first."""
+        name = " ".join(map(str, (*key, self._granularity, self._threads, extension.variants()[0])))
+        entry = self._entries.get(name, {})
+        if not {one.name for one in self._formats} <= entry.keys():
+            entry = entry | self._measure(*key)
+            self._entries[name] = entry
+            _write(self._path, self._entries)
+        timings = [Timing(one, *entry[one.name]) for one in self._formats]
+        usable = [timing for timing in timings if timing.error <= TOLERANCE]
+        within = (1 + (SLACK_FEW if key[3] == FEW else SLACK_MANY)) * min(timing.seconds for timing in usable)
+        chosen = min((timing for timing in usable if timing.seconds <= within), key=lambda timing: timing.nbytes)
+        return sorted(timings, key=lambda timing: (timing is not chosen, timing.seconds))
+
+    def _measure(self, out: int, into: int, percent: int, rows: int) -> dict[str, list[float]]:
+        random = np.random.default_rng(0)
+        weight = random.standard_normal((out, into), dtype=np.float32)
+        weight *= random.random((out, into), dtype=np.float32) < percent / 100
+        x = random.standard_normal((rows, into), dtype=np.float32)
+        exact = x @ weight.T
+        size = float(np.sqrt(np.mean(np.square(exact)))) or 1.0
+        runner, kernels = extension.check_runner(self._threads, None), extension.built()
+        layers, errors, sizes = {}, {}, {}
+        for one in self._formats:
+            compiled, sizes[one.name] = one.store(weight, self._granularity)
+            sparse, dense = (compiled, None) if one.kind == "sparse" else (None, compiled)
+            layers[one.name] = kernels.Linear(sparse, dense, None)
+            y = layers[one.name].multiply(x, runner)
+            errors[one.name] = float(np.sqrt(np.mean(np.square(y - exact)))) / size
+        seconds = dict.fromkeys(layers, float("inf"))
+        for _ in range(ROUNDS):  # in turn, so that a disturbance meets all of them
+            for name, layer in layers.items():
+                start = time.perf_counter()
+                layer.multiply(x, runner)
+                seconds[name] = min(seconds[name], time.perf_counter() - start)
+        return {name: [seconds[name], errors[name], sizes[name]] for name in layers}
+
+
+@cache
+def _cpu() -> str:
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2]
+                break
+    except OSError:
+        pass
+    return "-".join("".join(c if c.isalnum() else " " for c in name).split()) or "cpu"
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asr-pathways"
+
+
+def _read(path: Path) -> dict[str, dict[str, list[float]]]:
+    """What was written there; nothing if it is not there or not what we write: it is measured again then."""
+    try:
+        entries = json.loads(path.read_text())
+        return {
+            str(key): {str(name): [float(one) for one in (seconds, error, size)] for name, (seconds, error, size) in entry.items()}
+            for key, entry in entries.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _write(path: Path, entries: dict[str, dict[str, list[float]]]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(entries, indent=1))
+    except (OSError, PathwaysError):  # a home that cannot be written to: measured again next time
+        return

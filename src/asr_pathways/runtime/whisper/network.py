@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels.extension import built, check_runner
-from asr_pathways.runtime.whisper.layers import Layers, Precision
+from asr_pathways.runtime.whisper.layers import FEW, MANY, Layers
 
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int32]
@@ -99,9 +98,9 @@ class Network:
         self._kernels = built()
         self._runner = check_runner(threads, None)
         self._tensor, self._layers = tensor, layers
-        attention = layers.precision.attention
+        attention = layers.attention
         try:
-            self._convolutions = [self._linear(f"model.encoder.conv{index}") for index in (1, 2)]
+            self._convolutions = [self._linear(f"model.encoder.conv{index}", MANY) for index in (1, 2)]
             self._encoder_positions = self._floats("model.encoder.embed_positions.weight")
             self._encoder = self._kernels.Encoder(
                 shape.encoder_attention_heads,
@@ -170,35 +169,41 @@ class Network:
     def _encoder_layer(self, name: str) -> tuple[Any, ...]:
         return (
             self._norm(f"{name}.self_attn_layer_norm"),
-            *self._attention(f"{name}.self_attn"),
+            *self._attention(f"{name}.self_attn", MANY),
             self._norm(f"{name}.final_layer_norm"),
-            self._linear(f"{name}.fc1"),
-            self._linear(f"{name}.fc2"),
+            self._linear(f"{name}.fc1", MANY),
+            self._linear(f"{name}.fc2", MANY),
         )
 
     def _decoder_layer(self, name: str) -> tuple[Any, ...]:
         return (
             self._norm(f"{name}.self_attn_layer_norm"),
-            *self._attention(f"{name}.self_attn"),
+            *self._attention(f"{name}.self_attn", FEW),
             self._norm(f"{name}.encoder_attn_layer_norm"),
-            *self._attention(f"{name}.encoder_attn"),
+            *self._attention(f"{name}.encoder_attn", FEW, MANY),
             self._norm(f"{name}.final_layer_norm"),
-            self._linear(f"{name}.fc1"),
-            self._linear(f"{name}.fc2"),
+            self._linear(f"{name}.fc1", FEW),
+            self._linear(f"{name}.fc2", FEW),
         )
 
-    def _attention(self, name: str) -> list[Any]:
+    def _attention(self, name: str, rows: int, encodings: int | None = None) -> list[Any]:
+        """Query, key, value and output layer; keys and values are of so many encodings at a time, else of the rows."""
+        of_keys = rows if encodings is None else encodings
         return [
-            self._linear(f"{name}.{part}", bias=part != "k_proj") for part in ("q_proj", "k_proj", "v_proj", "out_proj")
+            self._linear(f"{name}.q_proj", rows),
+            self._linear(f"{name}.k_proj", of_keys, bias=False),
+            self._linear(f"{name}.v_proj", of_keys),
+            self._linear(f"{name}.out_proj", rows),
         ]
 
     def _norm(self, name: str) -> tuple[Floats, Floats, float]:
         return self._floats(f"{name}.weight"), self._floats(f"{name}.bias"), EPSILON
 
-    def _linear(self, name: str, bias: bool = True) -> Any:
+    def _linear(self, name: str, rows: int, bias: bool = True) -> Any:
         weight = self._tensor(f"{name}.weight")
-        rows = weight.reshape(len(weight), -1)
-        return self._layers.linear(rows, self._floats(f"{name}.bias") if bias else None)
+        return self._layers.linear(
+            weight.reshape(len(weight), -1), self._floats(f"{name}.bias") if bias else None, rows
+        )
 
     def _floats(self, name: str) -> Floats:
         return np.ascontiguousarray(self._tensor(name), dtype=np.float32)
