@@ -16,6 +16,7 @@ WITHOUT_TORCH = (
     "pruning.config",
     "runtime.kernels",
     "runtime.whisper.features",
+    "runtime.whisper.tokens",
 )
 SLOW = ("torch", "transformers", "scipy", "lhotse")
 
