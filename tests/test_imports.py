@@ -15,6 +15,8 @@ WITHOUT_TORCH = (
     "model_folder.card",
     "pruning.config",
     "runtime.kernels",
+    "runtime.results",
+    "runtime.whisper.alignment",
     "runtime.whisper.features",
     "runtime.whisper.tokens",
 )
