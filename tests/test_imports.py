@@ -15,7 +15,10 @@ WITHOUT_TORCH = (
     "model_folder.card",
     "pruning.config",
     "runtime.kernels",
+    "runtime.results",
+    "runtime.whisper.alignment",
     "runtime.whisper.features",
+    "runtime.whisper.tokens",
 )
 SLOW = ("torch", "transformers", "scipy", "lhotse")
 

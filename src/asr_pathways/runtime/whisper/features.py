@@ -86,7 +86,9 @@ class LogMel:
         power = np.square(spectrum.real, dtype=np.float32) + np.square(spectrum.imag, dtype=np.float32)
         mels: Floats = np.log10(np.maximum(power @ self._filters, np.float32(FLOOR)))
         np.maximum(mels, mels.max() - np.float32(4 * RANGE), out=mels)
-        return (mels + np.float32(4)) / np.float32(4)
+        mels += np.float32(4)
+        mels /= np.float32(4)
+        return mels
 
     @cached_property
     def _window(self) -> Floats:

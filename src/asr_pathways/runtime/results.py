@@ -1,0 +1,193 @@
+"""What recognition returns: text, segments and words with their times, and the same as captions or JSON."""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, NamedTuple
+
+COLUMNS, LINES, LONGEST = 42, 2, 7.0
+"""Of a caption: columns of a line, lines, seconds; what broadcasters ask for."""
+
+PAUSE = 2.0
+"""Seconds between two words that are not shown together."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, with punctuation that touches it; ``start`` and ``end`` in seconds from the start of the audio.
+
+    ``probability`` is the model's, in [0, 1].
+    """
+
+    text: str
+    start: float
+    end: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of speech; times in seconds from the start of the audio.
+
+    Attributes:
+        words: in order; empty where they were not asked for.
+        no_speech: probability that nobody speaks; None if the model has none.
+        log_probability: of the text, the natural logarithm averaged over its tokens; None if there is no token.
+    """
+
+    text: str
+    start: float
+    end: float
+    language: str
+    words: tuple[Word, ...] = ()
+    no_speech: float | None = None
+    log_probability: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """The text of a recording.
+
+    Attributes:
+        language: of the recording; of most of it, where it changes.
+        duration: of the audio, in seconds.
+        languages: {language: probability} where the language was detected.
+    """
+
+    text: str
+    language: str
+    segments: tuple[Segment, ...]
+    duration: float
+    languages: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """Of all segments."""
+        return tuple(chain.from_iterable(segment.words for segment in self.segments))
+
+    def to_srt(self) -> str:
+        """SubRip captions; empty if there is no text. An arrow in the text loses a dash: SubRip has no escapes."""
+        cues = [
+            f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{text.replace('-->', '->')}\n"
+            for number, (text, start, end) in enumerate(self._captions(), 1)
+        ]
+        return "\n".join(cues)
+
+    def to_vtt(self) -> str:
+        """WebVTT captions."""
+        cues = [
+            f"{_time(start, '.')} --> {_time(end, '.')}\n{html.escape(text, quote=False)}\n"
+            for text, start, end in self._captions()
+        ]
+        return "\n".join(["WEBVTT\n", *cues])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, with the names of ``verbose_json`` in OpenAI's API; a language is its code, words are there if any.
+
+        Beyond those names: each segment's ``language``, and ``languages`` where the language was detected.
+        """
+        segments = [
+            {
+                "id": number,
+                "start": float(segment.start),
+                "end": float(segment.end),
+                "text": segment.text,
+                "language": segment.language,
+                "avg_logprob": _number(segment.log_probability),
+                "no_speech_prob": _number(segment.no_speech),
+            }
+            for number, segment in enumerate(self.segments)
+        ]
+        numbers = ("start", "end", "probability")
+        words = [
+            {"word": word.text, **{number: float(getattr(word, number)) for number in numbers}} for word in self.words
+        ]
+        languages = {language: float(probability) for language, probability in self.languages.items()}
+        return {
+            "task": "transcribe",
+            "language": self.language,
+            "duration": float(self.duration),
+            "text": self.text,
+            "segments": segments,
+            **({"words": words} if words else {}),
+            **({"languages": languages} if languages else {}),
+        }
+
+    def _captions(self) -> Iterator[tuple[str, float, float]]:
+        """(text in at most `LINES` lines, start, end)."""
+        for segment in self.segments:
+            yield from _captions(_pieces(segment))
+
+
+class _Piece(NamedTuple):
+    """What is not cut by a line's end; ``space``: whether one comes before it."""
+
+    text: str
+    start: float
+    end: float
+    space: bool
+
+
+def _pieces(segment: Segment) -> list[_Piece]:
+    """The words of a segment, spaced as in its text; without words, parts of the text timed by their lengths."""
+    if not segment.words:
+        return _parts(segment)
+    pieces, place = [], 0
+    for word in segment.words:
+        found = segment.text.find(word.text, place)
+        pieces.append(_Piece(word.text, word.start, word.end, space=found != place))
+        place = found + len(word.text) if found >= 0 else place
+    return pieces
+
+
+def _parts(segment: Segment) -> list[_Piece]:
+    parts: list[tuple[str, bool]] = []
+    for word in segment.text.split():
+        # what has no spaces may be cut at any letter
+        letters = [word] if _columns(word) <= COLUMNS // 2 else list(word)
+        parts += [(letter, index == 0) for index, letter in enumerate(letters)]
+    pieces, start, total = [], segment.start, sum(len(text) for text, _ in parts)
+    for text, space in parts:
+        end = start + (segment.end - segment.start) * len(text) / total
+        pieces.append(_Piece(text, start, end, space))
+        start = end
+    return pieces
+
+
+def _captions(pieces: list[_Piece]) -> Iterator[tuple[str, float, float]]:
+    lines: list[str] = []
+    start = end = 0.0
+    for piece in pieces:
+        longer = (lines[-1] + " " * piece.space if lines else "") + piece.text
+        apart = bool(lines) and (piece.start - end > PAUSE or piece.end - start > LONGEST)
+        if lines and not apart and _columns(longer) <= COLUMNS:
+            lines[-1] = longer
+        elif lines and not apart and len(lines) < LINES:
+            lines.append(piece.text)
+        else:
+            if lines:
+                yield "\n".join(lines), start, end
+            lines, start = [piece.text], piece.start
+        end = max(piece.end, start)
+    if lines:
+        yield "\n".join(lines), start, end
+
+
+def _columns(text: str) -> int:
+    """How wide a text is in columns: most letters of Chinese, Japanese and Korean take two, marks none."""
+    kinds = ((unicodedata.east_asian_width(letter), unicodedata.category(letter)) for letter in text)
+    return sum(0 if kind == "Mn" else 2 if width in "WF" else 1 for width, kind in kinds)
+
+
+def _time(seconds: float, point: str) -> str:
+    milliseconds = max(0, round(1000 * seconds))
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}{point}{rest % 1000:03}"
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
