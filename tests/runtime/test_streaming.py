@@ -311,11 +311,14 @@ def test_a_stream_needs_a_language(trained: AsrModel) -> None:
     ("options", "message"),
     [
         ({"phrases": "one two"}, "phrases: a list of phrases is needed, not the text 'one two'"),
+        ({"phrases": [""]}, "phrases: '' has no words"),
         ({"phrases": ["one", " "]}, "phrases: ' ' has no words"),
         ({"phrases": ["?!"]}, "phrases: '\\?!' has no words"),
         ({"phrases": ["один"]}, "phrases: 'один': the model does not write д и н о in en"),
-        ({"phrases": ["one"], "bonus": float("nan")}, "bonus: nan: a finite number is needed"),
-        ({"bonus": float("inf")}, "bonus: inf: a finite number is needed"),
+        ({"phrases": ["one"], "bonus": float("nan")}, "bonus: nan: a number between -1000 and 1000 is needed"),
+        ({"phrases": ["one", None]}, "phrases: each must be a text"),
+        ({"bonus": 1e308}, "bonus: 1e\\+308: a number between -1000 and 1000 is needed"),
+        ({"bonus": float("inf")}, "bonus: inf: a number between -1000 and 1000 is needed"),
     ],
 )
 def test_phrases_that_cannot_be_preferred_are_refused(

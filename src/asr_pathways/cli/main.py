@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +15,9 @@ import typer
 from asr_pathways.cli.bench import bench
 from asr_pathways.cli.data import app as data_app
 from asr_pathways.cli.export import export
-from asr_pathways.cli.tables import print_table, split_languages
-from asr_pathways.errors import PathwaysError
+from asr_pathways.cli.tables import split_languages
+from asr_pathways.console import print_table
+from asr_pathways.errors import PathwaysError, one_line
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.decode import Transcript
@@ -31,6 +34,9 @@ app.command()(export)
 app.command()(bench)
 
 _debug = False
+
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory|[Oo]ut of memory|Cannot allocate memory")
+"""How torch says that an allocation failed, by errors of no kind of their own."""
 
 Model = Annotated[
     Path,
@@ -205,43 +211,55 @@ def transcribe(
     import dataclasses
     from json import dumps
 
-    from asr_pathways.bundle.load import load_identifier, load_model
-    from asr_pathways.model_folder.decode import transcribe as whole
-    from asr_pathways.model_folder.decode import transcribe_any
-
     if stream and language == "auto":
         raise PathwaysError("--language auto needs the whole recording: leave --stream out")
     if Path("-") in files and not stream:
         raise PathwaysError("-: standard input is recognised as it comes: add --stream")
     if (beam > 1 or phrases is not None) and not stream:
         raise PathwaysError("--beam and --phrases are of streaming: add --stream")
-    if stream:
-        results = _streamed(model, files, language, beam, phrases)
-    else:
-        asr = load_model(model)
-        if language == "auto":
-            identifier = load_identifier(model)
-            results = (transcribe_any(asr, identifier, file) for file in files)
-        else:
-            asr.check_languages([language])
-            results = (whole(asr, file, language) for file in files)
-    for result in results:
-        if json:
-            typer.echo(dumps(dataclasses.asdict(result), ensure_ascii=False))
-        else:
-            typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
+    recognize = _streamed(model, language, beam, phrases) if stream else _whole(model, language)
+    failed = False
+    for file in files:
+        try:
+            for result in recognize(file):
+                if json:
+                    typer.echo(dumps(dataclasses.asdict(result), ensure_ascii=False))
+                else:
+                    typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
+        except PathwaysError as error:
+            if len(files) == 1 or _debug:
+                raise
+            typer.echo(f"asr-pathways: {error}", err=True)  # the other files are recognised all the same
+            failed = True
+    if failed:
+        raise typer.Exit(1)
 
 
-def _streamed(model: Path, files: list[Path], language: str, beam: int, phrases: Path | None) -> Iterator[Transcript]:
-    """The final transcripts; partial ones go to stderr."""
+def _whole(model: Path, language: str) -> Callable[[Path], Iterable[Transcript]]:
+    """From a file to its transcript, recognised as a whole."""
+    from asr_pathways.bundle.load import load_identifier, load_model
+    from asr_pathways.model_folder.decode import transcribe as whole
+    from asr_pathways.model_folder.decode import transcribe_any
+
+    asr = load_model(model)
+    if language == "auto":
+        identifier = load_identifier(model)
+        return lambda file: [transcribe_any(asr, identifier, file)]
+    asr.check_languages([language])
+    return lambda file: [whole(asr, file, language)]
+
+
+def _streamed(model: Path, language: str, beam: int, phrases: Path | None) -> Callable[[Path], Iterator[Transcript]]:
+    """From a file to its final transcripts; partial ones go to stderr."""
     from asr_pathways.runtime.phrase_bias import read_phrases
     from asr_pathways.runtime.streaming import Recognizer
     from asr_pathways.runtime.transcription import transcribe_live, transcribe_stream
 
     preferred = () if phrases is None else read_phrases(phrases)
     recognizer = Recognizer(model, language, beam=beam, phrases=preferred)
-    shown = ""
-    for file in files:
+
+    def recognize(file: Path) -> Iterator[Transcript]:
+        shown = ""
         if file == Path("-"):
             transcripts = transcribe_live(recognizer, sys.stdin.buffer, language)
         else:
@@ -252,6 +270,8 @@ def _streamed(model: Path, files: list[Path], language: str, beam: int, phrases:
             elif result.text != shown:
                 typer.echo(f"... {result.text}", err=True)
             shown = result.text
+
+    return recognize
 
 
 @app.command()
@@ -343,11 +363,19 @@ def _report(text: str) -> None:
 
 
 def main() -> None:
-    """Runs the command line: exit status 0 ok, 1 failed (one line on stderr), 2 misuse."""
+    """Runs the command line: exit status 0 ok, 1 failed (one line on stderr), 2 misuse.
+
+    Output is UTF-8, whatever the locale; what that cannot write, as in names of files, is an escape.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         app()
-    except (PathwaysError, OSError, MemoryError) as error:
-        if _debug:
+    except (PathwaysError, OSError, MemoryError, RuntimeError) as error:
+        memory = isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
+        if _debug or (isinstance(error, RuntimeError) and not memory):
             raise
-        typer.echo(f"asr-pathways: {str(error) or type(error).__name__}", err=True)
+        line = one_line(str(error)) or type(error).__name__
+        typer.echo(f"asr-pathways: {f'out of memory: {line:.200}' if memory else line}", err=True)
         sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,7 @@ def _opened(path: Path) -> Any:
         if file.stat().st_size == 0:
             raise PathwaysError(f"{file}: empty file, no audio in it")
         if place is None:
-            return str(path)
+            return os.fsencode(path) if re.search("[\udc80-\udcff]", str(path)) else str(path)  # not UTF-8: bytes
         start, size = int(place[2]), int(place[3])
         with file.open("rb") as archive:
             archive.seek(start)

@@ -23,7 +23,7 @@ from asr_pathways.data.corpus import SPLITS, load_cuts
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_path
+from asr_pathways.files import atomic_path, parse_json
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.speech_model import SpeechModel
 
@@ -113,7 +113,7 @@ class LanguageIdentifier:
         """
         try:
             with safe_open(path, framework="pt") as stream:
-                languages = json.loads((stream.metadata() or {})["languages"])
+                languages = parse_json((stream.metadata() or {})["languages"])
                 tensors = {name: stream.get_tensor(name) for name in ("mean", "scale", "weight", "bias")}
                 if tensors["weight"].shape != (len(tensors["mean"]), len(languages)):
                     raise ValueError("its tensors do not fit each other")

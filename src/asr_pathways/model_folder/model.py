@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import AfterValidator
 from torch.nn import Parameter
 
 from asr_pathways.config import Config
@@ -20,6 +21,16 @@ from asr_pathways.models.transducer import TransducerConfig
 from asr_pathways.pruning import Pathways
 
 
+def _word(code: str) -> str:
+    if not code or not code.isprintable() or set(code) & set(" /\\"):
+        raise ValueError(f"{code!r:.100}: the code of a language is one word, without slashes")
+    return code
+
+
+Code = Annotated[str, AfterValidator(_word)]
+"""Of a language; it is in names of files and in lines that people read."""
+
+
 class Card(Config):
     """The data about any model.
 
@@ -29,9 +40,9 @@ class Card(Config):
         added: languages that were added with their own word pieces (`tokenizer-LANGUAGE.model`).
     """
 
-    languages: tuple[str, ...] = ()
+    languages: tuple[Code, ...] = ()
     attribution: tuple[str, ...] = ()
-    added: tuple[str, ...] = ()
+    added: tuple[Code, ...] = ()
 
 
 class ModelCard(Card):

@@ -9,7 +9,6 @@ stream.final().text
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,6 +31,9 @@ from asr_pathways.runtime.sources import PathwaySource, open_source
 
 FRAME = 0.01 * STRIDE
 """Seconds of an encoder frame."""
+
+MOST_BONUS = 1000
+"""Nats for each word piece of a phrase; a few of them decide everything, and sums of larger ones lose digits."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,10 @@ class Recognizer:
             raise PathwaysError(f"phrases: a list of phrases is needed, not the text {phrases!r}")
         if phrases and beam == 1:
             raise PathwaysError("phrases: greedy search has no phrases: choose a beam of 4 or so")
-        if not math.isfinite(bonus):
-            raise PathwaysError(f"bonus: {bonus}: a finite number is needed")
+        if not all(isinstance(phrase, str) for phrase in phrases):
+            raise PathwaysError("phrases: each must be a text")
+        if not -MOST_BONUS <= bonus <= MOST_BONUS:  # nor a NaN
+            raise PathwaysError(f"bonus: {bonus:g}: a number between {-MOST_BONUS} and {MOST_BONUS} is needed")
         self._beam, self._phrases, self._bonus = beam, tuple(phrases), bonus
         self._biases: dict[str, PhraseBias] = {}
         self.endpointing = endpointing or Endpointing()
