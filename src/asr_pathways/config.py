@@ -14,6 +14,9 @@ from asr_pathways.files import read_text
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
+_SHOWN = 10
+"""Wrong keys that an error names."""
+
 
 class Config(BaseModel):
     """Base of every config: immutable, and a key that it does not know is an error."""
@@ -39,10 +42,11 @@ def parse_config(kind: type[ConfigT], data: Any, source: str) -> ConfigT:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        problems = (
+        problems = [
             ": ".join(filter(None, [".".join(map(str, item["loc"])), _problem(kind, item)])) for item in error.errors()
-        )
-        raise PathwaysError(f"{source}: {'; '.join(problems)}") from None
+        ]
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise PathwaysError(f"{source}: {'; '.join(problems[:_SHOWN])}{more}") from None
 
 
 def _problem(kind: type[BaseModel], item: Any) -> str:
@@ -77,5 +81,7 @@ def load_yaml(path: Path) -> Any:
     text = read_text(path, "config")
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise PathwaysError(f"{path}: not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError) as error:  # of odd tags, anything
         raise PathwaysError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
+_BREAK = re.compile(r"\s*[\n\r\v\f\x85\u2028\u2029]\s*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def one_line(text: str) -> str:
+    """The text in one line: breaks become spaces, other control characters, which terminals obey, escapes."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), _BREAK.sub(" ", text.strip()))
+
 
 class PathwaysError(Exception):
     """Something the user can mend: bad input, a wrong option, a broken file.
 
-    The message is one line that says what is wrong, where, and what to do about it. The command line prints
-    it without a traceback and exits with status 1.
+    The message says what is wrong, where, and what to do about it; it is made one line, whatever names of files or
+    words of libraries are in it. The command line prints it without a traceback and exits with status 1.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
 
 
 class Interrupted(PathwaysError):

@@ -120,7 +120,9 @@ def remove_leftovers(folder: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes ``value`` as indented UTF-8 JSON, whole or not at all."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        # half a surrogate pair, as in names of files that are not UTF-8, becomes an escape, which JSON has too
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_text(path: Path, what: str = "") -> str:
@@ -137,6 +139,18 @@ def read_text(path: Path, what: str = "") -> str:
         raise PathwaysError(f"{path}: not UTF-8 text") from None
 
 
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: if it is not JSON, or deeper than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
@@ -145,6 +159,6 @@ def read_json(path: Path) -> Any:
     """
     text = read_text(path)
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise PathwaysError(f"{path}: not valid JSON: {error}") from None

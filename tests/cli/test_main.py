@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+import typer
 
 from asr_pathways.cli.main import main
 from asr_pathways.runtime import streaming
@@ -163,6 +165,42 @@ def one_line(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
     assert lines[-1].startswith("asr-pathways: ")
     for part in parts:
         assert part in lines[-1]
+
+
+def test_output_is_utf8_whatever_the_locale(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dense_model: Path
+) -> None:
+    named = tmp_path / "съешь[/x]\udcff"  # a name that is not UTF-8
+    named.symlink_to(dense_model)
+    for encoding in ("ascii", "cp1252", "utf-16"):
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", streams[0])
+            patch.setattr("sys.stderr", streams[1])
+            assert run("transcribe", dense_model, named / "no.wav", "--language", "fr") == 1
+            typer.echo("съешь \udcff")
+            for stream in streams:
+                stream.flush()
+        assert streams[0].buffer.getvalue().decode() == "съешь \\udcff\n"  # type: ignore[attr-defined]
+        assert "съешь[/x]\\udcff/no.wav: no such audio file" in streams[1].buffer.getvalue().decode()  # type: ignore[attr-defined]
+
+
+def test_memory_that_is_not_there_is_one_line(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, dense_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: object) -> None:
+        torch.empty(2**45)
+
+    monkeypatch.setattr("asr_pathways.bundle.load.load_model", load)
+    assert run("inspect", dense_model) == 1
+    one_line(capsys, "asr-pathways: out of memory: ", "DefaultCPUAllocator")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("asr_pathways.bundle.load.load_model", fail)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        run("inspect", dense_model)
 
 
 def test_wrong_options_are_misuse_with_status_2(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from tests.errors.case import (
     text,
 )
 
+DEEP = "[" * 100_000
 HEAR = "transcribe sparse {} --language fr"
 MAKE = "data manifest made rows.jsonl"
 SCORE = "evaluate sparse --data data"
@@ -44,6 +45,12 @@ AUDIO = [
     Case("a file that is not there", HEAR.format("no.wav"), "no.wav: no such audio file"),
     Case("a folder in place of a file", HEAR.format("data"), "data: no such audio file"),
     Case("an empty file", HEAR.format("bad.wav"), "bad.wav: empty file, no audio in it", content("bad.wav", b"")),
+    Case(
+        "a sample rate that is none",
+        HEAR.format("bad.wav"),
+        "bad.wav: sample rate 1 Hz: it must be from 1,000 to 10,000,000 Hz",
+        sound("bad.wav", 1, rate=1),
+    ),
     Case("a header and no samples", HEAR.format("bad.wav"), "bad.wav: no audio in it", header_only("bad.wav")),
     Case(
         "a file cut short",
@@ -125,6 +132,11 @@ AUDIO = [
         "none of the 10 utterances of fr can be used: utterance fr-train-...: data/audio/fr/fr-train-....flac: no such audio file",
         no_audio("fr", "train"),
         leaves="run",
+    ),
+    Case(
+        "one of several files is not there: the others are recognised",
+        "transcribe sparse hello.wav no.wav --language fr",
+        "no.wav: no such audio file",
     ),
 ]
 
@@ -236,6 +248,24 @@ MANIFESTS = [
         "data manifest dense rows.jsonl",
         "dense: exists and is not a data folder: choose another place",
         manifest({}),
+    ),
+    Case(
+        "a number of 400 digits",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: 'duration' is not a number of seconds: 1000...",
+        manifest({"duration": 10**400}),
+    ),
+    Case(
+        "a line nested a hundred thousand deep",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 2 rows are bad: line 1: not a JSON object, or not as many columns as the header",
+        manifest(DEEP, good=True),
+    ),
+    Case(
+        "a field of 200,000 letters in a table",
+        "data manifest made rows.tsv",
+        "rows.tsv: more than 1.0% of its 1 rows are bad: line 2: hello.wav: 200000 letters in 1.00 s: the text cannot be spoken in it",
+        text("rows.tsv", f"audio_filepath\ttext\tlang\nhello.wav\t{'x' * 200_000}\ten\n"),
     ),
 ]
 
@@ -357,5 +387,23 @@ FOLDERS = [
         "texts that are not there",
         "data synth made --texts lines",
         "lines: no text files named after a language, such as en.txt",
+    ),
+    Case(
+        "a line nested a hundred thousand deep",
+        SCORE,
+        "data/cuts_test.jsonl.gz: line 1: not a cut with language, text and audio",
+        changed_rows("test", lambda rows: [DEEP, *rows]),
+    ),
+    Case(
+        "an utterance that starts at infinity",
+        SCORE,
+        "data/cuts_test.jsonl.gz: line 1: not a cut with language, text and audio",
+        changed_rows("test", first(start=float("inf"))),
+    ),
+    Case(
+        "corpus.json nested a hundred thousand deep",
+        "data merge made data",
+        "data/corpus.json: not valid JSON: nested too deeply",
+        replaced("data", "corpus.json", DEEP.encode()),
     ),
 ]

@@ -37,6 +37,8 @@ def pathways(options: str) -> Any:
     return text("bad.yaml", f"optimizer: {{steps: 3}}\ndata: {{max_seconds: 2}}\npathways: {{{options}}}\n")
 
 
+DEEP = "[" * 100_000
+
 RECIPES = [
     Case("a recipe that is not there", BAD_RECIPE, "bad.yaml: cannot read config: No such file or directory"),
     Case(
@@ -118,6 +120,24 @@ RECIPES = [
         "bad.yaml: data: Field required",
         text("bad.yaml", "title: x\nblocks: {}\n"),
     ),
+    Case(
+        "a recipe nested a hundred thousand deep",
+        BAD_RECIPE,
+        "bad.yaml: not valid YAML: nested too deeply",
+        text("bad.yaml", DEEP),
+    ),
+    Case(
+        "a date that is none",
+        BAD_RECIPE,
+        "bad.yaml: not valid YAML: month must be in 1..12",
+        text("bad.yaml", "optimizer: 2024-13-45"),
+    ),
+    Case(
+        "a thousand wrong values",
+        BAD_RECIPE,
+        "bad.yaml: optimizer: Field required; data.speed_factors.0: Input should be a valid number, unable to parse string as a number; ...; and 991 more",
+        text("bad.yaml", f"data: {{speed_factors: [{', '.join(['fast'] * 1000)}]}}"),
+    ),
 ]
 
 OPTIONS = [
@@ -162,6 +182,26 @@ OPTIONS = [
         "auto for a model without an identifier",
         "transcribe sparse hello.wav --language auto",
         "sparse: no language identifier yet: fit one with `asr-pathways identify sparse --data DIR`",
+    ),
+    Case(
+        "a choice of languages where one is named",
+        "transcribe sparse hello.wav --language fr --languages fr,en",
+        "--languages restricts what --language auto chooses among: leave one of them out",
+    ),
+    Case(
+        "auto for a stream",
+        "transcribe sparse hello.wav --language auto --stream",
+        "--language auto needs the whole recording: leave --stream out",
+    ),
+    Case(
+        "one language to tell apart",
+        "identify sparse --data data --languages en",
+        "data: language identification needs 2 of the model's languages in train: en there",
+    ),
+    Case(
+        "a language to tell apart that the model does not know",
+        "identify sparse --data data --languages en,it",
+        "unknown language 'it': this model knows en fr",
     ),
     Case(
         "a beam without streaming",
@@ -419,6 +459,25 @@ MODELS = [
         "train --config bad.yaml --data data --out run --init sparse",
         "sparse: is pruned already; training starts from a dense model (see prune)",
         text("bad.yaml", "optimizer: {steps: 3}"),
+    ),
+    Case(
+        "config.json nested a hundred thousand deep",
+        "inspect dense",
+        "dense/config.json: not valid JSON: nested too deeply",
+        replaced("dense", "config.json", DEEP.encode()),
+    ),
+    Case(
+        "a language whose code is of two lines",
+        "inspect dense",
+        "dense/config.json: languages.0: 'e\\nn': the code of a language is one word, without slashes",
+        changed_json("dense", "config.json", languages=["e\nn"]),
+    ),
+    Case(
+        "a folder whose name looks like markup",
+        "inspect t[/x]:bug:",
+        "",
+        lambda here: (here / "t[/x]:bug:").symlink_to((here / "sparse").resolve()),
+        status=0,
     ),
 ]
 

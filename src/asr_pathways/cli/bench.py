@@ -27,7 +27,7 @@ def bench(
     Example: asr-pathways bench --preset tiny,base --chunk 160,320 --threads 1,2
     """
     from asr_pathways.bench.run import machine, measure
-    from asr_pathways.cli.tables import print_table
+    from asr_pathways.console import print_table
     from asr_pathways.files import write_json
     from asr_pathways.models.presets import PRESETS
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asr_pathways.cli.tables import split_languages
+from asr_pathways.console import print_table
 
 if TYPE_CHECKING:
     from asr_pathways.data.corpora.published import Published
@@ -204,7 +205,6 @@ def _summary(out: Path, left_out: Mapping[str, Counter[str]] | None = None) -> N
     for language, reasons in (left_out or {}).items():
         for reason, count in reasons.items():
             typer.echo(f"{language}: {count} left out: {reason}", err=True)
-    from rich.console import Console
     from rich.table import Table
 
     from asr_pathways.data.corpus import summarize
@@ -214,4 +214,4 @@ def _summary(out: Path, left_out: Mapping[str, Counter[str]] | None = None) -> N
         table.add_column(name, justify="right")
     for row in summarize(out):
         table.add_row(row.language, row.split, f"{row.hours:.2f}", f"{row.utterances:,}", f"{row.words:,}")
-    Console().print(table)
+    print_table(table)

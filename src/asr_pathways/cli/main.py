@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +15,10 @@ import typer
 from asr_pathways.cli.bench import bench
 from asr_pathways.cli.data import app as data_app
 from asr_pathways.cli.export import export
-from asr_pathways.cli.tables import print_table, split_languages
-from asr_pathways.errors import PathwaysError
+from asr_pathways.cli.live import PartialLine, UntilInterrupted
+from asr_pathways.cli.tables import split_languages
+from asr_pathways.console import print_table
+from asr_pathways.errors import PathwaysError, one_line
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.decode import Transcript
@@ -31,6 +35,9 @@ app.command()(export)
 app.command()(bench)
 
 _debug = False
+
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory|[Oo]ut of memory|Cannot allocate memory")
+"""How torch says that an allocation failed, by errors of no kind of their own."""
 
 Model = Annotated[
     Path,
@@ -194,7 +201,10 @@ def transcribe(
         Path | None,
         typer.Option(help="A text file of words and names to prefer, one phrase a line; with --beam."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with token times.")] = False,
+    languages: Annotated[
+        str | None, typer.Option(help="With --language auto: choose among these, such as fr,it.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with times.")] = False,
 ) -> None:
     """Transcribes audio files of any rate and format that libsndfile reads.
 
@@ -205,57 +215,97 @@ def transcribe(
     import dataclasses
     from json import dumps
 
-    from asr_pathways.bundle.load import load_identifier, load_model
-    from asr_pathways.model_folder.decode import transcribe as whole
-    from asr_pathways.model_folder.decode import transcribe_any
-
     if stream and language == "auto":
         raise PathwaysError("--language auto needs the whole recording: leave --stream out")
+    if languages is not None and language != "auto":
+        raise PathwaysError("--languages restricts what --language auto chooses among: leave one of them out")
     if Path("-") in files and not stream:
         raise PathwaysError("-: standard input is recognised as it comes: add --stream")
     if (beam > 1 or phrases is not None) and not stream:
         raise PathwaysError("--beam and --phrases are of streaming: add --stream")
-    if stream:
-        results = _streamed(model, files, language, beam, phrases)
-    else:
-        asr = load_model(model)
-        if language == "auto":
-            identifier = load_identifier(model)
-            results = (transcribe_any(asr, identifier, file) for file in files)
-        else:
-            asr.check_languages([language])
-            results = (whole(asr, file, language) for file in files)
-    for result in results:
-        if json:
-            typer.echo(dumps(dataclasses.asdict(result), ensure_ascii=False))
-        else:
-            typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
+    recognize = _streamed(model, language, beam, phrases) if stream else _whole(model, language, languages)
+    failed = False
+    for file in files:
+        try:
+            for result in recognize(file):
+                if json:
+                    typer.echo(dumps(dataclasses.asdict(result), ensure_ascii=False))
+                else:
+                    typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
+        except PathwaysError as error:
+            if len(files) == 1 or _debug:
+                raise
+            typer.echo(f"asr-pathways: {error}", err=True)  # the other files are recognised all the same
+            failed = True
+    if failed:
+        raise typer.Exit(1)
 
 
-def _streamed(model: Path, files: list[Path], language: str, beam: int, phrases: Path | None) -> Iterator[Transcript]:
-    """The final transcripts; partial ones go to stderr."""
+def _whole(model: Path, language: str, languages: str | None) -> Callable[[Path], Iterable[Transcript]]:
+    """From a file to its transcript, recognised as a whole."""
+    from asr_pathways.bundle.load import find_identifier, load_model
+    from asr_pathways.model_folder.decode import transcribe as whole
+    from asr_pathways.model_folder.decode import transcribe_any
+    from asr_pathways.model_folder.language_id import choices
+
+    asr = load_model(model)
+    if language == "auto":
+        identifier = find_identifier(model, asr)
+        among = choices(asr, identifier, split_languages(languages))
+        return lambda file: [_doubted(transcribe_any(asr, identifier, file, among))]
+    asr.check_languages([language])
+    return lambda file: [whole(asr, file, language)]
+
+
+def _doubted(transcript: Transcript) -> Transcript:
+    """The transcript; a line on stderr if its language is uncertain."""
+    from asr_pathways.model_folder.language_id import UNCERTAIN
+
+    if transcript.languages[0][1] < UNCERTAIN:
+        likeliest = ", ".join(f"{language} {share:.2f}" for language, share in transcript.languages)
+        typer.echo(
+            f"{transcript.file}: the language is uncertain ({likeliest}): name it by --language, "
+            "or restrict the choice by --languages",
+            err=True,
+        )
+    return transcript
+
+
+def _streamed(model: Path, language: str, beam: int, phrases: Path | None) -> Callable[[Path], Iterator[Transcript]]:
+    """From a file to its final transcripts; partial ones go to stderr."""
     from asr_pathways.runtime.phrase_bias import read_phrases
     from asr_pathways.runtime.streaming import Recognizer
     from asr_pathways.runtime.transcription import transcribe_live, transcribe_stream
 
     preferred = () if phrases is None else read_phrases(phrases)
     recognizer = Recognizer(model, language, beam=beam, phrases=preferred)
-    shown = ""
-    for file in files:
-        if file == Path("-"):
-            transcripts = transcribe_live(recognizer, sys.stdin.buffer, language)
-        else:
-            transcripts = transcribe_stream(recognizer, file, language)
-        for result, final in transcripts:
-            if final:
-                yield result
-            elif result.text != shown:
-                typer.echo(f"... {result.text}", err=True)
-            shown = result.text
+
+    def shown(transcripts: Iterable[tuple[Transcript, bool]]) -> Iterator[Transcript]:
+        line = PartialLine()
+        try:
+            for result, final in transcripts:
+                if final:
+                    line.clear()
+                    yield result
+                else:
+                    line.show(result.text)
+        finally:
+            line.clear()
+
+    def recognize(file: Path) -> Iterator[Transcript]:
+        if file != Path("-"):
+            yield from shown(transcribe_stream(recognizer, file, language))
+            return
+        with UntilInterrupted(sys.stdin.buffer) as sound:
+            yield from shown(transcribe_live(recognizer, sound, language))
+        if sound.interrupted:
+            raise typer.Exit(130)
+
+    return recognize
 
 
 @app.command()
-def identify(model: Model, data: Data) -> None:
+def identify(model: Model, data: Data, languages: Languages = None) -> None:
     """Fits a language identifier for [b]transcribe --language auto[/b]; prints how often it is right.
 
     A linear head on the encoder's output; minutes. Use data with many speakers in each language: with one speaker a
@@ -274,7 +324,7 @@ def identify(model: Model, data: Data) -> None:
         )
     if not model.is_dir():
         raise PathwaysError(f"{model}: no such model folder: the identifier is kept in it")
-    identifier, right = fit_identifier(load_model(model, fastest_device()), data)
+    identifier, right = fit_identifier(load_model(model, fastest_device()), data, split_languages(languages))
     identifier.save(model)
     print_table(identification_table(right))
 
@@ -343,11 +393,19 @@ def _report(text: str) -> None:
 
 
 def main() -> None:
-    """Runs the command line: exit status 0 ok, 1 failed (one line on stderr), 2 misuse."""
+    """Runs the command line: exit status 0 ok, 1 failed (one line on stderr), 2 misuse.
+
+    Output is UTF-8, whatever the locale; what that cannot write, as in names of files, is an escape.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         app()
-    except (PathwaysError, OSError, MemoryError) as error:
-        if _debug:
+    except (PathwaysError, OSError, MemoryError, RuntimeError) as error:
+        memory = isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
+        if _debug or (isinstance(error, RuntimeError) and not memory):
             raise
-        typer.echo(f"asr-pathways: {str(error) or type(error).__name__}", err=True)
+        line = one_line(str(error)) or type(error).__name__
+        typer.echo(f"asr-pathways: {f'out of memory: {line:.200}' if memory else line}", err=True)
         sys.exit(1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import shutil
 import zlib
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, write_flac
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_folder, read_json, write_json
+from asr_pathways.files import atomic_folder, parse_json, read_json, write_json
 
 if TYPE_CHECKING:
     from lhotse import CutSet
@@ -343,7 +344,7 @@ def _read_rows(data: Path, split: str, left_out: LeftOut | None = None) -> Itera
 def parse_line(line: str) -> Any:
     """The JSON value in a line, or the line itself where it is not JSON."""
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError:
         return line
 
@@ -358,12 +359,13 @@ def _well_formed(row: Any) -> bool:
         supervision = row["supervisions"][0]
         return (
             isinstance(row["id"], str)
-            and float(row["duration"]) > 0
+            and 0 < float(row["duration"]) < math.inf
+            and 0 <= float(row.get("start", 0)) < math.inf
             and isinstance(supervision["language"], str)
             and isinstance(supervision["text"], str)
             and isinstance(row["recording"]["sources"][0]["source"], str)
             and row["recording"]["num_samples"] > 0
             and row["recording"]["sampling_rate"] > 0
         )
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
         return False

@@ -33,7 +33,7 @@ def read_evaluation(path: Path) -> tuple[Scores, list[Utterance]]:
     try:
         utterances = [Utterance(**entry) for entry in data["utterances"]]
         return Scores.from_dict(data), utterances
-    except (KeyError, TypeError, PathwaysError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, PathwaysError):
         raise PathwaysError(f"{path}: not an evaluation; make one with `asr-pathways evaluate --json`") from None
 
 

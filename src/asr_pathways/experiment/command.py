@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from asr_pathways.console import make_console, print_table
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.significance import detectable
 from asr_pathways.experiment.findings import Findings
@@ -61,7 +61,7 @@ def run_plan(
     check_documents(plan.recipe)  # not after hours
     failed = {} if report else run_cells(plan, out, ray=ray, source=source).failed
     findings = write_results(plan, out, command)
-    Console(stderr=True, highlight=False).print(f"report: {out / 'report.html'}", soft_wrap=True)
+    make_console(stderr=True).print(f"report: {out / 'report.html'}", soft_wrap=True)
     if failed:
         name, why = next(iter(failed.items()))
         raise PathwaysError(
@@ -82,12 +82,11 @@ def _show(plan: Plan, out: Path) -> None:
         minutes = f"{estimate.seconds(cell) / 60:.1f}"
         table.add_row(cell.name, cell.label, f"{cell.steps:,}", f"{cell.total_steps:,}", minutes, state)
     seconds = sum(estimate.seconds(plan.cells[name]) for name in to_run)
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=160).print(table)
+    print_table(table)
+    console = make_console()
     basis = f"by {estimate.measured} cells that are done" if estimate.measured else "estimated from sizes"
     console.print(
         f"{len(to_run)} of {len(plan.cells)} cells to run: about {duration(seconds)} of one core, {basis}",
-        highlight=False,
         soft_wrap=True,
     )
     for name, block in plan.recipe.blocks.items():
@@ -96,6 +95,5 @@ def _show(plan: Plan, out: Path) -> None:
             console.print(
                 f"{name}: {len(block.seeds)} seeds, about {block.words:,} words: a difference in WER of "
                 f"{100 * smallest:.2f} points is detected with 80% power, were words independent",
-                highlight=False,
                 soft_wrap=True,
             )

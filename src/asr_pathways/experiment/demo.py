@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from asr_pathways.bundle.load import load_model
+from asr_pathways.console import make_console
 from asr_pathways.experiment.cells import cell_folder
 from asr_pathways.experiment.command import run_plan
 from asr_pathways.experiment.findings import BlockFinding
@@ -68,12 +69,12 @@ def _show(block: BlockFinding) -> None:
     for row, pooled in rows:
         mean = f"{percent(pooled.wer)} ({percent_interval(pooled.wer_ci)})"
         table.add_row(row.name, *(percent(rate.wer) for rate in pooled.languages.values()), mean, percent(pooled.cer))
-    console = Console(highlight=False)
+    console = make_console()
     console.print(table)
     for pair in block.pairs.values():
         if pair:
             console.print(f"{pair.first} against {pair.second}: {difference(pair)}")
     last = rows[-1][0]
     for language, sample in last.entries[last.seeds[0]][0]["samples"].items():
-        console.print(f"[bold]{language}[/] {sample['id']}, by {last.name}")
-        console.print(f"  reference  {sample['reference']}\n  hypothesis {sample['hypothesis']}", markup=False)
+        console.print(Text.assemble((language, "bold"), f" {sample['id']}, by {last.name}"))
+        console.print(f"  reference  {sample['reference']}\n  hypothesis {sample['hypothesis']}")

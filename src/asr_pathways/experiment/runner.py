@@ -11,9 +11,10 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.text import Text
 
+from asr_pathways.console import make_console, text_column
 from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.experiment.cells import cell_folder, model_digest, run_cell
 from asr_pathways.experiment.corpora import data_folder, make_corpora
@@ -222,14 +223,14 @@ class _Board:
         self._total = len(cells)
         self._done: list[Cell] = []
         self._began = time.monotonic()
-        console = Console(stderr=True, highlight=False)
+        console = make_console(stderr=True)
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            text_column("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=Console(file=console.file, highlight=False),
+            text_column("{task.fields[left]}"),
+            console=console,
             disable=not console.is_terminal,
         )
         self._task = self.bar.add_task("Cells", total=len(cells), left=self._time_left())
@@ -238,16 +239,17 @@ class _Board:
         """One more cell has ended."""
         del self._left[cell.name]
         if isinstance(entry, str):
-            text = f"[red]failed[/] {cell.label} ({cell.name}): {entry}"
+            text = Text.assemble(("failed", "red"), f" {cell.label} ({cell.name}): {entry}")
         else:
             self._done.append(cell)
-            text = f"{cell.label}: {_wer(entry)}{duration(float(entry['cost']['seconds']))}"
+            text = Text(f"{cell.label}: {_wer(entry)}{duration(float(entry['cost']['seconds']))}")
         self.bar.update(self._task, advance=1, left=self._time_left())
         ended = self._total - len(self._left)
-        self.bar.console.print(f"{ended}/{self._total} {text}; {self._time_left()}", soft_wrap=True)
+        line = Text.assemble(f"{ended}/{self._total} ", text, f"; {self._time_left()}")
+        self.bar.console.print(line, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self.bar.console.print(f"[yellow]warning[/] {text}", soft_wrap=True)
+        self.bar.console.print(Text.assemble(("warning", "yellow"), f" {text}"), soft_wrap=True)
 
     def _time_left(self) -> str:
         """By the pace of this run, with as many cells side by side."""

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from asr_pathways.config import Config
 from asr_pathways.data.features import FeatureConfig
 from asr_pathways.models.config import TransducerConfig
+
+
+def _word(code: str) -> str:
+    if not code or not code.isprintable() or set(code) & set(" /\\"):
+        raise ValueError(f"{code!r:.100}: the code of a language is one word, without slashes")
+    return code
+
+
+Code = Annotated[str, AfterValidator(_word)]
+"""Of a language; it is in names of files and in lines that people read."""
 
 
 class Card(Config):
@@ -18,9 +30,9 @@ class Card(Config):
         added: languages that were added with their own word pieces (`tokenizer-LANGUAGE.model`).
     """
 
-    languages: tuple[str, ...] = ()
+    languages: tuple[Code, ...] = ()
     attribution: tuple[str, ...] = ()
-    added: tuple[str, ...] = ()
+    added: tuple[Code, ...] = ()
 
 
 class ModelCard(Card):

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from asr_pathways.console import make_console, text_column
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import writing
 
@@ -26,14 +26,14 @@ class TrainingProgress:
     def __init__(self, folder: Path | None, description: str, step: int, steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._console = Console(stderr=True)
+        self._console = make_console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            text_column("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}, {task.fields[rate]:.0f} s of audio/s"),
+            text_column("loss {task.fields[loss]:.3f}, {task.fields[rate]:.0f} s of audio/s"),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            text_column("left"),
             TimeRemainingColumn(),
             console=self._console,
             disable=folder is None or not self._console.is_terminal,
@@ -107,7 +107,7 @@ class TrainingProgress:
 
     def warning(self, text: str) -> None:
         """Prints a line above the bar, on any rank."""
-        self._bar.console.print(text, highlight=False, soft_wrap=True)
+        self._bar.console.print(text, soft_wrap=True)
 
     def resumed(self) -> None:
         """Time since the last step (an evaluation) does not count into the rate."""

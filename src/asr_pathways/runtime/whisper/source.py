@@ -1,0 +1,138 @@
+"""The tensors and files of a Whisper MODEL, as NumPy arrays: of a bundle without torch, of a folder by torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_pathways.bundle.layout import FILES, HUB, BundleError
+from asr_pathways.bundle.reading import Reader
+from asr_pathways.errors import PathwaysError
+from asr_pathways.files import parse_json
+from asr_pathways.model_folder.card import HubCard
+from asr_pathways.runtime.kernels.extension import built
+
+ARCHITECTURE = "WhisperForConditionalGeneration"
+EMBEDDING = "model.decoder.embed_tokens.weight"
+
+
+class WhisperSource(Protocol):
+    """A Whisper model with its pathways.
+
+    Attributes:
+        where: its name in errors.
+        languages: those that it recognises.
+        granularity: of its masks.
+        config, generation, preprocessor: its JSON files; empty where it has none.
+        files: the bytes of the tokenizer's files by their names.
+    """
+
+    where: str
+    languages: tuple[str, ...]
+    granularity: str
+    config: Mapping[str, Any]
+    generation: Mapping[str, Any]
+    preprocessor: Mapping[str, Any]
+    files: Mapping[str, bytes]
+
+    def pathway(self, language: str) -> str:
+        """The name of the language's weights: the same for languages that share them all."""
+
+    def tensor(self, name: str, language: str) -> NDArray[Any]:
+        """A tensor under the language's pathway, zeros where its mask keeps nothing: float32, or the embedding float16.
+
+        Raises:
+            PathwaysError: if there is none of that name, or it is broken.
+        """
+
+
+class BundleSource:
+    """A Whisper in a bundle.
+
+    Raises:
+        BundleError: if it is of another model, or broken.
+    """
+
+    def __init__(self, bundle: Reader) -> None:
+        self._bundle = bundle
+        self.where = str(bundle.path)
+        self.languages = bundle.languages
+        self.granularity = bundle.config.pathways.config.granularity
+        names = bundle.layout.under(FILES + HUB)
+        self.files = {name: bundle.file(HUB + name) for name in names}
+        self.config, self.generation, self.preprocessor = _configs(self.files, f"{self.where}: hub")
+
+    def pathway(self, language: str) -> str:
+        added = language in self._bundle.config.pathways.added
+        return language if added else self._bundle.layout.key(language)
+
+    def tensor(self, name: str, language: str) -> NDArray[Any]:
+        bundle, layout = self._bundle, self._bundle.layout
+        if name not in layout.tensors:
+            raise BundleError(f"{self.where}: no tensor {name}")
+        if name in layout.prunable:
+            shape, key = layout.prunable[name], layout.key(language)
+            values, bits = bundle.union_array(name), (bundle.union_bits(name), bundle.mask_bits(key, name))
+            dense = built().expand(values, *bits, shape[0], int(np.prod(shape[1:])))
+            return np.asarray(dense).reshape(shape)
+        stored = bundle.values(name, language if name in layout.under_language(language) else None)
+        if name == EMBEDDING and stored.scales is None:
+            return stored.values
+        return stored.floats()
+
+
+class FolderSource:
+    """A Whisper in memory, by torch and transformers: a run folder, a Hugging Face folder or a name on the hub."""
+
+    def __init__(self, asr: Any, where: str) -> None:
+        """``asr``: an `AsrModel` whose model is a Whisper."""
+        self._asr = asr
+        self.where, self.languages = where, asr.languages
+        self.granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
+        self.files = asr.model.files()
+        self.config, self.generation, self.preprocessor = _configs(self.files, where)
+        self._state: Mapping[str, Any] = {}
+        self._language: str | None = None
+
+    def pathway(self, language: str) -> str:
+        pathways = self._asr.pathways
+        if pathways is None:
+            return ""
+        return "" if pathways.config.shared and language not in pathways.added else language
+
+    def tensor(self, name: str, language: str) -> NDArray[Any]:
+        if not self._state or self._language != language:  # of one language at a time: it is as large as the model
+            pathways = self._asr.pathways
+            self._state = self._asr.model.network.state_dict() if pathways is None else pathways.extract(language)
+            self._language = language
+        if name not in self._state:
+            raise PathwaysError(f"{self.where}: no tensor {name}")
+        array: NDArray[Any] = self._state[name].detach().float().cpu().numpy()
+        return array
+
+
+def is_whisper(card: object, files: Mapping[str, bytes]) -> bool:
+    """Whether a bundle's card and files are those of a Whisper."""
+    if not isinstance(card, HubCard) or "config.json" not in files:
+        return False
+    return ARCHITECTURE in (_json(files["config.json"], "config.json").get("architectures") or ())
+
+
+def _configs(files: Mapping[str, bytes], where: str) -> list[Mapping[str, Any]]:
+    names = ("config.json", "generation_config.json", "preprocessor_config.json")
+    return [_json(files.get(name), f"{where}/{name}") for name in names]
+
+
+def _json(content: bytes | None, where: str) -> Mapping[str, Any]:
+    if content is None:
+        return {}
+    try:
+        parsed = parse_json(content.decode())
+    except ValueError as error:
+        raise PathwaysError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise PathwaysError(f"{where}: not a JSON object")
+    return parsed
