@@ -25,7 +25,7 @@ from asr_pathways.evaluation.wer import Utterance, score
 from asr_pathways.files import write_json
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.runtime.sources import ModelSource
-from asr_pathways.runtime.streaming import Recognizer
+from asr_pathways.runtime.streaming import StreamingTransducer
 
 BEAMS = (1, 4, 8)
 
@@ -67,7 +67,7 @@ def _run(
     source, results, spent = ModelSource(asr), [], 0.0
     options = {language: {} if bonus is None else {"phrases": rare[language], "bonus": bonus} for language in rare}
     recognizers = {
-        language: Recognizer(source, language, beam=beam, **options[language])  # type: ignore[arg-type]
+        language: StreamingTransducer(source, language, beam=beam, **options[language])  # type: ignore[arg-type]
         for language in rare
     }
     for identifier, language, text, samples in cuts:

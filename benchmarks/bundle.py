@@ -27,7 +27,7 @@ from asr_pathways.models.presets import Preset, preset
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import PathwayConfig, Pathways
 from asr_pathways.pruning.prunable import matching
-from asr_pathways.runtime.streaming import Recognizer
+from asr_pathways.runtime.streaming import StreamingTransducer
 
 LANGUAGES = ("en", "es", "fr", "it", "ru")
 TOKENIZER = Path(__file__).parents[1] / "models" / "tiny" / "tokenizer.model"
@@ -76,7 +76,7 @@ def measure(name: str, asr: AsrModel, runs: int = 3) -> dict[str, object]:
             "all_masks_seconds": lambda: _all_masks(path),
             "one_language_weights_seconds": lambda: Bundle.open(path).weights(asr.languages[0]),
             "model_seconds": lambda: Bundle.open(path).model(),
-            "first_language_streams_seconds": lambda: Recognizer(path, asr.languages[0]),
+            "first_language_streams_seconds": lambda: StreamingTransducer(path, asr.languages[0]),
         }
         timed = {what: _median(call, runs) for what, call in seconds.items()}
     return {

@@ -32,7 +32,7 @@ import torch
 from asr_pathways.bundle import layout
 from asr_pathways.bundle.bundle import Bundle, BundleError
 from asr_pathways.model_folder.model import ModelCard
-from asr_pathways.runtime.streaming import Recognizer
+from asr_pathways.runtime.streaming import StreamingTransducer
 
 Random = random.Random
 SECONDS = 10
@@ -299,7 +299,7 @@ def load(path: Path) -> Bundle:
 
 def stream(path: Path) -> None:
     """Recognises a moment of silence in each language as it comes."""
-    recognizer = Recognizer(path)
+    recognizer = StreamingTransducer(path)
     for language in recognizer.languages:
         one = recognizer.stream(language)
         one.accept(np.zeros(4_000, dtype=np.float32))

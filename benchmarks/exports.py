@@ -27,7 +27,7 @@ from asr_pathways.export.sherpa import export_sherpa
 from asr_pathways.files import write_json
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.runtime.sources import ModelSource
-from asr_pathways.runtime.streaming import Recognizer as StreamingRecognizer
+from asr_pathways.runtime.streaming import StreamingTransducer as StreamingRecognizer
 from benchmarks.bundle import random_model
 
 

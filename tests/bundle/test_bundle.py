@@ -20,7 +20,7 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways
 from asr_pathways.pruning.masks import unpack
-from asr_pathways.runtime.streaming import Recognizer
+from asr_pathways.runtime.streaming import StreamingTransducer
 from tests.conftest import make_model
 from tests.pruned import FIVE, pruned
 
@@ -364,7 +364,7 @@ def later(path: Path) -> None:
 def test_what_is_written_to_while_it_is_open_is_noticed(change: str, five: AsrModel, tmp_path: Path) -> None:
     path = tmp_path / "b.asrp"
     write_bundle(five, path, "float32")
-    recognizer, bundle = Recognizer(path, "en"), Bundle.open(path)
+    recognizer, bundle = StreamingTransducer(path, "en"), Bundle.open(path)
     bundle.weights("en")
     with path.open("r+b") as stream:
         if change == "cut":

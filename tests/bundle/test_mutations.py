@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from asr_pathways.bundle.bundle import Bundle, BundleError, write_bundle
-from asr_pathways.bundle.load import is_bundle, load_model
+from asr_pathways.bundle.layout import is_bundle
+from asr_pathways.bundle.load import load_model
 from asr_pathways.model_folder.model import AsrModel
 from benchmarks import bundle_mutations as mutations
 from benchmarks.bundle_mutations import Header, Part, Parts

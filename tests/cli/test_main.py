@@ -113,12 +113,12 @@ def test_a_beam_and_phrases_are_options_of_streaming(
 ) -> None:
     opened: list[tuple[int, tuple[str, ...], float]] = []
 
-    class Seen(streaming.Recognizer):
+    class Seen(streaming.StreamingTransducer):
         def __init__(self, *words: object, **options: object) -> None:
             super().__init__(*words, **options)  # type: ignore[arg-type]
             opened.append((self._beam, self._phrases, self._bonus))
 
-    monkeypatch.setattr(streaming, "Recognizer", Seen)
+    monkeypatch.setattr(streaming, "StreamingTransducer", Seen)
     phrases = spoken_file.with_name("phrases.txt")
     phrases.write_text("cinq\nun deux\n", encoding="utf-8")
     words = ("transcribe", sparse_model, spoken_file, "--language", "fr", "--json", "--stream", "--beam", 3)

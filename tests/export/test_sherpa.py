@@ -20,7 +20,7 @@ from asr_pathways.export.sherpa import export_sherpa
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways
 from asr_pathways.runtime.sources import ModelSource
-from asr_pathways.runtime.streaming import Recognizer as StreamingRecognizer
+from asr_pathways.runtime.streaming import StreamingTransducer as StreamingRecognizer
 from tests.pruned import FIVE, overlapping
 
 sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="sherpa_onnx is not installed: pip install '.[export]'")

@@ -20,7 +20,7 @@ from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
 from asr_pathways.runtime.kernels import available, extension
 from asr_pathways.runtime.sources import ModelSource
-from asr_pathways.runtime.streaming import FRAME, Endpointing, Recognizer, Stream, _Written
+from asr_pathways.runtime.streaming import FRAME, Endpointing, Stream, StreamingTransducer, _Written
 from tests.conftest import LANGUAGES, WORDS, make_model, spoken
 
 needs_kernels = pytest.mark.skipif(not available(), reason="the kernels were not built")
@@ -92,7 +92,7 @@ def symbols(stream: Stream, samples: np.ndarray, cuts: list[int], rate: int = 16
 def test_pieces_of_any_size_give_what_the_training_side_finds(
     trained: AsrModel, cuts: list[int], seed: int, language: str
 ) -> None:
-    recognizer = Recognizer(ModelSource(trained), language)
+    recognizer = StreamingTransducer(ModelSource(trained), language)
     samples = utterance(language, seed)
     wanted = expected(trained, samples, language)
     pieces = trained.tokenizer.pieces()
@@ -101,7 +101,7 @@ def test_pieces_of_any_size_give_what_the_training_side_finds(
 
 @needs_kernels
 def test_encodings_are_those_of_the_training_side(trained: AsrModel) -> None:
-    recognizer = Recognizer(ModelSource(trained))
+    recognizer = StreamingTransducer(ModelSource(trained))
     features = Fbank()(utterance("fr", 1))[None]
     lengths = torch.tensor([features.shape[1]])
     with trained.use("fr"), torch.no_grad():
@@ -117,7 +117,7 @@ def test_encodings_are_those_of_the_training_side(trained: AsrModel) -> None:
 
 def test_bundles_stream(trained: AsrModel, tmp_path: Path) -> None:
     write_bundle(trained, tmp_path / "five.asrp", "float32")
-    shipped, own = Recognizer(tmp_path / "five.asrp"), Recognizer(ModelSource(trained))
+    shipped, own = StreamingTransducer(tmp_path / "five.asrp"), StreamingTransducer(ModelSource(trained))
     for language in LANGUAGES:
         samples = utterance(language, 2)
         assert symbols(shipped.stream(language), samples, []) == symbols(own.stream(language), samples, [])
@@ -127,11 +127,11 @@ def test_without_kernels_products_are_dense_and_a_warning_says_so_once(
     trained: AsrModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     samples = utterance("fr", 1)
-    wanted = symbols(Recognizer(ModelSource(trained), "fr").stream(), samples, [])
+    wanted = symbols(StreamingTransducer(ModelSource(trained), "fr").stream(), samples, [])
     monkeypatch.setattr(extension, "compiled", None)
     extension.warn_of_dense_products.cache_clear()
     with caplog.at_level(logging.WARNING):
-        recognizer = Recognizer(ModelSource(trained), "fr")
+        recognizer = StreamingTransducer(ModelSource(trained), "fr")
         recognizer.load("en")
     assert symbols(recognizer.stream(), samples, []) == wanted
     assert recognizer.pathways.nbytes == 0
@@ -143,7 +143,7 @@ def test_without_kernels_products_are_dense_and_a_warning_says_so_once(
 @needs_kernels
 def test_int8_is_near_and_smaller(trained: AsrModel) -> None:
     source = ModelSource(trained)
-    exact, rounded = Recognizer(source, "fr"), Recognizer(source, "fr", dtype="int8")
+    exact, rounded = StreamingTransducer(source, "fr"), StreamingTransducer(source, "fr", dtype="int8")
     assert rounded.pathways.nbytes < 0.8 * exact.pathways.nbytes
     features = Fbank()(utterance("fr", 1))[None]
     found = []
@@ -156,7 +156,7 @@ def test_int8_is_near_and_smaller(trained: AsrModel) -> None:
 
 
 def test_streams_side_by_side_do_not_disturb_each_other(trained: AsrModel) -> None:
-    recognizer = Recognizer(ModelSource(trained))
+    recognizer = StreamingTransducer(ModelSource(trained))
     jobs = [(language, utterance(language, seed, words=4 + seed)) for seed in range(4) for language in LANGUAGES]
     streams = [recognizer.stream(language) for language, _ in jobs]
     for start in range(0, 24_000, 2_000):
@@ -173,7 +173,7 @@ def test_streams_side_by_side_do_not_disturb_each_other(trained: AsrModel) -> No
 
 
 def test_a_switch_between_segments_is_like_a_new_stream(trained: AsrModel) -> None:
-    recognizer = Recognizer(ModelSource(trained), "en")
+    recognizer = StreamingTransducer(ModelSource(trained), "en")
     one, two = utterance("en", 0), utterance("fr", 1)
     stream = recognizer.stream()
     stream.accept(one)
@@ -194,7 +194,7 @@ def test_a_switch_between_segments_is_like_a_new_stream(trained: AsrModel) -> No
 
 
 def test_a_segment_must_end_before_the_language_is_switched(trained: AsrModel) -> None:
-    stream = Recognizer(ModelSource(trained), "en").stream()
+    stream = StreamingTransducer(ModelSource(trained), "en").stream()
     stream.accept(utterance("en", 0))
     with pytest.raises(PathwaysError, match=r"a segment has begun: end it by final\(\)"):
         stream.switch("fr")
@@ -204,7 +204,7 @@ def test_a_segment_must_end_before_the_language_is_switched(trained: AsrModel) -
 
 
 def test_other_rates_are_resampled_piece_by_piece(trained: AsrModel) -> None:
-    recognizer = Recognizer(ModelSource(trained), "en")
+    recognizer = StreamingTransducer(ModelSource(trained), "en")
     samples = np.repeat(utterance("en", 2), 3)
     whole = symbols(recognizer.stream(), samples, [], 48_000)
     assert symbols(recognizer.stream(), samples, [100, 5_000, 5_001, 40_000], 48_000) == whole
@@ -218,11 +218,11 @@ def test_other_rates_are_resampled_piece_by_piece(trained: AsrModel) -> None:
 @needs_kernels
 def test_what_was_used_longest_ago_leaves_memory(trained: AsrModel) -> None:
     source = ModelSource(trained)
-    both = Recognizer(source)
+    both = StreamingTransducer(source)
     for language in LANGUAGES:
         both.load(language)
     assert both.pathways.loaded == LANGUAGES
-    one = Recognizer(source, "en", memory=both.pathways.nbytes - 1)
+    one = StreamingTransducer(source, "en", memory=both.pathways.nbytes - 1)
     stream = one.stream()
     one.load("fr")
     assert one.pathways.loaded == ("fr",)
@@ -233,7 +233,7 @@ def test_what_was_used_longest_ago_leaves_memory(trained: AsrModel) -> None:
 
 
 def test_threads_may_share_a_recogniser(trained: AsrModel) -> None:
-    recognizer = Recognizer(ModelSource(trained))
+    recognizer = StreamingTransducer(ModelSource(trained))
     pieces = trained.tokenizer.pieces()
     jobs = [(language, utterance(language, seed)) for seed in range(6) for language in LANGUAGES]
 
@@ -247,7 +247,7 @@ def test_threads_may_share_a_recogniser(trained: AsrModel) -> None:
 
 def test_silence_ends_a_segment(trained: AsrModel) -> None:
     rules = Endpointing(after_speech=0.4, before_speech=1.0, longest=5.0)
-    recognizer = Recognizer(ModelSource(trained), "en", endpointing=rules)
+    recognizer = StreamingTransducer(ModelSource(trained), "en", endpointing=rules)
     stream = recognizer.stream()
     assert not stream.endpoint()
     stream._segment.search.past = [24]
@@ -275,7 +275,7 @@ def test_silence_ends_a_segment(trained: AsrModel) -> None:
     ],
 )
 def test_bad_samples_are_refused(trained: AsrModel, samples: np.ndarray, rate: Any, message: str) -> None:
-    stream = Recognizer(ModelSource(trained), "en").stream()
+    stream = StreamingTransducer(ModelSource(trained), "en").stream()
     with pytest.raises(PathwaysError, match=message):
         stream.accept(samples, rate)
 
@@ -283,7 +283,7 @@ def test_bad_samples_are_refused(trained: AsrModel, samples: np.ndarray, rate: A
 def test_beam_search_streams_and_knows_phrases(trained: AsrModel) -> None:
     source = ModelSource(trained)
     plain, biased = (
-        Recognizer(source, "en", beam=12, phrases=phrases, bonus=50.0) for phrases in ((), ("Five!", "two three"))
+        StreamingTransducer(source, "en", beam=12, phrases=phrases, bonus=50.0) for phrases in ((), ("Five!", "two three"))
     )
     jobs = [utterance("en", seed) for seed in range(3)]
     alone = [symbols(plain.stream(), samples, [700, 9_000]) for samples in jobs]
@@ -300,15 +300,15 @@ def test_beam_search_streams_and_knows_phrases(trained: AsrModel) -> None:
 
 def test_a_stream_needs_a_language(trained: AsrModel) -> None:
     with pytest.raises(PathwaysError, match="language: choose one of en fr"):
-        Recognizer(ModelSource(trained)).stream()
+        StreamingTransducer(ModelSource(trained)).stream()
     with pytest.raises(PathwaysError, match="unknown language 'xx'"):
-        Recognizer(ModelSource(trained), "xx")
+        StreamingTransducer(ModelSource(trained), "xx")
     with pytest.raises(PathwaysError, match="threads: 0"):
-        Recognizer(ModelSource(trained), threads=0)
+        StreamingTransducer(ModelSource(trained), threads=0)
     with pytest.raises(PathwaysError, match="beam: 0"):
-        Recognizer(ModelSource(trained), beam=0)
+        StreamingTransducer(ModelSource(trained), beam=0)
     with pytest.raises(PathwaysError, match="phrases: greedy search has no phrases"):
-        Recognizer(ModelSource(trained), phrases=["one"])
+        StreamingTransducer(ModelSource(trained), phrases=["one"])
 
 
 @pytest.mark.parametrize(
@@ -329,15 +329,15 @@ def test_phrases_that_cannot_be_preferred_are_refused(
     trained: AsrModel, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(PathwaysError, match=f"^{message}$"):
-        Recognizer(ModelSource(trained), "en", beam=4, **options)  # type: ignore[arg-type]
+        StreamingTransducer(ModelSource(trained), "en", beam=4, **options)  # type: ignore[arg-type]
     if options.get("phrases") == ["один"]:  # a recogniser of many languages says so when a stream begins
-        recognizer = Recognizer(ModelSource(trained), beam=4, **options)  # type: ignore[arg-type]
+        recognizer = StreamingTransducer(ModelSource(trained), beam=4, **options)  # type: ignore[arg-type]
         with pytest.raises(PathwaysError, match=message):
             recognizer.stream("en")
 
 
 def test_no_audio_gives_no_words(trained: AsrModel) -> None:
-    stream = Recognizer(ModelSource(trained), "en").stream()
+    stream = StreamingTransducer(ModelSource(trained), "en").stream()
     assert stream.partial().text == "" and stream.final().tokens == []
 
 

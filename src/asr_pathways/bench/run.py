@@ -22,7 +22,7 @@ from asr_pathways.bench.systems import DENSE, EXPORTED, SPARSE, Kind, open_syste
 from asr_pathways.bench.timing import time_streams
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.models.presets import Preset
-from asr_pathways.runtime.streaming import Recognizer as Streaming
+from asr_pathways.runtime.streaming import StreamingTransducer
 
 GRANULARITIES = ("unstructured", "block:4x1")
 SECONDS = 20.0
@@ -103,7 +103,7 @@ def measure(
 
 def switching(bundle: Path, threads: int, runs: int = 5) -> dict[str, float]:
     """Milliseconds of `Stream.switch`, with both pathways ready, and with the new one prepared from the bundle."""
-    loaded, tight = Streaming(bundle, threads=threads), Streaming(bundle, threads=threads, memory=0)
+    loaded, tight = StreamingTransducer(bundle, threads=threads), StreamingTransducer(bundle, threads=threads, memory=0)
     languages = loaded.languages
     times: dict[str, list[float]] = {"loaded_ms": [], "first_ms": [], "packed_on_demand_ms": []}
     for language in languages:

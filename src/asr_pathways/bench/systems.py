@@ -13,7 +13,7 @@ from torch import nn
 from asr_pathways.bench.timing import System, Tokens
 from asr_pathways.data.audio import Samples
 from asr_pathways.runtime.pathway_cache import WeightType
-from asr_pathways.runtime.streaming import Recognizer
+from asr_pathways.runtime.streaming import StreamingTransducer
 
 
 class OnBundle:
@@ -21,7 +21,7 @@ class OnBundle:
 
     def __init__(self, bundle: Path, threads: int, dtype: WeightType) -> None:
         self.disk = bundle.stat().st_size
-        self.recognizer = Recognizer(bundle, threads=threads, dtype=dtype)
+        self.recognizer = StreamingTransducer(bundle, threads=threads, dtype=dtype)
         self.language = self.recognizer.languages[0]
         self.recognizer.load(self.language)
 

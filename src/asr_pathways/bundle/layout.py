@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 
 from pydantic import Field
@@ -190,6 +191,11 @@ class Layout:
     def under_language(self, language: str) -> dict[str, Slot]:
         """The unmasked tensors of a language that was added, by name; none of another."""
         return self.under(language_prefix(language) + VALUES)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether the path is that of a bundle, whole, broken or of the first format, or has the name of one."""
+    return (path.suffix == BUNDLE_SUFFIX and not path.is_dir()) or (path / OLD_DIGEST).is_file()
 
 
 def language_prefix(language: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from asr_pathways.bundle.bundle import Bundle
-from asr_pathways.bundle.layout import BUNDLE_SUFFIX, IDENTIFIER, OLD_DIGEST
+from asr_pathways.bundle.layout import IDENTIFIER, is_bundle
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import load_folder
 from asr_pathways.model_folder.language_id import FILE, LanguageIdentifier
@@ -56,8 +56,3 @@ def find_identifier(model: Path, asr: AsrModel) -> LanguageIdentifier | None:
     """
     fitted = Bundle.open(model).has(IDENTIFIER) if is_bundle(model) else (model / FILE).is_file()
     return load_identifier(model) if fitted or not asr.model.tells_languages else None
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether the path is that of a bundle, whole, broken or of the first format, or has the name of one."""
-    return (path.suffix == BUNDLE_SUFFIX and not path.is_dir()) or (path / OLD_DIGEST).is_file()

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from asr_pathways.bundle.bundle import Bundle
-from asr_pathways.bundle.load import is_bundle
+from asr_pathways.bundle.layout import is_bundle
 from asr_pathways.formats import language_name, percent, size
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import Pathways

@@ -274,11 +274,11 @@ def _doubted(transcript: Transcript) -> Transcript:
 def _streamed(model: Path, language: str, beam: int, phrases: Path | None) -> Callable[[Path], Iterator[Transcript]]:
     """From a file to its final transcripts; partial ones go to stderr."""
     from asr_pathways.runtime.phrase_bias import read_phrases
-    from asr_pathways.runtime.streaming import Recognizer
+    from asr_pathways.runtime.streaming import StreamingTransducer
     from asr_pathways.runtime.transcription import transcribe_live, transcribe_stream
 
     preferred = () if phrases is None else read_phrases(phrases)
-    recognizer = Recognizer(model, language, beam=beam, phrases=preferred)
+    recognizer = StreamingTransducer(model, language, beam=beam, phrases=preferred)
 
     def shown(transcripts: Iterable[tuple[Transcript, bool]]) -> Iterator[Transcript]:
         line = PartialLine()
@@ -313,7 +313,8 @@ def identify(model: Model, data: Data, languages: Languages = None) -> None:
 
     Example: asr-pathways identify runs/dynamic --data data/prompts
     """
-    from asr_pathways.bundle.load import is_bundle, load_model
+    from asr_pathways.bundle.layout import is_bundle
+from asr_pathways.bundle.load import load_model
     from asr_pathways.evaluation.tables import identification_table
     from asr_pathways.model_folder.folder import fastest_device
     from asr_pathways.model_folder.language_id import fit_identifier

@@ -146,14 +146,14 @@ def _transcript(
     """The parts of a recording, each recognised in its language."""
     texts, tokens = [], []
     for (start, end), spoken in parts:
-        text, pieces = _recognized(asr, samples[start:end], spoken)
+        text, pieces = recognized(asr, samples[start:end], spoken)
         texts.append((start / SAMPLE_RATE, end / SAMPLE_RATE, spoken, text))
         tokens += [(piece, round(start / SAMPLE_RATE + time, 2)) for piece, time in pieces]
     whole = " ".join(text for *_, text in texts if text)
     return Transcript(str(path), language, whole, tokens, len(samples) / SAMPLE_RATE, spoken_segments(texts))
 
 
-def _recognized(asr: AsrModel, samples: Samples, language: str) -> tuple[str, list[tuple[str, float]]]:
+def recognized(asr: AsrModel, samples: Samples, language: str) -> tuple[str, list[tuple[str, float]]]:
     """The text of samples that fit the model's window, and its word pieces with their times if it is a transducer."""
     model, device = asr.model, asr.device
     tokens: list[tuple[str, float]] = []
@@ -225,7 +225,7 @@ def decode_cuts(asr: AsrModel, cuts: Iterable[Any], *, progress: bool = True) ->
     for cut in alone:
         reference, samples = cut.supervisions[0], read_cut(cut)
         texts = [
-            _recognized(asr, samples[start:end], reference.language)[0] for start, end in _spans(samples, model.window)
+            recognized(asr, samples[start:end], reference.language)[0] for start, end in _spans(samples, model.window)
         ]
         hypothesis = " ".join(filter(None, texts))
         utterances.append(pair(cut.id, reference.language, reference.text, hypothesis, model.free_text))

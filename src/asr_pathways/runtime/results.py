@@ -20,13 +20,13 @@ PAUSE = 2.0
 class Word:
     """A word, with punctuation that touches it; ``start`` and ``end`` in seconds from the start of the audio.
 
-    ``probability`` is the model's, in [0, 1].
+    ``probability`` is the model's, in [0, 1]; None where it has none.
     """
 
     text: str
     start: float
     end: float
-    probability: float
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Result:
         ]
         numbers = ("start", "end", "probability")
         words = [
-            {"word": word.text, **{number: float(getattr(word, number)) for number in numbers}} for word in self.words
+            {"word": word.text, **{number: _number(getattr(word, number)) for number in numbers}} for word in self.words
         ]
         languages = {language: float(probability) for language, probability in self.languages.items()}
         return {

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from asr_pathways.bundle.building import open_transducer
 from asr_pathways.bundle.bundle import Bundle
-from asr_pathways.bundle.load import is_bundle, load_model
+from asr_pathways.bundle.layout import is_bundle
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.card import ModelCard

@@ -1,10 +1,6 @@
-"""The streaming recogniser: audio in pieces of any size and rate, partial results, a language for each stream.
+"""Streams of transducers of this package: audio in pieces of any size and rate, partial results, a language for each stream.
 
-recognizer = Recognizer("model.asrp", language="fr")
-stream = recognizer.stream()
-stream.accept(samples, sample_rate)
-stream.partial().text
-stream.final().text
+`asr_pathways.runtime.recognizer.Recognizer` is what users run; it makes one of these where the model streams.
 """
 
 from __future__ import annotations
@@ -27,6 +23,7 @@ from asr_pathways.models.transducer import GreedySearch
 from asr_pathways.runtime.beam_search import BeamSearch
 from asr_pathways.runtime.pathway_cache import PathwayCache, ReadyPathway, WeightType
 from asr_pathways.runtime.phrase_bias import PhraseBias
+from asr_pathways.runtime.results import Word
 from asr_pathways.runtime.segment_decoder import SegmentDecoder, advance
 from asr_pathways.runtime.sources import PathwaySource, open_source
 
@@ -53,7 +50,7 @@ class Endpointing:
 
 
 @dataclass(frozen=True)
-class Result:
+class StreamResult:
     """The hypothesis of one segment of a stream.
 
     Attributes:
@@ -71,8 +68,20 @@ class Result:
     end: float
     final: bool
 
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words, each from the frame that emitted its first piece to the end of that of its last."""
+        words: list[Word] = []
+        for piece, time in self.tokens:
+            end = round(time + FRAME, 2)
+            if piece.startswith(SPACE) or not words:
+                words.append(Word(piece.removeprefix(SPACE), time, end))
+            else:
+                words[-1] = Word(words[-1].text + piece, words[-1].start, end)
+        return tuple(word for word in words if word.text)
 
-class Recognizer:
+
+class StreamingTransducer:
     """Recognises many streams at once, each in its own language. May be shared by threads; a stream may not.
 
     Args:
@@ -230,12 +239,12 @@ class _Written:
 
 
 class Stream:
-    """One stream of audio, cut into segments; made by `Recognizer.stream`.
+    """One stream of audio, cut into segments; made by `StreamingTransducer.stream`.
 
     A segment ends with :meth:`final`; the next begins with the next sample.
     """
 
-    def __init__(self, recognizer: Recognizer, language: str) -> None:
+    def __init__(self, recognizer: StreamingTransducer, language: str) -> None:
         self._recognizer = recognizer
         self._start = 0.0
         self._begin(language)
@@ -248,7 +257,7 @@ class Stream:
     def accept(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> None:
         """Appends samples (n,), float32 in [-1, 1], at ``sample_rate`` Hz, which stays the same in a segment.
 
-        Nothing is decoded yet: :meth:`partial`, :meth:`final` and `Recognizer.decode` do that.
+        Nothing is decoded yet: :meth:`partial`, :meth:`final` and `StreamingTransducer.decode` do that.
 
         Raises:
             PathwaysError: if ``samples`` is not a float32 vector of finite values, or the rate changes.
@@ -262,12 +271,12 @@ class Stream:
             raise PathwaysError("samples have values that are not finite")
         self._segment.accept(samples, sample_rate)
 
-    def partial(self) -> Result:
+    def partial(self) -> StreamResult:
         """The hypothesis of the segment so far, up to the last whole chunk."""
         self._recognizer.decode([self])
         return self._result(final=False)
 
-    def final(self) -> Result:
+    def final(self) -> StreamResult:
         """Ends the segment: the hypothesis of all that was accepted."""
         self._segment.end()
         self._recognizer.decode([self])
@@ -304,9 +313,9 @@ class Stream:
         self._segment = self._recognizer._segment(language)
         self._written = _Written(self._segment.pathway.tokenizer, self._start)
 
-    def _result(self, final: bool) -> Result:
+    def _result(self, final: bool) -> StreamResult:
         segment = self._segment
         search = segment.search
         text, tokens = self._written.read(search.symbols[0], search.frames[0])
         decoded = segment.samples / SAMPLE_RATE if final else FRAME * search.past[0]
-        return Result(self.language, text, tokens, self._start, self._start + decoded, final)
+        return StreamResult(self.language, text, tokens, self._start, self._start + decoded, final)

@@ -10,14 +10,14 @@ import numpy as np
 
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.model_folder.decode import Transcript, read_samples, spoken_segments
-from asr_pathways.runtime.streaming import Recognizer, Result
+from asr_pathways.runtime.streaming import StreamingTransducer, StreamResult
 
 CHUNK = 0.32
 """Seconds of audio in each step of streaming."""
 
 
 def transcribe_stream(
-    recognizer: Recognizer, path: Path, language: str, chunk: float = CHUNK
+    recognizer: StreamingTransducer, path: Path, language: str, chunk: float = CHUNK
 ) -> Iterator[tuple[Transcript, bool]]:
     """Decodes a recording ``chunk`` seconds at a time; yields the hypothesis after each, and whether it is final.
 
@@ -41,7 +41,7 @@ class Sound(Protocol):
         """The next ``size`` bytes; fewer at the end."""
 
 
-def transcribe_live(recognizer: Recognizer, sound: Sound, language: str) -> Iterator[tuple[Transcript, bool]]:
+def transcribe_live(recognizer: StreamingTransducer, sound: Sound, language: str) -> Iterator[tuple[Transcript, bool]]:
     """Decodes 16-bit mono samples at 16 kHz as they are read, until ``sound`` ends.
 
     Yields the hypothesis of a segment after each `CHUNK` seconds, and the final one once silence has ended it.
@@ -58,6 +58,6 @@ def transcribe_live(recognizer: Recognizer, sound: Sound, language: str) -> Iter
         yield _transcript(Path("-"), last, last.end - last.start)
 
 
-def _transcript(path: Path, result: Result, seconds: float) -> tuple[Transcript, bool]:
+def _transcript(path: Path, result: StreamResult, seconds: float) -> tuple[Transcript, bool]:
     segments = spoken_segments([(result.start, result.end, result.language, result.text)])
     return Transcript(str(path), result.language, result.text, result.tokens, seconds, segments), result.final

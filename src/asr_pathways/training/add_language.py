@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from asr_pathways.bundle.load import is_bundle, load_model
+from asr_pathways.bundle.layout import is_bundle
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.card import ModelCard

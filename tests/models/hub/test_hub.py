@@ -162,10 +162,10 @@ def test_data_without_a_language_that_the_model_knows(hub_folder: Maker) -> None
 
 
 def test_only_transducers_of_this_package_stream(hub_folder: Maker) -> None:
-    from asr_pathways.runtime.streaming import Recognizer
+    from asr_pathways.runtime.streaming import StreamingTransducer
 
     with pytest.raises(PathwaysError, match="only the transducers of this package stream"):
-        Recognizer(hub_folder("hubert"))
+        StreamingTransducer(hub_folder("hubert"))
 
 
 def test_a_kind_that_is_not_supported_is_told(tmp_path: Path) -> None:

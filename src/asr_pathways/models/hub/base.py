@@ -164,6 +164,12 @@ class HubModel(SpeechModel):
             self.hub.generation_config.save_pretrained(folder)
         self._save_parts(folder)
 
+    def files(self) -> dict[str, bytes]:
+        """What `save_files` writes, by names."""
+        with tempfile.TemporaryDirectory(prefix="asr-pathways-") as temporary:
+            self.save_files(temporary)
+            return {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir()) if path.is_file()}
+
     def _save_weights(self, folder: Path) -> None:
         """By a temporary folder, whose files are moved to ``folder``, ``config.json`` last."""
         folder.mkdir(parents=True, exist_ok=True)

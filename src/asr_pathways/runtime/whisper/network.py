@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels.extension import built, check_runner
-from asr_pathways.runtime.whisper.layers import FEW, MANY, Layers
+from asr_pathways.runtime.layers import FEW, MANY, Layers
 
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int32]
 
 EPSILON = 1e-5
 """Of all layer norms, as torch's default."""
+
+LARGEST = 1 << 20
+"""Of all sizes."""
 
 STRIDE = 2
 """Frames of features to one of the encoder."""
@@ -48,10 +51,12 @@ class Shape:
     @classmethod
     def read(cls, config: Mapping[str, Any], where: str) -> Shape:
         """From a config; ``where`` names it in errors."""
-        sizes = {name: config.get(name) for name in cls.__dataclass_fields__}
-        for name, size in sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 1 << 20:
-                raise PathwaysError(f"{where}: {name}: {size!r}: not a size of Whisper")
+        sizes: dict[str, int] = {}
+        for name in cls.__dataclass_fields__:
+            size = config.get(name)
+            if type(size) is not int or not 1 <= size <= LARGEST:
+                raise PathwaysError(f"{where}: {name}: {size!r:.50}: not a size of Whisper")
+            sizes[name] = size
         if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
             raise PathwaysError(f"{where}: only Whisper's own activation (gelu) and unscaled embeddings are supported")
         return cls(**sizes)
@@ -74,12 +79,14 @@ class Network:
 
     Args:
         shape: its sizes.
-        tensor: from the name of a tensor of the Hugging Face model to its values, float32, or float16 for the embedding;
+        tensor: from a tensor's name in the Hugging Face model to its values, float32, or the embedding in float16;
             called once for each name.
         layers: how linear layers are stored; see `Layers`.
         threads: of each product.
         recorded: (layer, head) pairs of the decoder whose attention to the audio aligns words.
-        tokens: ids that may be written; None: all.
+
+    Attributes:
+        nbytes: memory of the linear layers, which no other pathway shares.
 
     Raises:
         PathwaysError: if the kernels were not built, or a tensor does not fit.
@@ -92,9 +99,9 @@ class Network:
         layers: Layers,
         threads: int = 1,
         recorded: Sequence[tuple[int, int]] = (),
-        tokens: Sequence[int] | None = None,
     ) -> None:
         self.shape = shape
+        self.nbytes = 0
         self._kernels = built()
         self._runner = check_runner(threads, None)
         self._tensor, self._layers = tensor, layers
@@ -118,14 +125,9 @@ class Network:
                 self._norm("model.decoder.layer_norm"),
                 list(recorded),
             )
-            self._output = layers.output(embedding, tokens, self._runner)
+            self._output = layers.output(embedding, self._runner)
         except (ValueError, TypeError) as error:  # of the compiled module: shapes that do not fit
             raise PathwaysError(f"the tensors are not those of a Whisper of this size: {error}") from None
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the weights that this pathway has to itself."""
-        return self._layers.nbytes
 
     def encode(self, features: Floats) -> Any:
         """Features (T, F) of one utterance, T even and at most twice ``max_source_positions`` -> its `Cross`.
@@ -201,9 +203,10 @@ class Network:
 
     def _linear(self, name: str, rows: int, bias: bool = True) -> Any:
         weight = self._tensor(f"{name}.weight")
-        return self._layers.linear(
-            weight.reshape(len(weight), -1), self._floats(f"{name}.bias") if bias else None, rows
-        )
+        offsets = self._floats(f"{name}.bias") if bias else None
+        layer, nbytes = self._layers.linear(weight.reshape(len(weight), -1), offsets, rows)
+        self.nbytes += nbytes
+        return layer
 
     def _floats(self, name: str) -> Floats:
         return np.ascontiguousarray(self._tensor(name), dtype=np.float32)

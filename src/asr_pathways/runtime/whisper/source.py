@@ -114,11 +114,12 @@ class FolderSource:
         return array
 
 
-def is_whisper(card: object, files: Mapping[str, bytes]) -> bool:
-    """Whether a bundle's card and files are those of a Whisper."""
-    if not isinstance(card, HubCard) or "config.json" not in files:
+def is_whisper(bundle: Reader) -> bool:
+    """Whether a bundle is of a Whisper."""
+    if not isinstance(bundle.config.card, HubCard) or not bundle.has(f"{HUB}config.json"):
         return False
-    return ARCHITECTURE in (_json(files["config.json"], "config.json").get("architectures") or ())
+    config = _json(bundle.file(f"{HUB}config.json"), f"{bundle.path}: {HUB}config.json")
+    return ARCHITECTURE in (config.get("architectures") or ())
 
 
 def _configs(files: Mapping[str, bytes], where: str) -> list[Mapping[str, Any]]:

@@ -6,11 +6,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +63,20 @@ class Format:
         dense = extension.built().Dense(weight, self.item, self.kind == "bitmap")
         return dense, dense.nbytes
 
+    def layer(self, compiled: Any, bias: Floats | None) -> Any:
+        """The compiled layer of a weight that `store` made."""
+        sparse, dense = (compiled, None) if self.kind == "sparse" else (None, compiled)
+        return extension.built().Linear(sparse, dense, bias)
+
+
+class Product(NamedTuple):
+    """What decides the format of a weight: its shape, percent of nonzeros in tens, and rows of activations."""
+
+    out: int
+    into: int
+    percent: int
+    rows: int
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -83,7 +96,7 @@ def formats(precision: Precision) -> list[Format]:
 
 
 class Layers:
-    """Makes the linear layers of a network, each in the format that is fastest here for its shape and density.
+    """Makes the linear layers of a model's networks, each in the format that is fastest here for its shape and density.
 
     A shape is timed once on a machine: timings are kept in the user's cache folder, by the CPU's name.
 
@@ -94,7 +107,6 @@ class Layers:
         threads: of each product.
 
     Attributes:
-        nbytes: memory of the weights made so far.
         plan: the timings of each (out, in, percent of nonzeros, rows of activations), the chosen format first.
     """
 
@@ -102,34 +114,31 @@ class Layers:
         if precision not in ("auto", "float32"):
             raise PathwaysError(f"precision: {precision!r}: choose auto or float32")
         self.precision, self.granularity, self.threads = precision, granularity, threads
-        self.nbytes = 0
-        self.plan: dict[tuple[int, int, int, int], list[Timing]] = {}
-        self._outputs: dict[tuple[int, tuple[int, ...] | None], Any] = {}
+        self.plan: dict[Product, list[Timing]] = {}
         self._known = _Known(precision, granularity, threads)
+        self._output: Any = None
 
     @property
     def attention(self) -> str:
         """What keys and values of attention are rounded to."""
         return "bfloat16" if self.precision == "auto" and extension.built().expands() else "float32"
 
-    def linear(self, weight: Floats, bias: Floats | None, rows: int) -> Any:
-        """A layer of a weight (out, in), zeros in place, for products of about so many rows of activations."""
+    def linear(self, weight: Floats, bias: Floats | None, rows: int) -> tuple[Any, int]:
+        """A layer of a weight (out, in), zeros in place, for products of about so many rows; and its bytes."""
         weight = np.ascontiguousarray(weight, dtype=np.float32)
         percent = int(10 * round(10 * np.count_nonzero(weight) / weight.size))
-        key = (*weight.shape, percent, rows)
-        if key not in self.plan:
-            self.plan[key] = self._known.timings(key)
-        compiled, nbytes = self.plan[key][0].format.store(weight, self.granularity)
-        self.nbytes += nbytes
-        sparse, dense = (compiled, None) if self.plan[key][0].format.kind == "sparse" else (None, compiled)
-        return extension.built().Linear(sparse, dense, bias)
+        product = Product(weight.shape[0], weight.shape[1], percent, rows)
+        if product not in self.plan:
+            self.plan[product] = self._known.timings(product)
+        chosen = self.plan[product][0].format
+        compiled, nbytes = chosen.store(weight, self.granularity)
+        return chosen.layer(compiled, bias), nbytes
 
-    def output(self, embedding: NDArray[Any], tokens: Sequence[int] | None, runner: Runner) -> Any:
-        """The output layer of a table (V, D), made once for all networks that share it."""
-        key = embedding.ctypes.data, None if tokens is None else tuple(tokens)
-        if key not in self._outputs:
-            self._outputs[key] = extension.built().Output(embedding, tokens, runner)
-        return self._outputs[key]
+    def output(self, embedding: NDArray[Any], runner: Runner) -> Any:
+        """The output layer of the model's embedding (V, D), made once for all of its networks."""
+        if self._output is None:
+            self._output = extension.built().Output(embedding, None, runner)
+        return self._output
 
 
 class _Known:
@@ -141,7 +150,7 @@ class _Known:
         self._path = _cache_folder() / f"products-{_cpu()}.json"
         self._entries: dict[str, dict[str, list[float]]] = _read(self._path)
 
-    def timings(self, key: tuple[int, int, int, int]) -> list[Timing]:
+    def timings(self, key: Product) -> list[Timing]:
         """Of a shape, the fastest format within the tolerance first."""
         name = " ".join(map(str, (*key, self._granularity, self._threads, extension.variants()[0])))
         entry = self._entries.get(name, {})
@@ -151,7 +160,7 @@ class _Known:
             _write(self._path, self._entries)
         timings = [Timing(one, *entry[one.name]) for one in self._formats]
         usable = [timing for timing in timings if timing.error <= TOLERANCE]
-        within = (1 + (SLACK_FEW if key[3] == FEW else SLACK_MANY)) * min(timing.seconds for timing in usable)
+        within = (1 + (SLACK_FEW if key.rows == FEW else SLACK_MANY)) * min(timing.seconds for timing in usable)
         chosen = min((timing for timing in usable if timing.seconds <= within), key=lambda timing: timing.nbytes)
         return sorted(timings, key=lambda timing: (timing is not chosen, timing.seconds))
 
@@ -162,12 +171,11 @@ class _Known:
         x = random.standard_normal((rows, into), dtype=np.float32)
         exact = x @ weight.T
         size = float(np.sqrt(np.mean(np.square(exact)))) or 1.0
-        runner, kernels = extension.check_runner(self._threads, None), extension.built()
+        runner = extension.check_runner(self._threads, None)
         layers, errors, sizes = {}, {}, {}
         for one in self._formats:
             compiled, sizes[one.name] = one.store(weight, self._granularity)
-            sparse, dense = (compiled, None) if one.kind == "sparse" else (None, compiled)
-            layers[one.name] = kernels.Linear(sparse, dense, None)
+            layers[one.name] = one.layer(compiled, None)
             y = layers[one.name].multiply(x, runner)
             errors[one.name] = float(np.sqrt(np.mean(np.square(y - exact)))) / size
         seconds = dict.fromkeys(layers, float("inf"))
@@ -201,7 +209,10 @@ def _read(path: Path) -> dict[str, dict[str, list[float]]]:
     try:
         entries = json.loads(path.read_text())
         return {
-            str(key): {str(name): [float(one) for one in (seconds, error, size)] for name, (seconds, error, size) in entry.items()}
+            str(key): {
+                str(name): [float(one) for one in (seconds, error, size)]
+                for name, (seconds, error, size) in entry.items()
+            }
             for key, entry in entries.items()
         }
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):

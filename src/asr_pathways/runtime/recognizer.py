@@ -1,0 +1,302 @@
+"""The recogniser that users run: any MODEL, on the CPU, in this package's formats of weights.
+
+    recognizer = Recognizer("five.asrp", language="fr")
+    result = recognizer.transcribe("call.wav", words=True)
+    result.text, result.words
+
+A Whisper in a bundle runs without torch and transformers. Transducers of this package stream:
+
+    stream = recognizer.stream()
+    stream.accept(samples, sample_rate)
+    stream.partial().text, stream.final().text
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from asr_pathways.bundle.layout import is_bundle
+from asr_pathways.bundle.reading import Reader
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, resample
+from asr_pathways.data.languages import find_language
+from asr_pathways.data.voice_activity import is_silent, speech_segments
+from asr_pathways.errors import PathwaysError
+from asr_pathways.runtime.kernels.extension import available, warn_of_dense_products
+from asr_pathways.runtime.layers import Precision
+from asr_pathways.runtime.results import Result, Segment
+from asr_pathways.runtime.whisper.engine import WhisperEngine
+from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, is_whisper
+
+if TYPE_CHECKING:
+    from asr_pathways.runtime.streaming import Endpointing, Stream, StreamingTransducer
+
+AUTO = "auto"
+"""The language that is identified in each recording."""
+
+IDENTIFIED = 30.0
+"""Seconds of a recording's speech, from its start, that decide which language it is in."""
+
+CLEAR = 0.8
+"""Probability from which a segment is taken to be in another language than the recording."""
+
+
+class Engine(Protocol):
+    """What recognises a window of speech.
+
+    Attributes:
+        languages: that it recognises.
+        window: seconds that are recognised at once, at most.
+        makes_up: whether it writes words where nobody speaks, so that silence is better not given to it.
+    """
+
+    languages: tuple[str, ...]
+    window: float
+    makes_up: bool
+
+    def check_identification(self) -> None:
+        """Raises `PathwaysError` if it does not tell its languages apart."""
+
+    def load(self, language: str) -> None:
+        """Prepares a language's pathway now."""
+
+    def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
+        """The segment of samples (N,) at 16 kHz, of at most `window` seconds; None if it has no words."""
+
+    def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
+        """The probability of each of some languages, of samples as of `recognize`."""
+
+
+class Recognizer:
+    """Recognises speech by any MODEL. May be shared by threads; a stream may not.
+
+    Args:
+        model: a bundle, a run folder, a Hugging Face folder or a name on the hub.
+        language: of recordings and streams for which none is named: a code, or ``auto``; None: each must name one.
+        threads: of each matrix product.
+        precision: ``auto``: products are of whichever of float32, bfloat16 and int8 is fastest on this CPU (relative
+            error of a product at most 2%); ``float32``: exact but for the order of sums.
+        languages: those among which ``auto`` chooses; None: all of the model's.
+        memory: bytes that weights of pathways may take before the least recently used are dropped.
+        beam, phrases, bonus, endpointing: of streams; see `StreamingTransducer`.
+
+    Raises:
+        PathwaysError: if there is no such model, it is broken, or a language or option is not one that fits.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        language: str | None = None,
+        *,
+        threads: int = 1,
+        precision: Precision = "auto",
+        languages: Sequence[str] | None = None,
+        memory: float = math.inf,
+        beam: int = 1,
+        phrases: Sequence[str] = (),
+        bonus: float = 2.0,
+        endpointing: Endpointing | None = None,
+    ) -> None:
+        if threads < 1:
+            raise PathwaysError(f"threads: {threads}: at least 1 is needed")
+        streaming = {"beam": beam, "phrases": phrases, "bonus": bonus, "endpointing": endpointing}
+        self._streaming: StreamingTransducer | None = None
+        self._engine = self._open(Path(model), threads, precision, memory, streaming)
+        self._choices = None if languages is None else tuple(map(self._check, languages))
+        if self._choices == ():
+            raise PathwaysError("languages: at least one is needed")
+        self._language = language if language in (None, AUTO) else self._check(str(language))
+        if self._language == AUTO:
+            self._engine.check_identification()
+        elif self._language is not None:
+            self.load(self._language)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages that it recognises."""
+        return self._engine.languages
+
+    @property
+    def streams(self) -> bool:
+        """Whether `stream` is possible."""
+        return self._streaming is not None
+
+    @property
+    def tells_languages(self) -> bool:
+        """Whether the language may be ``auto``."""
+        try:
+            self._engine.check_identification()
+        except PathwaysError:
+            return False
+        return True
+
+    def load(self, language: str) -> None:
+        """Prepares a language's pathway now, so that its first use does not wait.
+
+        Raises:
+            PathwaysError: for an unknown language.
+        """
+        self._engine.load(self._check(language))
+
+    def transcribe(
+        self,
+        audio: str | Path | Samples,
+        sample_rate: int = SAMPLE_RATE,
+        *,
+        language: str | None = None,
+        words: bool = False,
+    ) -> Result:
+        """Recognises a recording of any length; what is longer than the model's window is cut by voice activity.
+
+        With ``auto``, the language is identified in the first half minute of speech; a segment after a long pause that
+        is clearly in another language is recognised in that.
+
+        Args:
+            audio: a file that libsndfile reads, or samples (N,), float32 in [-1, 1].
+            sample_rate: of the samples, in Hz; a file has its own.
+            language: instead of the recogniser's.
+            words: whether to time words.
+
+        Raises:
+            PathwaysError: if it cannot be read as audio or is too short, or the language is unknown.
+        """
+        samples = _samples(audio, sample_rate)
+        asked = language or self._language
+        if asked is None:
+            raise PathwaysError(f"language: choose one of {' '.join(self.languages)}")
+        probabilities: dict[str, float] = {}
+        if asked == AUTO:
+            parts, asked, probabilities = self._identified(samples)
+        else:
+            asked = self._check(asked)
+            parts = [(span, asked) for span in self._spans(samples)]
+        segments = []
+        for (start, end), spoken in parts:
+            part = samples[start:end]
+            if self._engine.makes_up and is_silent(part):
+                continue
+            if (segment := self._engine.recognize(part, spoken, words)) is not None:
+                segments.append(_moved(segment, start / SAMPLE_RATE))
+        text = " ".join(segment.text for segment in segments)
+        return Result(text, asked, tuple(segments), len(samples) / SAMPLE_RATE, probabilities)
+
+    def stream(self, language: str | None = None) -> Stream:
+        """A new stream, of a model that streams.
+
+        Raises:
+            PathwaysError: if the model does not stream, or for an unknown language or none.
+        """
+        if self._streaming is None:
+            raise PathwaysError("this model does not stream: use transcribe()")
+        asked = language or self._language
+        if asked == AUTO:
+            raise PathwaysError("a stream cannot wait for the whole recording: name its language, or switch() later")
+        return self._streaming.stream(asked)
+
+    def decode(self, streams: Sequence[Stream]) -> None:
+        """Decodes what streams have accepted, those that are at the same point in one batch.
+
+        Raises:
+            PathwaysError: if the model does not stream.
+        """
+        if self._streaming is None:
+            raise PathwaysError("this model does not stream: use transcribe()")
+        self._streaming.decode(streams)
+
+    def _open(
+        self, model: Path, threads: int, precision: Precision, memory: float, streaming: dict[str, Any]
+    ) -> Engine:
+        if is_bundle(model):
+            bundle = Reader.open(model)
+            if is_whisper(bundle) and available():
+                return WhisperEngine(BundleSource(bundle), threads, precision, memory)
+        return self._open_by_torch(model, threads, precision, memory, streaming)
+
+    def _open_by_torch(
+        self, model: Path, threads: int, precision: Precision, memory: float, streaming: dict[str, Any]
+    ) -> Engine:
+        from asr_pathways.bundle.load import load_model
+        from asr_pathways.model_folder.card import ModelCard
+        from asr_pathways.models.hub.whisper import Whisper
+        from asr_pathways.models.transducer import Transducer
+        from asr_pathways.runtime.sources import ModelSource, open_source
+        from asr_pathways.runtime.streaming import StreamingTransducer
+        from asr_pathways.runtime.torch_engine import TorchEngine, TransducerEngine
+
+        if is_bundle(model) and isinstance(Reader.open(model).config.card, ModelCard):
+            self._streaming = StreamingTransducer(open_source(model), threads=threads, memory=memory, **streaming)
+            return TransducerEngine(self._streaming, model)
+        asr = load_model(model)
+        if isinstance(asr.model, Transducer):
+            self._streaming = StreamingTransducer(ModelSource(asr), threads=threads, memory=memory, **streaming)
+            return TransducerEngine(self._streaming, model)
+        if isinstance(asr.model, Whisper) and available():
+            return WhisperEngine(FolderSource(asr, str(model)), threads, precision, memory)
+        if not available():
+            warn_of_dense_products()
+        return TorchEngine(asr, model)
+
+    def _check(self, language: str) -> str:
+        code = find_language(language, self.languages)
+        if code is None:
+            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
+        return code
+
+    def _spans(self, samples: Samples) -> list[tuple[int, int]]:
+        """The parts that are recognised at once: all if it fits the window, else those with speech."""
+        if len(samples) <= self._engine.window * SAMPLE_RATE:
+            return [(0, len(samples))]
+        return speech_segments(samples, longest=self._engine.window)
+
+    def _identified(self, samples: Samples) -> tuple[list[tuple[tuple[int, int], str]], str, dict[str, float]]:
+        """Parts with the language of each, the language of most, and the probabilities of all."""
+        self._engine.check_identification()
+        choices = self._choices or self.languages
+        longest = min(self._engine.window, IDENTIFIED)
+        speech = speech_segments(samples, longest=longest)
+
+        def ranked(spans: Sequence[tuple[int, int]]) -> dict[str, float]:
+            part = np.concatenate([samples[start:end] for start, end in spans])[: round(longest * SAMPLE_RATE)]
+            shares = self._engine.probabilities(part, choices)
+            return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+        probabilities = ranked(speech or [(0, len(samples))])
+        main = next(iter(probabilities))
+        parts = [(span, main) for span in self._spans(samples)]
+        if len(speech) > 1:
+            best = [next(iter(ranked([span]).items())) for span in speech]
+            spoken = [language if share >= CLEAR else main for language, share in best]
+            if set(spoken) != {main}:
+                parts = list(zip(speech, spoken, strict=True))
+                lengths = Counter[str]()
+                for (start, end), language in parts:
+                    lengths[language] += end - start
+                main = max(lengths, key=lambda language: lengths[language])
+        return parts, main, probabilities
+
+
+def _samples(audio: str | Path | Samples, sample_rate: int) -> Samples:
+    """At 16 kHz."""
+    if isinstance(audio, (str, Path)):
+        return read_audio(Path(audio))
+    samples = np.asarray(audio)
+    if samples.ndim != 1 or samples.dtype != np.float32:
+        raise PathwaysError(f"samples: a float32 vector in [-1, 1] is needed, not {samples.dtype} {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise PathwaysError("samples: some are not finite")
+    return resample(samples, sample_rate)
+
+
+def _moved(segment: Segment, seconds: float) -> Segment:
+    """A segment whose times are from the start of the recording."""
+    words = tuple(
+        replace(word, start=round(word.start + seconds, 2), end=round(word.end + seconds, 2)) for word in segment.words
+    )
+    return replace(segment, start=segment.start + seconds, end=segment.end + seconds, words=words)

@@ -1,0 +1,321 @@
+"""Recognition of one window of speech by a Whisper with pathways: search, guards, words with times, languages."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_pathways.data.audio import SAMPLE_RATE, Samples
+from asr_pathways.data.languages import find_language
+from asr_pathways.errors import PathwaysError
+from asr_pathways.models.guards import LEAST_LOG_PROBABILITY, is_silence, loop_end, varied
+from asr_pathways.runtime.layers import Layers, Precision
+from asr_pathways.runtime.results import Segment, Word
+from asr_pathways.runtime.whisper.alignment import word_times
+from asr_pathways.runtime.whisper.features import LogMel, pad
+from asr_pathways.runtime.whisper.network import STRIDE, Floats, Network, Shape
+from asr_pathways.runtime.whisper.source import EMBEDDING, WhisperSource
+from asr_pathways.runtime.whisper.tokens import Tokens
+
+ENGLISH_TOKENS = 51864
+"""In the vocabulary of every English-only model: it has language tokens, too, and was never trained on them."""
+
+FRAME = 0.02
+"""Seconds of a frame of the encoder."""
+
+
+@dataclass
+class _Transcript:
+    """Tokens that a search found, with their log probabilities and, if asked for, attention to the audio.
+
+    Attributes:
+        tokens: without prompt and end.
+        scores: of each token, and of the end if it was reached.
+        attention: (P, T) of each of these.
+        loops: whether the tokens end in a loop.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    attention: list[Floats] = field(default_factory=list)
+    loops: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Log probability a token."""
+        return sum(self.scores) / max(1, len(self.scores))
+
+
+class WhisperEngine:
+    """Recognises windows of speech, each in a language. Thread-safe.
+
+    Args:
+        source: the model.
+        threads: of each product.
+        precision: of products; see `Layers`.
+        memory: bytes that weights of pathways may take before the least recently used are dropped.
+
+    Attributes:
+        languages: that it recognises.
+        window: seconds that are recognised at once, at most.
+        layers: how its linear layers are stored, with the timings that decided it.
+
+    Raises:
+        PathwaysError: if the kernels were not built, or a part of the model is missing or does not fit.
+    """
+
+    makes_up = True
+
+    def __init__(
+        self,
+        source: WhisperSource,
+        threads: int = 1,
+        precision: Precision = "auto",
+        memory: float = math.inf,
+    ) -> None:
+        self._source, self._threads, self._memory = source, threads, memory
+        self._shape = Shape.read(source.config, f"{source.where}: config.json")
+        self._tokens = _tokens(source)
+        self.layers = Layers(precision, source.granularity, threads)
+        embedding = source.tensor(EMBEDDING, source.languages[0])
+        if embedding.shape != (self._shape.vocab_size, self._shape.d_model):
+            raise PathwaysError(f"{source.where}: {EMBEDDING}: {embedding.shape}, not of the size in config.json")
+        self._embedding = embedding
+        self._mel = LogMel.of({"feature_size": self._shape.num_mel_bins} | dict(source.preprocessor))
+        if self._mel.bins != self._shape.num_mel_bins:
+            raise PathwaysError(f"{source.where}: {self._mel.bins} mel bins for a model of {self._shape.num_mel_bins}")
+        multilingual = source.generation.get("is_multilingual", self._shape.vocab_size != ENGLISH_TOKENS)
+        self._language_tokens = self._tokens.languages if multilingual else {}
+        self.languages = source.languages or tuple(self._language_tokens) or ("en",)
+        frames = STRIDE * self._shape.max_source_positions
+        self.window = frames * self._mel.hop / self._mel.rate
+        self._padding = frames if source.config.get("padding", "window") == "window" else 0
+        never = self._banned(source.generation.get("suppress_tokens"))
+        first = self._banned(source.generation.get("begin_suppress_tokens"))
+        self._never, self._never_first = never, never | first
+        self._networks: OrderedDict[str, Network] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def check_identification(self) -> None:
+        """Raises `PathwaysError` if it does not tell its languages apart."""
+        if len(self._language_tokens) < 2:
+            raise PathwaysError(f"{self._source.where}: an English-only Whisper tells no languages apart")
+
+    def load(self, language: str) -> None:
+        """Prepares a language's pathway now, so that its first use does not wait."""
+        self._network(language)
+
+    def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
+        """The segment of samples (N,), float32 at 16 kHz, of at most `window` seconds; None if it has no words.
+
+        Greedy search, as `asr_pathways.models.hub.whisper.Whisper.decode` does it, with the same guards.
+
+        Args:
+            language: one of `languages`.
+            words: whether to time them.
+
+        Raises:
+            PathwaysError: if it is too short or too long.
+        """
+        network = self._network(language)
+        features, frames = self._features(samples)
+        cross = network.encode(features)
+        prompt = self.prompt(language)
+        found, start = self._search(network, cross, prompt, attention=words)
+        no_speech = None
+        if found.mean < LEAST_LOG_PROBABILITY and self._tokens.no_speech is not None:
+            no_speech = self._probability(network, start, self._tokens.no_speech)
+            if is_silence(no_speech, found.mean):
+                return None
+        found = self._guarded(network, cross, prompt, found, words)
+        text = self._tokens.decode(found.tokens)
+        if not text:
+            return None
+        seconds = len(samples) / SAMPLE_RATE
+        timed = self._words(found, language, -(-frames // STRIDE), seconds) if words else ()
+        return Segment(text, 0.0, seconds, language, timed, no_speech, found.mean)
+
+    def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
+        """The probability of each of some languages, by Whisper's language tokens: of samples as of `recognize`.
+
+        Of a pruned model it is the mean over the pathways of these languages: each was trained on one.
+
+        Raises:
+            PathwaysError: if the model is English-only, or the samples are too short or too long.
+        """
+        self.check_identification()
+        features, _ = self._features(samples)
+        ids = {language: self._language_tokens[self._code(language)] for language in languages}
+        total = np.zeros(len(ids))
+        for language in {self._source.pathway(language): language for language in languages}.values():
+            network = self._network(language)
+            hidden = self._begin(network, network.encode(features)).hidden[0]
+            logits = self._embedding[list(ids.values())].astype(np.float32) @ hidden
+            powers = np.exp(logits - logits.max())
+            total += powers / powers.sum()
+        return dict(zip(ids, (total / total.sum()).tolist(), strict=True))
+
+    def prompt(self, language: str) -> list[int]:
+        """The tokens that start a transcript in a language.
+
+        Raises:
+            PathwaysError: for a language that Whisper has no token for.
+        """
+        tokens = self._tokens
+        if not self._language_tokens:
+            return [tokens.start, tokens.no_timestamps]
+        return [tokens.start, self._language_tokens[self._code(language)], tokens.transcribe, tokens.no_timestamps]
+
+    def _code(self, language: str) -> str:
+        code = find_language(language, self._language_tokens)
+        if code is None:
+            raise PathwaysError(f"{self._source.where}: Whisper has no token for the language {language!r}")
+        return code
+
+    def _network(self, language: str) -> Network:
+        key = self._source.pathway(language)
+        with self._lock:
+            if key not in self._networks:
+                self._networks[key] = Network(
+                    self._shape,
+                    lambda name: self._embedding if name == EMBEDDING else self._source.tensor(name, language),
+                    self.layers,
+                    self._threads,
+                    self._alignment_heads,
+                )
+            self._networks.move_to_end(key)
+            while len(self._networks) > 1 and sum(one.nbytes for one in self._networks.values()) > self._memory:
+                self._networks.popitem(last=False)
+            return self._networks[key]
+
+    @cached_property
+    def _alignment_heads(self) -> list[tuple[int, int]]:
+        """Heads of the decoder that follow the audio; unless the model names them, all in the upper half of its layers."""
+        heads, layers = self._shape.decoder_attention_heads, self._shape.decoder_layers
+        named = self._source.generation.get("alignment_heads") or [
+            (layer, head) for layer in range(layers // 2, layers) for head in range(heads)
+        ]
+        try:
+            return [(int(layer), int(head)) for layer, head in named]
+        except (TypeError, ValueError):
+            raise PathwaysError(f"{self._source.where}: generation_config.json: alignment_heads: no pairs") from None
+
+    def _features(self, samples: Samples) -> tuple[Floats, int]:
+        """Features, padded as the encoder reads them, and how many frames of them are of the samples."""
+        features = self._mel(samples)
+        frames, most = len(features), STRIDE * self._shape.max_source_positions
+        if frames > most:
+            raise PathwaysError(f"{len(samples) / SAMPLE_RATE:.1f} s of audio: Whisper's window is {self.window:g} s")
+        size = self._padding or min(most, frames + 1) // STRIDE * STRIDE
+        return pad(features[:size], size), frames
+
+    def _begin(self, network: Network, cross: Any) -> Any:
+        return network.hypotheses([cross]).step(np.array([[self._tokens.start]], dtype=np.int32))
+
+    def _probability(self, network: Network, hidden: Floats, token: int) -> float:
+        """Of a token among all, after the decoder's output (1, D)."""
+        best, scores = network.best(hidden, 1, None)
+        rows = self._embedding[[token, int(best[0, 0])]].astype(np.float32)
+        logits = rows @ hidden[0]
+        return float(np.exp(logits[0] - logits[1] + scores[0, 0]))
+
+    def _search(
+        self,
+        network: Network,
+        cross: Any,
+        prompt: Sequence[int],
+        kept: Sequence[int] = (),
+        banned: int | None = None,
+        attention: bool = False,
+    ) -> tuple[_Transcript, Floats]:
+        """Greedy search until the end of text, the longest text, or a loop; and the decoder's output for the start.
+
+        Args:
+            kept: the transcript's first tokens, which are not searched for.
+            banned: a token that does not come next.
+        """
+        never_first = self._never_first
+        if banned is not None:
+            never_first = self._never.copy()
+            never_first[banned] = 1
+        hypotheses = network.hypotheses([cross])
+        start = hypotheses.step(_row(prompt[:1])).hidden
+        step = hypotheses.step(_row([*prompt[1:], *kept]), attention)
+        found = _Transcript()
+        for number in range(self._shape.max_target_positions - hypotheses.length):
+            tokens, scores = network.best(step.hidden, 1, self._never if number else never_first)
+            found.scores.append(float(scores[0, 0]))
+            if attention:
+                found.attention.append(step.attention[0])
+            token = int(tokens[0, 0])
+            if token == self._tokens.end:
+                break
+            found.tokens.append(token)
+            if loop_end(found.tokens) is not None:
+                found.loops = True
+                break
+            step = hypotheses.step(tokens, attention)
+        return found, start
+
+    def _guarded(
+        self, network: Network, cross: Any, prompt: Sequence[int], found: _Transcript, attention: bool
+    ) -> _Transcript:
+        """What of a transcript is believed."""
+        end = loop_end(found.tokens) if found.loops else None
+        if end is not None:
+            kept, looping = found.tokens[:end], found.tokens[end]
+            rest, _ = self._search(network, cross, prompt, kept, looping, attention)
+            if rest.loops or rest.mean < LEAST_LOG_PROBABILITY:
+                rest = _Transcript()
+            found = _Transcript(
+                kept + rest.tokens, found.scores[:end] + rest.scores, found.attention[:end] + rest.attention
+            )
+        count = varied(found.tokens, self._tokens.decode)
+        return (
+            found
+            if count == len(found.tokens)
+            else _Transcript(found.tokens[:count], found.scores[:count], found.attention[:count])
+        )
+
+    def _words(self, found: _Transcript, language: str, frames: int, seconds: float) -> tuple[Word, ...]:
+        attention = np.stack(found.attention, axis=1)[:, :, :frames]
+        times = [(min(start, seconds), min(end, seconds)) for start, end in word_times(attention, FRAME)]
+        words = []
+        for text, places in self._tokens.words(found.tokens, language):
+            probability = float(np.exp(np.mean([found.scores[place] for place in places])))
+            words.append(
+                Word(text, round(times[places[0]][0], 2), round(times[places[-1]][1], 2), min(1.0, probability))
+            )
+        return tuple(words)
+
+    def _banned(self, tokens: object) -> NDArray[np.uint8]:
+        """(V,): 1 for tokens of a generation config."""
+        banned = np.zeros(self._shape.vocab_size, dtype=np.uint8)
+        for token in tokens if isinstance(tokens, list) else ():
+            if isinstance(token, int) and 0 <= token < len(banned):
+                banned[token] = 1
+        return banned
+
+
+def _row(tokens: Sequence[int]) -> NDArray[np.int32]:
+    return np.array([tokens], dtype=np.int32)
+
+
+def _tokens(source: WhisperSource) -> Tokens:
+    files = source.files
+    try:
+        if "tokenizer.json" in files:
+            return Tokens.of(files["tokenizer.json"])
+        if "vocab.json" in files and "added_tokens.json" in files:
+            return Tokens.of_vocabulary(files["vocab.json"], files["added_tokens.json"])
+    except PathwaysError as error:
+        raise PathwaysError(f"{source.where}: {error}") from None
+    raise PathwaysError(f"{source.where}: no tokenizer.json")
