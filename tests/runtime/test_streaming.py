@@ -283,7 +283,8 @@ def test_bad_samples_are_refused(trained: AsrModel, samples: np.ndarray, rate: A
 def test_beam_search_streams_and_knows_phrases(trained: AsrModel) -> None:
     source = ModelSource(trained)
     plain, biased = (
-        StreamingTransducer(source, "en", beam=12, phrases=phrases, bonus=50.0) for phrases in ((), ("Five!", "two three"))
+        StreamingTransducer(source, "en", beam=12, phrases=phrases, bonus=50.0)
+        for phrases in ((), ("Five!", "two three"))
     )
     jobs = [utterance("en", seed) for seed in range(3)]
     alone = [symbols(plain.stream(), samples, [700, 9_000]) for samples in jobs]

@@ -68,9 +68,8 @@ def export(
 
 def _bundle(model: Path, out: Path, dtype: str | None, languages: Sequence[str] | None, scores: Path | None) -> None:
     from asr_pathways.bundle.bundle import Bundle, write_bundle
-    from asr_pathways.bundle.layout import IDENTIFIER, QUANTITIES
-    from asr_pathways.bundle.layout import is_bundle
-from asr_pathways.bundle.load import load_model
+    from asr_pathways.bundle.layout import IDENTIFIER, QUANTITIES, is_bundle
+    from asr_pathways.bundle.load import load_model
     from asr_pathways.formats import size
 
     quantity = next((known for known in QUANTITIES if known == (dtype or "float16")), None)

@@ -314,7 +314,7 @@ def identify(model: Model, data: Data, languages: Languages = None) -> None:
     Example: asr-pathways identify runs/dynamic --data data/prompts
     """
     from asr_pathways.bundle.layout import is_bundle
-from asr_pathways.bundle.load import load_model
+    from asr_pathways.bundle.load import load_model
     from asr_pathways.evaluation.tables import identification_table
     from asr_pathways.model_folder.folder import fastest_device
     from asr_pathways.model_folder.language_id import fit_identifier

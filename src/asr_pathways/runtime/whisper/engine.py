@@ -198,7 +198,7 @@ class WhisperEngine:
 
     @cached_property
     def _alignment_heads(self) -> list[tuple[int, int]]:
-        """Heads of the decoder that follow the audio; unless the model names them, all in the upper half of its layers."""
+        """Heads of the decoder that follow the audio: those that the model names, or all in the upper half."""
         heads, layers = self._shape.decoder_attention_heads, self._shape.decoder_layers
         named = self._source.generation.get("alignment_heads") or [
             (layer, head) for layer in range(layers // 2, layers) for head in range(heads)
