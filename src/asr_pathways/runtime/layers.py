@@ -1,4 +1,4 @@
-"""How linear layers of a pathway are stored, and so multiplied, on this CPU: whichever is fastest within a tolerance."""
+"""How linear layers are stored, and so multiplied, on this CPU: whichever way is fastest within a tolerance."""
 
 from __future__ import annotations
 

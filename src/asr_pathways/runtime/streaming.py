@@ -1,4 +1,4 @@
-"""Streams of transducers of this package: audio in pieces of any size and rate, partial results, a language for each stream.
+"""Streams of transducers of this package: audio in pieces of any size and rate, partial results, a language each.
 
 `asr_pathways.runtime.recognizer.Recognizer` is what users run; it makes one of these where the model streams.
 """

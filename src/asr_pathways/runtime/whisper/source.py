@@ -62,7 +62,7 @@ class BundleSource:
         self.languages = bundle.languages
         self.granularity = bundle.config.pathways.config.granularity
         names = bundle.layout.under(FILES + HUB)
-        self.files = {name: bundle.file(HUB + name) for name in names}
+        self.files: Mapping[str, bytes] = {name: bundle.file(HUB + name) for name in names}
         self.config, self.generation, self.preprocessor = _configs(self.files, f"{self.where}: hub")
 
     def pathway(self, language: str) -> str:
@@ -92,7 +92,7 @@ class FolderSource:
         self._asr = asr
         self.where, self.languages = where, asr.languages
         self.granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
-        self.files = asr.model.files()
+        self.files: Mapping[str, bytes] = asr.model.files()
         self.config, self.generation, self.preprocessor = _configs(self.files, where)
         self._state: Mapping[str, Any] = {}
         self._language: str | None = None
