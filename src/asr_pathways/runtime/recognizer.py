@@ -53,12 +53,12 @@ class Engine(Protocol):
     Attributes:
         languages: that it recognises.
         window: seconds that are recognised at once, at most.
-        makes_up: whether it writes words where nobody speaks, so that silence is better not given to it.
+        free_text: whether it writes cased and punctuated text, and makes some up where nobody speaks.
     """
 
     languages: tuple[str, ...]
     window: float
-    makes_up: bool
+    free_text: bool
 
     def check_identification(self) -> None:
         """Raises `PathwaysError` if it does not tell its languages apart."""
@@ -180,7 +180,7 @@ class Recognizer:
         segments = []
         for (start, end), spoken in parts:
             part = samples[start:end]
-            if self._engine.makes_up and is_silent(part):
+            if self._engine.free_text and is_silent(part):
                 continue
             if (segment := self._engine.recognize(part, spoken, words)) is not None:
                 segments.append(_moved(segment, start / SAMPLE_RATE))

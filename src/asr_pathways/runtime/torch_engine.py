@@ -54,7 +54,7 @@ class TransducerEngine:
     """
 
     window = float("inf")
-    makes_up = False
+    free_text = False
 
     def __init__(self, streaming: StreamingTransducer, model: Path) -> None:
         self._streaming, self.languages = streaming, streaming.languages
@@ -88,7 +88,7 @@ class TorchEngine:
 
     def __init__(self, asr: AsrModel, model: Path) -> None:
         self._asr = asr
-        self.languages, self.window, self.makes_up = asr.languages, asr.model.window, asr.model.free_text
+        self.languages, self.window, self.free_text = asr.languages, asr.model.window, asr.model.free_text
         self._identification = _Identification(model, asr)
 
     def check_identification(self) -> None:

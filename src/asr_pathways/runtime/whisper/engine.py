@@ -72,7 +72,7 @@ class WhisperEngine:
         PathwaysError: if the kernels were not built, or a part of the model is missing or does not fit.
     """
 
-    makes_up = True
+    free_text = True
 
     def __init__(
         self,

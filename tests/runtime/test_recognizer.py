@@ -1,0 +1,165 @@
+"""The recogniser that users run, beside the training side's decoding."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asr_pathways import Recognizer
+from asr_pathways.bundle.bundle import write_bundle
+from asr_pathways.bundle.load import load_model
+from asr_pathways.data.audio import Samples
+from asr_pathways.errors import PathwaysError
+from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.pruning import PathwayConfig, Pathways
+from asr_pathways.runtime import recognizer as module
+from tests.models.hub.conftest import hub_folder  # noqa: F401
+from tests.pruned import overlapping
+
+Maker = Callable[[str], Path]
+
+
+def sound(seconds: float, seed: int = 0) -> Samples:
+    return 0.1 * np.random.default_rng(seed).standard_normal(round(16_000 * seconds)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def all_is_speech(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise has no voice, and a random model writes what it likes."""
+    monkeypatch.setattr(module, "is_silent", lambda _: False)
+
+
+@pytest.fixture(scope="module")
+def pruned(hub_folder: Maker) -> AsrModel:  # noqa: F811
+    """A Whisper of random weights with pathways, made for short windows."""
+    asr = load_model(hub_folder("whisper"))
+    asr.model.train_on_short_windows()
+    with torch.no_grad():  # larger weights: otherwise it writes one token whatever it is given
+        for name, weight in asr.model.network.named_parameters():
+            if weight.dim() == 2:
+                weight *= 30.0 if "embed_positions" in name else 8.0
+    config = PathwayConfig(sparsity=0.5, exclude=asr.model.unprunable)
+    asr.pathways = Pathways.attach(asr.model.network, config, ["en", "fr"])
+    overlapping(asr, 0.5)
+    return asr
+
+
+def decoded(asr: AsrModel, samples: Samples, language: str) -> str:
+    with asr.inference(language):
+        features = asr.model.frontend(samples)[None]
+        (ids,) = asr.model.decode(features, torch.tensor([features.shape[1]]), language)
+    return asr.tokenizer.decode(ids, language)
+
+
+@pytest.mark.parametrize("form", ["bundle", "folder"])
+def test_text_is_that_of_the_training_side(pruned: AsrModel, tmp_path: Path, form: str) -> None:
+    path = tmp_path / ("two.asrp" if form == "bundle" else "two")
+    if form == "bundle":
+        write_bundle(pruned, path, "float32")
+    else:
+        save_model(path, pruned)
+    recognizer = Recognizer(path, precision="float32")
+    assert recognizer.languages == ("en", "fr") and recognizer.tells_languages and not recognizer.streams
+    texts = set()
+    for language in recognizer.languages:
+        for seed, seconds in enumerate((0.3, 0.51, 1.2)):
+            samples = sound(seconds, seed)
+            result = recognizer.transcribe(samples, language=language, words=True)
+            assert result.text == decoded(pruned, samples, language)
+            assert [word.text for word in result.words] == result.text.split()
+            assert all(0 <= word.start <= word.end <= seconds and 0 <= word.probability <= 1 for word in result.words)
+            assert result.duration == pytest.approx(seconds)
+            texts.add(result.text)
+    assert len(texts) > 1
+
+
+def test_rounded_products_say_nearly_the_same(pruned: AsrModel, tmp_path: Path) -> None:
+    """Of random weights nearly all tokens are as likely: that the text is as long is all there is to compare."""
+    write_bundle(pruned, tmp_path / "two.asrp")
+    fast = Recognizer(tmp_path / "two.asrp", "fr").transcribe(sound(1.0))
+    assert isinstance(fast.text, str) and fast.language == "fr"
+
+
+def test_files_and_rates(pruned: AsrModel, tmp_path: Path) -> None:
+    write_bundle(pruned, tmp_path / "two.asrp", "float32")
+    recognizer = Recognizer(tmp_path / "two.asrp", "fr", precision="float32")
+    samples = sound(0.8)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    assert recognizer.transcribe(tmp_path / "a.wav") == recognizer.transcribe(samples)
+    assert recognizer.transcribe(np.repeat(samples, 2), 32_000).duration == pytest.approx(0.8)
+
+
+def test_auto_chooses_among_languages(pruned: AsrModel, tmp_path: Path) -> None:
+    write_bundle(pruned, tmp_path / "two.asrp", "float32")
+    result = Recognizer(tmp_path / "two.asrp", "auto").transcribe(sound(0.8))
+    assert sorted(result.languages) == ["en", "fr"] and sum(result.languages.values()) == pytest.approx(1)
+    assert result.language == next(iter(result.languages))
+    only = Recognizer(tmp_path / "two.asrp", "auto", languages=["fr"]).transcribe(sound(0.8))
+    assert only.language == "fr" and only.languages == {"fr": 1.0}
+
+
+def test_language_probabilities_are_those_of_the_training_side(pruned: AsrModel, tmp_path: Path) -> None:
+    write_bundle(pruned, tmp_path / "two.asrp", "float32")
+    recognizer, samples = Recognizer(tmp_path / "two.asrp", "auto", precision="float32"), sound(0.8)
+    features = pruned.model.frontend(samples)[None]
+    places = [pruned.model.languages.index(code) for code in ("en", "fr")]
+    total = torch.zeros(2)
+    for language in ("en", "fr"):
+        with pruned.inference(language):
+            shares = pruned.model.language_probabilities(features, torch.tensor([features.shape[1]]))[0, places]
+            total += shares / shares.sum()
+    wanted = dict(zip(("en", "fr"), (total / 2).tolist(), strict=True))
+    assert recognizer.transcribe(samples).languages == pytest.approx(wanted, abs=1e-4)
+
+
+def test_weights_of_languages_beyond_the_memory_are_dropped(pruned: AsrModel, tmp_path: Path) -> None:
+    write_bundle(pruned, tmp_path / "two.asrp", "float32")
+    roomy, tight = (Recognizer(tmp_path / "two.asrp", memory=memory) for memory in (float("inf"), 1))
+    for recognizer in (roomy, tight):
+        for language in ("en", "fr", "en"):
+            recognizer.transcribe(sound(0.5), language=language)
+    assert len(roomy._engine._networks) == 2 and len(tight._engine._networks) == 1  # type: ignore[attr-defined]
+
+
+def test_neither_torch_nor_transformers_is_imported(pruned: AsrModel, tmp_path: Path) -> None:
+    write_bundle(pruned, tmp_path / "two.asrp")
+    code = (
+        "import sys, numpy; from asr_pathways import Recognizer; "
+        f"Recognizer({str(tmp_path / 'two.asrp')!r}, 'fr').transcribe(numpy.zeros(8000, 'f')); "
+        "print([name for name in ('torch', 'transformers', 'lhotse', 'pandas') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_errors_are_one_line(pruned: AsrModel, tmp_path: Path) -> None:
+    path = tmp_path / "two.asrp"
+    write_bundle(pruned, path)
+    recognizer = Recognizer(path)
+    for action, line in {
+        lambda: Recognizer(path, "de"): "unknown language 'de': this model knows en fr",
+        lambda: Recognizer(path, "fr", threads=0): "threads: 0: at least 1 is needed",
+        lambda: Recognizer(path, "fr", precision="int4"): "precision: 'int4': choose auto or float32",  # type: ignore[arg-type]
+        lambda: Recognizer(path, languages=[]): "languages: at least one is needed",
+        lambda: recognizer.transcribe(sound(0.5)): "language: choose one of en fr",
+        lambda: recognizer.stream("fr"): "this model does not stream: use transcribe()",
+        lambda: recognizer.transcribe(np.zeros((2, 8000), np.float32), language="fr"): "samples: a float32 vector",
+        lambda: recognizer.transcribe(np.full(8000, np.nan, np.float32), language="fr"): "samples: some are not finite",
+        lambda: recognizer.transcribe(np.zeros(100, np.float32), language="fr"): "only 6 ms of audio",
+    }.items():
+        with pytest.raises(PathwaysError) as raised:
+            action()
+        assert line in str(raised.value) and "\n" not in str(raised.value)
