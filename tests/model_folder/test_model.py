@@ -103,6 +103,22 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda m: edit_json(m / "config.json", lambda c: c["model"].update(width=3)),
         "config.json: model.width: unknown key",
     ),
+    "a billion layers": (
+        lambda m: edit_json(m / "config.json", lambda c: c["model"]["encoder"].update(layers=10**9)),
+        "config.json: .*: the model is larger than the tensors that there are",
+    ),
+    "a predictor of a billion layers": (
+        lambda m: edit_json(m / "config.json", lambda c: c["model"].update(predictor_layers=10**9)),
+        "config.json: .*: the model is larger than the tensors that there are",
+    ),
+    "layers a million wide": (
+        lambda m: edit_json(m / "config.json", lambda c: c["model"].update(joiner_dim=10**6)),
+        "config.json: .*: the model is larger than the tensors that there are",
+    ),
+    "a window of a million frames": (
+        lambda m: edit_json(m / "config.json", lambda c: c["model"]["encoder"].update(segment=10**6)),
+        "config.json: .*: the model is larger than the tensors that there are",
+    ),
     "no weights": (lambda m: (m / "model.safetensors").unlink(), "model.safetensors: no such file"),
     "weights truncated": (lambda m: truncate(m / "model.safetensors"), "model.safetensors: cannot read weights"),
     "weights almost whole": (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -184,5 +183,4 @@ def _seal(path: Path, out: Path) -> None:
         stream.seek(0)
         stream.write(sealed)
         stream.flush()
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
-            read_layout(view, str(out))
+        read_layout(lambda start, size: sealed[start : start + size], path.stat().st_size, str(out))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from abc import abstractmethod
 from bisect import bisect_left
 from functools import cached_property
@@ -16,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import MARK, writing
+from asr_pathways.files import temporary_folder, writing
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights
 
@@ -167,10 +166,10 @@ class HubModel(SpeechModel):
     def _save_weights(self, folder: Path) -> None:
         """By a temporary folder, whose files are moved to ``folder``, ``config.json`` last."""
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f".model{MARK}") as temporary:
+        with temporary_folder(folder, "model") as temporary:
             self.hub.save_pretrained(temporary, max_shard_size="1000GB")
-            self._save_parts(temporary)
-            for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):
+            self._save_parts(str(temporary))
+            for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
                 path.chmod(0o644)
                 path.replace(folder / path.name)
 
