@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from asr_pathways import files
 from asr_pathways.errors import PathwaysError
@@ -27,8 +29,8 @@ def names(folder: Path) -> list[str]:
 def test_a_file_appears_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.txt"
     with atomic_path(path) as temporary:
-        assert temporary.parent == path.parent
-        assert temporary.suffix == ".txt"
+        assert temporary.parent.parent == path.parent
+        assert temporary.name == "a.txt"
         temporary.write_text("half")
         assert not path.exists()
     assert path.read_text() == "half"
@@ -49,11 +51,20 @@ def test_an_error_keeps_the_old_file(tmp_path: Path, old: str | None, error: Bas
     assert not old or path.read_text() == old
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "replace", "mkstemp"])
+def test_an_error_of_safetensors_is_one_line(tmp_path: Path) -> None:
+    line = r"a\.safetensors: cannot write: .*Is a directory"
+    with pytest.raises(PathwaysError, match=line), atomic_path(tmp_path / "a.safetensors") as temporary:
+        temporary.unlink()
+        temporary.mkdir()
+        save_file({"a": torch.zeros(1)}, temporary)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace", "mkdtemp"])
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    places = {"fsync": "os.fsync", "replace": "pathlib.Path.replace", "mkstemp": "tempfile.mkstemp"}
+    places = {"fsync": "os.fsync", "replace": "pathlib.Path.replace", "mkdtemp": "tempfile.mkdtemp"}
     if call in places:
         monkeypatch.setattr(places[call], full_disk)
     with pytest.raises(PathwaysError) as caught, atomic_path(path) as temporary:
@@ -196,7 +207,7 @@ def test_the_next_writer_brings_back_what_was_put_aside(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.txt", "a[1].b.txt", "folder", "no suffix."])
 def test_a_writer_removes_what_killed_ones_of_the_same_path_left(tmp_path: Path, name: str) -> None:
     write = atomic_folder if name == "folder" else atomic_path
-    others = [".other.tmp-a1b2c3d4.txt", ".a.tmp-short.txt", "a.txt.tmp-a1b2c3d4"]
+    others = [".other.tmp-a1b2c3d4", ".a.txt.tmp-short", "a.txt.tmp-a1b2c3d4"]
     for other in others:
         (tmp_path / other).write_text("somebody's")
     for _ in range(3):
@@ -217,15 +228,31 @@ def test_writers_of_the_same_path_leave_each_other_alone(tmp_path: Path) -> None
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_link_to_a_folder_is_replaced_and_the_folder_stays(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "a.txt").write_text("old")
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    with atomic_folder(tmp_path / "link") as temporary:
-        (temporary / "a.txt").write_text("new")
-    assert names(tmp_path) == ["link", "real"]
-    assert (tmp_path / "link" / "a.txt").read_text() == "new" and not (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real" / "a.txt").read_text() == "old"
+@pytest.mark.parametrize("dangling", [True, False])
+def test_links_stay_and_what_they_lead_to_is_written(tmp_path: Path, dangling: bool) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for name in ("folder", "a.json"):
+        (tmp_path / name).symlink_to(Path("disk") / name)
+    for _ in range(1 if dangling else 2):
+        with atomic_folder(tmp_path / "folder") as temporary:
+            assert temporary.parent == disk
+            (temporary / "a.txt").write_text("new")
+        write_json(tmp_path / "a.json", "new")
+    assert names(tmp_path) == ["a.json", "disk", "folder"] and names(disk) == ["a.json", "folder"]
+    assert (tmp_path / "folder").is_symlink() and (tmp_path / "a.json").is_symlink()
+    assert names(disk / "folder") == ["a.txt"] and read_json(disk / "a.json") == "new"
+
+
+def test_devices_and_pipes_stay_what_they_are(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name in ("pipe", "link"):
+        for write in (atomic_path, atomic_folder):
+            line = f"/{name}: cannot write: neither a file nor a folder"
+            with pytest.raises(PathwaysError, match=line), write(tmp_path / name):
+                pass
+    assert names(tmp_path) == ["link", "pipe"]
 
 
 def test_half_a_character_is_written_as_an_escape(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Files are written whole or not at all: into a temporary sibling, then renamed.
 
-A writer holds a lock on its temporary file or folder, which ends with the process: the next writer of the same path
+A writer holds a lock on its temporary folder, which ends with the process: the next writer of the same path
 removes what nobody holds.
 """
 
@@ -14,10 +14,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from asr_pathways.errors import PathwaysError
 
@@ -25,7 +27,7 @@ MARK = ".tmp-"
 """In every temporary name, before the eight characters that `tempfile` adds."""
 _OLD = ".old"
 _RANDOM = "[a-z0-9_]{8}"
-_LEFTOVER = re.compile(r"\.(.+)" + re.escape(MARK) + _RANDOM + r"(\.[^.]+)?")
+_LEFTOVER = re.compile(r"\.(.+)" + re.escape(MARK) + _RANDOM)
 
 _HERE, _EXCHANGE = -100, 2
 """Linux's AT_FDCWD and RENAME_EXCHANGE."""
@@ -33,34 +35,34 @@ _HERE, _EXCHANGE = -100, 2
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises an OSError inside the block as a PathwaysError that names ``path``."""
+    """Raises an OSError inside the block, or safetensors' own, as a PathwaysError that names ``path``."""
     try:
         yield
     except OSError as error:
         raise PathwaysError(f"{path}: cannot write: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise PathwaysError(f"{path}: cannot write: {error}") from None
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary file path beside ``path``; renamed to ``path`` on success, removed on any error.
+    """Yields an empty file in a temporary folder beside ``path``; renamed to ``path`` on success, removed on any error.
 
-    The temporary name keeps the suffix of ``path`` (writers that look at the suffix go on working).
+    It has the name of ``path`` (writers that look at the suffix go on working).
 
     Raises:
         PathwaysError: if the file cannot be written (no permission, disk full); what was at ``path`` stays.
     """
-    path = Path(path)
     with writing(path):
+        path = _behind_links(Path(path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(path.parent, path.stem, path.suffix)
-        with _held(lambda: _new_file(path)) as temporary:
-            try:
-                yield temporary
-                temporary.chmod(0o644)
-                flush(temporary)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with temporary_folder(path.parent, path.name) as folder:  # writers may have temporary files of their own
+            temporary = folder / path.name
+            temporary.touch()
+            yield temporary
+            temporary.chmod(0o644)
+            flush(temporary)
+            temporary.replace(path)
 
 
 @contextmanager
@@ -73,8 +75,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         PathwaysError: if the folder cannot be written; what was at ``path`` stays.
     """
-    path = Path(path)
     with writing(path):
+        path = _behind_links(Path(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent, path.name) as temporary:
             yield temporary
@@ -88,25 +90,27 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 @contextmanager
 def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
     """An empty folder in ``parent`` for as long as the block takes; those of the same name that kills left go first."""
-    _clear(parent, name, "")
-    with _held(lambda: Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}{MARK}"))) as temporary:
+    _clear(parent, name)
+    with _new_folder(parent, name) as temporary:
         try:
             yield temporary
         finally:
             _remove(temporary)
 
 
-def _new_file(path: Path) -> Path:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{MARK}", suffix=path.suffix)
-    os.close(descriptor)
-    return Path(name)
+def _behind_links(path: Path) -> Path:
+    """Where a link leads, so that it stays; refuses devices and pipes, whose place a file would take."""
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if place.exists() and not place.is_file() and not place.is_dir():
+        raise PathwaysError(f"{path}: cannot write: neither a file nor a folder")
+    return place
 
 
 @contextmanager
-def _held(make: Callable[[], Path]) -> Iterator[Path]:
-    """What ``make`` makes, locked; another one if somebody took that for a leftover before it was locked."""
+def _new_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Makes a folder and locks it; makes another one if somebody took that for a leftover before it was locked."""
     while True:
-        path = make()
+        path = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}{MARK}"))
         with _locked(path) as free:
             if free is not False and path.exists():
                 yield path
@@ -115,7 +119,7 @@ def _held(make: Callable[[], Path]) -> Iterator[Path]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[bool | None]:
-    """Locks a file or folder if no other process has; yields whether it did, or None where there are no locks."""
+    """Locks a folder if no other process has; yields whether it did, or None where there are no locks."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
@@ -134,9 +138,9 @@ def _locked(path: Path) -> Iterator[bool | None]:
         os.close(descriptor)
 
 
-def _clear(folder: Path, name: str, suffix: str) -> None:
-    """Removes what killed writers of ``name + suffix`` left, and brings back what one of them had put aside."""
-    pattern = re.compile(rf"\.{re.escape(name)}({re.escape(_OLD)})?{re.escape(MARK)}{_RANDOM}{re.escape(suffix)}")
+def _clear(folder: Path, name: str) -> None:
+    """Removes what killed writers of ``name`` left, and brings back what one of them had put aside."""
+    pattern = re.compile(rf"\.{re.escape(name)}({re.escape(_OLD)})?{re.escape(MARK)}{_RANDOM}")
     with os.scandir(folder) as entries:
         left = [folder / entry.name for entry in entries if pattern.fullmatch(entry.name)]
     for path in left:
@@ -162,7 +166,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _swap(new: Path, path: Path) -> None:
     """Renames the folder ``new`` to ``path``; what was there is removed, or comes back if that fails."""
-    with _held(lambda: Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{_OLD}{MARK}"))) as aside:
+    with _new_folder(path.parent, f"{path.name}{_OLD}") as aside:
         old = aside / path.name
         try:
             path.replace(old)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from asr_pathways.bundle import layout
@@ -117,8 +116,6 @@ class Contents:
             with atomic_path(out) as temporary:
                 save_file(arrays, temporary, metadata={layout.METADATA: header.text()})
                 _seal(temporary, out)
-        except SafetensorError as error:
-            raise BundleError(f"{out}: cannot write: {error}") from None
         except PathwaysError as error:
             raise BundleError(str(error)) from None
 

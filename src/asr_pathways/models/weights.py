@@ -28,10 +28,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model).items()}
     with atomic_path(path) as temporary:
-        try:
-            save_file(kept, temporary, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise PathwaysError(f"{path}: cannot write: {error}") from None
+        save_file(kept, temporary, metadata={"format": "pt"})
 
 
 def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:

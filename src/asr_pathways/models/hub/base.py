@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -146,11 +145,8 @@ class HubModel(SpeechModel):
 
     def save_weights(self, folder: Path) -> None:
         """Writes a folder that transformers loads: weights, config, tokenizer and feature extractor."""
-        try:
-            with writing(folder):
-                self._save_weights(folder)
-        except SafetensorError as error:
-            raise PathwaysError(f"{folder}: cannot write: {error}") from None
+        with writing(folder):
+            self._save_weights(folder)
 
     def load_weights(self, folder: Path) -> None:
         """Reads ``model.safetensors``."""
