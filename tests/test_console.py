@@ -27,6 +27,17 @@ def test_text_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     assert ODD in printed.err
 
 
+def test_no_text_orders_a_terminal_about(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("\x1b[2Jname", title="\x1b]0;title\x07")
+    table.add_row("two\nlines\x9b31m")
+    print_table(table)
+    make_console().print("\x1b[31mred", "\x00")
+    printed = capsys.readouterr().out
+    assert not set("\x1b\x07\x9b\x00") & set(printed)
+    for shown in (r"\x1b[2Jname", r"\x1b]0;title\x07", r"lines\x9b31m", r"\x1b[31mred \x00"):
+        assert shown in printed
+
+
 def test_a_column_of_a_progress_bar_is_no_markup() -> None:
     console = make_console()
     console.file = StringIO()

@@ -27,7 +27,7 @@ MARK = ".tmp-"
 """In every temporary name, before the eight characters that `tempfile` adds."""
 _OLD = ".old"
 _RANDOM = "[a-z0-9_]{8}"
-_LEFTOVER = re.compile(r"\.(.+)" + re.escape(MARK) + _RANDOM)
+_LEFTOVER = re.compile(r"\.(.+)" + re.escape(MARK) + _RANDOM + r"(\.[^.]+)?")
 
 _HERE, _EXCHANGE = -100, 2
 """Linux's AT_FDCWD and RENAME_EXCHANGE."""
@@ -226,6 +226,16 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def refuse_pipes(path: Path) -> None:
+    """Refuses a pipe or a device in place of a file: reading it would wait for ever, or never end.
+
+    Raises:
+        PathwaysError: naming it.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise PathwaysError(f"{path}: a pipe or a device, not a file")
+
+
 def read_text(path: Path, what: str = "") -> str:
     """Reads a UTF-8 file; ``what`` it should be is named in errors.
 
@@ -258,6 +268,7 @@ def read_json(path: Path) -> Any:
     Raises:
         PathwaysError: if the file is missing or is not JSON.
     """
+    refuse_pipes(path)
     text = read_text(path)
     try:
         return parse_json(text)

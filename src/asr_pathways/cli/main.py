@@ -17,7 +17,7 @@ from asr_pathways.cli.data import app as data_app
 from asr_pathways.cli.export import export
 from asr_pathways.cli.tables import split_languages
 from asr_pathways.console import print_table
-from asr_pathways.errors import PathwaysError, one_line
+from asr_pathways.errors import PathwaysError, one_line, visible
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.decode import Transcript
@@ -225,7 +225,7 @@ def transcribe(
                 if json:
                     typer.echo(dumps(dataclasses.asdict(result), ensure_ascii=False))
                 else:
-                    typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
+                    typer.echo(visible(result.text if len(files) == 1 else f"{result.file}: {result.text}"))
         except PathwaysError as error:
             if len(files) == 1 or _debug:
                 raise
@@ -268,7 +268,7 @@ def _streamed(model: Path, language: str, beam: int, phrases: Path | None) -> Ca
             if final:
                 yield result
             elif result.text != shown:
-                typer.echo(f"... {result.text}", err=True)
+                typer.echo(f"... {visible(result.text)}", err=True)
             shown = result.text
 
     return recognize

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_path
+from asr_pathways.files import atomic_path, refuse_pipes
 
 SPARE = 4 << 20
 """Items of buffers that a model may have beside what its file has."""
@@ -37,6 +37,7 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         PathwaysError: if the file is missing or truncated.
     """
+    refuse_pipes(path)
     try:
         with safe_open(path, framework="pt") as opened:
             return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
@@ -52,6 +53,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         PathwaysError: if the file is missing, truncated or of another model; it names the first odd tensor.
     """
+    refuse_pipes(path)
     try:
         state = load_file(path)
     except FileNotFoundError:

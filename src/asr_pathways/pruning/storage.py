@@ -18,7 +18,7 @@ from torch import Tensor
 
 from asr_pathways.config import Config, parse_config
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_folder, read_json, write_json
+from asr_pathways.files import atomic_folder, read_json, refuse_pipes, write_json
 from asr_pathways.pruning.config import PathwayConfig
 from asr_pathways.pruning.masks import packed_size
 
@@ -139,6 +139,7 @@ def _write_tensors(path: Path, tensors: ByLanguage) -> str:
 
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    refuse_pipes(path)
     try:
         content = path.read_bytes()
     except OSError as error:
