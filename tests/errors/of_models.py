@@ -456,7 +456,7 @@ MODELS = [
         "a folder whose name looks like markup",
         "inspect t[/x]:bug:",
         "",
-        lambda here: (here / "t[/x]:bug:").symlink_to((here / "sparse").resolve()),
+        several(folder("t["), lambda here: (here / "t[" / "x]:bug:").symlink_to((here / "sparse").resolve())),
         status=0,
     ),
 ]

@@ -74,9 +74,7 @@ def _weights(source: Source) -> list[Path]:
         return [single]
     index = file_of(source, INDEX)
     if index is None:
-        raise PathwaysError(
-            f"{source}: no {WEIGHTS} there, or none that can be fetched: weights in other forms are not read"
-        )
+        raise PathwaysError(f"{source}: no {WEIGHTS} there, or none that can be fetched: no other form is read")
     raw = read_json(index)
     named = raw.get("weight_map") if isinstance(raw, dict) else None
     if not isinstance(named, dict) or not named:

@@ -145,8 +145,8 @@ private:
         }
     }
 
-    // scale = largest |weight| of the row / 127, or the smallest float above zero; a row too small for a normal scale is
-    // divided by the scale as it was rounded.
+    // scale = largest |weight| of the row / 127, or the smallest float above zero; a row too small for a normal scale
+    // is divided by the scale as it was rounded.
     void find_scales(int64_t chunk) {
         const int64_t end = std::min(source_.rows, (chunk + 1) * kChunkRows);
         for (int64_t row = chunk * kChunkRows; row < end; ++row) {
@@ -202,7 +202,7 @@ private:
     const bool bits_;
     const int64_t words_;
     Matrix matrix_;
-    std::vector<uint64_t> kept_;         // (rows up to a whole chunk, words): bit c % 64 of word c / 64
+    std::vector<uint64_t> kept_;          // (rows up to a whole chunk, words): bit c % 64 of word c / 64
     std::vector<double> inverse_scales_;  // of this chunk's rows
 };
 
