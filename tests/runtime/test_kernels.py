@@ -270,7 +270,7 @@ def resized(x: Tensor, size: int) -> Tensor:
         (torch._neg_view(torch.ones(2, 4)), "x is a negated view, whose memory has the other signs"),
         (resized(torch.ones(2, 4), 0), "x is larger than its memory, which was resized"),
         (resized(torch.ones(2, 4), 28), "x is larger than its memory, which was resized"),
-        (resized(torch.ones(4, 4), 60)[2:], "x is larger than its memory, which was resized"),
+        (resized(torch.ones(4, 4)[2:], 60), "x is larger than its memory, which was resized"),
         (torch.ones(2, 4).to_sparse(), "x must be a dense tensor, not sparse_coo"),
         (torch.ones(2, 4).to_sparse_csr(), "x must be a dense tensor, not sparse_csr"),
         (torch.ones(2, 4).to_mkldnn(), "x must be a dense tensor, not _mkldnn"),
