@@ -127,6 +127,18 @@ RECIPES = [
         text("bad.yaml", DEEP),
     ),
     Case(
+        "a seed of thirty digits",
+        BAD_RECIPE,
+        "bad.yaml: seed: Input should be less than 9223372036854775808",
+        text("bad.yaml", f"optimizer: {{steps: 3}}\nseed: 1{'0' * 30}"),
+    ),
+    Case(
+        "a billion threads",
+        BAD_RECIPE,
+        "bad.yaml: threads: Input should be less than or equal to 1024",
+        text("bad.yaml", "optimizer: {steps: 3}\nthreads: 1000000000"),
+    ),
+    Case(
         "a date that is none",
         BAD_RECIPE,
         "bad.yaml: not valid YAML: month must be in 1..12",

@@ -288,6 +288,9 @@ def test_other_arguments_that_do_not_fit_are_refused() -> None:
         matrix.matmul(x, torch.ones(4))
     with pytest.raises(PathwaysError, match="threads must be 1 or more, not 0"):
         matrix.matmul(x, threads=0)
+    for many in (1025, 2**31, 10**30):
+        with pytest.raises(PathwaysError, match="threads must be 1024 or fewer, not"):
+            matrix.matmul(x, threads=many)
     with pytest.raises(PathwaysError, match="4 \\* hidden rows"):
         lstm_step(x, x, x, matrix, matrix)
 
