@@ -197,7 +197,7 @@ class Reader:
         if slot is None:
             raise self._broken(name, "there is no such part")
         content = self._read(self.layout.start + slot.data_offsets[0], slot.nbytes)
-        if hashlib.sha256(content).hexdigest() != self.config.sha256[name]:
+        if hashlib.sha256(content.data).hexdigest() != self.config.sha256[name]:
             raise self._broken(name, "changed since it was written: its SHA-256 is another")
         return content.view(slot.item).reshape(slot.shape)
 
@@ -205,7 +205,7 @@ class Reader:
         """Bytes of the file, as many as there are: uint8 (size,)."""
         content, count = np.empty(size, dtype=np.uint8), 0
         try:
-            while count < size and (more := os.preadv(self._descriptor, [content[count:]], start + count)):
+            while count < size and (more := os.preadv(self._descriptor, [content[count:].data], start + count)):
                 count += more
         except OSError as error:
             raise BundleError(f"{self.path}: cannot read: {error.strerror or error}") from None
