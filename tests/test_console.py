@@ -11,6 +11,7 @@ from rich.table import Table
 from asr_pathways.console import make_console, print_table, text_column
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
+from asr_pathways.training.progress import TrainingProgress
 
 ODD = "a[/x]b[red]c:bug:d\\[e]"
 SOURCE = Path(__file__).parents[1] / "src" / "asr_pathways"
@@ -44,6 +45,12 @@ def test_a_column_of_a_progress_bar_is_no_markup() -> None:
     with Progress(text_column("{task.description}"), console=console) as bar:
         bar.add_task(ODD)
     assert ODD in console.file.getvalue()
+
+
+def test_what_a_run_reports_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingProgress(None, ODD, 0, 3) as progress:
+        progress.warning(f"left out: {ODD}")
+    assert f"left out: {ODD}" in capsys.readouterr().err
 
 
 def test_no_other_file_makes_a_console() -> None:
