@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from asr_pathways.errors import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TextColumn
     from rich.table import Table
+    from rich.text import Text
 
 
 def make_console(*, stderr: bool = False, width: int | None = None, highlight: bool = False) -> Console:
-    """A console of rich's for which ``[/x]`` and ``:bug:`` in a path are letters."""
+    """A console of rich's for which ``[/x]`` and ``:bug:`` in a path are letters, and no sequence is an escape."""
     from rich.console import Console
 
-    return Console(stderr=stderr, width=width, highlight=highlight, markup=False, emoji=False)
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(visible(text), **options)
+
+    return Plain(stderr=stderr, width=width, highlight=highlight, markup=False, emoji=False)
 
 
 def text_column(template: str, style: str = "none") -> TextColumn:

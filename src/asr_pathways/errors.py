@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 
 _BREAK = re.compile(r"\s*[\n\r\v\f\x85\u2028\u2029]\s*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 def one_line(text: str) -> str:
-    """The text in one line: breaks become spaces, other control characters, which terminals obey, escapes."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), _BREAK.sub(" ", text.strip()))
+    """The text in one line: breaks become spaces, other control characters escapes."""
+    return visible(_BREAK.sub(" ", text.strip()))
+
+
+def visible(text: str) -> str:
+    """The text with escapes for control characters, which terminals obey, but for line feeds."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class PathwaysError(Exception):

@@ -304,13 +304,12 @@ def test_a_bundle_takes_the_place_of_another(five: AsrModel, tmp_path: Path) -> 
         assert Bundle.open(tmp_path / "b.asrp").languages == tuple(languages)
 
 
-def test_values_are_mapped(five_file: Path) -> None:
+def test_values_are_those_of_the_union(five_file: Path) -> None:
     bundle = Bundle.open(five_file)
     name = next(iter(bundle.layout.prunable))
     found = bundle.values(name)
     assert found.values.shape == (bundle.layout.kept_of(name),)
     assert not found.values.flags.writeable
-    assert not found.values.flags.owndata
     assert torch.equal(torch.from_numpy(found.values.copy()), dense_union(bundle, name))
     with pytest.raises(BundleError, match="no tensor nothing"):
         bundle.values("nothing")
@@ -375,6 +374,41 @@ def test_what_is_written_to_while_it_is_open_is_noticed(change: str, five: AsrMo
     later(path)
     for read in (lambda: bundle.weights("en"), lambda: bundle.mask("fr"), lambda: recognizer.load("fr")):
         with pytest.raises(BundleError, match=r"b\.asrp: was written to since it was opened: open it again"):
+            read()
+
+
+@pytest.mark.parametrize("change", ["a value", "a mask", "cut"])
+def test_the_same_time_of_change_hides_nothing(change: str, five: AsrModel, tmp_path: Path) -> None:
+    assert five.pathways is not None
+    path = tmp_path / "b.asrp"
+    write_bundle(five, path, "float32")
+    recognizer, bundle = Recognizer(path, "en"), Bundle.open(path)
+    bundle.verify()
+    name = next(iter(bundle.layout.prunable))
+    value, before = bundle.values(name), path.stat()
+    slot = bundle.layout.slots["masks/fr" if change == "a mask" else f"values/{name}"]
+    with path.open("r+b") as stream:
+        if change == "cut":
+            stream.truncate(4096)
+        else:
+            stream.seek(bundle.layout.start + slot.data_offsets[0])
+            stream.write(b"xyzx")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as `cp -p` and `rsync -t` do
+    for read in (bundle.verify, lambda: bundle.weights("fr"), lambda: recognizer.load("fr")):
+        with pytest.raises(BundleError, match=r"b\.asrp: "):
+            read()
+    assert torch.isfinite(torch.from_numpy(value.floats().copy())).all()  # what was read is a copy
+
+
+def test_a_disk_that_fails_is_one_line(five: AsrModel, five_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(five_file)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.preadv", fail)
+    for read in (bundle.verify, lambda: bundle.mask("fr"), lambda: Bundle.open(five_file)):
+        with pytest.raises(BundleError, match=r"five\.asrp: cannot read: Input/output error"):
             read()
 
 

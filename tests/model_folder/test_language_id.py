@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from asr_pathways.bundle.load import load_model
@@ -64,6 +65,34 @@ def test_missing_and_broken_are_one_line(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"not safetensors")
     with pytest.raises(PathwaysError, match=f"{FILE}: not a language identifier"):
         LanguageIdentifier.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("languages", "change", "message"),
+    [
+        ('["en", "fr"]', {"bias": torch.zeros(7)}, "its tensors do not fit each other"),
+        ('["en", "fr"]', {"scale": torch.zeros(3, 1)}, "its tensors do not fit each other"),
+        ('["en", "fr"]', {"weight": torch.full((3, 2), torch.nan)}, "not float32 ones of finite values"),
+        ('["en", "fr"]', {"mean": torch.zeros(3).long()}, "not float32 ones of finite values"),
+        ('"ab"', {}, "its languages are no list of codes"),
+        ("[1, {}]", {}, "its languages are no list of codes"),
+        ("[" * 100_000, {}, "nested too deeply"),
+        ("[]", {"weight": torch.zeros(3, 0), "bias": torch.zeros(0)}, "its tensors do not fit each other"),
+    ],
+)
+def test_one_that_makes_no_sense_is_one_line(
+    languages: str, change: dict[str, torch.Tensor], message: str, tmp_path: Path
+) -> None:
+    tensors = {"mean": torch.zeros(3), "scale": torch.ones(3), "weight": torch.ones(3, 2), "bias": torch.zeros(2)}
+    save_file(tensors | change, tmp_path / FILE, metadata={"languages": languages})
+    with pytest.raises(PathwaysError, match=f"{FILE}: not a language identifier: .*{message}"):
+        LanguageIdentifier.load(tmp_path)
+
+
+def test_one_of_another_model_is_refused() -> None:
+    identifier = LanguageIdentifier.fit(torch.randn(20, 3), ["en", "fr"] * 10)
+    with pytest.raises(PathwaysError, match="the language identifier is of another model"):
+        identifier.probabilities(torch.randn(1, 4))
 
 
 @pytest.mark.parametrize("kind", list(MAKERS))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,14 @@ def change_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], objec
     save_file(state, path)
 
 
+def pipe(name: str) -> Callable[[Path], object]:
+    def make(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return make
+
+
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda m: (m / "config.json").unlink(), "not a model folder: it has no config.json"),
     "config not JSON": (lambda m: (m / "config.json").write_text("{"), "config.json: not valid JSON"),
@@ -103,6 +112,28 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda m: edit_json(m / "config.json", lambda c: c["model"].update(width=3)),
         "config.json: model.width: unknown key",
     ),
+    "a billion layers": (
+        lambda m: edit_json(m / "config.json", lambda c: c["model"]["encoder"].update(layers=10**9)),
+        "config.json: .*: the model is larger than the tensors that there are",
+    ),
+    "a predictor of a billion layers": (
+        lambda m: edit_json(m / "config.json", lambda c: c["model"].update(predictor_layers=10**9)),
+        "config.json: .*: the model is larger than the tensors that there are",
+    ),
+    "layers a million wide": (
+        lambda m: edit_json(m / "config.json", lambda c: c["model"].update(joiner_dim=10**6)),
+        "config.json: .*: the model is larger than the tensors that there are",
+    ),
+    "a window of a million frames": (
+        lambda m: edit_json(m / "config.json", lambda c: c["model"]["encoder"].update(segment=10**6)),
+        "config.json: .*: the model is larger than the tensors that there are",
+    ),
+    **{
+        f"a pipe for {name}": (pipe(name), rf"{name}: a pipe or a device, not a file")
+        for name in ("model.safetensors", "tokenizer.model", "pathways/masks.safetensors")
+    },
+    "a pipe for the description of masks": (pipe("pathways/pathways.json"), "no pathways.json here"),
+    "a pipe for its config": (pipe("config.json"), "not a model folder: it has no config.json"),
     "no weights": (lambda m: (m / "model.safetensors").unlink(), "model.safetensors: no such file"),
     "weights truncated": (lambda m: truncate(m / "model.safetensors"), "model.safetensors: cannot read weights"),
     "weights almost whole": (

@@ -70,6 +70,28 @@ def test_each_step_is_what_the_module_computes(variant: str, dim: int, segment: 
 
 
 @built
+@pytest.mark.parametrize("variant", variants())
+@torch.inference_mode()
+def test_no_step_hides_a_nan(variant: str) -> None:
+    config, layer = random_layer(16, 4, 1)
+    own, conv, forward = layer.attention, layer.conv, layer.feed_forward
+    x, past = torch.randn(1, 5, 16), torch.randn(1, config.left_context, 32)
+    x[0, 1, 3] = float("nan")
+    unseen = torch.zeros(1, config.left_context + 5)
+    step = FeedForward(forward[0], product(forward[1]), product(forward[3]), variant=variant)  # type: ignore[arg-type]
+    assert torch.equal(step(x[0]).isnan().all(1), torch.tensor([False, True, False, False, False]))
+    bias = own.distance_bias[:, own.distances].contiguous()
+    attention = Attention(own.norm, product(own.query), product(own.key_value), product(own.out), bias, variant=variant)
+    assert attention(x, past, unseen)[0].isnan().all()  # every frame attends to it
+    assert isinstance(conv, CausalConv)
+    ends = product(conv.inwards), product(conv.out)
+    convolution = Convolution(conv.norm, ends[0], conv.depthwise, conv.depthwise_norm, ends[1], variant=variant)
+    assert torch.equal(
+        convolution(x, torch.zeros(1, 2, 16))[0][0].isnan().all(1), torch.tensor([False, True, True, True, False])
+    )
+
+
+@built
 @pytest.mark.parametrize("final", [False, True])
 @torch.inference_mode()
 def test_sparse_layers_stream_as_the_encoder_does(final: bool) -> None:

@@ -159,6 +159,40 @@ def test_int8_rounds_each_row_to_its_own_scale(granularity: str) -> None:
     torch.testing.assert_close(codes, codes.round(), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("granularity", ["unstructured", "block:4x1", "block:8x1"])
+def test_int8_rows_of_any_size_keep_their_values(granularity: str) -> None:
+    """Down to where float32 itself has no digits left: half a step, or half of the smallest float above zero."""
+    sizes = torch.tensor([3e38, 1.0, 1e-30, 1e-35, 4e-37, 1e-37, 1e-38, 1e-40, 1e-42, 1e-43, 1e-45, 0.0])
+    directions = random_weight(12, 90, granularity).double()
+    weight = (directions / directions.abs().amax(1, keepdim=True) * sizes.double()[:, None]).float()
+    found = SparseMatrix.pack(weight, granularity, "int8").dense().double()
+    largest = weight.double().abs().amax(1, keepdim=True)
+    assert ((found - weight.double()).abs() <= 0.501 * largest / 127 + 127 * 0.75e-45).all()
+    assert (found[:10].abs().amax(1) > 0).all()  # none becomes zeros
+    assert not found[-1].any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_no_product_hides_what_is_not_finite(value: float) -> None:
+    weight = random_weight(40, 90)
+    weight[3, 7] = value
+    matrix = SparseMatrix.pack(weight)
+    for n in (1, 3, 20):
+        for variant in variants():
+            assert not matrix.matmul(torch.ones(n, 90), variant=variant)[:, 3].isfinite().any()
+            x = activations(n, 90)
+            x[0, 5] = value
+            found = SparseMatrix.pack(torch.ones(40, 90)).matmul(x, variant=variant)
+            assert not found[0].isfinite().any() and found[1:].isfinite().all()
+            hidden = torch.zeros(n, 10)
+            x = x if value != value else x.fill_(value)
+            gates = SparseMatrix.pack(torch.ones(40, 90)), SparseMatrix.pack(torch.ones(40, 10))
+            h, c = lstm_step(x, hidden, hidden, *gates, variant=variant)
+            assert (h[0].isnan() & c[0].isnan()).all() or value == value
+    with pytest.raises(PathwaysError, match="values that are not finite cannot be stored as int8"):
+        SparseMatrix.pack(weight, dtype="int8")
+
+
 def test_a_row_of_zeros_gives_its_bias() -> None:
     matrix = SparseMatrix.pack(torch.zeros(6, 9), "block:4x1")
     bias = torch.arange(6.0)
@@ -252,6 +286,12 @@ def test_portable_kernels_are_always_there() -> None:
         SparseMatrix.pack(torch.ones(2, 2)).matmul(torch.ones(1, 2), variant="abacus")
 
 
+def resized(x: Tensor, size: int) -> Tensor:
+    """The tensor, its memory cut to so many bytes, as sharded training does."""
+    x.untyped_storage().resize_(size)
+    return x
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [
@@ -260,6 +300,14 @@ def test_portable_kernels_are_always_there() -> None:
         (torch.ones(2, 4, dtype=torch.float64), "x must be float32, not float64"),
         (torch.ones(4, 2).T, "x must be contiguous"),
         (torch.ones(2, 4, device="meta"), "x must be on the CPU, not on meta"),
+        (torch._neg_view(torch.ones(2, 4)), "x is a negated view, whose memory has the other signs"),
+        (resized(torch.ones(2, 4), 0), "x is larger than its memory, which was resized"),
+        (resized(torch.ones(2, 4), 28), "x is larger than its memory, which was resized"),
+        (resized(torch.ones(4, 4)[2:], 60), "x is larger than its memory, which was resized"),
+        (torch.ones(2, 4).to_sparse(), "x must be a dense tensor, not sparse_coo"),
+        (torch.ones(2, 4).to_sparse_csr(), "x must be a dense tensor, not sparse_csr"),
+        (torch.ones(2, 4).to_mkldnn(), "x must be a dense tensor, not _mkldnn"),
+        (torch.ones(1, 4).expand(2, 4), "x must be contiguous"),
     ],
 )
 def test_activations_that_do_not_fit_are_refused(x: Tensor, message: str) -> None:
@@ -273,11 +321,22 @@ def test_other_arguments_that_do_not_fit_are_refused() -> None:
         matrix.matmul(x, torch.ones(4))
     with pytest.raises(PathwaysError, match="threads must be 1 or more, not 0"):
         matrix.matmul(x, threads=0)
+    for many in (1025, 2**31, 10**30):
+        with pytest.raises(PathwaysError, match="threads must be 1024 or fewer, not"):
+            matrix.matmul(x, threads=many)
     with pytest.raises(PathwaysError, match="4 \\* hidden rows"):
         lstm_step(x, x, x, matrix, matrix)
 
 
 def test_weights_that_cannot_be_packed_are_refused() -> None:
+    with pytest.raises(PathwaysError, match="a weight is a negated view"):
+        SparseMatrix.pack(torch._neg_view(torch.ones(3, 4)))
+    with pytest.raises(PathwaysError, match="the values of a union is larger than its memory"):
+        SparseMatrix.from_union(resized(torch.ones(8), 0), torch.ones(1).byte(), torch.ones(1).byte(), (2, 4))
+    bits = torch.zeros(0, dtype=torch.uint8)
+    for shape in ((0, 0), (32, 0), (0, 4), (-1, 4), (1.5, 4), ("3", 4)):
+        with pytest.raises(PathwaysError, match="a sparse matrix has at least a row and a column, not"):
+            SparseMatrix.from_union(torch.zeros(0), bits, bits, shape)  # type: ignore[arg-type]
     with pytest.raises(PathwaysError, match="at least a row and a column, not 3x0"):
         SparseMatrix.pack(torch.ones(3, 0))
     with pytest.raises(PathwaysError, match="a weight must have shape"):

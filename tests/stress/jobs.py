@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asr_pathways.bundle.bundle import write_bundle
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch
-from asr_pathways.data.corpus import build_corpus
+from asr_pathways.data.corpora.manifest import prepare_manifest
+from asr_pathways.data.corpus import SPLITS, build_corpus, load_cuts
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.experiment.plan import make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.runner import ledger_folder, run_cells
+from asr_pathways.export.dense_copy import write_dense_copy
+from asr_pathways.files import atomic_folder
 from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.language_id import fit_identifier
 from asr_pathways.models.transducer import Transducer, TransducerConfig
+from asr_pathways.training.add_language import add_language
 from asr_pathways.training.config import PruneRecipe, TrainRecipe
 from asr_pathways.training.prune import prune
 from asr_pathways.training.state import last_checkpoint
@@ -63,6 +71,20 @@ def make_data(root: Path) -> None:
                 corpus.add("train", f"{language}-{index:02d}", language, " ".join(words), samples)
     every = [word for language in LANGUAGES for word in WORDS[language]]
     save_model(root / "dense", make_model(Tokenizer.train([f"{a} {b}" for a in every for b in every], PIECES)))
+    recipe = PruneRecipe.model_validate({**RECIPE, "calibration_batches": 1}).with_steps(0)
+    for name, languages in (("pruned", None), ("english", ["en"])):
+        prune(
+            root / "dense", root / "speech", root / name,
+            method="dynamic", sparsity=0.7, recipe=recipe, languages=languages,
+        )  # fmt: skip
+    for name, count in (("few", 20), ("all", 60)):
+        rows = [
+            {"audio_filepath": f"speech/audio/{language}/{path.name}", "text": WORDS[language][0], "lang": language}
+            for language in LANGUAGES
+            for path in sorted((root / "speech" / "audio" / language).glob("*.flac"))
+            if path != broken
+        ]
+        (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows[:count])))
 
 
 def jobs(root: Path) -> list[Job]:
@@ -92,6 +114,10 @@ def jobs(root: Path) -> list[Job]:
         Job("prune dynamic", pruning("dynamic", **often), run_fingerprint),
         Job("prune dynamic, NaN and Inf", pruning("dynamic", bad=True, **often), run_fingerprint),
         Job("prune pathways from LSP", pruning("pathways", init="lsp"), run_fingerprint),
+        Job("add-language", lambda out: _add_language(root, out), run_fingerprint),
+        Job("identify", lambda out: _identify(root, out), files_fingerprint),
+        Job("export", lambda out: _twice(out, lambda first: _export(root, out, first), load_model), files_fingerprint),
+        Job("data", lambda out: _twice(out, lambda first: _data(root, out, first), _read_data), files_fingerprint),
         Job("experiment", lambda out: _experiment(root, out), experiment_fingerprint, kills=12),
     ]
 
@@ -130,6 +156,58 @@ def _experiment(root: Path, out: Path) -> None:
     outcome = run_cells(make_plan(ExperimentRecipe.model_validate(data)), out)
     if outcome.failed:
         raise RuntimeError(f"cells failed: {outcome.failed}")
+
+
+def _add_language(root: Path, out: Path) -> None:
+    recipe = PruneRecipe.model_validate({**RECIPE, "calibration_batches": 1, "pathways": {"adapt_every": 1}})
+    add_language(root / "english", root / "speech", out, language="fr", recipe=recipe, resume=True)
+
+
+def _identify(root: Path, out: Path) -> None:
+    if not (out / "model").exists():
+        with atomic_folder(out / "model") as folder:
+            shutil.copytree(root / "dense", folder, dirs_exist_ok=True)
+    identifier, _ = fit_identifier(load_model(out / "model"), root / "speech")
+    identifier.save(out / "model")
+
+
+def _twice(out: Path, write: Callable[[bool], None], read: Callable[[Path], object]) -> None:
+    """Writes what is then replaced; from there on something whole must be there, whatever was killed.
+
+    Args:
+        write: whether it is the first time.
+        read: raises an error unless a path of what is written has something whole.
+    """
+    began = out / "began"
+    if began.exists():
+        for path in out.iterdir():
+            if path != began and not path.name.startswith("."):
+                read(path)
+        if len([path for path in out.iterdir() if not path.name.startswith(".")]) < 2:
+            raise RuntimeError(f"{out}: what was there is gone")
+    write(True)
+    began.touch()
+    write(False)
+
+
+def _export(root: Path, out: Path, first: bool) -> None:
+    write_bundle(load_model(root / "pruned"), out / "both.asrp", "float32" if first else "float16")
+    if not (out / "french").exists():  # a folder with files in it is not replaced
+        write_dense_copy(load_model(root / "pruned"), out / "french", ["fr"])
+
+
+def _data(root: Path, out: Path, first: bool) -> None:
+    prepare_manifest(out / "data", root / ("few.jsonl" if first else "all.jsonl"))
+
+
+def _read_data(folder: Path) -> None:
+    if [len(list(load_cuts(folder, split))) for split in SPLITS] == [0, 0, 0]:
+        raise RuntimeError(f"{folder}: nothing in it")
+
+
+def files_fingerprint(out: Path) -> dict[str, str]:
+    """All files."""
+    return {str(path.relative_to(out)): _sha(path.read_bytes()) for path in out.rglob("*") if path.is_file()}
 
 
 def run_fingerprint(out: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+import asr_pathways.files
 import asr_pathways.models.weights
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import Pathways
@@ -24,6 +25,7 @@ CALLS: dict[str, tuple[Any, str]] = {
     "masks written": (Pathways, "save"),
     "weights written": (asr_pathways.models.weights, "save_file"),
     "flush": (os, "fsync"),
+    "exchange": (asr_pathways.files, "_exchange"),  # of a folder and the one that was there
     "rename": (Path, "replace"),  # of every file and folder, those of a rotation too
     "file removed": (Path, "unlink"),
     "folder removed": (shutil, "rmtree"),

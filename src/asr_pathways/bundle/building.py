@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as registration
 
 from asr_pathways.bundle.layout import FILES, HUB, TOKENIZER, VALUES, BundleError, Layout, Slot
 from asr_pathways.bundle.reading import Reader
@@ -23,23 +19,13 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.card import HubCard, ModelCard
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.models.weights import take_state
+from asr_pathways.models.weights import bounded, take_state
 from asr_pathways.pruning import Pathways
 from asr_pathways.pruning.prunable import find_prunable
 from asr_pathways.pruning.storage import Stored, check_tensors
 
 State = Mapping[str, Tensor]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
-
-SPARE = 4 << 20
-"""Items of buffers that a model may have beside what its bundle has."""
-
-LARGEST_NUMBER = 1 << 20
-"""In a Hugging Face model's files; numbers from `ENDLESS` on mean that there is no limit."""
-ENDLESS = 10**18
-
-LARGEST_FILTERS = 1 << 20
-"""Items of a feature extractor's filter bank, which is made at once: twenty times Whisper's."""
 
 
 def build(bundle: Reader) -> AsrModel:
@@ -141,8 +127,6 @@ def _hub_model(bundle: Reader, card: HubCard) -> AsrModel:
     with tempfile.TemporaryDirectory(prefix="asr-pathways-") as temporary:
         for name in bundle.layout.under(FILES + HUB):
             content = bundle.file(HUB + name)
-            if name.endswith("config.json"):
-                _check_config(json.loads(content), f"{where}: {HUB}{name}")
             (Path(temporary) / name).write_bytes(content)
         try:
             model, tokenizer = load_hub_model(temporary, take)
@@ -163,59 +147,14 @@ def _tokenizer(bundle: Reader, name: str) -> Tokenizer:
     raise BundleError(f"{bundle.path}: {name}: not a SentencePiece model")
 
 
-def _check_config(config: object, where: str) -> None:
-    """Refuses a Hugging Face model's file by which transformers would run code or take much memory, at any depth.
-
-    Lists and filter banks are allocated by these numbers before there is a model to compare with.
-    """
-    if isinstance(config, list):
-        config = dict(enumerate(config))
-    if not isinstance(config, dict):
-        return
-    if "auto_map" in config:
-        raise BundleError(f"{where}: asks for code of its own, which is not run")
-    for key, value in config.items():
-        if isinstance(value, int) and LARGEST_NUMBER < abs(value) < ENDLESS:
-            raise BundleError(f"{where}: {key}: {value:,} is more than a model can have")
-        _check_config(value, where)
-    bins, window = config.get("feature_size", 1), config.get("n_fft", 1)
-    if isinstance(bins, int) and isinstance(window, int) and bins * window > LARGEST_FILTERS:
-        raise BundleError(f"{where}: a filter bank of {bins:,} by {window:,} is more than a model can have")
-
-
 def _check_model(layout: Layout, make: Callable[[], NetworkT], where: str) -> NetworkT:
     """Makes the model without memory, stopping where it becomes larger than the bundle, and compares its tensors."""
-    with torch.device("meta"), _bounded(layout, where):
+    with torch.device("meta"), bounded(layout.tensors.values(), where):
         model = make()
     state = model.state_dict()
     for name, shape in layout.tensors.items():
         _compare(name, shape, layout.slots[VALUES + name], state.get(name), where)
     return model
-
-
-@contextmanager
-def _bounded(layout: Layout, where: str) -> Iterator[None]:
-    """Refuses, as it grows, a module of this thread of far more weights, buffers or parts than a bundle has tensors."""
-    thread = threading.get_ident()
-    most = 4 * sum(map(math.prod, layout.tensors.values())) + SPARE  # tied ones are made twice, and then dropped
-    parts = 8 * len(layout.tensors) + 256
-    elements = count = 0
-
-    def register(_: nn.Module, name: str, item: Tensor | nn.Module | None) -> None:
-        nonlocal elements, count
-        if threading.get_ident() != thread:
-            return
-        count += 1
-        elements += item.numel() if isinstance(item, Tensor) else 0
-        if count > parts or elements > most:
-            raise BundleError(f"{where}: {name}: the model is larger than the tensors that there are")
-
-    with (
-        registration.register_module_parameter_registration_hook(register),
-        registration.register_module_buffer_registration_hook(register),
-        registration.register_module_module_registration_hook(register),
-    ):
-        yield
 
 
 def _check_languages(layout: Layout, state: State, grown: Mapping[str, State], where: str) -> None:

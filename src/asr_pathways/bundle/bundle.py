@@ -88,7 +88,7 @@ def write_bundle(
 
 
 class Bundle(Reader):
-    """An open bundle, mapped into memory: what is not asked for is not read. See `Reader`."""
+    """An open bundle: what is not asked for is not read. See `Reader`."""
 
     def model(self) -> AsrModel:
         """The model with its pathways attached, zeros where no pathway keeps anything.

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -208,19 +208,24 @@ def seal(head: bytes) -> bytes:
     return head.replace(_UNSEALED.encode(), hashlib.sha256(head).hexdigest().encode(), 1)
 
 
-def read_layout(content: memoryview, where: str) -> Layout:
+def read_layout(read: Callable[[int, int], bytes], total: int, where: str) -> Layout:
     """The layout of a file; reads only what is before the tensors' data.
+
+    Args:
+        read: from a place and a number of bytes to those bytes, or fewer where the file ends.
+        total: bytes of the file.
 
     Raises:
         BundleError: if it is no bundle, of another version, truncated, changed there, or if its parts contradict
             each other.
     """
-    if content[:4].tobytes() == b"PK\x03\x04":
+    first = read(0, min(8, total))
+    if first[:4] == b"PK\x03\x04":
         raise BundleError(f"{where}: {OLD_FORMAT}")
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or length > min(MAX_HEAD, len(content) - 8):
+    length = int.from_bytes(first, "little")
+    if len(first) < 8 or length > min(MAX_HEAD, total - 8):
         raise BundleError(f"{where}: not a bundle: it does not begin as a safetensors file does, or is cut short")
-    head = bytes(content[: 8 + length])
+    head = first + read(8, length)
     try:
         slots = _json(head[8:].decode())
         metadata = slots.pop("__metadata__", None) if isinstance(slots, dict) else None
@@ -229,7 +234,7 @@ def read_layout(content: memoryview, where: str) -> Layout:
         header = _header(_json(metadata[METADATA]), head, where)
         slots = {name: parse_config(Slot, value, f"{where}: {name:.200}") for name, value in slots.items()}
         layout = Layout(header, slots, len(head))
-        problem = next(_contradictions(layout, len(content) - len(head)), None)
+        problem = next(_contradictions(layout, total - len(head)), None)
     except BundleError:
         raise
     except (ValueError, RecursionError) as error:

@@ -1,10 +1,9 @@
-"""Reading a bundle: its layout when it is opened, anything else from the mapped file when it is asked for."""
+"""Reading a bundle: its layout when it is opened, anything else when it is asked for."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import mmap
 import os
 import stat
 import weakref
@@ -25,12 +24,14 @@ ReaderT = TypeVar("ReaderT", bound="Reader")
 
 
 class Reader:
-    """An open bundle, mapped into memory: what is not asked for is not read, and nothing is kept.
+    """An open bundle: what is not asked for is not read, and only bits are kept, of the union and of one mask.
 
     It is read without torch, which the methods that return torch's tensors import.
 
-    A tensor's hash is compared when it is first read; see `verify`. That the file has not been written to since it was
-    opened is checked at each access; a new file put in its place by renaming changes nothing.
+    What is read is a copy, and the hash is that of the copy: whoever writes to the file meanwhile, or cuts it short,
+    causes a `BundleError`, and never other values or the end of the process, as in a mapped file. That the file has not
+    been written to since it was opened is checked at each access, too; a new file put in its place by renaming changes
+    nothing.
 
     Attributes:
         path: of the file.
@@ -44,11 +45,9 @@ class Reader:
         weakref.finalize(self, os.close, descriptor)
         self.path, self._descriptor = path, descriptor
         self._state = self._present_state()
-        # private: whoever writes to a view of it, as torch may, changes no file
-        self._map = mmap.mmap(descriptor, self._state[0], access=mmap.ACCESS_COPY) if self._state[0] else b""
-        self.layout = read_layout(memoryview(self._map), str(path))
+        self.layout = read_layout(lambda start, size: self._read(start, size).tobytes(), self._state[0], str(path))
         self.config, self.languages = self.layout.header, self.layout.header.pathways.languages
-        self._checked: set[str] = set()
+        self._bits: dict[str, Array] = {}
 
     @classmethod
     def open(cls: type[ReaderT], path: str | os.PathLike[str]) -> ReaderT:
@@ -66,7 +65,7 @@ class Reader:
                 raise BundleError(f"{path}: neither a file nor a folder")
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             return cls(path, descriptor)
-        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte, or cut short while it is mapped
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
             raise BundleError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from None
 
     def verify(self) -> None:
@@ -105,10 +104,10 @@ class Reader:
         return {name: torch.from_numpy(self.flags(key, name)[0]).reshape(shape) for name, shape in shapes.items()}
 
     def packed_union(self) -> dict[str, Tensor]:
-        """{name: uint8 (ceil(n / 8),)}: one bit a weight, as `pruning.masks.pack` packs them; mapped from the file."""
+        """{name: uint8 (ceil(n / 8),)}: one bit a weight, as `pruning.masks.pack` packs them."""
         import torch
 
-        return {name: torch.from_numpy(self.union_bits(name)) for name in self.layout.prunable}
+        return {name: torch.from_numpy(self.union_bits(name).copy()) for name in self.layout.prunable}
 
     def packed_masks(self, key: str) -> dict[str, Tensor]:
         """{name: uint8 (ceil(n / 8),)} of a pathway, by the name of its mask."""
@@ -117,8 +116,8 @@ class Reader:
         return {name: torch.from_numpy(self.mask_bits(key, name)) for name in self.layout.prunable}
 
     def union_bits(self, name: str) -> Bytes:
-        """(ceil(n / 8),): the packed union of a prunable tensor; mapped from the file."""
-        return self._array(layout.UNION)[self.layout.bits[name].union]
+        """(ceil(n / 8),): the packed union of a prunable tensor."""
+        return self._packed(layout.UNION)[self.layout.bits[name].union]
 
     def mask_bits(self, key: str, name: str) -> Bytes:
         """(ceil(n / 8),): the packed mask of a prunable tensor, by the name of the mask."""
@@ -141,10 +140,10 @@ class Reader:
 
     def _within(self, key: str, name: str) -> Flags:
         """(k,): which values of a prunable tensor a mask keeps."""
-        return unpack(self._array(layout.MASKS + key)[self.layout.bits[name].mask], self.layout.kept_of(name))
+        return unpack(self._packed(layout.MASKS + key)[self.layout.bits[name].mask], self.layout.kept_of(name))
 
     def values(self, name: str, language: str | None = None) -> StoredTensor:
-        """A tensor of the model as it is stored, mapped into memory; of a prunable one, the values of the union alone.
+        """A tensor of the model as it is stored; of a prunable one, the values of the union alone.
 
         Args:
             name: of the tensor in the model.
@@ -205,7 +204,7 @@ class Reader:
         return {name: torch.from_numpy(self.values(name, language).dense()) for name in names}
 
     def union_values(self, name: str) -> Tensor:
-        """What the union keeps of a prunable tensor: (k,), float32, or float16; mapped from the file but for int8."""
+        """What the union keeps of a prunable tensor: (k,), float32, or float16."""
         import torch
 
         return torch.from_numpy(self.union_array(name))
@@ -215,26 +214,43 @@ class Reader:
         stored = self.values(name)
         return self._array(layout.VALUES + name) if stored.scales is None else stored.floats(self._union(name))
 
+    def _packed(self, name: str) -> Array:
+        """The bits of the union or of a mask, which are read a tensor at a time, and so kept until the next mask."""
+        self._check_unchanged()
+        bits = self._bits.get(name)
+        if bits is None:
+            bits = self._array(name)
+            self._bits = {kept: self._bits[kept] for kept in self._bits.keys() & {layout.UNION}} | {name: bits}
+        return bits
+
     def _array(self, name: str) -> Array:
-        """A tensor of the file, mapped into memory.
+        """A tensor of the file: a copy.
 
         Raises:
             BundleError: if there is none, it is not what was written, or the file was written to since it was opened.
         """
-        if self._present_state() != self._state:
-            raise BundleError(f"{self.path}: was written to since it was opened: open it again")
+        self._check_unchanged()
         slot = self.layout.slots.get(name)
         if slot is None:
             raise self._broken(name, "there is no such part")
-        start = self.layout.start + slot.data_offsets[0]
-        if name not in self._checked:
-            part = memoryview(self._map)[start : start + slot.nbytes]
-            if hashlib.sha256(part).hexdigest() != self.config.sha256[name]:
-                raise self._broken(name, "changed since it was written: its SHA-256 is another")
-            self._checked.add(name)
-        if not slot.elements:
-            return np.zeros(slot.shape, dtype=slot.item)
-        return np.frombuffer(self._map, slot.item, slot.elements, start).reshape(slot.shape)
+        content = self._read(self.layout.start + slot.data_offsets[0], slot.nbytes)
+        if hashlib.sha256(content.data).hexdigest() != self.config.sha256[name]:
+            raise self._broken(name, "changed since it was written: its SHA-256 is another")
+        return content.view(slot.item).reshape(slot.shape)
+
+    def _read(self, start: int, size: int) -> Bytes:
+        """Bytes of the file, as many as there are: uint8 (size,)."""
+        content, count = np.empty(size, dtype=np.uint8), 0
+        try:
+            while count < size and (more := os.preadv(self._descriptor, [content[count:].data], start + count)):
+                count += more
+        except OSError as error:
+            raise BundleError(f"{self.path}: cannot read: {error.strerror or error}") from None
+        return content[:count]
+
+    def _check_unchanged(self) -> None:
+        if self._present_state() != self._state:
+            raise BundleError(f"{self.path}: was written to since it was opened: open it again")
 
     def _present_state(self) -> tuple[int, int]:
         status = os.fstat(self._descriptor)

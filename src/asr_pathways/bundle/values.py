@@ -90,7 +90,8 @@ def store(name: str, tensor: Tensor, dtype: Quantity, union: Flags | None = None
         return StoredTensor(shape, values.astype(np.float16))
     rows = np.abs(dense).reshape(shape[0], -1)
     largest = (rows if union is None else np.where(union.reshape(rows.shape), rows, 0)).max(axis=1, initial=0)
-    scales = (largest / 127).astype(np.float32)
+    smallest = np.finfo(np.float32).smallest_subnormal
+    scales = np.where(largest > 0, np.maximum(largest / 127, smallest), 0).astype(np.float32)
     steps = np.where(scales > 0, scales, 1).astype(np.float32)
     rounded = np.rint(values / _by_value(steps, values, union)).clip(-127, 127).astype(np.int8)
     return StoredTensor(shape, rounded, scales)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from asr_pathways.bits import Bytes, Flags, pack, unpack
@@ -120,8 +118,6 @@ class Contents:
             with atomic_path(out) as temporary:
                 save_file(arrays, temporary, metadata={layout.METADATA: header.text()})
                 _seal(temporary, out)
-        except SafetensorError as error:
-            raise BundleError(f"{out}: cannot write: {error}") from None
         except PathwaysError as error:
             raise BundleError(str(error)) from None
 
@@ -186,5 +182,4 @@ def _seal(path: Path, out: Path) -> None:
         stream.seek(0)
         stream.write(sealed)
         stream.flush()
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
-            read_layout(view, str(out))
+        read_layout(lambda start, size: sealed[start : start + size], path.stat().st_size, str(out))

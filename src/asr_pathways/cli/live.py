@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 import typer
 
+from asr_pathways.errors import visible
+
 _PLAIN_WIDTH = 100  # cells of a partial text where stderr is no terminal
 
 
@@ -30,7 +32,7 @@ class PartialLine:
             return
         self._shown = text
         width = shutil.get_terminal_size().columns - 1 if self._terminal else _PLAIN_WIDTH
-        line = f"... {_end(text, max(1, width - 4))}"
+        line = f"... {_end(visible(text), max(1, width - 4))}"
         typer.echo(f"\r\x1b[K{line}" if self._terminal else line, err=True, nl=not self._terminal)
 
     def clear(self) -> None:

@@ -18,7 +18,7 @@ from asr_pathways.cli.export import export
 from asr_pathways.cli.live import PartialLine, UntilInterrupted
 from asr_pathways.cli.tables import split_languages
 from asr_pathways.console import print_table
-from asr_pathways.errors import PathwaysError, one_line
+from asr_pathways.errors import PathwaysError, one_line, visible
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.decode import Transcript
@@ -231,7 +231,7 @@ def transcribe(
                 if json:
                     typer.echo(dumps(dataclasses.asdict(result), ensure_ascii=False))
                 else:
-                    typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
+                    typer.echo(visible(result.text if len(files) == 1 else f"{result.file}: {result.text}"))
         except PathwaysError as error:
             if len(files) == 1 or _debug:
                 raise

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_path
+from asr_pathways.files import atomic_path, refuse_pipes
 
 UNKNOWN = 0
 """The id of the unknown piece."""
@@ -85,6 +85,7 @@ class Tokenizer:
         Raises:
             PathwaysError: if it is missing or not a SentencePiece model.
         """
+        refuse_pipes(path)
         try:
             data = path.read_bytes()
         except OSError as error:

@@ -19,10 +19,12 @@ from asr_pathways.files import read_json, write_json
 from asr_pathways.model_folder.card import HubCard, ModelCard
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
+from asr_pathways.models.weights import bounded, stored_shapes
 from asr_pathways.pruning import Pathways
 
 CARD = "config.json"
 HUB_CARD = "asr_pathways.json"
+WEIGHTS = "model.safetensors"
 
 
 def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrModel:
@@ -86,6 +88,8 @@ def _load_own(folder: Path, raw: object) -> AsrModel:
             f"{folder}: tokenizer has {tokenizer.vocab_size} pieces and the model {card.model.vocab_size}: "
             "they do not belong together"
         )
+    with torch.device("meta"), bounded(stored_shapes(folder / WEIGHTS).values(), str(folder / CARD)):
+        Transducer(card.model)  # a config of far more than there is would take memory, or hours
     model = Transducer(card.model)
     model.load_weights(folder)
     return AsrModel(model, tokenizer, card)

@@ -85,8 +85,14 @@ class LanguageIdentifier:
         return cls(languages, mean, scale, weight.detach(), bias.detach())
 
     def probabilities(self, embeddings: Tensor) -> Tensor:
-        """Embeddings (N, D) -> the probability of each language (N, L)."""
+        """Embeddings (N, D) -> the probability of each language (N, L).
+
+        Raises:
+            PathwaysError: if those that it was fitted to were of another size.
+        """
         tensors = self._tensors
+        if embeddings.shape[1] != len(tensors["mean"]):
+            raise PathwaysError("the language identifier is of another model: fit one with `asr-pathways identify`")
         normal = (embeddings.cpu() - tensors["mean"]) * tensors["scale"]
         return (normal @ tensors["weight"] + tensors["bias"]).softmax(-1)
 
@@ -120,8 +126,14 @@ class LanguageIdentifier:
             with safe_open(path, framework="pt") as stream:
                 languages = parse_json((stream.metadata() or {})["languages"])
                 tensors = {name: stream.get_tensor(name) for name in ("mean", "scale", "weight", "bias")}
-                if tensors["weight"].shape != (len(tensors["mean"]), len(languages)):
+                if not isinstance(languages, list) or not all(isinstance(code, str) for code in languages):
+                    raise ValueError("its languages are no list of codes")
+                width, count = len(tensors["mean"]), len(languages)
+                wanted = {"mean": (width,), "scale": (width,), "weight": (width, count), "bias": (count,)}
+                if any(tuple(tensor.shape) != wanted[name] for name, tensor in tensors.items()) or count < 2:
                     raise ValueError("its tensors do not fit each other")
+                if any(tensor.dtype != torch.float32 or not tensor.isfinite().all() for tensor in tensors.values()):
+                    raise ValueError("its tensors are not float32 ones of finite values")
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise PathwaysError(f"{where}: not a language identifier: {error}") from None
         return cls(languages, **tensors)

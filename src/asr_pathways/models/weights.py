@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules import module as registration
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_path
+from asr_pathways.files import atomic_path, refuse_pipes
+
+SPARE = 4 << 20
+"""Items of buffers that a model may have beside what its file has."""
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -21,10 +28,23 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model).items()}
     with atomic_path(path) as temporary:
-        try:
-            save_file(kept, temporary, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise PathwaysError(f"{path}: cannot write: {error}") from None
+        save_file(kept, temporary, metadata={"format": "pt"})
+
+
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a safetensors file, by name; from its header.
+
+    Raises:
+        PathwaysError: if the file is missing or truncated.
+    """
+    refuse_pipes(path)
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise PathwaysError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise PathwaysError(f"{path}: cannot read weights (truncated or not safetensors): {error}") from None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -33,6 +53,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         PathwaysError: if the file is missing, truncated or of another model; it names the first odd tensor.
     """
+    refuse_pipes(path)
     try:
         state = load_file(path)
     except FileNotFoundError:
@@ -40,6 +61,39 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise PathwaysError(f"{path}: cannot read weights (truncated or not safetensors): {error}") from None
     take_state(model, state, str(path))
+
+
+@contextmanager
+def bounded(shapes: Collection[Sequence[int]], where: str) -> Iterator[None]:
+    """Refuses, as it is made, a module of this thread of far more weights, buffers or parts than there are tensors.
+
+    Args:
+        shapes: of the tensors in the model's file.
+        where: named in the error.
+
+    Raises:
+        PathwaysError: by what makes the module.
+    """
+    thread = threading.get_ident()
+    most = 4 * sum(map(math.prod, shapes)) + SPARE  # tied ones are made twice, and then dropped
+    parts = 8 * len(shapes) + 256
+    elements = count = 0
+
+    def register(_: nn.Module, name: str, item: Tensor | nn.Module | None) -> None:
+        nonlocal elements, count
+        if threading.get_ident() != thread:
+            return
+        count += 1
+        elements += item.numel() if isinstance(item, Tensor) else 0
+        if count > parts or elements > most:
+            raise PathwaysError(f"{where}: {name}: the model is larger than the tensors that there are")
+
+    with (
+        registration.register_module_parameter_registration_hook(register),
+        registration.register_module_buffer_registration_hook(register),
+        registration.register_module_module_registration_hook(register),
+    ):
+        yield
 
 
 def untied_state(model: nn.Module) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from asr_pathways.bits import packed_size
 from asr_pathways.config import Config, parse_config
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_folder, read_json, write_json
+from asr_pathways.files import atomic_folder, read_json, refuse_pipes, write_json
 from asr_pathways.pruning.config import PathwayConfig
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def _write_tensors(path: Path, tensors: ByLanguage) -> str:
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     from safetensors.torch import load
 
+    refuse_pipes(path)
     try:
         content = path.read_bytes()
     except OSError as error:

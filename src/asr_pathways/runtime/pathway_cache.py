@@ -85,7 +85,7 @@ class PathwayCache:
             warn_of_dense_products()
         elif self._dtype != "dense":
             matrices = _sparse_weights(model, pruned, source.granularity, self._dtype)
-        _place(model, {name: weight.dense() for name, weight in pruned.items() if name not in matrices})
+        _place(model, {name: pruned[name].dense() for name in pruned if name not in matrices})
         _put_layers(model, matrices, self._threads)
         nbytes = sum(matrix.nbytes for matrix in matrices.values())
         return ReadyPathway(language, model, source.tokenizer.of(language), nbytes)

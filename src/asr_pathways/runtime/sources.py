@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -128,11 +128,26 @@ class BundleSource:
         key = layout.key(language)
         if key not in self._masks:
             self._masks[key] = bundle.packed_masks(key)
-        masks, shapes = self._masks[key], layout.tensors
-        return {
-            name: Pruned(bundle.union_values(name), union, masks[name], shapes[name])
-            for name, union in bundle.packed_union().items()
-        }
+        masks, unions, shapes = self._masks[key], bundle.packed_union(), layout.prunable
+        return _Weights(shapes, lambda name: Pruned(bundle.union_values(name), unions[name], masks[name], shapes[name]))
+
+
+class _Weights(Mapping[str, Pruned]):
+    """Weights by name, each read when it is asked for: never all of them in memory."""
+
+    def __init__(self, names: Collection[str], read: Callable[[str], Pruned]) -> None:
+        self._names, self._read = names, read
+
+    def __getitem__(self, name: str) -> Pruned:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def open_source(path: str | Path) -> PathwaySource:

@@ -61,8 +61,8 @@ class LoopConfig(Config):
     max_bad_losses: int = Field(default=5, ge=0, description="batches with a NaN or infinite loss that are skipped")
     accumulate: int = Field(default=1, gt=0, description="batches of a step on each rank; their gradients' mean counts")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's choice")
-    seed: int = 0
+    threads: int = Field(default=0, ge=0, le=1024, description="CPU threads; 0: torch's choice")
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
 
 
 class TrainRecipe(LoopConfig):

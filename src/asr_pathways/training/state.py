@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_path, flush
+from asr_pathways.files import atomic_path, flush, refuse_pipes
 
 VERSION = 1
 
@@ -85,6 +85,7 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
         PathwaysError: if the file is missing or of another version, or the machine cannot read it now;
             `DamagedCheckpoint` if it is truncated, or not a checkpoint.
     """
+    refuse_pipes(path)
     try:
         parts = torch.load(path, map_location="cpu", weights_only=True)
         if parts.pop("version") != VERSION:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,6 +201,115 @@ def test_a_missing_tensor_is_not_made_up(kind: str, hub_folder: Maker, tmp_path:
     )
     with pytest.raises(PathwaysError, match=f"lack 1 tensors of the model, such as {lost}"):
         load_model(folder)
+
+
+EVIL = """
+from pathlib import Path
+Path("{}").write_text("code of the model ran")
+from transformers import {base}
+class Evil({base}):
+    model_type = "evil"
+"""
+
+
+@pytest.mark.parametrize(
+    ("auto", "base", "file"),
+    [
+        ("AutoConfig", "PretrainedConfig", "config.json"),
+        ("AutoModelForSpeechSeq2Seq", "WhisperForConditionalGeneration", "config.json"),
+        ("AutoModelForCTC", "Wav2Vec2ForCTC", "config.json"),
+        ("AutoTokenizer", "PreTrainedTokenizer", "config.json"),
+        ("AutoTokenizer", "PreTrainedTokenizer", "tokenizer_config.json"),
+        ("AutoFeatureExtractor", "Wav2Vec2FeatureExtractor", "preprocessor_config.json"),
+        ("AutoFeatureExtractor", "Wav2Vec2FeatureExtractor", "processor_config.json"),
+        ("AutoProcessor", "Wav2Vec2Processor", "processor_config.json"),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_no_code_of_a_model_is_run(
+    auto: str, base: str, file: str, known: bool, hub_folder: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "hub"
+    shutil.copytree(hub_folder("hubert"), folder)
+    (folder / "evil.py").write_text(EVIL.replace("{}", str(tmp_path / "owned")).replace("{base}", base))
+    for name in {"config.json", file}:
+        path = folder / name
+        config = json.loads(path.read_text()) if path.is_file() else {}
+        if name == file:
+            config |= {"auto_map": {auto: "evil.Evil"}}
+        if name == "config.json" and not known:
+            config |= {"model_type": "evil", "architectures": ["Evil"]}
+        path.write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda _: "y")  # transformers asks, where it is not told
+    with pytest.raises(PathwaysError, match=f"^{folder}/{file}: asks for code of its own, which is not run$"):
+        load_model(folder)
+    with monkeypatch.context() as patch:  # nor without our check
+        patch.setattr("asr_pathways.models.hub.load.check_configs", lambda _: None)
+        with contextlib.suppress(PathwaysError):
+            load_model(folder)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("shard", "message"),
+    [
+        ("pytorch_model.bin", "names 'pytorch_model.bin': only safetensors files beside it are read"),
+        ("../outside.safetensors", "names '../outside.safetensors': only safetensors files beside it are read"),
+        ("/tmp/outside.safetensors", "names '/tmp/outside.safetensors': only safetensors files beside it are read"),
+        (".hidden.safetensors", "names '.hidden.safetensors': only safetensors files beside it are read"),
+        ("there.safetensors/../../outside.safetensors", "names 'there.safetensors/"),
+        ("gone.safetensors", "names gone.safetensors, which is not there"),
+        (None, "names 'None': only"),
+        ({}, "names no files of weights"),
+    ],
+)
+def test_weights_come_from_safetensors_files_of_the_folder(
+    shard: object, message: str, hub_folder: Maker, tmp_path: Path
+) -> None:
+    folder = tmp_path / "hub"
+    shutil.copytree(hub_folder("hubert"), folder)
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    torch.save(state, folder / "pytorch_model.bin")
+    index = {"metadata": {}, "weight_map": shard if shard == {} else dict.fromkeys(state, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(PathwaysError, match=message):
+        load_model(folder)
+
+
+def test_weights_in_several_files_load(hub_folder: Maker, tmp_path: Path) -> None:
+    asr = load_model(hub_folder("hubert"))
+    shutil.copytree(hub_folder("hubert"), tmp_path / "hub")
+    (tmp_path / "hub" / "model.safetensors").unlink()
+    asr.model.network.save_pretrained(tmp_path / "hub", max_shard_size="5kB")  # type: ignore[operator]
+    assert (tmp_path / "hub" / "model.safetensors.index.json").is_file()
+    found = load_model(tmp_path / "hub").model.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in asr.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"num_hidden_layers": 10**6}, "the model is larger than the tensors that there are"),
+        ("config.json", {"num_hidden_layers": 10**9}, "num_hidden_layers: 1,000,000,000 is more than a model can have"),
+        ("config.json", {"hidden_size": 10**6}, "the model is larger than the tensors that there are"),
+        ("config.json", {"num_labels": 10**9}, "num_labels: 1,000,000,000 is more than a model can have"),
+        ("config.json", {"architectures": [{}]}, "{} is not supported; these are"),
+        ("config.json", {"architectures": 7}, "cannot load this Hugging Face model"),
+        ("config.json", {"transformers_weights": "pytorch_model.bin"}, "weights are read from model.safetensors only"),
+        ("preprocessor_config.json", {"feature_size": 10**12}, "feature_size: 1,000,000,000,000 is more than a model"),
+    ],
+)
+def test_a_config_that_asks_for_too_much_is_refused_at_once(
+    file: str, change: dict[str, object], message: str, hub_folder: Maker, tmp_path: Path
+) -> None:
+    folder = tmp_path / "hub"
+    shutil.copytree(hub_folder("hubert"), folder)
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | change))
+    began = time.process_time()
+    with pytest.raises(PathwaysError, match=message):
+        load_model(folder)
+    assert time.process_time() - began < 5
 
 
 def test_a_missing_model_is_one_line() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from abc import abstractmethod
 from bisect import bisect_left
 from functools import cached_property
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import MARK, writing
+from asr_pathways.files import temporary_folder, writing
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights
 
@@ -147,11 +145,8 @@ class HubModel(SpeechModel):
 
     def save_weights(self, folder: Path) -> None:
         """Writes a folder that transformers loads: weights, config, tokenizer and feature extractor."""
-        try:
-            with writing(folder):
-                self._save_weights(folder)
-        except SafetensorError as error:
-            raise PathwaysError(f"{folder}: cannot write: {error}") from None
+        with writing(folder):
+            self._save_weights(folder)
 
     def load_weights(self, folder: Path) -> None:
         """Reads ``model.safetensors``."""
@@ -173,10 +168,10 @@ class HubModel(SpeechModel):
     def _save_weights(self, folder: Path) -> None:
         """By a temporary folder, whose files are moved to ``folder``, ``config.json`` last."""
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f".model{MARK}") as temporary:
+        with temporary_folder(folder, "model") as temporary:
             self.hub.save_pretrained(temporary, max_shard_size="1000GB")
-            self._save_parts(temporary)
-            for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):
+            self._save_parts(str(temporary))
+            for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
                 path.chmod(0o644)
                 path.replace(folder / path.name)
 

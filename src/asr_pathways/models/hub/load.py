@@ -14,10 +14,12 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.models.hub.base import ExtractorFrontend, Source
 from asr_pathways.models.hub.codec import HubTokenizer, MmsTokenizer
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
+from asr_pathways.models.hub.files import check_configs, weight_shapes
 from asr_pathways.models.hub.remote import own_folder, pinned
 from asr_pathways.models.hub.transducer import HubTransducer
 from asr_pathways.models.hub.whisper import Whisper
 from asr_pathways.models.speech_model import SpeechModel
+from asr_pathways.models.weights import bounded
 
 Loaded = tuple[SpeechModel, TextCodec]
 MakeNetwork = Callable[[Any, Any], Any]
@@ -39,8 +41,9 @@ def load_hub_model(name: str, make: MakeNetwork | None = None) -> Loaded:
     transformers = _transformers(name)
     with _one_line_errors(name):
         source = pinned(Source.of(name))
-        config = transformers.AutoConfig.from_pretrained(source.name, **source.options)
-    architecture = (config.architectures or ["a model of no known architecture"])[0]
+        check_configs(source)
+        config = transformers.AutoConfig.from_pretrained(source.name, **_options(source))
+        architecture = str((config.architectures or ["a model of no known architecture"])[0])
     loader = LOADERS.get(architecture)
     if loader is None:
         raise PathwaysError(f"{name}: {architecture} is not supported; these are: {', '.join(sorted(LOADERS))}")
@@ -86,9 +89,15 @@ def _one_line_errors(name: str) -> Iterator[None]:
         raise PathwaysError(f"{name}: cannot load this Hugging Face model: {reason:.300}") from error
 
 
+def _options(source: Source) -> dict[str, Any]:
+    """Arguments of transformers' loaders beside the name. Code that lies in a model's folder is never run."""
+    return {"trust_remote_code": False, **source.options}
+
+
 def _network(source: Source, kind: Any) -> Any:
-    options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True, **source.options}
-    network, report = kind.from_pretrained(source.name, **options)
+    options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True, **_options(source)}
+    with bounded(weight_shapes(source).values(), str(source)):
+        network, report = kind.from_pretrained(source.name, **options)
     if missing := sorted(report["missing_keys"]):  # transformers would go on with random ones
         raise PathwaysError(f"{source}: its files lack {len(missing)} tensors of the model, such as {missing[0]}")
     return network
@@ -97,14 +106,14 @@ def _network(source: Source, kind: Any) -> Any:
 def _tokenizer(source: Source) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source.name, **source.options)
+    return AutoTokenizer.from_pretrained(source.name, **_options(source))
 
 
 def _whisper(source: Source, config: Any, network: Any) -> Loaded:
     from transformers import WhisperFeatureExtractor
 
     if (Path(source.name) / "preprocessor_config.json").is_file() or not Path(source.name).is_dir():
-        extractor = WhisperFeatureExtractor.from_pretrained(source.name, **source.options)
+        extractor = WhisperFeatureExtractor.from_pretrained(source.name, **_options(source))
     else:  # a converted checkpoint often lacks it; only the number of bins differs between Whisper models
         extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
     tokenizer = _tokenizer(source)
@@ -128,7 +137,7 @@ def _transducer(source: Source, config: Any, network: Any) -> Loaded:
 def _frontend(source: Source) -> ExtractorFrontend:
     from transformers import AutoFeatureExtractor
 
-    extractor = AutoFeatureExtractor.from_pretrained(source.name, **source.options)
+    extractor = AutoFeatureExtractor.from_pretrained(source.name, **_options(source))
     key = extractor.model_input_names[0]
     if key == "input_values":
         return ExtractorFrontend(extractor, key, frame_rate=float(extractor.sampling_rate))

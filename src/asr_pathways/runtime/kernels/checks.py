@@ -23,7 +23,13 @@ def check_floats(tensor: Tensor, name: str, *shape: int | None) -> None:
 
 
 def check_layout(tensor: Tensor, name: str, *dtypes: str) -> None:
-    """Refuses a tensor of another type or device, or one that is not contiguous."""
+    """Refuses a tensor whose memory is not its values, one after the other, of one of these types, on the CPU.
+
+    Raises:
+        PathwaysError: naming what differs.
+    """
+    if str(tensor.layout) != "torch.strided" or tensor.is_nested:
+        raise PathwaysError(f"{name} must be a dense tensor, not {str(tensor.layout).removeprefix('torch.')}")
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in dtypes:
         raise PathwaysError(f"{name} must be {' or '.join(dtypes)}, not {dtype}: convert it")
@@ -31,3 +37,7 @@ def check_layout(tensor: Tensor, name: str, *dtypes: str) -> None:
         raise PathwaysError(f"{name} must be on the CPU, not on {tensor.device}: the sparse kernels run there only")
     if not tensor.is_contiguous():
         raise PathwaysError(f"{name} must be contiguous: call .contiguous()")
+    if tensor.is_neg():
+        raise PathwaysError(f"{name} is a negated view, whose memory has the other signs: call .resolve_neg()")
+    if tensor.untyped_storage().nbytes() < (tensor.storage_offset() + tensor.numel()) * tensor.itemsize:
+        raise PathwaysError(f"{name} is larger than its memory, which was resized")

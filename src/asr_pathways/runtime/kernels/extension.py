@@ -15,6 +15,8 @@ except ImportError:  # there was no compiler when this was installed
 
 compiled = _sparse
 
+MOST_THREADS = 1024
+
 logger = logging.getLogger(__name__)
 
 
@@ -43,10 +45,12 @@ def check_runner(threads: int, variant: str | None) -> tuple[int, str]:
     """The extension's argument of threads and instruction set (empty for the fastest).
 
     Raises:
-        PathwaysError: if there is less than one thread, or this CPU has no such variant.
+        PathwaysError: if there is less than one thread, or more than any machine has, or this CPU has no such variant.
     """
     if threads < 1:
         raise PathwaysError(f"threads must be 1 or more, not {threads}")
+    if threads > MOST_THREADS:
+        raise PathwaysError(f"threads must be {MOST_THREADS} or fewer, not {threads}")
     if variant is not None and variant not in variants():
         raise PathwaysError(f"no kernels {variant!r} here, only {', '.join(variants())}")
     return threads, variant or ""

@@ -94,7 +94,7 @@ class SparseMatrix:
             PathwaysError: if the kernels were not built, an argument is not one that fits, or the parts do not fit.
         """
         rows, columns = shape
-        if rows < 1 or columns < 1:
+        if not (isinstance(rows, int) and isinstance(columns, int) and rows > 0 and columns > 0):
             raise PathwaysError(f"a sparse matrix has at least a row and a column, not {rows}x{columns}")
         if values.dtype not in (np.float32, np.float16):
             raise PathwaysError(f"the values of a union must be float32 or float16, not {values.dtype}: convert them")
@@ -115,6 +115,8 @@ class SparseMatrix:
         block = _block_rows(granularity)
         if dtype not in ("float32", "int8"):
             raise PathwaysError(f"values are stored as float32 or int8, not as {dtype!r}")
+        if dtype == "int8" and not values.isfinite().all():
+            raise PathwaysError("values that are not finite cannot be stored as int8")
         return cls(extension.built().pack(*addresses, rows, columns, block, dtype == "int8"), shape)
 
     def matmul(self, x: Tensor, bias: Tensor | None = None, threads: int = 1, *, variant: str | None = None) -> Tensor:

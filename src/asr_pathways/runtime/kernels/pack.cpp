@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -10,6 +11,8 @@
 
 namespace sparse {
 namespace {
+
+using Float = std::numeric_limits<float>;
 
 // 64 bits of a mask of `total` bits, from bit `first` on; zeros past its end.
 uint64_t bits_at(const uint8_t* mask, int64_t first, int64_t total) {
@@ -142,7 +145,8 @@ private:
         }
     }
 
-    // scale = largest |weight| of the row / 127.
+    // scale = largest |weight| of the row / 127, or the smallest float above zero; a row too small for a normal scale
+    // is divided by the scale as it was rounded.
     void find_scales(int64_t chunk) {
         const int64_t end = std::min(source_.rows, (chunk + 1) * kChunkRows);
         for (int64_t row = chunk * kChunkRows; row < end; ++row) {
@@ -150,8 +154,11 @@ private:
             for (int64_t word = 0; word < words_; ++word)
                 for (uint64_t bits = kept(row)[word]; bits; bits &= bits - 1)
                     largest = std::max(largest, std::fabs(source_.value(row, 64 * word + __builtin_ctzll(bits))));
-            matrix_.scales[row] = largest / 127.0f;
-            inverse_scales_[row % kChunkRows] = largest > 0.0f ? 127.0f / largest : 0.0f;
+            const float scale = largest > 0.0f ? std::max(largest / 127.0f, Float::denorm_min()) : 0.0f;
+            matrix_.scales[row] = scale;
+            inverse_scales_[row % kChunkRows] = scale == 0.0f           ? 0.0
+                                                : scale >= Float::min() ? 127.0f / largest
+                                                                        : 1.0 / scale;
         }
     }
 
@@ -184,10 +191,10 @@ private:
 
     void put(int64_t place, int64_t row, int lane, float value) {
         const int64_t at = place * matrix_.block + lane;
-        if (matrix_.quantized)
-            matrix_.codes[at] =
-                static_cast<int8_t>(std::nearbyintf(value * inverse_scales_[(row + lane) % kChunkRows]));
-        else
+        if (matrix_.quantized) {
+            const float code = static_cast<float>(value * inverse_scales_[(row + lane) % kChunkRows]);
+            matrix_.codes[at] = static_cast<int8_t>(std::nearbyintf(std::clamp(code, -127.0f, 127.0f)));
+        } else
             matrix_.values[at] = value;
     }
 
@@ -195,8 +202,8 @@ private:
     const bool bits_;
     const int64_t words_;
     Matrix matrix_;
-    std::vector<uint64_t> kept_;         // (rows up to a whole chunk, words): bit c % 64 of word c / 64
-    std::vector<float> inverse_scales_;  // of this chunk's rows
+    std::vector<uint64_t> kept_;          // (rows up to a whole chunk, words): bit c % 64 of word c / 64
+    std::vector<double> inverse_scales_;  // of this chunk's rows
 };
 
 }  // namespace
