@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ COLUMNS, LINES, LONGEST = 42, 2, 7.0
 
 PAUSE = 2.0
 """Seconds between two words that are not shown together."""
+
+SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！", "؟", "।")
+"""After one in its last line a caption is not filled up."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,9 @@ class Result:
         return tuple(chain.from_iterable(segment.words for segment in self.segments))
 
     def to_srt(self) -> str:
-        """SubRip captions; empty if there is no text. An arrow in the text loses a dash: SubRip has no escapes."""
+        """SubRip captions; empty if there is no text. An arrow in the text loses dashes: SubRip has no escapes."""
         cues = [
-            f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{text.replace('-->', '->')}\n"
+            f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{re.sub('--+>', '->', text)}\n"
             for number, (text, start, end) in enumerate(self._captions(), 1)
         ]
         return "\n".join(cues)
@@ -147,8 +151,8 @@ def _pieces(segment: Segment) -> list[_Piece]:
 def _parts(segment: Segment) -> list[_Piece]:
     parts: list[tuple[str, bool]] = []
     for word in segment.text.split():
-        # what has no spaces may be cut at any letter
-        letters = [word] if _columns(word) <= COLUMNS // 2 else list(word)
+        # what has no spaces may be cut at any letter; its marks and punctuation stay with it
+        letters = [word] if _columns(word) <= COLUMNS // 2 else re.findall(r"\w\W*|\W+", word)
         parts += [(letter, index == 0) for index, letter in enumerate(letters)]
     pieces, start, total = [], segment.start, sum(len(text) for text, _ in parts)
     for text, space in parts:
@@ -164,6 +168,7 @@ def _captions(pieces: list[_Piece]) -> Iterator[tuple[str, float, float]]:
     for piece in pieces:
         longer = (lines[-1] + " " * piece.space if lines else "") + piece.text
         apart = bool(lines) and (piece.start - end > PAUSE or piece.end - start > LONGEST)
+        apart |= len(lines) == LINES and lines[-1].endswith(SENTENCE_ENDS)
         if lines and not apart and _columns(longer) <= COLUMNS:
             lines[-1] = longer
         elif lines and not apart and len(lines) < LINES:

@@ -95,7 +95,7 @@ def test_words_are_the_text_split_at_spaces(tokens: Tokens, ids: list[int]) -> N
     words = tokens.words(ids, "en")
     places = [place for _, of_word in words for place in of_word]
     assert places == sorted(set(places))
-    text = "".join(word for word, _ in words)
+    text = "".join(word for word, _ in words).replace(" ", "")
     assert "<|0." in text or text == tokens.decode(ids).replace(" ", "")
     for word, of_word in words:
         assert word
@@ -134,6 +134,9 @@ def test_marks_and_punctuation_stay_with_their_character(tokens: Tokens) -> None
 
     words = [word for word, _ in tokens.words(bytewise("我用iPhone 15，「真」。ผมชื่"), "zh")]
     assert words == ["我", "用", "iPhone", "15，", "「真」。", "ผ", "ม", "ชื่"]
+    first, second = bytewise("é")
+    assert tokens.decode([first, tokens.end, second]) == "é"
+    assert tokens.decode([first, tokens.timestamps, second]) == "\ufffd\ufffd"
     halves = tokens.words(bytewise("é")[:1], "zh")
     assert halves == [("\ufffd", [0])]
 

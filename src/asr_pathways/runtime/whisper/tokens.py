@@ -34,7 +34,8 @@ class Tokens:
 
     Args:
         pieces: {id: piece} of the tokens that are text.
-        special: {id: content} of those that are not, time stamps among them.
+        special: {id: content} of those that are not.
+        stamps: {id: content} of time stamps, if they are not special.
 
     Attributes:
         start, end, transcribe, no_timestamps: ids of special tokens.
@@ -46,9 +47,12 @@ class Tokens:
         PathwaysError: if a special token is missing.
     """
 
-    def __init__(self, pieces: Mapping[int, str], special: Mapping[int, str]) -> None:
+    def __init__(
+        self, pieces: Mapping[int, str], special: Mapping[int, str], stamps: Mapping[int, str] | None = None
+    ) -> None:
+        self._stamps = dict(stamps or {})
         self._pieces = {index: piece for index, piece in pieces.items() if index not in special}
-        ids = {content: index for index, content in special.items()}
+        ids = {content: index for index, content in (self._stamps | dict(special)).items()}
         if missing := [name for name in ("startoftranscript", "endoftext", *_TASKS) if f"<|{name}|>" not in ids]:
             raise PathwaysError(f"the tokenizer has no <|{missing[0]}|>: not Whisper's")
         self.start, self.end = ids["<|startoftranscript|>"], ids["<|endoftext|>"]
@@ -68,12 +72,12 @@ class Tokens:
         try:
             pieces = _by_id(content["model"]["vocab"].items())
             added = _by_id((token["content"], token["id"]) for token in content["added_tokens"])
-            text = {token["id"] for token in content["added_tokens"] if not token["special"]}
+            ordinary = {token["id"] for token in content["added_tokens"] if not token["special"]}
         except (KeyError, TypeError, AttributeError):
             raise PathwaysError("tokenizer.json: not a byte-level vocabulary with added tokens") from None
-        text = {index for index in text if not _TIMESTAMP.fullmatch(added[index])}
-        special = {index: content for index, content in added.items() if index not in text}
-        return cls(pieces | {index: added[index] for index in text}, special)
+        special = {index: content for index, content in added.items() if index not in ordinary}
+        stamps = {index: added[index] for index in ordinary if _TIMESTAMP.fullmatch(added[index])}
+        return cls(pieces | {index: added[index] for index in ordinary - stamps.keys()}, special, stamps)
 
     @classmethod
     def of_vocabulary(cls, vocabulary: bytes, added: bytes) -> Tokens:
@@ -90,7 +94,8 @@ class Tokens:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids without a prompt: special tokens and time stamps left out, single spaces."""
-        text = b"".join(map(self._bytes, ids)).decode(errors="replace")
+        parts = (self._stamps.get(index, "").encode() or self._bytes(index) for index in ids)  # stamps part characters
+        text = b"".join(parts).decode(errors="replace")
         return " ".join(_TIMESTAMP.sub("", text).split())
 
     def words(self, ids: Sequence[int], language: str) -> list[tuple[str, list[int]]]:
@@ -114,11 +119,12 @@ class Tokens:
         text, places = "", list[int]()
         for place, index in enumerate(ids):
             encoded = self._bytes(index)
-            if not encoded:
-                continue
-            if places and encoded[0] & 0xC0 != 0x80:  # a character begins: the one before stays incomplete
+            begins = index in self._stamps or (bool(encoded) and encoded[0] & 0xC0 != 0x80)
+            if places and begins:  # what came before stays incomplete
                 yield text + decoder.decode(b"", final=True), places
                 text, places = "", []
+            if not encoded:
+                continue
             text += decoder.decode(encoded)
             places.append(place)
             if not decoder.getstate()[0]:
