@@ -24,6 +24,7 @@ class SpeechModel(nn.Module, ABC):
         languages: the codes that the model itself knows; empty: it has no notion of languages.
         matched: the modules of `network` whose outputs distillation compares; empty: none.
         classifier: the module of `network` that returns the logits (B, N, V) of a batch's loss; empty: there is none.
+        tells_languages: whether it tells `languages` apart by itself (`language_probabilities`).
         free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
     """
 
@@ -32,6 +33,7 @@ class SpeechModel(nn.Module, ABC):
     matched: tuple[str, ...] = ()
     classifier: str = ""
     free_text: bool = False
+    tells_languages: bool = False
     window: float = float("inf")
     """Seconds of audio that are decoded at once; longer recordings are cut at pauses."""
 
@@ -80,6 +82,14 @@ class SpeechModel(nn.Module, ABC):
         Raises:
             PathwaysError: if they are missing, truncated or of another model.
         """
+
+    def language_probabilities(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Features (B, T, ...), lengths (B,) -> the probability of each of `languages` (B, L), if `tells_languages`.
+
+        Raises:
+            PathwaysError: if the model does not tell them apart by itself.
+        """
+        raise PathwaysError(f"{type(self).__name__} tells no languages apart")
 
     def forward_matched(self, batch: Batch) -> None:
         """Runs the modules in `matched`, and `classifier`, on a batch; by default all of the forward pass."""

@@ -119,7 +119,9 @@ def test_english_only_models_are_told_no_language(hub_folder: Maker, tmp_path: P
         json.dumps({**values, "_from_model_config": False, "is_multilingual": False})
     )
     model = whisper(folder)[1]
-    assert model.languages == ("en",) and len(model.prompt("en")) == 2
+    assert model.languages == ("en",) and len(model.prompt("en")) == 2 and not model.tells_languages
+    with pytest.raises(PathwaysError, match="tells no languages apart"):
+        model.language_probabilities(torch.zeros(1, 100, 80), torch.tensor([100]))
 
 
 def test_languages_whose_codes_have_changed(hub_folder: Maker) -> None:
@@ -152,9 +154,106 @@ def test_text_is_that_of_transformers(hub_folder: Maker, speech: Path) -> None:
         for _ in range(10):
             logits = model.hub(input_features=features, decoder_input_ids=tokens).logits[:, -1]
             tokens = torch.cat((tokens, logits.argmax(-1, keepdim=True)), dim=1)
-    found = model.decode(batch.features, batch.feature_lengths, "fr")
-    for ours, theirs in zip(found, tokens[:, prompt:].tolist(), strict=True):
-        assert ours[:10] == (theirs[: theirs.index(model._end)] if model._end in theirs else theirs)
+        found = model._search(model.encode(batch.features, batch.feature_lengths), model.prompt("fr"))
+    for ours, theirs in zip([one.tokens for one in found], tokens[:, prompt:].tolist(), strict=True):
+        assert len(ours) > 10 and ours[:10] == (theirs[: theirs.index(model._end)] if model._end in theirs else theirs)
+
+
+class Script:
+    """A decoder that writes what it is told to: logits of a token at each place of a transcript."""
+
+    def __init__(self, model: Whisper, monkeypatch: pytest.MonkeyPatch, no_speech: float = 0.0) -> None:
+        self.model, self.texts, self.calls = model, dict[tuple[int, ...], dict[int, float]](), 0
+        self.no_speech = no_speech
+        model._no_speech = 1
+        monkeypatch.setattr(model, "_logits", self.logits)
+
+    def write(self, before: list[int], tokens: list[int], margin: float = 9.0) -> None:
+        """After the tokens ``before`` come ``tokens`` and the end."""
+        for place, token in enumerate([*tokens, self.model._end]):
+            self.texts.setdefault((*before, *tokens[:place]), {})[token] = margin
+
+    def logits(self, ids: torch.Tensor, encodings: torch.Tensor, cache: object) -> tuple[torch.Tensor, object]:
+        self.calls += 1
+        so_far = [*cache, *ids[0].tolist()] if cache else ids[0].tolist()  # type: ignore[misc]
+        row = torch.zeros(1, int(self.model.hub.config.vocab_size))
+        text = tuple(so_far[len(self.model.prompt("fr")) :])
+        for token, margin in self.texts.get(text, {}).items():
+            row[0, token] = margin
+        first = torch.zeros_like(row)
+        first[0, 1] = 20.0 * self.no_speech
+        return torch.stack((first, row), dim=1) if not cache else row[:, None], so_far
+
+
+def test_a_loop_is_cut_and_search_goes_on_after_it(hub_folder: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = whisper(hub_folder("whisper"))[1]
+    features, lengths = torch.randn(1, 100, 80), torch.tensor([100])
+    script = Script(model, monkeypatch)
+    looping = [30, 31, *[40, 41, 42] * 15]
+    script.write([], looping)
+    script.texts[(30, 31, 40, 41, 42)] = {40: 9.0, 33: 8.0}
+    script.write([30, 31, 40, 41, 42, 33], [34])
+    assert model.decode(features, lengths, "fr") == [[30, 31, 40, 41, 42, 33, 34]]
+    assert script.calls == 26 + 3  # the loop was not gone round to the limit
+
+    script.write([30, 31, 40, 41, 42, 33], [34] * 30)  # it loops again
+    script.texts[(30, 31, 40, 41, 42, 33, 34)] = {34: 9.0}
+    assert model.decode(features, lengths, "fr") == [[30, 31, 40, 41, 42]]
+
+    script.texts[(30, 31, 40, 41, 42, 33)] = {35: 0.1}  # or it is unsure of what it goes on with
+    assert model.decode(features, lengths, "fr") == [[30, 31, 40, 41, 42]]
+
+
+def test_no_speech_and_doubt_together_give_no_text(hub_folder: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = whisper(hub_folder("whisper"))[1]
+    features, lengths = torch.randn(1, 100, 80), torch.tensor([100])
+    for no_speech, margin, text in ((1.0, 1.0, []), (1.0, 9.0, [50, 51, 52]), (0.0, 1.0, [50, 51, 52])):
+        script = Script(model, monkeypatch, no_speech)
+        script.write([], [50, 51, 52], margin)
+        assert model.decode(features, lengths, "fr") == [text]
+
+
+def test_a_long_text_is_written_to_the_models_own_limit(hub_folder: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts with many tokens a letter need more than any rate of tokens a second allows."""
+    model = whisper(hub_folder("whisper"))[1]
+    script = Script(model, monkeypatch)
+    script.write([], [*range(60, 60 + 90)])
+    room = model.longest_text - len(model.prompt("fr"))
+    assert model.decode(torch.randn(1, 10, 80), torch.tensor([10]), "fr") == [[*range(60, 60 + room)]]
+
+
+@pytest.mark.parametrize("padding", ["window", "longest"])
+def test_text_does_not_depend_on_the_batch(hub_folder: Maker, padding: str) -> None:
+    model = whisper(hub_folder("whisper"))[1]
+    model.hub.config.padding = padding
+    generator = torch.Generator().manual_seed(1)
+    lengths = [31, 110, 58, 7]
+    features = torch.zeros(4, 110, 80)
+    for row, length in zip(features, lengths, strict=True):
+        row[:length] = torch.randn(length, 80, generator=generator)
+    encodings, sizes = model._encode_each(features, torch.tensor(lengths))
+    with model._attending(sizes, encodings.shape[1]), torch.no_grad():
+        together = model._logits(torch.tensor([model.prompt("fr")] * 4), encodings, None)[0]
+    probabilities = model.language_probabilities(features, torch.tensor(lengths))
+    texts = model.decode(features, torch.tensor(lengths), "fr")
+    for row, length in enumerate(lengths):
+        one, size = features[row : row + 1, :length], torch.tensor([length])
+        with torch.no_grad():
+            alone = model._logits(torch.tensor([model.prompt("fr")]), model.encode(one, size), None)[0]
+        torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(probabilities[row], model.language_probabilities(one, size)[0])
+        assert model.decode(one, size, "fr") == [texts[row]]
+
+
+def test_language_probabilities_are_those_of_its_language_tokens(hub_folder: Maker) -> None:
+    model = whisper(hub_folder("whisper"))[1]
+    features = torch.randn(1, 120, 80, generator=torch.Generator().manual_seed(1))
+    hub = WhisperForConditionalGeneration.from_pretrained(hub_folder("whisper")).eval()
+    with torch.no_grad():
+        logits = hub(input_features=features.transpose(1, 2), decoder_input_ids=torch.tensor([[model._start]])).logits
+    found = model.language_probabilities(features, torch.tensor([120]))
+    torch.testing.assert_close(found[0], logits[0, 0, list(model._languages.values())].softmax(-1))
+    assert model.tells_languages and found.shape == (1, len(model.languages))
 
 
 def test_short_windows_only_after_training_began(hub_folder: Maker, speech: Path, tmp_path: Path) -> None:
@@ -210,5 +309,9 @@ def test_a_folder_as_the_hub_holds_it(hub_folder: Maker, speech: Path, tmp_path:
     asr, model = whisper(folder)
     found = model.decode(batch.features, batch.feature_lengths, "fr")
     assert not any(silent in row for row in found)
+    odd = {"num_return_sequences": 2, "num_beams": 3, "return_dict_in_generate": True, "stop_strings": ["a"]}
+    odd |= {"max_length": 3, "max_new_tokens": 1, "do_sample": True, "no_repeat_ngram_size": 1}
+    model.hub.generation_config.update(**odd)
+    assert model.decode(batch.features, batch.feature_lengths, "fr") == found
     save_model(tmp_path / "again", asr)
     assert whisper(tmp_path / "again")[1].decode(batch.features, batch.feature_lengths, "fr") == found

@@ -7,6 +7,9 @@ times cheaper, and it decodes so from then on. Its config records that (``paddin
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +18,7 @@ from torch.nn import functional as F
 
 from asr_pathways.data.languages import find_language
 from asr_pathways.errors import PathwaysError
+from asr_pathways.models.guards import LEAST_LOG_PROBABILITY, is_silence, loop_end, varied
 from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, pad_lengths
 
 if TYPE_CHECKING:
@@ -22,15 +26,32 @@ if TYPE_CHECKING:
 
 FRAME_RATE = 100.0
 STRIDE = 2  # frames of features to one of the encoder
-TOKENS_PER_SECOND = 20
-TOKENS_AT_LEAST = 20
-"""Nobody speaks faster: a decoder that goes on is repeating itself."""
-
 RANGE = 2.0
 """From the largest to the smallest log-mel value: the extractor cuts off what is fainter by 10^8."""
 
 ENGLISH_TOKENS = 51864
 """In the vocabulary of every English-only model (``whisper-tiny.en``, ...)."""
+
+
+@dataclass
+class _Transcript:
+    """Tokens that greedy search found, without prompt and end.
+
+    Attributes:
+        log_probability: of them and the end, summed, in nats.
+        no_speech: the probability of "no speech".
+        loops: whether search was stopped because the tokens go round.
+    """
+
+    tokens: list[int]
+    log_probability: float = 0.0
+    no_speech: float = 0.0
+    loops: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Log probability a token."""
+        return self.log_probability / (len(self.tokens) + 1)
 
 
 class Whisper(HubModel):
@@ -52,12 +73,17 @@ class Whisper(HubModel):
         self._end = int(hub.config.eos_token_id)
         self._languages = language_tokens(tokenizer) if _multilingual(hub) else {}
         self.languages = tuple(self._languages) or ("en",)
+        self.tells_languages = len(self._languages) > 1
         tasks = [_token(tokenizer, name) for name in ("<|transcribe|>", "<|notimestamps|>")]
         self._tasks = tasks if self._languages else tasks[1:]
         self._prompt_size = 1 + len(self._tasks) + bool(self._languages)
         self.window = float(hub.config.max_source_positions) * STRIDE / FRAME_RATE
         self.frames = int(hub.config.max_source_positions) * STRIDE
         self.longest_text = int(hub.config.max_target_positions)
+        vocabulary = tokenizer.get_vocab()
+        self._no_speech = vocabulary.get("<|nospeech|>", vocabulary.get("<|nocaptions|>"))
+        self._never = _suppressed(hub, "suppress_tokens")
+        self._never_first = [*self._never, *_suppressed(hub, "begin_suppress_tokens")]
         self.matched = (
             *_between_layers("encoder", hub.config.encoder_layers),
             *_between_layers("decoder", hub.config.decoder_layers),
@@ -147,26 +173,141 @@ class Whisper(HubModel):
 
     @torch.no_grad()
     def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
-        """Greedy search: log-mel features (B, T, F), their lengths (B,) -> token ids, without prompt and end."""
-        from transformers.generation import GenerationMixin
-        from transformers.modeling_outputs import BaseModelOutput
+        """Greedy search: log-mel features (B, T, F), their lengths (B,) -> token ids, without prompt and end.
 
-        encodings = self.encode(features, lengths)
-        prompt = torch.tensor(self.prompt(language), device=encodings.device).expand(len(features), -1)
-        seconds = float(lengths.max()) / FRAME_RATE
-        count = min(self.longest_text - prompt.shape[1], TOKENS_AT_LEAST + int(TOKENS_PER_SECOND * seconds))
-        # Whisper's own generate() insists on windows of 30 s; the general one accepts the encoder's output.
-        sequences = GenerationMixin.generate(
-            self.hub,
-            encoder_outputs=BaseModelOutput(last_hidden_state=encodings),
-            attention_mask=torch.ones(encodings.shape[:2], dtype=torch.long, device=encodings.device),
-            decoder_input_ids=prompt,
-            max_new_tokens=count,
-            do_sample=False,
-            num_beams=1,
+        What is decoded does not depend on the other utterances of the batch. A transcript ends with the model's own
+        end, its longest text, or a loop: that is cut to its first round, and search goes on once without the token that
+        led into it. What the model writes without believing in it, where it assumes that nobody speaks, is left out
+        (see `asr_pathways.models.guards`).
+        """
+        encodings, sizes = self._encode_each(features, lengths)
+        prompt = self.prompt(language)
+        with self._attending(sizes, encodings.shape[1]):
+            found = self._search(encodings, prompt)
+        rows = zip(found, encodings, sizes, strict=True)
+        return [self._guarded(transcript, row[None, :size], prompt) for transcript, row, size in rows]
+
+    @torch.no_grad()
+    def language_probabilities(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """The probability of each of `languages`, by Whisper's own language tokens, after one step of the decoder.
+
+        Args:
+            features: log-mel features (B, T, F), of which ``lengths`` (B,) frames count.
+
+        Returns:
+            (B, L), float32.
+
+        Raises:
+            PathwaysError: if the model is English-only.
+        """
+        if not self._languages:
+            raise PathwaysError("an English-only Whisper model tells no languages apart")
+        encodings, sizes = self._encode_each(features, lengths)
+        with self._attending(sizes, encodings.shape[1]):
+            start = torch.full((len(features), 1), self._start, device=encodings.device)
+            logits = self._logits(start, encodings, None)[0][:, -1]
+        return logits[:, list(self._languages.values())].softmax(-1)
+
+    def _encode_each(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, list[int]]:
+        """Encodings (B, T', D) as each row has them by itself, and how many frames of each count.
+
+        With `padding` ``longest`` a row's window is its own length, not its batch's longest, so that its text is the
+        same in any batch.
+        """
+        if self.padding == "window":
+            encodings = self.encode(features, lengths)
+            return encodings, [encodings.shape[1]] * len(features)
+        rows = [
+            self.encode(row[None, :length], lengths[index : index + 1])[0]
+            for index, (row, length) in enumerate(zip(features, lengths.tolist(), strict=True))
+        ]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), [len(row) for row in rows]
+
+    @contextmanager
+    def _attending(self, sizes: list[int], longest: int) -> Iterator[None]:
+        """The decoder attends to the first ``sizes`` (B,) of ``longest`` encodings; transformers has no such mask."""
+        if min(sizes) == longest:
+            yield
+            return
+        weight = self.hub.proj_out.weight
+        padding = ~pad_lengths(torch.tensor(sizes, device=weight.device), longest)[:, None, None]
+        mask = torch.zeros(padding.shape, dtype=weight.dtype, device=weight.device)
+        mask = mask.masked_fill(padding, torch.finfo(weight.dtype).min)
+
+        def masked(_: Any, positional: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return positional, {**named, "attention_mask": mask}
+
+        hooks = [
+            layer.encoder_attn.register_forward_pre_hook(masked, with_kwargs=True)
+            for layer in self.hub.model.decoder.layers
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _logits(self, ids: Tensor, encodings: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Token ids (B, N) after those in ``cache`` -> float32 logits of the first and the last (B, 2, V), of the last
+        (B, 1, V) if there is a cache; and the cache.
+        """
+        out = self.hub.model.decoder(
+            input_ids=ids, encoder_hidden_states=encodings, past_key_values=cache, use_cache=True
         )
-        rows = sequences[:, prompt.shape[1] :].tolist()
-        return [row[: row.index(self._end)] if self._end in row else row for row in rows]
+        hidden = out.last_hidden_state[:, [0, -1] if cache is None else [-1]]
+        return self.hub.proj_out(hidden).float(), out.past_key_values
+
+    def _search(
+        self, encodings: Tensor, prompt: list[int], kept: Sequence[int] = (), banned: int | None = None
+    ) -> list[_Transcript]:
+        """Greedy search over encodings (B, T', D) until each row ends, is as long as may be, or loops.
+
+        Args:
+            prompt: tokens before the transcript.
+            kept: the transcript's first tokens, which are not searched for.
+            banned: a token that does not come next.
+        """
+        found = [_Transcript([]) for _ in encodings]
+        open_ = set(range(len(found)))
+        ids = torch.tensor([*prompt, *kept], device=encodings.device).expand(len(encodings), -1)
+        never_first = self._never_first if banned is None else [*self._never, banned]
+        cache: Any = None
+        for step in range(self.longest_text - ids.shape[1]):
+            both, cache = self._logits(ids, encodings, cache)
+            if step == 0 and self._no_speech is not None:
+                for transcript, share in zip(found, both[:, 0].softmax(-1)[:, self._no_speech].tolist(), strict=True):
+                    transcript.no_speech = share
+            logits = both[:, -1].index_fill(1, ids.new_tensor(self._never if step else never_first), -torch.inf)
+            best = logits.argmax(dim=-1)
+            scores = (logits.gather(1, best[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+            for row, token in enumerate(best.tolist()):
+                if row not in open_:
+                    continue
+                transcript = found[row]
+                transcript.log_probability += scores[row]
+                if token == self._end:
+                    open_.remove(row)
+                    continue
+                transcript.tokens.append(token)
+                if loop_end(transcript.tokens) is not None:
+                    transcript.loops = True
+                    open_.remove(row)
+            if not open_:
+                break
+            ids = best[:, None]
+        return found
+
+    def _guarded(self, found: _Transcript, encodings: Tensor, prompt: list[int]) -> list[int]:
+        """The tokens of a transcript of encodings (1, T', D) that are believed."""
+        if is_silence(found.no_speech, found.mean):
+            return []
+        tokens = found.tokens
+        if found.loops and (end := loop_end(tokens)) is not None:
+            (rest,) = self._search(encodings, prompt, tokens[:end], banned=tokens[end])
+            believed = not rest.loops and rest.mean >= LEAST_LOG_PROBABILITY
+            tokens = tokens[:end] + (rest.tokens if believed else [])
+        tokenizer = self._parts[0]
+        return tokens[: varied(tokens, lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)))]
 
 
 def language_tokens(tokenizer: Any) -> dict[str, int]:
@@ -181,6 +322,12 @@ def _multilingual(hub: Any) -> bool:
     """English-only models have the language tokens too, and were never trained on them."""
     stated = getattr(hub.generation_config, "is_multilingual", None)
     return bool(hub.config.vocab_size != ENGLISH_TOKENS if stated is None else stated)
+
+
+def _suppressed(hub: Any, name: str) -> list[int]:
+    """Tokens that a checkpoint's generation config names as never to be written (``suppress_tokens``), or not first."""
+    tokens = getattr(hub.generation_config, name, None) or []
+    return [token for token in map(int, tokens) if 0 <= token < int(hub.config.vocab_size)]
 
 
 def _between_layers(side: str, layers: int) -> list[str]:
