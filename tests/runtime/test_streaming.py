@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
 from asr_pathways.runtime.kernels import available, extension
 from asr_pathways.runtime.sources import ModelSource
-from asr_pathways.runtime.streaming import Endpointing, Recognizer, Stream
+from asr_pathways.runtime.streaming import FRAME, Endpointing, Recognizer, Stream, _Written
 from tests.conftest import LANGUAGES, WORDS, make_model, spoken
 
 needs_kernels = pytest.mark.skipif(not available(), reason="the kernels were not built")
@@ -267,10 +268,13 @@ def test_silence_ends_a_segment(trained: AsrModel) -> None:
         (np.zeros(10), 16_000, "samples must be a float32 vector in .-1, 1., not float64"),
         (np.zeros((2, 10), np.float32), 16_000, r"of shape \(2, 10\)"),
         (np.full(10, np.nan, np.float32), 16_000, "not finite"),
-        (np.zeros(10, np.float32), 0, "sample rate 0 Hz"),
+        *(
+            (np.zeros(10, np.float32), rate, f"^sample rate {rate} Hz: it must be from 1,000 to 10,000,000 Hz$")
+            for rate in (0, -16_000, 1, 10**12, float("nan"), float("inf"), "16000", None, True)
+        ),
     ],
 )
-def test_bad_samples_are_refused(trained: AsrModel, samples: np.ndarray, rate: int, message: str) -> None:
+def test_bad_samples_are_refused(trained: AsrModel, samples: np.ndarray, rate: Any, message: str) -> None:
     stream = Recognizer(ModelSource(trained), "en").stream()
     with pytest.raises(PathwaysError, match=message):
         stream.accept(samples, rate)
@@ -335,3 +339,31 @@ def test_phrases_that_cannot_be_preferred_are_refused(
 def test_no_audio_gives_no_words(trained: AsrModel) -> None:
     stream = Recognizer(ModelSource(trained), "en").stream()
     assert stream.partial().text == "" and stream.final().tokens == []
+
+
+@given(st.lists(st.lists(st.integers(0, 23), max_size=6), max_size=8), st.booleans())
+def test_text_that_grows_is_that_of_all_symbols(tokenizer: Tokenizer, parts: list[list[int]], changes: bool) -> None:
+    written = _Written(tokenizer, 2.0)
+    symbols: list[int] = []
+    for part in parts:
+        symbols = [*(symbols[:-1] if changes else symbols), *part]  # beam search may change its mind
+        frames = list(range(5, 5 + len(symbols)))
+        text, tokens = written.read(symbols, frames)
+        assert text == tokenizer.decode(symbols)
+        pieces = tokenizer.pieces()
+        assert tokens == [
+            (pieces[symbol], round(2.0 + FRAME * frame, 2)) for symbol, frame in zip(symbols, frames, strict=True)
+        ]
+
+
+def test_a_partial_result_decodes_only_what_is_new(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    plain = tokenizer.decode
+    monkeypatch.setattr(tokenizer, "decode", lambda ids: decoded.append(len(ids)) or plain(ids))
+    words = tokenizer.encode("one two three four five")
+    written, symbols = _Written(tokenizer, 0.0), list[int]()
+    for _ in range(300):
+        symbols = [*symbols, *words]
+        text = written.read(symbols, list(range(len(symbols))))[0]
+    assert text.split() == ["one", "two", "three", "four", "five"] * 300
+    assert sum(decoded) < 3 * len(symbols)

@@ -15,6 +15,7 @@ import typer
 from asr_pathways.cli.bench import bench
 from asr_pathways.cli.data import app as data_app
 from asr_pathways.cli.export import export
+from asr_pathways.cli.live import PartialLine, UntilInterrupted
 from asr_pathways.cli.tables import split_languages
 from asr_pathways.console import print_table
 from asr_pathways.errors import PathwaysError, one_line
@@ -200,7 +201,10 @@ def transcribe(
         Path | None,
         typer.Option(help="A text file of words and names to prefer, one phrase a line; with --beam."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with token times.")] = False,
+    languages: Annotated[
+        str | None, typer.Option(help="With --language auto: choose among these, such as fr,it.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with times.")] = False,
 ) -> None:
     """Transcribes audio files of any rate and format that libsndfile reads.
 
@@ -213,11 +217,13 @@ def transcribe(
 
     if stream and language == "auto":
         raise PathwaysError("--language auto needs the whole recording: leave --stream out")
+    if languages is not None and language != "auto":
+        raise PathwaysError("--languages restricts what --language auto chooses among: leave one of them out")
     if Path("-") in files and not stream:
         raise PathwaysError("-: standard input is recognised as it comes: add --stream")
     if (beam > 1 or phrases is not None) and not stream:
         raise PathwaysError("--beam and --phrases are of streaming: add --stream")
-    recognize = _streamed(model, language, beam, phrases) if stream else _whole(model, language)
+    recognize = _streamed(model, language, beam, phrases) if stream else _whole(model, language, languages)
     failed = False
     for file in files:
         try:
@@ -235,18 +241,35 @@ def transcribe(
         raise typer.Exit(1)
 
 
-def _whole(model: Path, language: str) -> Callable[[Path], Iterable[Transcript]]:
+def _whole(model: Path, language: str, languages: str | None) -> Callable[[Path], Iterable[Transcript]]:
     """From a file to its transcript, recognised as a whole."""
-    from asr_pathways.bundle.load import load_identifier, load_model
+    from asr_pathways.bundle.load import find_identifier, load_model
     from asr_pathways.model_folder.decode import transcribe as whole
     from asr_pathways.model_folder.decode import transcribe_any
+    from asr_pathways.model_folder.language_id import choices
 
     asr = load_model(model)
     if language == "auto":
-        identifier = load_identifier(model)
-        return lambda file: [transcribe_any(asr, identifier, file)]
+        identifier = find_identifier(model, asr)
+        among = choices(asr, identifier, split_languages(languages))
+        return lambda file: [_doubted(transcribe_any(asr, identifier, file, among))]
     asr.check_languages([language])
     return lambda file: [whole(asr, file, language)]
+
+
+def _doubted(transcript: Transcript) -> Transcript:
+    """The transcript; a line on stderr if its language is uncertain, and not only another in each segment."""
+    from asr_pathways.model_folder.language_id import UNCERTAIN
+
+    several = len({segment.language for segment in transcript.segments}) > 1
+    if transcript.languages[0][1] < UNCERTAIN and not several:
+        likeliest = ", ".join(f"{language} {share:.2f}" for language, share in transcript.languages)
+        typer.echo(
+            f"{transcript.file}: the language is uncertain ({likeliest}): name it by --language, "
+            "or restrict the choice by --languages",
+            err=True,
+        )
+    return transcript
 
 
 def _streamed(model: Path, language: str, beam: int, phrases: Path | None) -> Callable[[Path], Iterator[Transcript]]:
@@ -258,24 +281,32 @@ def _streamed(model: Path, language: str, beam: int, phrases: Path | None) -> Ca
     preferred = () if phrases is None else read_phrases(phrases)
     recognizer = Recognizer(model, language, beam=beam, phrases=preferred)
 
+    def shown(transcripts: Iterable[tuple[Transcript, bool]]) -> Iterator[Transcript]:
+        line = PartialLine()
+        try:
+            for result, final in transcripts:
+                if final:
+                    line.clear()
+                    yield result
+                else:
+                    line.show(result.text)
+        finally:
+            line.clear()
+
     def recognize(file: Path) -> Iterator[Transcript]:
-        shown = ""
-        if file == Path("-"):
-            transcripts = transcribe_live(recognizer, sys.stdin.buffer, language)
-        else:
-            transcripts = transcribe_stream(recognizer, file, language)
-        for result, final in transcripts:
-            if final:
-                yield result
-            elif result.text != shown:
-                typer.echo(f"... {result.text}", err=True)
-            shown = result.text
+        if file != Path("-"):
+            yield from shown(transcribe_stream(recognizer, file, language))
+            return
+        with UntilInterrupted(sys.stdin.buffer) as sound:
+            yield from shown(transcribe_live(recognizer, sound, language))
+        if sound.interrupted:
+            raise typer.Exit(130)
 
     return recognize
 
 
 @app.command()
-def identify(model: Model, data: Data) -> None:
+def identify(model: Model, data: Data, languages: Languages = None) -> None:
     """Fits a language identifier for [b]transcribe --language auto[/b]; prints how often it is right.
 
     A linear head on the encoder's output; minutes. Use data with many speakers in each language: with one speaker a
@@ -294,7 +325,7 @@ def identify(model: Model, data: Data) -> None:
         )
     if not model.is_dir():
         raise PathwaysError(f"{model}: no such model folder: the identifier is kept in it")
-    identifier, right = fit_identifier(load_model(model, fastest_device()), data)
+    identifier, right = fit_identifier(load_model(model, fastest_device()), data, split_languages(languages))
     identifier.save(model)
     print_table(identification_table(right))
 

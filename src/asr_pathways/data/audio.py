@@ -1,11 +1,11 @@
-"""Audio of any format, rate and channel count that libsndfile reads, as 16 kHz mono float32; and cutting it."""
+"""Audio of any format, rate and channel count that libsndfile reads, as 16 kHz mono float32."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-from collections.abc import Iterator
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from asr_pathways.errors import PathwaysError
 
 SAMPLE_RATE = 16_000  # Hz
+RATES = (1_000, 10_000_000)  # Hz; what a file or a caller states beyond them is a mistake
 
 Samples = NDArray[np.float32]
 
-_PAUSE = 0.2  # seconds over which loudness is measured
-_EARLIEST = 0.5  # share of the window: no part is shorter
 _PLACE = re.compile(r"(.+\.tar)#(\d+)\+(\d+)")
 
 
@@ -64,7 +63,10 @@ def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -
         )
     if not np.isfinite(samples).all():
         raise PathwaysError(f"{path}: audio holds values that are not finite")
-    return resample(samples.mean(axis=1, dtype=np.float32), rate)
+    try:
+        return resample(samples.mean(axis=1, dtype=np.float32), rate)
+    except PathwaysError as error:
+        raise PathwaysError(f"{path}: {error}") from None
 
 
 def _opened(path: Path) -> Any:
@@ -89,8 +91,20 @@ def _opened(path: Path) -> Any:
     return io.BytesIO(data)
 
 
+def check_rate(rate: object) -> None:
+    """Raises PathwaysError for what is no sample rate in Hz: not a number, or outside `RATES`."""
+    lowest, highest = RATES
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not lowest <= float(rate) <= highest:
+        raise PathwaysError(f"sample rate {rate} Hz: it must be from {lowest:,} to {highest:,} Hz")
+
+
 def resample(samples: Samples, rate: float, target: float = SAMPLE_RATE) -> Samples:
-    """Samples (N,) at ``rate`` Hz resampled to ``target`` Hz (soxr, high quality)."""
+    """Samples (N,) at ``rate`` Hz resampled to ``target`` Hz (soxr, high quality).
+
+    Raises:
+        PathwaysError: for a rate that is none.
+    """
+    check_rate(rate)
     if rate == target:
         return samples
     import soxr
@@ -114,18 +128,3 @@ def to_int16(samples: NDArray[np.int16] | Samples) -> NDArray[np.int16]:
     if samples.dtype == np.int16:
         return np.asarray(samples, dtype=np.int16)
     return np.asarray(np.clip(np.rint(samples * 32768.0), -32768, 32767), dtype=np.int16)
-
-
-def cut_at_pauses(samples: Samples, window: float) -> Iterator[Samples]:
-    """Yields samples (N,) at 16 kHz in parts of at most ``window`` seconds, cut where it has the least energy.
-
-    Each cut is in the second half of its window, in the middle of the 0.2 s with the least energy.
-    """
-    while len(samples) > window * SAMPLE_RATE:
-        longest, width = int(window * SAMPLE_RATE), int(_PAUSE * SAMPLE_RATE)
-        energy = np.cumsum(np.square(samples[:longest], dtype=np.float64))
-        first = int(_EARLIEST * longest)
-        cut = first + int(np.argmin(energy[first + width :] - energy[first:-width])) + width // 2
-        yield samples[:cut]
-        samples = samples[cut:]
-    yield samples

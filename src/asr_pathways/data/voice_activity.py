@@ -24,7 +24,13 @@ BEGINS, ENDS = 0.5, 0.35
 """Speech begins at a frame of so high a probability, and ends at one below the second (Silero's own thresholds)."""
 
 LEVEL = 0.05
-"""A recording whose loudest frame has a lower root mean square is amplified to it: speech below -40 dB is missed."""
+"""A recording of a lower root mean square is amplified to it, measured in its loud frames: speech below -40 dB is
+missed. A click is one or two of them."""
+
+_LOUD = 10  # frames that are louder than the one measured
+
+SILENT = 0.1
+"""A recording has surely no speech if no frame is as likely; the least likely of 2,619 prompts has 0.19."""
 
 _MOST_GAIN = 1000.0
 _CONTEXT = 64  # samples before a frame that belong to the network's input
@@ -71,6 +77,15 @@ def speech_segments(
     ]
 
 
+def is_silent(samples: Samples) -> bool:
+    """Whether ``samples`` (T,), float32 at 16 kHz, surely have no speech: silence, noise, tones.
+
+    Raises:
+        PathwaysError: if the detector is not installed.
+    """
+    return bool(speech_probabilities(samples).max(initial=0.0) < SILENT)
+
+
 def speech_probabilities(samples: Samples) -> NDArray[np.float32]:
     """The probability of speech in each `FRAME` of ``samples`` (T,), float32 at 16 kHz: (ceil(T / 512),).
 
@@ -109,10 +124,11 @@ def _detector() -> Any:
 
 
 def _gain(samples: Samples) -> float:
-    """What brings the loudest frame of samples (T,) to `LEVEL`; at least 1."""
+    """What brings the loud frames of samples (T,) to `LEVEL`; at least 1."""
     whole = len(samples) // FRAME * FRAME
     frames = samples[:whole].reshape(-1, FRAME)
-    power = float(np.einsum("fs,fs->f", frames, frames).max(initial=0.0)) / FRAME
+    powers = np.sort(np.einsum("fs,fs->f", frames, frames)) / FRAME
+    power = float(powers[-min(_LOUD, len(powers))]) if len(powers) else 0.0
     return min(max(1.0, LEVEL / float(np.sqrt(max(power, 1e-20)))), _MOST_GAIN)
 
 
@@ -137,7 +153,8 @@ def _cut(
     start, end = segment
     parts = []
     while end - start > limit:
-        first, last = start + max(1, int(limit) // 2), start + int(limit)
+        first = start + max(1, int(limit) // 2)
+        last = max(first + 1, min(start + int(limit), end - int(limit) // 4))  # what is left is no splinter
         pauses = _runs(~speech[first:last])
         if pauses:
             begin, stop = max(pauses, key=lambda pause: (pause[1] - pause[0], pause[0]))

@@ -1,4 +1,5 @@
-"""Which language is spoken: a linear head on pooled encodings, fitted once and kept in the MODEL folder.
+"""Which language is spoken: a linear head on pooled encodings, fitted once and kept in the MODEL folder; without one,
+the probabilities of Whisper's own language tokens.
 
 Measured and rejected: choosing the pathway whose transcript has the best score. On pathways that share their weights it
 is right one time in four among five languages, and needs a whole decoding for each (see docs/models.md).
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 
 from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import SPLITS, load_cuts
+from asr_pathways.data.languages import find_language
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
@@ -30,6 +32,9 @@ from asr_pathways.models.speech_model import SpeechModel
 FILE = "language_id.safetensors"
 DECAY = 1e-2
 """Weight decay of the head; encodings are wide and utterances few."""
+
+UNCERTAIN = 0.6
+"""Probability of the likeliest language below which a user is told that it is uncertain."""
 
 UTTERANCES = 2000
 """Of a language and a split at most about so many are used: a linear head needs no more."""
@@ -147,8 +152,10 @@ def embeddings_of(
     return torch.cat(embeddings), labels
 
 
-def fit_identifier(asr: AsrModel, data: Path) -> tuple[LanguageIdentifier, dict[str, dict[str, float]]]:
-    """Fits an identifier of the model's languages on the train split; its accuracy on dev and test.
+def fit_identifier(
+    asr: AsrModel, data: Path, languages: Sequence[str] | None = None
+) -> tuple[LanguageIdentifier, dict[str, dict[str, float]]]:
+    """Fits an identifier of the model's languages, or of some, on the train split; its accuracy on dev and test.
 
     Of each language and split at most :data:`UTTERANCES` are used. Those that are broken are left out, as in training.
 
@@ -160,7 +167,8 @@ def fit_identifier(asr: AsrModel, data: Path) -> tuple[LanguageIdentifier, dict[
             another none.
     """
     left_out = LeftOut(MAX_LEFT_OUT)
-    cuts = {split: _sample(asr, data, split, left_out) for split in SPLITS}
+    asked = None if languages is None else asr.check_languages(languages)
+    cuts = {split: _sample(asr, data, split, left_out, asked) for split in SPLITS}
 
     def embedded(split: str) -> tuple[Tensor, list[str]]:
         model = asr.model
@@ -178,21 +186,70 @@ def fit_identifier(asr: AsrModel, data: Path) -> tuple[LanguageIdentifier, dict[
     return identifier, right
 
 
-def rank(asr: AsrModel, identifier: LanguageIdentifier, features: Tensor) -> list[tuple[str, float]]:
-    """The languages of one utterance's features (T, ...), the likeliest first, with their probabilities."""
-    first = asr.languages[0]
-    device = asr.device
-    with asr.inference(first):
-        lengths = torch.tensor([len(features)], device=device)
-        embedding = embed(asr.model, features[None].to(device), lengths, first)
-    shares = identifier.probabilities(embedding)[0].tolist()
-    return sorted(zip(identifier.languages, shares, strict=True), key=lambda pair: -pair[1])
+def choices(
+    asr: AsrModel, identifier: LanguageIdentifier | None, languages: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """The languages that can be identified: all, or those asked for.
+
+    Raises:
+        PathwaysError: if the model or its identifier does not know one of them.
+    """
+    known = asr.languages if identifier is None else identifier.languages
+    if languages is None:
+        return known
+    asked = asr.check_languages(languages)
+    if unknown := [language for language in asked if language not in known]:
+        raise PathwaysError(
+            f"the language identifier tells {' '.join(known)} apart, not {' '.join(unknown)}: fit it anew"
+        )
+    return asked
 
 
-def _sample(asr: AsrModel, data: Path, split: str, left_out: LeftOut) -> list[Any]:
-    """Cuts of the model's languages that fit its window, evenly out of all of a language."""
+def rank(
+    asr: AsrModel, identifier: LanguageIdentifier | None, features: Tensor, languages: Sequence[str] | None = None
+) -> list[tuple[str, float]]:
+    """The languages of one utterance's features (T, ...), the likeliest first, with their probabilities.
+
+    Args:
+        asr: the model.
+        identifier: a fitted one; None: the model tells its languages apart by itself.
+        features: of the utterance.
+        languages: to choose among, as from `choices`; None: all.
+    """
+    features = features[None].to(asr.device)
+    lengths = torch.tensor([features.shape[1]], device=asr.device)
+    if identifier is None:
+        shares = _of_model(asr, features, lengths)
+    else:
+        with asr.inference(first := asr.languages[0]):
+            embedding = embed(asr.model, features, lengths, first)
+        shares = dict(zip(identifier.languages, identifier.probabilities(embedding)[0].tolist(), strict=True))
+    chosen = {language: shares[language] for language in languages or shares}
+    total = sum(chosen.values()) or 1.0
+    return sorted(((language, share / total) for language, share in chosen.items()), key=lambda pair: -pair[1])
+
+
+def _of_model(asr: AsrModel, features: Tensor, lengths: Tensor) -> dict[str, float]:
+    """What a model that tells languages apart assigns to each of ours: features (1, T, ...) and their lengths (1,).
+
+    Of a pruned model it is the mean over all pathways: each was trained on one language.
+    """
+    model, languages = asr.model, asr.languages
+    total = torch.zeros(len(model.languages))
+    for language in languages if asr.pathways is not None else languages[:1]:
+        with asr.inference(language):
+            total += model.language_probabilities(features, lengths)[0].cpu()
+    places = {
+        language: model.languages.index(find_language(language, model.languages) or language) for language in languages
+    }
+    of_all = sum(float(total[place]) for place in places.values()) or 1.0
+    return {language: float(total[place]) / of_all for language, place in places.items()}
+
+
+def _sample(asr: AsrModel, data: Path, split: str, left_out: LeftOut, languages: Sequence[str] | None) -> list[Any]:
+    """Cuts of the model's languages, or of those asked for, that fit its window, evenly out of all of a language."""
     by_language: dict[str, list[Any]] = {}
-    for cut in load_cuts(data, split, left_out=left_out):
+    for cut in load_cuts(data, split, languages, left_out=left_out):
         if cut.duration <= asr.model.window:
             by_language.setdefault(cut.supervisions[0].language, []).append(cut)
     known = [language for language in sorted(by_language) if not asr.languages or language in asr.languages]

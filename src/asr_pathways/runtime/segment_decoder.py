@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, check_rate
 from asr_pathways.data.features import FbankStream
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.emformer import STRIDE, EmformerState
@@ -50,8 +50,7 @@ class SegmentDecoder:
             PathwaysError: if the rate is not one, or another than before.
         """
         if self.rate is None:
-            if rate <= 0:
-                raise PathwaysError(f"sample rate {rate} Hz: it must be above 0")
+            check_rate(rate)
             self.rate = rate
             if rate != SAMPLE_RATE:
                 import soxr

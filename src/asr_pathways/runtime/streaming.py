@@ -20,6 +20,7 @@ import torch
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.normalize import normalize
+from asr_pathways.data.tokenizer import SPACE, Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.emformer import STRIDE
 from asr_pathways.models.transducer import GreedySearch
@@ -195,6 +196,39 @@ class Recognizer:
         return code
 
 
+class _Written:
+    """The text and the timed word pieces of a segment, which mostly grow at their end: only what is new is decoded."""
+
+    def __init__(self, tokenizer: Tokenizer, start: float) -> None:
+        self._tokenizer, self._start = tokenizer, start
+        self._forget()
+
+    def _forget(self) -> None:
+        self._symbols: list[int] = []
+        self._frames: list[int] = []
+        self._tokens: list[tuple[str, float]] = []
+        self._words: list[str] = []  # of the symbols before `_open`, at which the last word begins
+        self._open = 0
+
+    def read(self, symbols: list[int], frames: list[int]) -> tuple[str, list[tuple[str, float]]]:
+        """The text of ``symbols``, and each as a word piece with its time."""
+        known = len(self._symbols)
+        if symbols[:known] != self._symbols or frames[:known] != self._frames:  # beam search changed its mind
+            self._forget()
+            known = 0
+        new = symbols[known:]
+        if new:
+            pieces = self._tokenizer.pieces()
+            for place, (symbol, frame) in enumerate(zip(new, frames[known:], strict=True), known):
+                self._tokens.append((pieces[symbol], round(self._start + FRAME * frame, 2)))
+                if pieces[symbol].startswith(SPACE):
+                    self._words.append(self._tokenizer.decode(symbols[self._open : place]))
+                    self._open = place
+            self._symbols, self._frames = list(symbols), list(frames)
+        last = self._tokenizer.decode(symbols[self._open :])
+        return " ".join(filter(None, [*self._words, last])), list(self._tokens)
+
+
 class Stream:
     """One stream of audio, cut into segments; made by `Recognizer.stream`.
 
@@ -204,7 +238,7 @@ class Stream:
     def __init__(self, recognizer: Recognizer, language: str) -> None:
         self._recognizer = recognizer
         self._start = 0.0
-        self._segment = recognizer._segment(language)
+        self._begin(language)
 
     @property
     def language(self) -> str:
@@ -240,7 +274,7 @@ class Stream:
         self._segment.finish()
         result = self._result(final=True)
         self._start = result.end
-        self._segment = self._recognizer._segment(self.language)
+        self._begin(self.language)
         return result
 
     def switch(self, language: str) -> None:
@@ -254,7 +288,7 @@ class Stream:
         code = self._recognizer._check(language)
         if self._segment.rate is not None:
             raise PathwaysError("a segment has begun: end it by final() before the language is switched")
-        self._segment = self._recognizer._segment(code)
+        self._begin(code)
 
     def endpoint(self) -> bool:
         """Whether the segment is over, by the silence since its last word or its length (see `Endpointing`)."""
@@ -265,11 +299,14 @@ class Stream:
         silence = decoded - FRAME * (search.frames[0][-1] + 1)
         return silence >= rules.after_speech or decoded >= rules.longest
 
+    def _begin(self, language: str) -> None:
+        """A new segment."""
+        self._segment = self._recognizer._segment(language)
+        self._written = _Written(self._segment.pathway.tokenizer, self._start)
+
     def _result(self, final: bool) -> Result:
         segment = self._segment
-        tokenizer, search = segment.pathway.tokenizer, segment.search
-        pieces, symbols = tokenizer.pieces(), search.symbols[0]
-        times = [round(self._start + FRAME * frame, 2) for frame in search.frames[0]]
-        tokens = [(pieces[symbol], time) for symbol, time in zip(symbols, times, strict=True)]
+        search = segment.search
+        text, tokens = self._written.read(search.symbols[0], search.frames[0])
         decoded = segment.samples / SAMPLE_RATE if final else FRAME * search.past[0]
-        return Result(self.language, tokenizer.decode(symbols), tokens, self._start, self._start + decoded, final)
+        return Result(self.language, text, tokens, self._start, self._start + decoded, final)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 import numpy as np
 
 from asr_pathways.data.audio import SAMPLE_RATE
-from asr_pathways.model_folder.decode import Transcript, read_samples
+from asr_pathways.model_folder.decode import Transcript, read_samples, spoken_segments
 from asr_pathways.runtime.streaming import Recognizer, Result
 
 CHUNK = 0.32
@@ -34,7 +34,14 @@ def transcribe_stream(
     yield _transcript(path, stream.final(), seconds)
 
 
-def transcribe_live(recognizer: Recognizer, sound: BinaryIO, language: str) -> Iterator[tuple[Transcript, bool]]:
+class Sound(Protocol):
+    """Bytes as they come."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next ``size`` bytes; fewer at the end."""
+
+
+def transcribe_live(recognizer: Recognizer, sound: Sound, language: str) -> Iterator[tuple[Transcript, bool]]:
     """Decodes 16-bit mono samples at 16 kHz as they are read, until ``sound`` ends.
 
     Yields the hypothesis of a segment after each `CHUNK` seconds, and the final one once silence has ended it.
@@ -52,4 +59,5 @@ def transcribe_live(recognizer: Recognizer, sound: BinaryIO, language: str) -> I
 
 
 def _transcript(path: Path, result: Result, seconds: float) -> tuple[Transcript, bool]:
-    return Transcript(str(path), result.language, result.text, result.tokens, seconds), result.final
+    segments = spoken_segments([(result.start, result.end, result.language, result.text)])
+    return Transcript(str(path), result.language, result.text, result.tokens, seconds, segments), result.final
