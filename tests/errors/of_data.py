@@ -45,6 +45,12 @@ AUDIO = [
     Case("a file that is not there", HEAR.format("no.wav"), "no.wav: no such audio file"),
     Case("a folder in place of a file", HEAR.format("data"), "data: no such audio file"),
     Case("an empty file", HEAR.format("bad.wav"), "bad.wav: empty file, no audio in it", content("bad.wav", b"")),
+    Case(
+        "a sample rate that is none",
+        HEAR.format("bad.wav"),
+        "bad.wav: sample rate 1 Hz: it must be from 1,000 to 10,000,000 Hz",
+        sound("bad.wav", 1, rate=1),
+    ),
     Case("a header and no samples", HEAR.format("bad.wav"), "bad.wav: no audio in it", header_only("bad.wav")),
     Case(
         "a file cut short",

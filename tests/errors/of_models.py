@@ -184,6 +184,26 @@ OPTIONS = [
         "sparse: no language identifier yet: fit one with `asr-pathways identify sparse --data DIR`",
     ),
     Case(
+        "a choice of languages where one is named",
+        "transcribe sparse hello.wav --language fr --languages fr,en",
+        "--languages restricts what --language auto chooses among: leave one of them out",
+    ),
+    Case(
+        "auto for a stream",
+        "transcribe sparse hello.wav --language auto --stream",
+        "--language auto needs the whole recording: leave --stream out",
+    ),
+    Case(
+        "one language to tell apart",
+        "identify sparse --data data --languages en",
+        "data: language identification needs 2 of the model's languages in train: en there",
+    ),
+    Case(
+        "a language to tell apart that the model does not know",
+        "identify sparse --data data --languages en,it",
+        "unknown language 'it': this model knows en fr",
+    ),
+    Case(
         "a beam without streaming",
         "transcribe sparse hello.wav --language fr --beam 4",
         "--beam and --phrases are of streaming: add --stream",
