@@ -382,7 +382,7 @@ def test_the_same_time_of_change_hides_nothing(change: str, five: AsrModel, tmp_
     assert five.pathways is not None
     path = tmp_path / "b.asrp"
     write_bundle(five, path, "float32")
-    recognizer, bundle = Recognizer(path, "en"), Bundle.open(path)
+    recognizer, bundle = StreamingTransducer(path, "en"), Bundle.open(path)
     bundle.verify()
     name = next(iter(bundle.layout.prunable))
     value, before = bundle.values(name), path.stat()

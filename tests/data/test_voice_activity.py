@@ -83,7 +83,7 @@ def _sines(*pitches: float) -> Samples:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: seconds(600),
+        lambda: seconds(120),
         lambda: np.random.default_rng(1).normal(0, 0.1, 60 * SAMPLE_RATE).astype(np.float32),
         lambda: (np.cumsum(np.random.default_rng(1).normal(size=60 * SAMPLE_RATE)) / 5000).astype(np.float32),
         lambda: _sines(440),

@@ -70,11 +70,13 @@ class UntilInterrupted:
         self._before: Any = None
 
     def __enter__(self) -> UntilInterrupted:
-        self._before = signal.signal(signal.SIGINT, self._stop)
+        if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):  # a background job ignores Ctrl-C
+            self._before = signal.signal(signal.SIGINT, self._stop)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
 
     def read(self, size: int) -> bytes:
         """The next ``size`` bytes; fewer at the end."""

@@ -258,10 +258,11 @@ def _whole(model: Path, language: str, languages: str | None) -> Callable[[Path]
 
 
 def _doubted(transcript: Transcript) -> Transcript:
-    """The transcript; a line on stderr if its language is uncertain."""
+    """The transcript; a line on stderr if its language is uncertain, and not only another in each segment."""
     from asr_pathways.model_folder.language_id import UNCERTAIN
 
-    if transcript.languages[0][1] < UNCERTAIN:
+    several = len({segment.language for segment in transcript.segments}) > 1
+    if transcript.languages[0][1] < UNCERTAIN and not several:
         likeliest = ", ".join(f"{language} {share:.2f}" for language, share in transcript.languages)
         typer.echo(
             f"{transcript.file}: the language is uncertain ({likeliest}): name it by --language, "

@@ -251,9 +251,8 @@ def _of_model(asr: AsrModel, features: Tensor, lengths: Tensor) -> dict[str, flo
     for language in languages if asr.pathways is not None else languages[:1]:
         with asr.inference(language):
             total += model.language_probabilities(features, lengths)[0].cpu()
-    places = {
-        language: model.languages.index(find_language(language, model.languages) or language) for language in languages
-    }
+    known = {language: find_language(language, model.languages) for language in languages}
+    places = {language: model.languages.index(code) for language, code in known.items() if code is not None}
     of_all = sum(float(total[place]) for place in places.values()) or 1.0
     return {language: float(total[place]) / of_all for language, place in places.items()}
 

@@ -1,8 +1,8 @@
 """Guards against what a decoder of text makes up: loops, and words where nobody speaks. Pure functions; no torch.
 
 The thresholds are those of Whisper's own decoding (Radford et al. 2022, arXiv 2212.04356, section 4.5), which
-faster-whisper has too. There, a transcript that fails is drawn anew at rising temperatures; here nothing is drawn: a loop
-is cut to its first round, and search goes on from there without the token that led into it.
+faster-whisper has too. There, a transcript that fails is drawn anew at rising temperatures; here nothing is drawn: a
+loop is cut to its first round, and search goes on from there without the token that led into it.
 """
 
 from __future__ import annotations

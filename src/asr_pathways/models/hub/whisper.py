@@ -2,7 +2,8 @@
 
 Whisper pads every input to 30 seconds, and as published needs that: on a shorter window it repeats itself. One that
 trains here gets windows of its batch's length from the first step on, which makes a step on short utterances several
-times cheaper, and it decodes so from then on. Its config records that (``padding``).
+times cheaper, and it decodes each utterance in a window of its own length from then on. Its config records that
+(``padding``).
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ class SparseMatrix:
         block = _block_rows(granularity)
         if dtype not in ("float32", "int8"):
             raise PathwaysError(f"values are stored as float32 or int8, not as {dtype!r}")
-        if dtype == "int8" and not values.isfinite().all():
+        if dtype == "int8" and not np.isfinite(values).all():
             raise PathwaysError("values that are not finite cannot be stored as int8")
         return cls(extension.built().pack(*addresses, rows, columns, block, dtype == "int8"), shape)
 
