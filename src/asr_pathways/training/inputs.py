@@ -15,6 +15,7 @@ from asr_pathways.data.batches import Batch, TrainBatches, eval_batches
 from asr_pathways.data.corpus import languages_of, load_cuts, sources_of
 from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.data.left_out import LeftOut
+from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.training.run import Run
 
@@ -65,7 +66,9 @@ class Inputs:
         """This rank's training batches."""
         config, fabric = self._run.config, self._run.fabric
         ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size, "accumulate": config.accumulate}
-        return TrainBatches(self.cuts, config=config.data, **ranks, **self._options(asr))
+        batches = TrainBatches(self.cuts, config=config.data, **ranks, **self._options(asr))
+        _check_targets(asr, batches)
+        return batches
 
     def calibration(self, asr: AsrModel, language: str) -> Iterator[Batch]:
         """Endless batches of one language, neither augmented nor made ahead, of an even sample of a large corpus."""
@@ -82,13 +85,25 @@ class Inputs:
         for cut in cuts:
             by_language.setdefault(cut.supervisions[0].language, []).append(cut)
         chosen = [cut for group in by_language.values() for cut in group[:most]]
-        return list(eval_batches(chosen, **self._options(asr)))
+        options = {**self._options(asr), "length_error": lambda frames, _: asr.model.length_error(frames, ())}
+        return list(eval_batches(chosen, **options))  # whose texts are not learned, so may be of any length
 
     def _options(self, asr: AsrModel) -> dict[str, Any]:
         """Arguments of all batches."""
         model = asr.model
         options = {"tokenizer": asr.tokenizer, "frontend": model.frontend, "length_error": model.length_error}
         return {**options, "left_out": self.left_out}
+
+
+def _check_targets(asr: AsrModel, batches: TrainBatches) -> None:
+    """Raises PathwaysError if the model cannot learn the targets of an utterance, before the first step."""
+    for language, utterances in batches.targets().items():
+        with asr.inference(language):
+            if not asr.model.target_error(sorted(set().union(*utterances.values())), language):
+                continue
+            for identifier, targets in utterances.items():
+                if reason := asr.model.target_error(targets, language):
+                    raise PathwaysError(f"utterance {identifier}: {reason}")
 
 
 def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batches: int, masked: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from abc import abstractmethod
 from bisect import bisect_left
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -103,6 +103,7 @@ class HubModel(SpeechModel):
         super().__init__()
         self.hub = hub
         self._frontend, self._parts = frontend, parts
+        self._frames: dict[int, int] = {}
         if getattr(hub.config, "apply_spec_augment", False):
             hub.config.apply_spec_augment = False
 
@@ -129,13 +130,29 @@ class HubModel(SpeechModel):
     def frontend(self) -> ExtractorFrontend:
         return self._frontend
 
-    def length_error(self, frames: int, tokens: int) -> str | None:
-        return None if frames >= self._least else "too short for one frame of the model"
+    def symbols(self, language: str) -> int:
+        return int(self.hub.config.vocab_size)
 
-    @cached_property
-    def _least(self) -> int:
-        """Frames of features that suffice for one of the encoder."""
-        return bisect_left(range(MOST), 1, key=lambda frames: int(self.output_lengths(torch.tensor([frames]))))
+    def length_error(self, frames: int, targets: Sequence[int]) -> str | None:
+        if frames < self._frames_for(1):
+            return "too short for one frame of the model"
+        if frames >= self._frames_for(needed := max(1, self.encodings_for(targets))):
+            return None
+        there = int(self.output_lengths(torch.tensor([frames])))
+        return f"a text of {len(targets)} tokens needs {needed} frames of the model, and its audio has {there}"
+
+    def encodings_for(self, targets: Sequence[int]) -> int:
+        """Frames of the encoder that these targets need."""
+        return 1
+
+    def _frames_for(self, encodings: int) -> int:
+        """Frames of features that suffice for so many of the encoder."""
+        if encodings not in self._frames:
+            frames = range(MOST * encodings)
+            self._frames[encodings] = bisect_left(
+                frames, encodings, key=lambda count: int(self.output_lengths(torch.tensor([count])))
+            )
+        return self._frames[encodings]
 
     @abstractmethod
     def output_lengths(self, lengths: Tensor) -> Tensor:
