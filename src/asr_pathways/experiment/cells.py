@@ -119,8 +119,9 @@ def _test(
         model = asr.model
         utterances = decode_cuts(asr, cuts, progress=False)
         short = [cut for cut in cuts if cut.duration <= model.window]  # longer ones have no loss
-        options = {"frontend": model.frontend, "length_error": model.length_error}
-        batches = eval_batches(short, asr.tokenizer, left_out=LeftOut(len(short)), **options)  # has no loss either
+        left_out = LeftOut(len(short))  # those whose texts do not fit have no loss either
+        options: dict[str, Any] = {"frontend": model.frontend, "length_error": model.length_error}
+        batches = eval_batches(short, asr.tokenizer, left_out=left_out, **options)
         tested[language] = UtteranceCounts.of(utterances, _loss(asr, batches, language))
         samples[language] = asdict(min(utterances, key=lambda u: (abs(len(u.reference.split()) - 10), u.id)))
     return tested, samples

@@ -100,6 +100,7 @@ class Transducer(SpeechModel):
 
     feature_mean: Tensor
     feature_scale: Tensor
+    blank: int
 
     unprunable = ("joiner", "ctc_output", "*.depthwise")
     """Modules that stay dense: output layers, and convolutions of one weight a channel and tap."""

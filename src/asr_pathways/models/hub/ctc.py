@@ -25,6 +25,7 @@ class Ctc(HubModel):
     """Any of transformers' ``...ForCTC``: one vocabulary, whatever the language."""
 
     unprunable = ("lm_head", "ctc_head", "*adapter_layer")
+    blank: int
 
     def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
         super().__init__(hub, frontend, parts)

@@ -24,6 +24,7 @@ class HubTransducer(HubModel):
     """Any of transformers' ``...ForRNNT`` and ``...ForTDT``: one vocabulary, whatever the language."""
 
     unprunable = ("joint", "encoder_projector", "decoder.decoder_projector")
+    blank: int
 
     def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
         super().__init__(hub, frontend, parts)
