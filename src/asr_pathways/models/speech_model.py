@@ -115,8 +115,8 @@ class SpeechModel(nn.Module, ABC):
         for target in targets:
             if not 0 <= target < count:
                 return (
-                    f"its text has token {target}, and the model has tokens 0 to {count - 1}: its tokenizer has more than "
-                    "its output layer: use the tokenizer that it was trained with, or resize the model"
+                    f"its text has token {target}, and the model has tokens 0 to {count - 1}: its tokenizer has more "
+                    "than its output layer: use the tokenizer that it was trained with, or resize the model"
                 )
             if target == self.blank:
                 return f"its text has token {target}, which is the model's blank: a text must not have that"

@@ -16,11 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import MARK, writing
+from asr_pathways.files import MARK, write_json, writing
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights
 
 Model = TypeVar("Model", bound=nn.Module)
+
+GENERATION = "generation_config.json"
 
 MOST = 1 << 16
 """Frames (or samples) that suffice for one of the encoder, whatever the model."""
@@ -97,7 +99,12 @@ class HubModel(SpeechModel):
             numbers that no checkpoint has; see `SpecAugment` for ours.
         frontend: its feature extractor.
         parts: the tokenizer and the feature extractor, whose files are saved beside the weights.
+
+    Attributes:
+        stated_generation: the checkpoint's options of decoding, which are saved as they were; None: those of ``hub``.
     """
+
+    stated_generation: dict[str, Any] | None = None
 
     def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
         super().__init__()
@@ -179,6 +186,7 @@ class HubModel(SpeechModel):
         self.hub.config.save_pretrained(folder)
         if self.hub.can_generate() and self.hub.generation_config is not None:
             self.hub.generation_config.save_pretrained(folder)
+        self._save_stated(folder)
         self._save_parts(folder)
 
     def _save_weights(self, folder: Path) -> None:
@@ -186,10 +194,15 @@ class HubModel(SpeechModel):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".model{MARK}") as temporary:
             self.hub.save_pretrained(temporary, max_shard_size="1000GB")
+            self._save_stated(temporary)
             self._save_parts(temporary)
             for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):
                 path.chmod(0o644)
                 path.replace(folder / path.name)
+
+    def _save_stated(self, folder: str) -> None:
+        if self.stated_generation is not None:
+            write_json(Path(folder) / GENERATION, self.stated_generation)
 
     def _save_parts(self, folder: str) -> None:
         for part in self._parts:
