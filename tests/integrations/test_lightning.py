@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import LearningRateFinder, ModelCheckpoint
+from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateFinder, ModelCheckpoint
 from pytorch_lightning.tuner import Tuner
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -293,3 +293,43 @@ def test_a_step_that_float16_skipped_is_none() -> None:
         scaler.scale *= factor
         callback._on_train_batch_end(trainer, None, None, 0)
         assert pathways.state_dict()["own_steps"] == own_steps
+
+
+def test_averaged_weights_are_validated_under_masks(tmp_path: Path) -> None:
+    """Lightning swaps its moving average into the module for validation."""
+
+    class Watching(Module):
+        def validation_step(self, batch: Batch, index: int) -> None:
+            zeros.append(sum(int((self.model.get_parameter(name) == 0).sum()) for name in pathways.names))
+            super().validation_step(batch, index)
+
+    zeros: list[int] = []
+    module = Watching()
+    pathways = attach(module.model, adapt_every=None)
+    kept = sum(int(mask.sum()) for mask in pathways.mask("en").values())
+    count = sum(module.model.get_parameter(name).numel() for name in pathways.names)
+    callbacks = [PathwaysCallback(pathways), EMAWeightAveraging(decay=0.5)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quiet_trainer(tmp_path, max_epochs=1, callbacks=callbacks, enable_checkpointing=False).fit(
+            module, loader(alternating()), loader(batches(4))
+        )
+    assert zeros and set(zeros) == {count - kept}
+    assert pathways.steps == 8
+
+
+def test_a_checkpoint_in_the_midst_of_an_epoch_is_of_a_finished_step(tmp_path: Path) -> None:
+    module = Module()
+    pathways = attach(module.model, gradient="frozen", adapt_every=None)
+    frozen = {name: module.model.get_parameter(name)[~mask] for name, mask in pathways.mask("en").items()}
+    every = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quiet_trainer(tmp_path, max_epochs=1, callbacks=[every, PathwaysCallback(pathways)]).fit(
+            module, loader(batches())
+        )
+    for step in range(1, 5):  # of English alone
+        saved = torch.load(tmp_path / f"step={step}.ckpt", weights_only=True)
+        assert saved["pathways"]["step"] == step
+        for name, values in frozen.items():
+            assert torch.equal(saved["state_dict"][f"model.{name}"][~pathways.mask("en")[name]], values)

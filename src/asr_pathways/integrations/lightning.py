@@ -81,6 +81,9 @@ class PathwaysCallback(Callback):  # type: ignore[misc]
         for name in HOOKS:
             vars(pl_module).pop(name, None)
 
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any, **__: Any) -> None:
+        self._on_train_batch_end(trainer)  # the module's comes after callbacks that write checkpoints
+
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._block.close()  # so that a checkpoint made after it is of the dense weights
 
