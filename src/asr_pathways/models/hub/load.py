@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import read_json
 from asr_pathways.models.hub.base import GENERATION, ExtractorFrontend, HubModel, Source
@@ -19,7 +18,7 @@ from asr_pathways.models.hub.remote import own_folder, pinned
 from asr_pathways.models.hub.transducer import HubTransducer
 from asr_pathways.models.hub.whisper import Whisper
 
-Loaded = tuple[HubModel, TextCodec]
+Loaded = tuple[HubModel, HubTokenizer]
 MakeNetwork = Callable[[Any, Any], Any]
 
 
@@ -51,6 +50,9 @@ def load_hub_model(name: str, make: MakeNetwork | None = None) -> Loaded:
         network.generation_config = _plain_generation(stated, config)
         model, codec = loader(source, config, network)
         model.stated_generation = stated
+        model.free_text = model.free_text or codec.free_text()
+        if model.blank is not None and not 0 <= model.blank < config.vocab_size:
+            raise PathwaysError(f"its blank is token {model.blank}, and it has tokens 0 to {config.vocab_size - 1}")
         return model, codec
 
 
@@ -84,8 +86,8 @@ def _one_line_errors(name: str) -> Iterator[None]:
     """Whatever transformers and its tokenizers raise for a broken or missing part becomes one line with the name."""
     try:
         yield
-    except PathwaysError:
-        raise
+    except PathwaysError as error:
+        raise error if name in str(error) else PathwaysError(f"{name}: {error}") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PathwaysError(f"{name}: cannot load this Hugging Face model: {reason:.300}") from error
