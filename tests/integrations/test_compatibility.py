@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,3 +193,87 @@ def test_lora_in_a_trainer_resumes(tmp_path: Path) -> None:
         run.train(resume_from_checkpoint=str(tmp_path / "straight" / "checkpoint-3") if runs else None)
         runs.append((model.state_dict(), masks.state_dict()))
     assert same(runs[0], runs[1])
+
+
+# --- traces and copies --------------------------------------------------------------------------------------------
+
+
+class Logits(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, waves: Tensor) -> Tensor:
+        logits: Tensor = self.model(waves).logits
+        return logits
+
+
+TRACERS: dict[str, Any] = {
+    "jit.trace": lambda model, waves: torch.jit.trace(Logits(model), waves, strict=False, check_trace=False),
+    "jit.trace of a part": lambda model, _: torch.jit.trace(
+        model.wav2vec2.encoder.layers[1].feed_forward, torch.randn(1, 3, 16), check_trace=False
+    ),
+    "export": lambda model, waves: torch.export.export(Logits(model), (waves,)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", list(TRACERS))
+@pytest.mark.parametrize("training", [True, False])
+def test_a_trace_inside_use_is_refused_since_it_would_be_dense_after_it(how: str, training: bool) -> None:
+    model = recogniser().train(training)
+    pathways = attach_unlike(model, score="magnitude")
+    waves = BATCH["input_values"]
+    with pathways.use("en"), pytest.raises(PathwaysError, match=r"tracing or exporting inside use\(\)"):
+        TRACERS[how](model, waves)
+    if not training:
+        TRACERS[how](model, waves)  # outside it is what it looks like, dense
+    assert not any(module._forward_pre_hooks for module in model.modules() if type(module) is type(model))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_copy_made_inside_use_keeps_its_zeros_and_can_be_traced() -> None:
+    model = recogniser().eval()
+    pathways = attach_unlike(model)
+    waves = BATCH["input_values"]
+    with torch.no_grad(), pathways.use("fr"):
+        expected = model(waves).logits
+        copied = copy.deepcopy(model)
+        traced = torch.jit.trace(Logits(copied), waves, strict=False, check_trace=False)
+    with torch.no_grad():
+        torch.testing.assert_close(copied(waves).logits, expected)
+        torch.testing.assert_close(traced(waves), expected)
+        assert not torch.allclose(model(waves).logits, expected)
+
+
+def test_a_copied_teacher_adds_nothing_to_the_statistics() -> None:
+    plain, taught = recogniser(), recogniser()
+    alone, watched = attach(plain), attach(taught)
+    with watched.use("en"):  # from now on hooks are there
+        loss_of(taught, BATCH)
+    with alone.use("en"):
+        loss_of(plain, BATCH)
+    teacher = copy.deepcopy(taught)
+    for model, pathways in ((plain, alone), (taught, watched)):
+        with pathways.use("en"):
+            loss = loss_of(model, BATCH)
+            if model is taught:
+                with torch.no_grad():
+                    loss_of(teacher, {**BATCH, "input_values": 9 * BATCH["input_values"]})
+            loss.backward()
+        pathways.step()
+    assert same(alone.state_dict()["statistics"], watched.state_dict()["statistics"])
+
+
+def test_an_averaged_copy_gets_masks_by_pathways_of_its_own() -> None:
+    model = recogniser().eval()
+    pathways = attach_unlike(model)
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    averaged.update_parameters(model)
+    its = Pathways.attach(averaged.module, pathways.config, pathways.languages)
+    its.masks_from(pathways)
+    with torch.no_grad():
+        with pathways.use("fr"):
+            expected = model(BATCH["input_values"]).logits
+        with its.use("fr"):
+            torch.testing.assert_close(averaged(BATCH["input_values"]).logits, expected)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateFinder, ModelCheckpoint
+from pytorch_lightning.tuner import Tuner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -130,15 +131,105 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path) -> None:
     asleep.model.eval()
     with pytest.raises(PathwaysError, match=r"call its train\(\) before fit"):
         fit(tmp_path, 1, module=asleep)
-    callback = PathwaysCallback(attach(recogniser()))
-    with pytest.raises(PathwaysError, match="of another model than the one that trains"):
-        callback.on_fit_start(None, Module())
+    other = Module()
+    callbacks = [PathwaysCallback(attach(recogniser()))]
+    for run in ("fit", "validate", "test", "predict"):
+        with pytest.raises(PathwaysError, match="of another model than the one that trains"):
+            getattr(quiet_trainer(tmp_path, callbacks=callbacks), run)(other, loader(batches(4)))
     module = Module()
     sharded = SimpleNamespace(strategy=type("FSDPStrategy", (), {})())
+    callback = PathwaysCallback(attach(module.model))
     with pytest.raises(PathwaysError, match="whole parameters on every rank"):
-        PathwaysCallback(attach(module.model)).on_fit_start(sharded, module)
+        callback.setup(sharded, module, "fit")
     with pytest.raises(PathwaysError, match="the checkpoint was saved without pathways"):
-        callback.on_load_checkpoint(None, None, {"state_dict": {}})
+        callback._on_load_checkpoint(None, {"state_dict": {}})
+
+
+@pytest.mark.parametrize("save_weights_only", [True, False])
+@pytest.mark.parametrize("run", ["validate", "test", "predict"])
+def test_a_checkpoint_is_tested_under_the_masks_that_it_was_saved_with(
+    tmp_path: Path, save_weights_only: bool, run: str
+) -> None:
+    module = Module()
+    trained = attach(module.model)
+    saved = ModelCheckpoint(tmp_path, "{epoch}", save_weights_only=save_weights_only, save_top_k=-1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quiet_trainer(tmp_path, max_epochs=2, callbacks=[PathwaysCallback(trained), saved]).fit(
+            module, loader(alternating())
+        )
+    other = Module(1)
+    masks = attach(other.model)
+    trainer = quiet_trainer(tmp_path, callbacks=[PathwaysCallback(masks)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        arguments = {"ckpt_path": tmp_path / "epoch=1.ckpt", "weights_only": True}
+        getattr(trainer, run)(other, loader(batches(4)), **arguments)
+        if save_weights_only:
+            return_to = torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)
+            del return_to["pathways"]
+            torch.save(return_to, tmp_path / "without.ckpt")
+            with pytest.raises(PathwaysError, match="the checkpoint was saved without pathways"):
+                getattr(trainer, run)(
+                    other, loader(batches(4)), **{**arguments, "ckpt_path": tmp_path / "without.ckpt"}
+                )
+    assert same(masks.state_dict(), trained.state_dict())
+    assert not same(masks.state_dict(), attach(Module().model).state_dict())
+
+
+@pytest.mark.parametrize("as_callback", [True, False])
+def test_a_search_for_the_learning_rate_is_in_the_sub_networks_and_leaves_no_trace(
+    tmp_path: Path, as_callback: bool
+) -> None:
+    class Watching(Module):
+        lr = 1e-3
+
+        def training_step(self, batch: Batch, index: int) -> Tensor | None:
+            zeros = sum(int((self.model.get_parameter(name) == 0).sum()) for name in pathways.names)
+            shares.append(zeros / sum(self.model.get_parameter(name).numel() for name in pathways.names))
+            return super().training_step(batch, index)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.parameters(), lr=self.lr)
+
+    shares: list[float] = []
+    module = Watching()
+    pathways = attach(module.model)
+    before = pathways.state_dict(), {name: value.clone() for name, value in module.state_dict().items()}
+    callback = PathwaysCallback(pathways)
+    finder = [LearningRateFinder(num_training_steps=6)] if as_callback else []
+    trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=[*finder, callback], enable_checkpointing=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if as_callback:
+            trainer.fit(module, loader(alternating()))
+            assert pathways.steps == 8 and len(shares) == 14
+        else:
+            Tuner(trainer).lr_find(module, loader(alternating()), num_training=6)
+            assert len(shares) == 6 and callback.events == []
+            assert same(before, (pathways.state_dict(), dict(module.state_dict())))
+    assert min(shares) > 0.55
+
+
+def test_hooks_of_the_module_are_called_too_and_are_its_own_afterwards(tmp_path: Path) -> None:
+    class Hooked(Module):
+        def on_train_batch_start(self, batch: Batch, index: int) -> int | None:
+            seen.append(index)
+            return -1 if index == 3 else None
+
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["mine"] = 1
+
+    seen: list[int] = []
+    module = Hooked()
+    for _ in range(2):  # the second time with other pathways
+        pathways = attach(module.model)
+        fit(tmp_path, 1, module=module)
+        pathways.detach()
+    assert seen == [0, 1, 2, 3] * 2
+    checkpoint = torch.load(next(tmp_path.glob("*.ckpt")), weights_only=True)
+    assert checkpoint["mine"] == 1 and "pathways" in checkpoint
+    assert not {name for name in vars(module) if name.startswith("on_")}
 
 
 class Failing(Module):
@@ -197,8 +288,48 @@ def test_a_step_that_float16_skipped_is_none() -> None:
     trainer: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
     optimizer = module.configure_optimizers()
     for language, factor, own_steps in (("en", 0.5, {"en": 0, "fr": 0}), ("fr", 1.0, {"en": 0, "fr": 1})):
-        callback.on_train_batch_start(trainer, module, {"language": language}, 0)
-        callback.on_before_optimizer_step(trainer, module, optimizer)
+        callback._on_train_batch_start(trainer, {"language": language}, 0)
+        callback._on_before_optimizer_step(trainer, optimizer)
         scaler.scale *= factor
-        callback.on_train_batch_end(trainer, module, None, None, 0)
+        callback._on_train_batch_end(trainer, None, None, 0)
         assert pathways.state_dict()["own_steps"] == own_steps
+
+
+def test_averaged_weights_are_validated_under_masks(tmp_path: Path) -> None:
+    """Lightning swaps its moving average into the module for validation."""
+
+    class Watching(Module):
+        def validation_step(self, batch: Batch, index: int) -> None:
+            zeros.append(sum(int((self.model.get_parameter(name) == 0).sum()) for name in pathways.names))
+            super().validation_step(batch, index)
+
+    zeros: list[int] = []
+    module = Watching()
+    pathways = attach(module.model, adapt_every=None)
+    kept = sum(int(mask.sum()) for mask in pathways.mask("en").values())
+    count = sum(module.model.get_parameter(name).numel() for name in pathways.names)
+    callbacks = [PathwaysCallback(pathways), EMAWeightAveraging(decay=0.5)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quiet_trainer(tmp_path, max_epochs=1, callbacks=callbacks, enable_checkpointing=False).fit(
+            module, loader(alternating()), loader(batches(4))
+        )
+    assert zeros and set(zeros) == {count - kept}
+    assert pathways.steps == 8
+
+
+def test_a_checkpoint_in_the_midst_of_an_epoch_is_of_a_finished_step(tmp_path: Path) -> None:
+    module = Module()
+    pathways = attach(module.model, gradient="frozen", adapt_every=None)
+    frozen = {name: module.model.get_parameter(name)[~mask] for name, mask in pathways.mask("en").items()}
+    every = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quiet_trainer(tmp_path, max_epochs=1, callbacks=[every, PathwaysCallback(pathways)]).fit(
+            module, loader(batches())
+        )
+    for step in range(1, 5):  # of English alone
+        saved = torch.load(tmp_path / f"step={step}.ckpt", weights_only=True)
+        assert saved["pathways"]["step"] == step
+        for name, values in frozen.items():
+            assert torch.equal(saved["state_dict"][f"model.{name}"][~pathways.mask("en")[name]], values)

@@ -220,3 +220,14 @@ def test_batches_are_of_one_language() -> None:
     assert len(made) == 8 and {batch["language"] for batch in made} == {"en", "fr"}
     assert all(first["language"] <= second["language"] for first, second in pairwise(made))
     assert torch.equal(made[0]["labels"], torch.stack([Noise()[0]["labels"], Noise()[2]["labels"]]))
+
+
+@pytest.mark.parametrize("option", ["per_device_train_batch_size", "per_device_eval_batch_size"])
+def test_a_batch_size_that_would_drop_batches_is_refused(tmp_path: Path, option: str) -> None:
+    """The Trainer's default is 8, of which one would be trained."""
+    runner, _ = trainer(tmp_path, **{option: 8})
+    with pytest.raises(PathwaysError, match="one of 8 batches, and the others would be dropped: set per_device_train"):
+        if "train" in option:
+            runner.train()
+        else:
+            runner.evaluate(batches())

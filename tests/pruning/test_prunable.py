@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.prunable import find_prunable, matching
@@ -90,3 +93,23 @@ def test_a_weight_tied_to_an_embedding_or_to_an_excluded_name_is_left_alone() ->
 def test_computed_and_empty_weights_are_left_alone() -> None:
     computed = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 2, 3))
     assert names(nn.Sequential(computed, nn.Linear(0, 3), nn.Linear(3, 3))) == ["2.weight"]
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.Conv1d(4, 4, 2), nn.LSTM(4, 4), nn.GRUCell(4, 4)])
+def test_a_layer_that_torch_prunes_is_named_until_that_ends(layer: nn.Module) -> None:
+    model = nn.ModuleDict({"other": nn.Linear(4, 4), "mine": copy.deepcopy(layer)})
+    attribute = next(name for name, _ in layer.named_parameters() if name.startswith("weight"))
+    prune.l1_unstructured(model["mine"], attribute, 0.5)
+    with pytest.raises(PathwaysError, match=f"mine.{attribute} is masked by torch.nn.utils.prune: end that by its rem"):
+        find_prunable(model, ("*",), ())
+    assert [one.name for one in find_prunable(model, ("*",), ("mine",))] == ["other.weight"]
+    assert [one.name for one in find_prunable(model, ("other",), ())] == ["other.weight"]
+    prune.remove(model["mine"], attribute)
+    assert f"mine.{attribute}" in [one.name for one in find_prunable(model, ("*",), ())]
+
+
+def test_what_torch_prunes_beside_weight_matrices_is_no_hindrance() -> None:
+    model = nn.ModuleDict({"embedding": nn.Embedding(4, 4), "output": nn.Linear(4, 4)})
+    prune.l1_unstructured(model["embedding"], "weight", 0.5)
+    prune.l1_unstructured(model["output"], "bias", 0.5)
+    assert names(model) == ["output.weight"]

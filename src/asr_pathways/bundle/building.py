@@ -118,10 +118,6 @@ def _hub_model(bundle: Reader, card: HubCard) -> AsrModel:
         _check_model(bundle.layout, partial(kind, config), where)
         network = kind(config)
         take_state(network, bundle.dense(), where)
-        if (Path(temporary) / "generation_config.json").is_file():
-            from transformers import GenerationConfig
-
-            network.generation_config = GenerationConfig.from_pretrained(temporary)
         return network.eval()
 
     with tempfile.TemporaryDirectory(prefix="asr-pathways-") as temporary:

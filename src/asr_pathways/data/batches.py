@@ -29,8 +29,8 @@ from asr_pathways.errors import PathwaysError
 
 T = TypeVar("T")
 
-LengthCheck = Callable[[int, int], str | None]
-"""From frames of features and number of targets to why they do not fit a model; see `SpeechModel.length_error`."""
+LengthCheck = Callable[[int, Sequence[int]], str | None]
+"""From frames of features and targets to why they do not fit a model; see `SpeechModel.length_error`."""
 
 SLACK = 0.1
 """Seconds by which a file may be shorter than its manifest states."""
@@ -109,7 +109,7 @@ class _Utterance:
 
     def check_size(self, frames: int, length_error: LengthCheck | None) -> None:
         """Raises PathwaysError if that many frames, or the text, do not fit the model."""
-        if length_error is not None and (reason := length_error(frames, len(self.targets))) is not None:
+        if length_error is not None and (reason := length_error(frames, self.targets)) is not None:
             raise PathwaysError(f"utterance {self.identifier}: {reason}")
 
     @contextmanager
@@ -196,6 +196,13 @@ class TrainBatches:
         self._augment = SpecAugment(config.spec_augment) if config.spec_augment else None
         self._state = self._sampler().state_dict()
 
+    def targets(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """{language: {utterance's id: the ids of its text}}."""
+        return {
+            language: {utterance.identifier: utterance.targets for utterance in utterances}
+            for language, utterances in self._utterances.items()
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """The state after the last step whose batches were all handed out, as plain JSON values."""
         return self._state
@@ -267,7 +274,7 @@ class TrainBatches:
     def _unmasked(self, utterance: _Utterance, speed: float) -> Tensor:
         """(T, ...) that fit the model: at the original speed if the other makes an utterance too long or too short."""
         features = self._cache.get(utterance, speed)
-        if self._length_error is not None and self._length_error(len(features), len(utterance.targets)) is not None:
+        if self._length_error is not None and self._length_error(len(features), utterance.targets) is not None:
             features = self._cache.get(utterance, 1.0)
             utterance.check_size(len(features), self._length_error)
         return features

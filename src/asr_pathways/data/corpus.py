@@ -209,6 +209,14 @@ def languages_of(cuts: Iterable[Any]) -> list[str]:
     return sorted({cut.supervisions[0].language for cut in cuts})
 
 
+def texts_of(cuts: Iterable[Any]) -> dict[str, list[str]]:
+    """{language: the texts of some cuts, in their order}."""
+    texts: dict[str, list[str]] = {}
+    for cut in cuts:
+        texts.setdefault(cut.supervisions[0].language, []).append(str(cut.supervisions[0].text))
+    return texts
+
+
 def summarize(data: Path) -> list[SplitSummary]:
     """Hours, utterances and words per language and split of a data folder.
 

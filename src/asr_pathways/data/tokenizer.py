@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from asr_pathways.data.normalize import letters_apart
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path, refuse_pipes
 
@@ -17,6 +19,13 @@ UNKNOWN = 0
 
 SPACE = "\u2581"
 """SentencePiece's sign for the space before a word."""
+
+
+MOST_LOST = 0.2
+"""Share of the words of a language that a model's vocabulary may be unable to write; more is a mistake."""
+
+_SAMPLE = 500  # texts of a language that are encoded and decoded
+_SHOWN = 20  # characters
 
 
 class TextCodec(Protocol):
@@ -187,6 +196,38 @@ class TokenizerFamily(Tokenizer):
         base = Tokenizer.load(path)
         added = {code: ExtendedTokenizer(base, Tokenizer.load(added_path(path, code))) for code in languages}
         return cls(base, added) if added else base
+
+
+def lost_words(codec: TextCodec, texts: Sequence[str], language: str, where: str) -> str | None:
+    """What of normalised texts a vocabulary cannot write, in one line; None: it can write all.
+
+    In languages without spaces between words each letter is one, and joiners, which are folded in scores, do not count.
+    A word is lost if one of its characters is unknown, or, in a sample of the texts, if it comes back as another word:
+    it can neither be learned nor recognised right.
+
+    Raises:
+        PathwaysError: if of the words more than :data:`MOST_LOST` are lost; ``where`` the texts are is named.
+    """
+    words = Counter(word for text in texts for word in letters_apart(text, language).split())
+    unknown = codec.unknown(words, language)
+    lost = sum(count for word, count in words.items() if not set(unknown).isdisjoint(word))
+    share = lost / max(1, words.total())
+    sample = texts[:: -(-len(texts) // _SAMPLE) or 1]
+    written, back = Counter[str](), Counter[str]()
+    for text in sample:
+        decoded = codec.decode(codec.encode(text, language), language)
+        for counter, one in ((written, text), (back, decoded)):
+            counter.update(letters_apart(one, language).split())
+    changed = written - back
+    share = max(share, changed.total() / max(1, written.total()))
+    if not unknown and not changed:
+        return None
+    shown = " ".join(unknown[:_SHOWN]) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
+    what = f"the characters {shown}" if unknown else f"words such as {next(iter(changed))!r}"
+    line = f"{where}: {language}: the model's vocabulary cannot write {what}, in {100 * share:.2g}% of the words"
+    if share > MOST_LOST:
+        raise PathwaysError(f"{line}: it is of another language, or the texts are not normalised as it wants them")
+    return f"{line}: they can never be right"
 
 
 def characters(texts: Iterable[str]) -> list[str]:

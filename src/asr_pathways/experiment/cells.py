@@ -14,6 +14,7 @@ import torch
 from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import load_cuts, sources_of
+from asr_pathways.data.left_out import LeftOut
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.significance import UtteranceCounts
 from asr_pathways.experiment.plan import Cell
@@ -118,7 +119,9 @@ def _test(
         model = asr.model
         utterances = decode_cuts(asr, cuts, progress=False)
         short = [cut for cut in cuts if cut.duration <= model.window]  # longer ones have no loss
-        batches = eval_batches(short, asr.tokenizer, frontend=model.frontend, length_error=model.length_error)
+        left_out = LeftOut(len(short))  # those whose texts do not fit have no loss either
+        options: dict[str, Any] = {"frontend": model.frontend, "length_error": model.length_error}
+        batches = eval_batches(short, asr.tokenizer, left_out=left_out, **options)
         tested[language] = UtteranceCounts.of(utterances, _loss(asr, batches, language))
         samples[language] = asdict(min(utterances, key=lambda u: (abs(len(u.reference.split()) - 10), u.id)))
     return tested, samples

@@ -44,8 +44,13 @@ class LanguageBatches(Dataset[dict[str, Any]]):
             languages: of each item, where reading every item for it is slow.
 
         Raises:
-            PathwaysError: if an item has no language.
+            PathwaysError: if an item has no language, if ``languages`` are fewer or more than the items, or if ``size``
+                is not positive.
         """
+        if size < 1:
+            raise PathwaysError(f"LanguageBatches: size {size}: a batch has one item or more")
+        if languages is not None and len(languages) != len(items):
+            raise PathwaysError(f"LanguageBatches: {len(languages)} languages for {len(items)} items")
         self._items = items
         self._collate = collate
         by_language: dict[str, list[int]] = {}

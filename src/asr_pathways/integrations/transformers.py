@@ -96,7 +96,8 @@ class PathwaysMixin:
             pathways: of the model; all other arguments are the Trainer's.
 
         Raises:
-            PathwaysError: under DeepSpeed or FSDP, or if the pathways would prune LoRA's matrices.
+            PathwaysError: under DeepSpeed or FSDP, or if the pathways would prune LoRA's matrices; while training or
+                evaluating, if the collator returns one of several batches.
         """
         super().__init__(*args, **kwargs)
         trainer: Any = self
@@ -105,6 +106,7 @@ class PathwaysMixin:
         self.pathways_callback = PathwaysCallback(pathways)
         self.pathways_callback.mixed_in = True
         trainer.add_callback(self.pathways_callback)
+        trainer.data_collator = _OneBatch(trainer.data_collator)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """See `transformers.Trainer.train`.
@@ -131,6 +133,22 @@ class PathwaysMixin:
 
 class PathwaysTrainer(PathwaysMixin, Trainer):  # type: ignore[misc]
     """transformers' Trainer, with pathways: see `PathwaysMixin`."""
+
+
+class _OneBatch:
+    """A collator that refuses to drop batches: the first of several is all that ``itemgetter(0)`` returns."""
+
+    def __init__(self, collate: Any) -> None:
+        self._collate = collate
+
+    def __call__(self, items: list[Any]) -> Any:
+        result = self._collate(items)
+        if len(items) > 1 and any(result is item for item in items):
+            raise PathwaysError(
+                f"the collator returns one of {len(items)} batches, and the others would be dropped: set "
+                "per_device_train_batch_size=1 and per_device_eval_batch_size=1 in TrainingArguments"
+            )
+        return result
 
 
 def _language_of(inputs: dict[str, Any]) -> str:

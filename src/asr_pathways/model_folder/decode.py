@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,10 @@ import torch
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
 from asr_pathways.data.batches import Batch, eval_batches, read_cut
-from asr_pathways.data.corpus import languages_of, load_cuts
+from asr_pathways.data.corpus import languages_of, load_cuts, texts_of
 from asr_pathways.data.normalize import letters_apart, scoring_text
 from asr_pathways.data.progress import track
-from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.data.tokenizer import Tokenizer, lost_words
 from asr_pathways.data.voice_activity import is_silent, speech_segments
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.wer import Utterance
@@ -200,10 +201,14 @@ def decode_split(asr: AsrModel, data: Path, split: str, languages: Sequence[str]
     Without ``languages``, those that the model was made for; for a model from elsewhere, those of the data.
 
     Raises:
-        PathwaysError: if the data folder is broken or has none of the languages.
+        PathwaysError: if the data folder is broken, has none of the languages, or texts that the model cannot write.
     """
     languages = asr.languages_for(languages, languages_of(load_cuts(data, split)))
-    return decode_cuts(asr, load_cuts(data, split, languages))
+    cuts = load_cuts(data, split, languages)
+    for language, texts in texts_of(cuts).items():
+        if line := lost_words(asr.tokenizer, texts, language, f"{data}, {split}"):
+            print(line, file=sys.stderr)
+    return decode_cuts(asr, cuts)
 
 
 def decode_cuts(asr: AsrModel, cuts: Iterable[Any], *, progress: bool = True) -> list[Utterance]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ class SpeechModel(nn.Module, ABC):
         classifier: the module of `network` that returns the logits (B, N, V) of a batch's loss; empty: there is none.
         tells_languages: whether it tells `languages` apart by itself (`language_probabilities`).
         free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
+        blank: the symbol that stands for no text; None: there is none.
     """
 
     unprunable: tuple[str, ...] = ()
@@ -34,6 +35,7 @@ class SpeechModel(nn.Module, ABC):
     classifier: str = ""
     free_text: bool = False
     tells_languages: bool = False
+    blank: int | None = None
     window: float = float("inf")
     """Seconds of audio that are decoded at once; longer recordings are cut at pauses."""
 
@@ -47,13 +49,27 @@ class SpeechModel(nn.Module, ABC):
     def frontend(self) -> Frontend:
         """From samples to the features that `loss` and `decode` process."""
 
-    @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """The training loss of a batch of one language, in nats a token.
 
         Raises:
-            PathwaysError: if an utterance does not fit the model; it is named.
+            PathwaysError: if an utterance does not fit the model, or a target is none of its symbols; it is named.
         """
+        rows = batch.targets.tolist(), batch.target_lengths.tolist()
+        texts = [row[:length] for row, length in zip(*rows, strict=True)]
+        for identifier, frames, targets in zip(batch.ids, batch.feature_lengths.tolist(), texts, strict=True):
+            reason = self.target_error(targets, batch.language) or self.length_error(frames, targets)
+            if reason is not None:
+                raise PathwaysError(f"utterance {identifier}: {reason}")
+        return self._loss(batch)
+
+    @abstractmethod
+    def _loss(self, batch: Batch) -> Tensor:
+        """`loss` of utterances that fit the model, and of targets that are symbols of it."""
+
+    @abstractmethod
+    def symbols(self, language: str) -> int:
+        """How many symbols its output has scores of, blank included; in ``language``, whose pathway is in use."""
 
     @abstractmethod
     def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
@@ -103,8 +119,21 @@ class SpeechModel(nn.Module, ABC):
         """
         raise PathwaysError(f"{type(self).__name__} has no classifier, whose logits are of each utterance")
 
-    def length_error(self, frames: int, tokens: int) -> str | None:
-        """Why an utterance of so many frames of features and tokens of text does not fit `loss`; None if it does."""
+    def target_error(self, targets: Sequence[int], language: str) -> str | None:
+        """Why targets cannot be learned in ``language``, whose pathway is in use; None if all are symbols but blank."""
+        count = self.symbols(language)
+        for target in targets:
+            if not 0 <= target < count:
+                return (
+                    f"its text has token {target}, and the model has tokens 0 to {count - 1}: its tokenizer has more "
+                    "than its output layer: use the tokenizer that it was trained with, or resize the model"
+                )
+            if target == self.blank:
+                return f"its text has token {target}, which is the model's blank: a text must not have that"
+        return None
+
+    def length_error(self, frames: int, targets: Sequence[int]) -> str | None:
+        """Why an utterance of so many frames of features and of these targets does not fit `loss`; None if it does."""
         return None
 
     def load_languages(self, languages: Iterable[str]) -> None:

@@ -75,6 +75,7 @@ class Transducer(SpeechModel):
 
     feature_mean: Tensor
     feature_scale: Tensor
+    blank: int
 
     unprunable = ("joiner", "ctc_output", "*.depthwise")
     """Modules that stay dense: output layers, and convolutions of one weight a channel and tap."""
@@ -101,15 +102,14 @@ class Transducer(SpeechModel):
         """Log-mel features (B, T, F) with the mean and scale that the encoder expects."""
         return (features - self.feature_mean) * self.feature_scale
 
-    def length_error(self, frames: int, tokens: int) -> str | None:
+    def symbols(self, language: str) -> int:
+        return len(self.joiner.output.weight)  # of an added language more than in the config
+
+    def length_error(self, frames: int, targets: Sequence[int]) -> str | None:
         return None if frames >= STRIDE else "too short for one frame of the model"
 
-    def loss(self, batch: Batch) -> Tensor:
-        """RNN-T loss (plus CTC by its weight), in nats a word piece, averaged over the batch.
-
-        Raises:
-            PathwaysError: if an utterance is too short for one encoder frame; it is named.
-        """
+    def _loss(self, batch: Batch) -> Tensor:
+        """RNN-T loss (plus CTC by its weight), in nats a word piece, averaged over the batch."""
         features = self.normalize(batch.features)
         encodings, lengths = self.encoder(features, batch.feature_lengths)
         start = batch.targets.new_full((len(batch.ids), 1), self.blank)

@@ -14,7 +14,7 @@ from asr_pathways.pruning.config import POLICIES
 from asr_pathways.pruning.mixed_batches import MixedBatch
 from asr_pathways.pruning.observe import Observer
 from asr_pathways.pruning.state import State
-from asr_pathways.pruning.weights import MaskedWeights, as_number, hook_gradients
+from asr_pathways.pruning.weights import MaskedWeights, as_number, hook_gradients, no_tracing
 
 MIXED = "use([...])"
 
@@ -118,7 +118,8 @@ class ActivePathway:
                 self._state.trainable_key(language, "use in training mode")
         self._in_use = what
         try:
-            yield training
+            with no_tracing(self._model):
+                yield training
         finally:
             self._in_use = None
 

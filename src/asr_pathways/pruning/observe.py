@@ -172,7 +172,7 @@ class InputStatistics(Observer):
         for module, names in by_module(self._prunable.values()).items():
             rnn = isinstance(module, nn.RNNBase)
             register: Callable[..., Any] = module.register_forward_hook if rnn else module.register_forward_pre_hook
-            removers.append(register(self._hook(names), with_kwargs=True).remove)
+            removers.append(register(self._hook(module, names), with_kwargs=True).remove)
         return removers
 
     def observed(self, pathway: str) -> bool:
@@ -210,9 +210,11 @@ class InputStatistics(Observer):
         sums[:, :-1].add_(squares.nan_to_num_(nan=0.0, posinf=0.0))
         sums[:, -1].add_(count)
 
-    def _hook(self, names: Mapping[str, str]) -> Callable[..., None]:
+    def _hook(self, observed: nn.Module, names: Mapping[str, str]) -> Callable[..., None]:
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def record(module: nn.Module, *call: Any) -> None:
+            if module is not observed:  # a copy of it, such as a teacher, which has copies of its hooks
+                return
             channel = -1 - len(module.kernel_size) if isinstance(module, CONVOLUTIONS) else -1
             for attribute, group, x in _inputs(module, *call):
                 if attribute in names:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 
 from asr_pathways.errors import PathwaysError
 
@@ -59,11 +60,23 @@ def find_prunable(model: nn.Module, include: Sequence[str], exclude: Sequence[st
     that is tied to an embedding or to an excluded name.
 
     Raises:
-        PathwaysError: if nothing is left to prune, or if a pattern matches no parameter.
+        PathwaysError: if nothing is left to prune, if a pattern matches no parameter, or if `torch.nn.utils.prune`
+            masks one of these weights.
     """
     for pattern in (*include, *exclude):
         if not matching(model, [pattern]):
             raise PathwaysError(f"pattern {pattern!r} matches no parameter of the model: see model.named_parameters()")
+    for prefix, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):
+                attribute: str = hook._tensor_name
+                name = f"{prefix}.{attribute}_orig".lstrip(".")
+                would = not {attribute, f"{attribute}_orig"}.isdisjoint(_prunable_attributes(module))
+                if would and _matches([name], include) and not _matches([name], exclude):
+                    raise PathwaysError(
+                        f"{name.removesuffix('_orig')} is masked by torch.nn.utils.prune: "
+                        f"end that by its remove(module, {attribute!r}), or exclude the module"
+                    )
     prunable = []
     for parameter, (names, owners) in tensors_of(model).items():
         if not isinstance(parameter, nn.Parameter) or not (parameter.numel() and parameter.is_floating_point()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,35 @@ def hook_gradients(
         removers.append(weight.register_hook(hook).remove)  # type: ignore[no-untyped-call]
         weight.requires_grad_(trains)
     return removers
+
+
+@contextmanager
+def no_tracing(model: nn.Module) -> Iterator[None]:
+    """Inside, whatever traces ``model`` or a part of it is refused: a trace keeps the parameters, soon dense again.
+
+    Layers of torch have no such hook, so that those of an encoder may still run as one kernel in evaluation.
+    """
+    modules = [module for module in model.modules() if module is model or not _of_torch(module)]
+    hook = partial(_refuse_tracing, frozenset(map(id, modules)))
+    handles = [module.register_forward_pre_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules.")
+
+
+def _refuse_tracing(modules: frozenset[int], module: nn.Module, _: object) -> None:
+    tracing = torch.jit.is_tracing() or torch.compiler.is_exporting()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing and id(module) in modules:  # a copy made in the block has the hook too, and keeps its zeros
+        raise PathwaysError(
+            "tracing or exporting inside use(): the result would be dense after it: trace copy.deepcopy(model) made "
+            "there, or load extract(language) into a model of its own"
+        )
 
 
 class MaskedWeights:

@@ -180,19 +180,20 @@ def _pieces(folder: Path) -> Any:
     return ParakeetTokenizer(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>")
 
 
-def _conformer(folder: Path, kind: str, **options: Any) -> Path:
+def _conformer(folder: Path, kind: str, subsampling: int = 4, **options: Any) -> Path:
     tokenizer = _pieces(folder)
     torch.manual_seed(5)
     config = getattr(transformers, f"{kind}Config")
     network = {"ParakeetCTC": "ParakeetForCTC", "ParakeetRNNT": "ParakeetForRNNT", "ParakeetTDT": "ParakeetForTDT"}
     size = len(tokenizer)
-    made = config(vocab_size=size + 1, pad_token_id=2, encoder_config={**ENCODER, "num_mel_bins": 80}, **options)
+    encoder = {**ENCODER, "subsampling_factor": subsampling, "num_mel_bins": 80}
+    made = config(vocab_size=size + 1, pad_token_id=2, encoder_config=encoder, **options)
     return _save(folder, getattr(transformers, network[kind])(made), tokenizer, ParakeetFeatureExtractor())
 
 
 def parakeet_ctc(folder: Path) -> Path:
-    """ParakeetForCTC."""
-    return _conformer(folder, "ParakeetCTC")
+    """ParakeetForCTC, with a frame for each letter."""
+    return _conformer(folder, "ParakeetCTC", subsampling=2)
 
 
 def parakeet_rnnt(folder: Path) -> Path:

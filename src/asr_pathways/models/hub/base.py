@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from abc import abstractmethod
 from bisect import bisect_left
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,11 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import temporary_folder, writing
+from asr_pathways.files import temporary_folder, write_json, writing
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights
 
 Model = TypeVar("Model", bound=nn.Module)
+
+GENERATION = "generation_config.json"
 
 MOST = 1 << 16
 """Frames (or samples) that suffice for one of the encoder, whatever the model."""
@@ -96,12 +98,18 @@ class HubModel(SpeechModel):
             numbers that no checkpoint has; see `SpecAugment` for ours.
         frontend: its feature extractor.
         parts: the tokenizer and the feature extractor, whose files are saved beside the weights.
+
+    Attributes:
+        stated_generation: the checkpoint's options of decoding, which are saved as they were; None: those of ``hub``.
     """
+
+    stated_generation: dict[str, Any] | None = None
 
     def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
         super().__init__()
         self.hub = hub
         self._frontend, self._parts = frontend, parts
+        self._frames: dict[int, int] = {}
         if getattr(hub.config, "apply_spec_augment", False):
             hub.config.apply_spec_augment = False
 
@@ -128,13 +136,29 @@ class HubModel(SpeechModel):
     def frontend(self) -> ExtractorFrontend:
         return self._frontend
 
-    def length_error(self, frames: int, tokens: int) -> str | None:
-        return None if frames >= self._least else "too short for one frame of the model"
+    def symbols(self, language: str) -> int:
+        return int(self.hub.config.vocab_size)
 
-    @cached_property
-    def _least(self) -> int:
-        """Frames of features that suffice for one of the encoder."""
-        return bisect_left(range(MOST), 1, key=lambda frames: int(self.output_lengths(torch.tensor([frames]))))
+    def length_error(self, frames: int, targets: Sequence[int]) -> str | None:
+        if frames < self._frames_for(1):
+            return "too short for one frame of the model"
+        if frames >= self._frames_for(needed := max(1, self.encodings_for(targets))):
+            return None
+        there = int(self.output_lengths(torch.tensor([frames])))
+        return f"a text of {len(targets)} tokens needs {needed} frames of the model, and its audio has {there}"
+
+    def encodings_for(self, targets: Sequence[int]) -> int:
+        """Frames of the encoder that these targets need."""
+        return 1
+
+    def _frames_for(self, encodings: int) -> int:
+        """Frames of features that suffice for so many of the encoder."""
+        if encodings not in self._frames:
+            frames = range(MOST * encodings)
+            self._frames[encodings] = bisect_left(
+                frames, encodings, key=lambda count: int(self.output_lengths(torch.tensor([count])))
+            )
+        return self._frames[encodings]
 
     @abstractmethod
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -158,6 +182,7 @@ class HubModel(SpeechModel):
         self.hub.config.save_pretrained(folder)
         if self.hub.can_generate() and self.hub.generation_config is not None:
             self.hub.generation_config.save_pretrained(folder)
+        self._save_stated(folder)
         self._save_parts(folder)
 
     def files(self) -> dict[str, bytes]:
@@ -171,10 +196,15 @@ class HubModel(SpeechModel):
         folder.mkdir(parents=True, exist_ok=True)
         with temporary_folder(folder, "model") as temporary:
             self.hub.save_pretrained(temporary, max_shard_size="1000GB")
+            self._save_stated(str(temporary))
             self._save_parts(str(temporary))
             for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
                 path.chmod(0o644)
                 path.replace(folder / path.name)
+
+    def _save_stated(self, folder: str) -> None:
+        if self.stated_generation is not None:
+            write_json(Path(folder) / GENERATION, self.stated_generation)
 
     def _save_parts(self, folder: str) -> None:
         for part in self._parts:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ class Ctc(HubModel):
     """Any of transformers' ``...ForCTC``: one vocabulary, whatever the language."""
 
     unprunable = ("lm_head", "ctc_head", "*adapter_layer")
+    blank: int
 
     def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
         super().__init__(hub, frontend, parts)
@@ -49,15 +50,15 @@ class Ctc(HubModel):
             inputs["attention_mask"] = pad_lengths(lengths, features.shape[1]).long()
         return inputs
 
-    def loss(self, batch: Batch) -> Tensor:
-        """CTC loss in nats a token; an utterance that is too short for its text counts nothing."""
+    def encodings_for(self, targets: Sequence[int]) -> int:
+        """One for each, and a blank between two that are the same."""
+        return len(targets) + sum(one == other for one, other in pairwise(targets))
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """CTC loss in nats a token."""
         scores, lengths = self.logits(batch.features, batch.feature_lengths, batch.language)
-        if int(lengths.min()) < 1:
-            raise PathwaysError(f"utterance {batch.ids[int(lengths.argmin())]}: too short for one frame of the model")
         scores = scores.float().log_softmax(dim=-1).transpose(0, 1)
-        loss = F.ctc_loss(
-            scores, batch.targets, lengths, batch.target_lengths, self.blank, reduction="sum", zero_infinity=True
-        )
+        loss = F.ctc_loss(scores, batch.targets, lengths, batch.target_lengths, self.blank, reduction="sum")
         return loss / batch.target_lengths.sum().clamp(min=1)
 
     def prediction_lengths(self, batch: Batch) -> Tensor:
@@ -110,6 +111,9 @@ class Mms(Ctc):
 
     def language_parameters(self, language: str) -> list[nn.Parameter]:
         return list(self._head(language).parameters())
+
+    def symbols(self, language: str) -> int:
+        return len(dict(self._head(language).items())["lm_head.weight"])
 
     def _run(self, inputs: Mapping[str, Any], language: str) -> Any:
         head = self._head(language)

@@ -9,19 +9,18 @@ from typing import Any
 
 import torch
 
-from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
-from asr_pathways.models.hub.base import ExtractorFrontend, Source
+from asr_pathways.files import read_json
+from asr_pathways.models.hub.base import GENERATION, ExtractorFrontend, HubModel, Source
 from asr_pathways.models.hub.codec import HubTokenizer, MmsTokenizer
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
 from asr_pathways.models.hub.files import check_configs, weight_shapes
 from asr_pathways.models.hub.remote import own_folder, pinned
 from asr_pathways.models.hub.transducer import HubTransducer
 from asr_pathways.models.hub.whisper import Whisper
-from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import bounded
 
-Loaded = tuple[SpeechModel, TextCodec]
+Loaded = tuple[HubModel, HubTokenizer]
 MakeNetwork = Callable[[Any, Any], Any]
 
 
@@ -49,7 +48,15 @@ def load_hub_model(name: str, make: MakeNetwork | None = None) -> Loaded:
         raise PathwaysError(f"{name}: {architecture} is not supported; these are: {', '.join(sorted(LOADERS))}")
     with _one_line_errors(name):
         kind = getattr(transformers, architecture)
-        return loader(source, config, _network(source, kind) if make is None else make(kind, config))
+        network = _network(source, kind) if make is None else make(kind, config)
+        stated = _stated_generation(source)
+        network.generation_config = _plain_generation(stated, config)
+        model, codec = loader(source, config, network)
+        model.stated_generation = stated
+        model.free_text = model.free_text or codec.free_text()
+        if model.blank is not None and not 0 <= model.blank < config.vocab_size:
+            raise PathwaysError(f"its blank is token {model.blank}, and it has tokens 0 to {config.vocab_size - 1}")
+        return model, codec
 
 
 def own_model_folder(name: str, card: str) -> tuple[str, Path | None]:
@@ -82,8 +89,8 @@ def _one_line_errors(name: str) -> Iterator[None]:
     """Whatever transformers and its tokenizers raise for a broken or missing part becomes one line with the name."""
     try:
         yield
-    except PathwaysError:
-        raise
+    except PathwaysError as error:
+        raise error if name in str(error) else PathwaysError(f"{name}: {error}") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PathwaysError(f"{name}: cannot load this Hugging Face model: {reason:.300}") from error
@@ -96,11 +103,40 @@ def _options(source: Source) -> dict[str, Any]:
 
 def _network(source: Source, kind: Any) -> Any:
     options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True, **_options(source)}
+    options["generation_config"] = _plain_generation(None, None)  # nor is the checkpoint's validated
     with bounded(weight_shapes(source).values(), str(source)):
         network, report = kind.from_pretrained(source.name, **options)
     if missing := sorted(report["missing_keys"]):  # transformers would go on with random ones
         raise PathwaysError(f"{source}: its files lack {len(missing)} tensors of the model, such as {missing[0]}")
     return network
+
+
+def _stated_generation(source: Source) -> dict[str, Any] | None:
+    """The content of the checkpoint's ``generation_config.json``; None if it has none."""
+    path: str | None = str(Path(source.name) / GENERATION)
+    if not Path(source.name).is_dir():
+        from transformers.utils import cached_file
+
+        path = cached_file(source.name, GENERATION, _raise_exceptions_for_missing_entries=False, **source.options)
+    if path is None or not Path(path).is_file():
+        return None
+    stated = read_json(Path(path))
+    if not isinstance(stated, dict):
+        raise PathwaysError(f"{path}: not a JSON object")
+    return stated
+
+
+def _plain_generation(stated: dict[str, Any] | None, config: Any) -> Any:
+    """Which tokens do what, by a checkpoint's options of decoding or else its ``config``.
+
+    All others (beams, penalties, stop strings, results as dicts) are for programs that generate by them: greedy search
+    here is the same whatever they are.
+    """
+    from transformers import GenerationConfig
+
+    if stated is None:
+        stated = {} if config is None else GenerationConfig.from_model_config(config).to_dict()
+    return GenerationConfig(**{name: stated[name] for name in TOKENS_OF_GENERATION if name in stated})
 
 
 def _tokenizer(source: Source) -> Any:
@@ -144,6 +180,16 @@ def _frontend(source: Source) -> ExtractorFrontend:
     shift = getattr(extractor, "hop_length", extractor.sampling_rate // 100) * getattr(extractor, "stride", 1)
     return ExtractorFrontend(extractor, key, frame_rate=extractor.sampling_rate / shift)
 
+
+TOKENS_OF_GENERATION = (
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "decoder_start_token_id",
+    "eos_token_id",
+    "is_multilingual",
+    "pad_token_id",
+    "suppress_tokens",
+)
 
 LOADERS: dict[str, Callable[[Source, Any, Any], Loaded]] = {
     "WhisperForConditionalGeneration": _whisper,

@@ -6,13 +6,13 @@ transformers'.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asr_pathways.errors import PathwaysError
 from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, pad_lengths
 from asr_pathways.models.rnnt_loss import rnnt_loss
 
@@ -24,6 +24,7 @@ class HubTransducer(HubModel):
     """Any of transformers' ``...ForRNNT`` and ``...ForTDT``: one vocabulary, whatever the language."""
 
     unprunable = ("joint", "encoder_projector", "decoder.decoder_projector")
+    blank: int
 
     def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
         super().__init__(hub, frontend, parts)
@@ -35,16 +36,14 @@ class HubTransducer(HubModel):
         self._suppressed = list(range(size, size + len(self.durations))) or None
         self._options = {} if lookahead is None else {"num_lookahead_tokens": lookahead}
 
-    def loss(self, batch: Batch) -> Tensor:
-        """RNN-T or TDT loss, in nats a token.
+    def encodings_for(self, targets: Sequence[int]) -> int:
+        """As many as the shortest durations of the targets take; without durations any number is in one frame."""
+        return len(targets) * min(self.durations, default=0)
 
-        Raises:
-            PathwaysError: if an utterance is too short for one frame of the encoder; it is named.
-        """
+    def _loss(self, batch: Batch) -> Tensor:
+        """RNN-T or TDT loss, in nats a token."""
         encoded = self._encode(batch.features, batch.feature_lengths)
         lengths = encoded.attention_mask.sum(-1).long()
-        if int(lengths.min()) < 1:
-            raise PathwaysError(f"utterance {batch.ids[int(lengths.argmin())]}: too short for one frame of the model")
         tokens = F.pad(batch.targets, (1, 0), value=self.blank)
         logits = self.hub(encoder_outputs=encoded, decoder_input_ids=tokens).logits[:, : int(lengths.max())]
         return self._costs(logits, batch, lengths).sum() / batch.target_lengths.sum().clamp(min=1)

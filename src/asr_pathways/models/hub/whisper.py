@@ -119,7 +119,7 @@ class Whisper(HubModel):
         Raises:
             PathwaysError: if an input is longer than Whisper's window.
         """
-        if (reason := self.length_error(int(lengths.max()), 0)) is not None:
+        if (reason := self.length_error(int(lengths.max()), ())) is not None:
             raise PathwaysError(reason)
         size = self.frames if self.padding == "window" else min(self.frames, int(lengths.max()) + 1) // STRIDE * STRIDE
         features = F.pad(features, (0, 0, 0, max(0, size - features.shape[1])))[:, :size]
@@ -141,24 +141,16 @@ class Whisper(HubModel):
     def output_lengths(self, lengths: Tensor) -> Tensor:
         return (lengths + 1) // STRIDE
 
-    def length_error(self, frames: int, tokens: int) -> str | None:
+    def length_error(self, frames: int, targets: Sequence[int]) -> str | None:
         if frames > self.frames:
             seconds, window = frames / FRAME_RATE, self.frames / FRAME_RATE
             return f"{seconds:.1f} s of audio: Whisper's window is {window:g} s: cut it"
-        if (total := self._prompt_size + tokens) > self.longest_text:
+        if (total := self._prompt_size + len(targets)) > self.longest_text:
             return f"a text of {total} tokens: Whisper's limit is {self.longest_text}"
-        return super().length_error(frames, tokens)
+        return super().length_error(frames, targets)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Cross entropy of the text and the token that ends it, in nats a token.
-
-        Raises:
-            PathwaysError: if an utterance's audio or text is too long for Whisper.
-        """
-        sizes = zip(batch.ids, batch.feature_lengths.tolist(), batch.target_lengths.tolist(), strict=True)
-        for identifier, frames, tokens in sizes:
-            if (reason := self.length_error(frames, tokens)) is not None:
-                raise PathwaysError(f"utterance {identifier}: {reason}")
+    def _loss(self, batch: Batch) -> Tensor:
+        """Cross entropy of the text and the token that ends it, in nats a token."""
         encodings = self.encode(batch.features, batch.feature_lengths)
         prompt = batch.targets.new_tensor(self.prompt(batch.language)).expand(len(batch), -1)
         hidden = self.hub.model.decoder(
