@@ -151,7 +151,7 @@ class Pathways:
     def calibrate(self, language: str) -> AbstractContextManager[None]:
         """Observes what the score needs of ``language`` while the model runs inside the block, in any mode.
 
-        For score ``activation`` run forward passes, for ``gradient`` backward passes as well; then `adapt`.
+        For score ``activation`` run forward passes, for those of gradients backward passes as well; then `adapt`.
         The model runs with the weights it has: dense, or a pathway's inside `use`.
 
         Raises:
