@@ -25,6 +25,17 @@ def test_a_training_step_is_measured_with_and_without_pathways(capsys: pytest.Ca
     assert 0 < result["prunable"] < result["weights"]
 
 
+def test_faster_ways_of_training_are_measured_beside_the_plain_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    main = runpy.run_path(str(BENCHMARKS / "faster_training.py"))["main"]
+    out, model = tmp_path / "steps.json", str(BENCHMARKS.parent / "models" / "tiny")
+    main([model, "--rounds", "1", "--json", str(out)])
+    result = json.loads(capsys.readouterr().out)
+    assert min(result["times_as_fast"].values()) > 0
+    assert json.loads(out.read_text())["tiny at 70%"] == result
+
+
 def test_attaching_holds_what_is_promised() -> None:
     found = runpy.run_path(str(BENCHMARKS / "attach.py"))["measure"](layers=1, dim=64)
     assert found["within_bound"] is True

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.config import EvaluationConfig
 from asr_pathways.training.loop import TrainingLoop
+from asr_pathways.training.progress import TrainingProgress
 from tests.training.helpers import loop_config, make_loop, on_loss, recognizer_for, same
 
 
@@ -347,11 +349,45 @@ def test_a_run_of_no_steps_writes_the_model_as_it_is(tmp_path: Path, speech: Pat
     assert same(load_model(tmp_path).model.state_dict(), before)
 
 
-def test_half_precision_is_refused_where_it_does_not_work(tmp_path: Path, speech: Path, tokenizer: Tokenizer) -> None:
+def test_half_precision_is_refused_where_it_gains_nothing(
+    tmp_path: Path, speech: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("bfloat16 works here")
-    with pytest.raises(PathwaysError, match="precision bf16-mixed is for GPUs: use 32-true"):
+    monkeypatch.setattr("asr_pathways.training.run.multiplies_bfloat16", lambda: False)
+    with pytest.raises(PathwaysError, match="bf16-mixed needs a GPU, or a CPU with AVX512-BF16 or AMX: use 32-true"):
         make_loop(speech, recognizer_for(tokenizer, None, 1), tmp_path, loop_config(1, precision="bf16-mixed"))
+
+
+@pytest.mark.parametrize("method", [None, "dynamic"])
+def test_half_precision_stays_near_and_resumes_bit_for_bit(
+    tmp_path: Path, speech: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, method: str | None
+) -> None:
+    monkeypatch.setattr("asr_pathways.training.run.multiplies_bfloat16", lambda: True)  # torch does it on any CPU
+    losses: dict[str, list[float]] = {"32-true": [], "bf16-mixed": []}
+    plain, plain_step = Transducer.loss, TrainingProgress.step
+    for precision, of_run in losses.items():
+
+        def step(progress: TrainingProgress, number: int, loss: float, *rest: Any, kept: list[float] = of_run) -> None:
+            kept.append(loss)
+            plain_step(progress, number, loss, *rest)
+
+        monkeypatch.setattr(TrainingProgress, "step", step)
+        config = loop_config(6, precision=precision, checkpoint_every=3)
+        whole = make_loop(speech, recognizer_for(tokenizer, method, 6), tmp_path / precision, config)
+        whole.run()
+    assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.02)
+    assert losses["bf16-mixed"] != losses["32-true"]
+    assert all(value.dtype != torch.bfloat16 for value in whole.asr.model.state_dict().values())
+    monkeypatch.setattr(Transducer, "loss", on_loss(4, crash))
+    with pytest.raises(Crash):
+        make_loop(speech, recognizer_for(tokenizer, method, 6), tmp_path / "parts", config).run()
+    monkeypatch.setattr(Transducer, "loss", plain)
+    second = make_loop(speech, recognizer_for(tokenizer, method, 6), tmp_path / "parts", config)
+    second.resume()
+    assert second.state.step == 3
+    second.run()
+    assert same(everything(whole), everything(second))
 
 
 def test_a_full_disk_stops_the_run_in_one_line(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
+import torch
 from torch import nn
 
 from asr_pathways.training.config import OptimizerConfig
@@ -30,6 +33,33 @@ def test_the_schedule_rises_holds_and_falls() -> None:
 def test_schedules_without_one_of_the_parts(options: dict[str, float], rates: list[float]) -> None:
     config = OptimizerConfig.model_validate(options)
     assert [learning_rate(step, config) for step in range(5)] == pytest.approx(rates, abs=1e-6)
+
+
+def test_one_update_is_adamw_and_that_of_an_older_checkpoint_too() -> None:
+    torch.manual_seed(0)
+    models = [nn.Linear(3, 4) for _ in range(3)]
+    config = OptimizerConfig(steps=1, peak_lr=0.1, weight_decay=0.5)
+    groups = [{"params": [models[0].weight], "weight_decay": 0.5}, {"params": [models[0].bias], "weight_decay": 0.0}]
+    plain = torch.optim.AdamW(groups, lr=0.1, betas=config.betas)
+    ours, resumed = (make_optimizer(model.parameters(), config) for model in models[1:])
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    x = torch.randn(5, 3)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step(models[0], plain)
+        step(models[1], ours)
+    resumed.load_state_dict(copy.deepcopy(plain.state_dict()))  # of a run before AdamW was fused
+    models[2].load_state_dict(models[0].state_dict())
+    for model, optimizer in zip(models, (plain, ours, resumed), strict=True):
+        step(model, optimizer)
+    torch.testing.assert_close(models[1].weight, models[0].weight)
+    assert torch.equal(models[2].weight, models[0].weight)
 
 
 def test_only_matrices_decay() -> None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from asr_pathways import ranks
 from asr_pathways.errors import PathwaysError
+from asr_pathways.mixed_batches import MixedBatch
 from asr_pathways.pruning.config import POLICIES
-from asr_pathways.pruning.mixed_batches import MixedBatch
 from asr_pathways.pruning.observe import Observer
 from asr_pathways.pruning.state import State
 from asr_pathways.pruning.weights import MaskedWeights, as_number, hook_gradients, no_tracing
@@ -27,6 +27,8 @@ class ActivePathway:
         self._state = state
         self._policy = POLICIES[state.config.gradient]
         self._weights = weights
+        for observer in state.observations:
+            observer.dense = weights.dense
         self._removers: list[Callable[[], None]] = []
         self._attached = True
         self._in_use: str | None = None  # the present block, as errors name it

@@ -49,8 +49,8 @@ class PathwayConfig(Config):
 
     Attributes:
         sparsity: share of the prunable weights at zero in the end, in [0, 1).
-        score: ``magnitude``, ``activation`` or ``gradient`` (see `scores`). ``gradient`` keeps the largest
-            magnitudes inside the mask when it prunes, and swaps weights when it adapts (RigL).
+        score: ``magnitude``, ``activation``, ``sensitivity``, ``platon``, ``movement`` or ``gradient`` (see `scores`).
+            ``gradient`` keeps the largest magnitudes inside the mask when it prunes, and swaps weights when it adapts.
         activation_power: ``activation`` is |theta| times the rms of inputs to this power. Below 1, the masks of
             languages share more.
         granularity: ``unstructured``, ``block:RxC`` or ``n:m``.
@@ -135,8 +135,8 @@ class PathwayConfig(Config):
                 raise ValueError(f"granularity {self.granularity} fixes sparsity to {1 - kind.n / kind.m:g}")
             if self.schedule != "oneshot" or self.allocation != "uniform" or SCORES[self.score].swaps:
                 raise ValueError(
-                    f"granularity {self.granularity} takes schedule oneshot, allocation uniform and score "
-                    "magnitude or activation"
+                    f"granularity {self.granularity} takes schedule oneshot, allocation uniform and any score but "
+                    "gradient"
                 )
         return self
 

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from asr_pathways import ranks
 from asr_pathways.pruning.prunable import CONVOLUTIONS, Prunable, by_module
-from asr_pathways.pruning.scores import Evidence, Need
+from asr_pathways.pruning.scores import Evidence, Need, Score
 from asr_pathways.pruning.weights import hook_gradients, no_autograd
 
 # Means need few samples, so that observing costs a training step about a hundredth of its time.
@@ -42,6 +42,7 @@ class Observer(ABC):
 
     Attributes:
         recording: the pathway that is being observed; None: none.
+        dense: {prunable weight's name: dense values}, as a function; the model's are masked inside `use`.
         missing: why a mask cannot be chosen before anything was observed of the pathway ``{0!r}``.
     """
 
@@ -50,6 +51,7 @@ class Observer(ABC):
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         self.recording: str | None = None
         self._prunable = {one.name: one for one in prunable}
+        self.dense: Callable[[str], Tensor] = lambda name: self._prunable[name].parameter
         self._sums: dict[str, dict[str, Tensor]] = {}
 
     @abstractmethod
@@ -92,8 +94,10 @@ Due = Callable[[Observer, str], bool]  # whether an observer is to observe a pat
 class Observations:
     """The observers that a score needs, as one."""
 
-    def __init__(self, needs: frozenset[Need], prunable: Sequence[Prunable]) -> None:
-        self._observers = {need: OBSERVERS[need](prunable) for need in sorted(needs)}
+    def __init__(self, score: type[Score], prunable: Sequence[Prunable]) -> None:
+        self._observers = {need: OBSERVERS[need](prunable) for need in sorted(score.needs)}
+        if isinstance(products := self._observers.get("products"), RunningProducts):
+            products.score = score
         self._weights = {one.name: one.parameter for one in prunable}
 
     def __iter__(self) -> Iterator[Observer]:
@@ -253,7 +257,7 @@ class GradientSums(Observer):
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
         def over_ranks(name: str) -> Tensor:
-            local = self._sums[pathway].get(name)
+            local = self._sums.get(pathway, {}).get(name)
             if local is None:
                 local = torch.zeros_like(self._prunable[name].parameter, dtype=torch.float32)
             return ranks.total(local)
@@ -267,7 +271,58 @@ class GradientSums(Observer):
             sums[name] = sums[name] + new if name in sums else new.clone()
 
 
-OBSERVERS: dict[Need, type[Observer]] = {"inputs": InputStatistics, "gradients": GradientSums}
+class RunningProducts(GradientSums):
+    """What ``score`` keeps of theta * gradient from step to step: (vectors, ...) bfloat16, by pathway and tensor."""
+
+    score: type[Score]
+
+    def __init__(self, prunable: Sequence[Prunable]) -> None:
+        super().__init__(prunable)
+        self._running: dict[str, dict[str, Tensor]] = defaultdict(dict)
+
+    def due(self, language_steps: int, adapts: bool) -> bool:
+        return True
+
+    def commit(self, pathways: Iterable[str]) -> None:
+        for pathway in pathways:
+            sums, running = super().evidence(pathway), self._running[pathway]
+            device = next(iter(self._prunable.values())).parameter.device
+            world, new = ranks.total(torch.tensor([1.0, bool(self._sums.get(pathway))], device=device)).tolist()
+            for name, one in self._prunable.items() if new else ():
+                with no_autograd():
+                    # An overflow is left out; it must not spoil the running values for ever.
+                    product = (sums(name) / world).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+                    values = running.get(name, torch.zeros(self.score.vectors, *one.shape)).to(product)
+                    self.score.count(values, product)
+                    running[name] = values.bfloat16()
+            self._sums.pop(pathway, None)
+
+    def observed(self, pathway: str) -> bool:
+        return bool(self._running[pathway])
+
+    def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
+        def running(name: str) -> Tensor | None:
+            values = self._running[pathway][name]
+            return values.float() if values.any() else None
+
+        return running
+
+    def state(self, pathway: str) -> dict[str, Tensor]:
+        return {f"products/{name}": values.clone() for name, values in self._running[pathway].items()}
+
+    def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
+        kept = {name: state[f"products/{name}"] for name in self._prunable if f"products/{name}" in state}
+        self._running[pathway] = {name: values.detach().clone() for name, values in kept.items()}
+
+    def _add(self, name: str, gradient: Tensor) -> None:
+        super()._add(name, gradient.detach().float() * self.dense(name))
+
+
+OBSERVERS: dict[Need, type[Observer]] = {
+    "inputs": InputStatistics,
+    "gradients": GradientSums,
+    "products": RunningProducts,
+}
 
 
 def _complete(sums: Tensor) -> bool:

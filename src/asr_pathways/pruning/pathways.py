@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 from asr_pathways import ranks
 from asr_pathways.errors import PathwaysError
+from asr_pathways.mixed_batches import MixedBatch
 from asr_pathways.pruning import storage
 from asr_pathways.pruning.active import ActivePathway
 from asr_pathways.pruning.config import POLICIES, SHARED, PathwayConfig
 from asr_pathways.pruning.masks import pack, popcount
-from asr_pathways.pruning.mixed_batches import MixedBatch
 from asr_pathways.pruning.selection import Factor, MaskSelector
 from asr_pathways.pruning.state import State
 from asr_pathways.pruning.summary import MaskEvent, Summary, mean_iou, overlaps, summarize
@@ -151,7 +151,7 @@ class Pathways:
     def calibrate(self, language: str) -> AbstractContextManager[None]:
         """Observes what the score needs of ``language`` while the model runs inside the block, in any mode.
 
-        For score ``activation`` run forward passes, for ``gradient`` backward passes as well; then `adapt`.
+        For score ``activation`` run forward passes, for those of gradients backward passes as well; then `adapt`.
         The model runs with the weights it has: dense, or a pathway's inside `use`.
 
         Raises:

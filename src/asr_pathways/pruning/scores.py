@@ -15,7 +15,9 @@ from asr_pathways.pruning.schedule import cosine_decay
 if TYPE_CHECKING:
     from torch import Tensor
 
-Need = Literal["inputs", "gradients"]
+MEAN, PLATON_MEAN, PLATON_UNCERTAINTY = 0.98, 0.85, 0.95  # what running means keep of themselves at each step
+
+Need = Literal["inputs", "gradients", "products"]
 """What may be observed of a pathway beside its weights (see `observe.OBSERVERS`)."""
 
 
@@ -29,11 +31,13 @@ class Evidence:
             The weight's rows fall into ``groups`` equal parts that read different inputs (one for a linear
             layer; query, key and value for attention's packed projection; a convolution's groups).
         gradients: of the weight's shape: the dense gradient, unmasked; None where none was observed.
+        products: (vectors, ...) float32: what the score keeps of theta * gradient; None where none was observed.
     """
 
     weight: Tensor
     inputs: Tensor | None = None
     gradients: Tensor | None = None
+    products: Tensor | None = None
 
 
 SCORES: dict[str, type[Score]] = {}
@@ -49,12 +53,14 @@ class Score(ABC):
         swaps: whether adaptation swaps weights by it, the smallest for those of highest score, instead of choosing
             the whole mask; pruning goes by magnitude then.
         options: its arguments, which are fields of `PathwayConfig`.
+        vectors: how many running values a weight it keeps of theta * gradient, where it needs products.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[Need]] = frozenset()
     swaps: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ()
+    vectors: ClassVar[int] = 0
 
     def __init_subclass__(cls) -> None:
         SCORES[cls.name] = cls
@@ -76,6 +82,11 @@ class Score(ABC):
     def swapped(self, language_steps: int) -> float:
         """The share of a mask that adaptation swaps after so many steps of its language."""
         return 0.0
+
+    @staticmethod
+    def count(running: Tensor, product: Tensor) -> None:
+        """Counts a training step's theta * gradient (...) in ``running`` (vectors, ...), both of float32."""
+        raise NotImplementedError("a score that needs products defines count()")
 
 
 class Magnitude(Score):
@@ -143,3 +154,66 @@ class Gradient(Score):
 
     def swapped(self, language_steps: int) -> float:
         return cosine_decay(self.swap, language_steps, self.adapt_until) if self.adapt_until else self.swap
+
+
+class Sensitivity(Score):
+    """The running mean of |theta * g|: how much the loss changes without the weight, to first order.
+
+    Molchanov et al., arXiv 1906.10771. g is taken at m * theta; theta is dense, so that pruned weights have a score.
+    A tensor that no gradient reached is scored by magnitude, as are first masks.
+    """
+
+    name = "sensitivity"
+    needs = frozenset({"products"})
+    vectors = 1
+
+    @staticmethod
+    def count(running: Tensor, product: Tensor) -> None:
+        running[0].lerp_(product.abs(), 1 - MEAN)
+
+    def of(self, evidence: Evidence) -> Tensor:
+        return Magnitude().of(evidence) if evidence.products is None else self._value(evidence.products)
+
+    def _value(self, running: Tensor) -> Tensor:
+        return running[0]
+
+
+class Platon(Sensitivity):
+    """PLATON (arXiv 2206.12562): the smoothed |theta * g| times its smoothed distance from that, the uncertainty."""
+
+    name = "platon"
+    vectors = 2
+
+    @staticmethod
+    def count(running: Tensor, product: Tensor) -> None:
+        running[0].lerp_(product.abs(), 1 - PLATON_MEAN)
+        running[1].lerp_((product.abs() - running[0]).abs(), 1 - PLATON_UNCERTAINTY)
+
+    def _value(self, running: Tensor) -> Tensor:
+        return running.prod(dim=0)
+
+
+class Movement(Sensitivity):
+    """Movement pruning (arXiv 2005.07683): the sum of -theta * g, large where training moved a weight away from zero.
+
+    It is kept as two numbers, of which the second has the digits that the first, bfloat16, has no room for.
+    """
+
+    name = "movement"
+    vectors = 2
+
+    @classmethod
+    def conflict(cls, config: Mapping[str, Any]) -> str:
+        if config["allocation"] == "global":
+            return "score movement compares weights of one tensor only: use allocation uniform or erk"
+        return "score movement may be below zero: hysteresis, a factor, needs another" if config["hysteresis"] else ""
+
+    @staticmethod
+    def count(running: Tensor, product: Tensor) -> None:
+        total = running.sum(dim=0) - product
+        running[0] = total.bfloat16()
+        running[1] = total - running[0]
+
+    def _value(self, running: Tensor) -> Tensor:
+        total = running.sum(dim=0)
+        return total - total.min()

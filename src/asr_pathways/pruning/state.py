@@ -16,6 +16,7 @@ from asr_pathways.pruning.extension import Extension
 from asr_pathways.pruning.masks import PackedMasks
 from asr_pathways.pruning.observe import Observations
 from asr_pathways.pruning.prunable import find_prunable
+from asr_pathways.pruning.scores import SCORES
 
 
 class State:
@@ -36,7 +37,7 @@ class State:
         self.languages = tuple(languages)
         self.prunable = find_prunable(model, config.include, config.exclude)
         self.masks = PackedMasks(self.prunable, self.keys)
-        self.observations = Observations(config.score_needs, self.prunable)
+        self.observations = Observations(SCORES[config.score], self.prunable)
         self.extension = Extension(model, config, self.prunable, self.masks)
         self.step = 0
         self.own_steps = dict.fromkeys(self.keys, 0)

@@ -82,6 +82,11 @@ class MaskedWeights:
         self._masked: list[Tensor] = []  # what the present masks were written through; empty while dense
         self._version = self._current_version()
 
+    def dense(self, name: str) -> Tensor:
+        """The dense values of a weight, whether or not masks are in place."""
+        index = next(index for index, one in enumerate(self._prunable) if one.name == name)
+        return self._dense[index] if self._masked else self._weights[index]
+
     def mask(self, masks: Sequence[Tensor], tracked: bool = True) -> None:
         """theta becomes m * theta; the dense values are kept aside.
 

@@ -221,9 +221,9 @@ class TrainingLoop:
         torch.manual_seed(zlib.crc32(f"{self.config.seed}/{self.state.step}/{place}".encode()))
         waits = number + 1 < self.config.accumulate  # ranks exchange gradients once a step
         with self.fabric.no_backward_sync(self.model, enabled=waits), self.asr.use(batch.language):
-            loss: Tensor = self.model.loss(batch)
-            if self.distillation is not None:
-                with self.fabric.autocast():  # the teacher's forward pass, too
+            with self.fabric.autocast():  # which Fabric does for marked methods only where it wraps the model, by DDP
+                loss: Tensor = self.model.loss(batch)
+                if self.distillation is not None:
                     loss = self.distillation.loss(batch, loss)
             self.fabric.backward(loss / self.config.accumulate)
         return float(loss.detach())

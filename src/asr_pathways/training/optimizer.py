@@ -12,12 +12,15 @@ from asr_pathways.training.config import OptimizerConfig
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with decay on weight matrices only: not on biases, norms and other vectors."""
+    """AdamW with decay on weight matrices only: not on biases, norms and other vectors.
+
+    It is torch's fused one: an update of whisper-base takes a quarter of the time (``benchmarks/faster_training.py``).
+    """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     matrices = [parameter for parameter in trained if parameter.dim() > 1]
     vectors = [parameter for parameter in trained if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=config.betas)
+    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=config.betas, fused=True)
 
 
 def learning_rate(step: int, config: OptimizerConfig) -> float:

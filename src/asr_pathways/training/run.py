@@ -130,8 +130,8 @@ def launch(config: LoopConfig) -> Fabric:
     fabric = Fabric(
         accelerator="auto", strategy=strategy, devices=here, num_nodes=count // here, precision=config.precision
     )
-    if config.precision == "bf16-mixed" and fabric.device.type == "cpu":
-        raise PathwaysError("precision bf16-mixed is for GPUs: use 32-true")
+    if config.precision == "bf16-mixed" and fabric.device.type == "cpu" and not multiplies_bfloat16():
+        raise PathwaysError("precision bf16-mixed needs a GPU, or a CPU with AVX512-BF16 or AMX: use 32-true")
     try:
         fabric.launch()
     except (RuntimeError, ValueError) as error:  # such as torch's of networks and of torchrun's variables
@@ -143,3 +143,8 @@ def launch(config: LoopConfig) -> Fabric:
     if config.threads:
         torch.set_num_threads(config.threads)
     return fabric
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16; without, they are slower than those of float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -50,6 +50,21 @@ def batches_of(asr: AsrModel, data: Path, language: str) -> list[Batch]:
 
 
 @KINDS
+def test_its_loss_in_half_precision_stays_near(kind: str, hub_folder: Maker, speech: Path) -> None:
+    asr = load_model(hub_folder(kind))
+    batch = batches_of(asr, speech, "fr")[0]
+    plain = asr.model.loss(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = asr.model.loss(batch)
+    half.backward()
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, plain, rtol=0.03, atol=0)
+    assert not torch.equal(half, plain)
+    gradients = [parameter.grad for parameter in asr.model.parameters() if parameter.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+
+
+@KINDS
 def test_the_commands_work_on_it(kind: str, hub_folder: Maker, speech: Path, tmp_path: Path) -> None:
     model, run = hub_folder(kind), tmp_path / "run"
     config = tmp_path / "recipe.yaml"
