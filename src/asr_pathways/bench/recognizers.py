@@ -139,6 +139,7 @@ class WhisperCpp:
         self._model: Any = Model(
             str(self._place / "model.bin"),
             redirect_whispercpp_logs_to=None,
+            context_params={"flash_attn": False},  # it attends to what a shorter window leaves in the cache's padding
             n_threads=self._threads,
             language=self._language,
             temperature_inc=0.0,
