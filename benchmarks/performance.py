@@ -1,8 +1,9 @@
 """docs/performance.md from the figures of `asr-pathways bench`, so that no number there is typed by hand.
 
 asr-pathways bench --preset base --chunk 160,320,640 --threads 1,2 --json base.json
-python -m benchmarks.performance base.json   # replaces what was measured before in the same settings
-python -m benchmarks.performance             # only writes the page
+asr-pathways bench whisper.asrp --data data/prompts --threads 1,2 --json whisper.json
+python -m benchmarks.performance base.json whisper.json   # replaces what was measured before in the same settings
+python -m benchmarks.performance                          # only writes the page
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ from typing import Any
 
 from asr_pathways.files import write_json
 from asr_pathways.models.presets import PRESETS
+from benchmarks.whole_recordings import key, section
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "results" / "performance.json"
 GROWTH = ROOT / "results" / "growth.json"
+WHOLE = ROOT / "results" / "whole_recordings.json"
+"""Of models that do not stream; absent until one was measured."""
+
 PAGE = ROOT / "docs" / "performance.md"
 
 Row = dict[str, Any]
@@ -33,14 +38,16 @@ process, which imports torch. MB are of the bundle. Made by `make bench`. What 4
 """
 
 
-def page(figures: dict[str, Any], growth: dict[str, Any]) -> str:
-    """The page's text, from what `bench` and `benchmarks.growth` measured."""
+def page(figures: dict[str, Any], growth: dict[str, Any], whole: list[dict[str, Any]]) -> str:
+    """The page's text, from what `bench`, `benchmarks.growth` and `bench MODEL` measured."""
     machine = figures["machine"]
     lines = [INTRODUCTION, f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}.", ""]
     lines += _summary(figures["results"])
     for result in figures["results"]:
         lines += ["", *_section(result)]
     lines += ["", *_growth(growth)]
+    if whole:
+        lines += ["", *section(whole)]
     return "\n".join(lines) + "\n"
 
 
@@ -159,11 +166,23 @@ def _growth(growth: dict[str, Any]) -> list[str]:
 
 def main(*measured: str) -> None:
     figures = json.loads(FIGURES.read_text(encoding="utf-8"))
+    whole = {key(result): result for result in whole_figures()}
     for path in measured:
-        figures = merged(figures, json.loads(Path(path).read_text(encoding="utf-8")))
+        new = json.loads(Path(path).read_text(encoding="utf-8"))
+        if "model" in new:
+            whole[key(new)] = new
+        else:
+            figures = merged(figures, new)
     write_json(FIGURES, figures)
+    if whole:
+        write_json(WHOLE, list(whole.values()))
     growth = json.loads(GROWTH.read_text(encoding="utf-8"))
-    PAGE.write_text(page(figures, growth), encoding="utf-8")
+    PAGE.write_text(page(figures, growth, list(whole.values())), encoding="utf-8")
+
+
+def whole_figures() -> list[dict[str, Any]]:
+    """What was measured of models that do not stream."""
+    return json.loads(WHOLE.read_text(encoding="utf-8")) if WHOLE.is_file() else []
 
 
 if __name__ == "__main__":

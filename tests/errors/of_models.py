@@ -250,6 +250,16 @@ OPTIONS = [
     ),
     Case("an unknown preset", "bench --preset huge", "--preset huge: the presets are micro, tiny, small, base"),
     Case(
+        "an unknown runtime to compare with",
+        "bench sparse --data data --against kaldi",
+        "--against kaldi: the runtimes are faster-whisper, onnxruntime, torch, whisper.cpp",
+    ),
+    Case(
+        "a benchmark on recordings of a model that streams",
+        "bench sparse --data data",
+        "sparse: streams: asr-pathways bench without a MODEL times streaming",
+    ),
+    Case(
         "a place to write that is not a folder",
         prune().replace("--out run", "--out hello.wav"),
         "hello.wav: cannot write: File exists",

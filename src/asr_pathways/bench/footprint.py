@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from asr_pathways.bench.systems import Kind, open_system
+from asr_pathways.bench.worker import peak_memory
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,7 @@ def main(kind: Kind, bundle: Path) -> None:
     system = open_system(kind, bundle, threads=1)
     load = time.perf_counter() - began
     system.stream()(sound(2.0))
-    print(json.dumps({"load": load, "peak": _peak()}))
-
-
-def _peak() -> float:
-    """MiB; getrusage would count what the process had that started this one."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    print(json.dumps({"load": load, "peak": peak_memory()}))
 
 
 if __name__ == "__main__":

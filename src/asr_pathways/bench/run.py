@@ -120,11 +120,24 @@ def switching(bundle: Path, threads: int, runs: int = 5) -> dict[str, float]:
     return {name: statistics.median(spent) for name, spent in times.items()}
 
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimddp", "i8mm")
+"""Those that decide how fast products are, as Linux calls them."""
+
+
 def machine() -> dict[str, str]:
-    """Processor and versions that figures depend on."""
-    processor = platform.processor() or platform.machine()
+    """Processor, its instruction sets and versions that figures depend on."""
+    processor, flags = platform.processor() or platform.machine(), set[str]()
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                processor = line.partition(":")[2].strip()
-    return {"processor": processor, "cores": str(os.cpu_count()), "torch": torch.__version__}
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                processor = value.strip()
+            elif name.strip() in ("flags", "Features"):
+                flags = set(value.split())
+    instructions = " ".join(name for name in INSTRUCTIONS if name in flags)
+    return {
+        "processor": processor,
+        "instructions": instructions,
+        "cores": str(os.cpu_count()),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,156 @@
+"""The systems that recognise whole recordings, each behind the same two methods; only `torch` ones import torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, cut_at_pauses
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OURS = "asr-pathways"
+
+
+class WholeRecognizer(Protocol):
+    """What is timed."""
+
+    def load(self) -> None:
+        """Makes it ready; the constructor does nothing that takes time."""
+
+    def transcribe(self, samples: Samples, first_token: Callable[[], None]) -> str:
+        """The text of samples (N,) float32 at 16 kHz; ``first_token`` is called when that is known, or never."""
+
+
+def open_recognizer(system: str, place: Path, language: str, threads: int) -> WholeRecognizer:
+    """A system by its name, on what `asr_pathways.bench.rivals.prepare` made for it."""
+    name, _, precision = system.partition(" ")
+    if name == "onnxruntime" and (place / "encoder.onnx").is_file():
+        from asr_pathways.bench.whisper_onnxruntime import OnnxWhisper
+
+        return OnnxWhisper(place, threads)
+    if name == "onnxruntime":
+        from asr_pathways.bench.ctc_onnx import OnnxCtc
+
+        return OnnxCtc(place, threads, language)
+    if name == "faster-whisper":
+        return FasterWhisper(place, threads, language, precision)
+    if name == "whisper.cpp":
+        return WhisperCpp(place, threads, language)
+    if name == OURS:
+        return Ours(place, threads, language)
+    return Torch(place, threads, language, precision)
+
+
+class Ours:
+    """The MODEL itself, as this package recognises whole recordings: by the training side's model."""
+
+    def __init__(self, place: Path, threads: int, language: str) -> None:
+        self._recognizer = Torch(place, threads, language, "float32")
+
+    def load(self) -> None:
+        self._recognizer.load()
+
+    def transcribe(self, samples: Samples, first_token: Callable[[], None]) -> str:
+        return self._recognizer.transcribe(samples, first_token)
+
+
+class Torch:
+    """The training side's model in eager torch, dense if it has no pathways; Whisper by a loop of its own.
+
+    transformers' ``generate`` takes about as long again as the layers that it calls.
+    """
+
+    def __init__(self, place: Path, threads: int, language: str, precision: str) -> None:
+        self._place, self._threads, self._language, self._precision = place, threads, language, precision
+
+    def load(self) -> None:
+        import torch
+
+        from asr_pathways.bundle.load import load_model
+
+        torch.set_num_threads(self._threads)
+        self._asr = load_model(self._place)
+        self._dtype: torch.dtype = getattr(torch, self._precision)
+        self._asr.model.network.to(self._dtype)
+
+    def transcribe(self, samples: Samples, first_token: Callable[[], None]) -> str:
+        import torch
+
+        from asr_pathways.bench.whisper_torch import greedy
+        from asr_pathways.models.hub.whisper import Whisper
+
+        model, texts = self._asr.model, []
+        with self._asr.inference(self._language):
+            for part in cut_at_pauses(samples, model.window):
+                features: Tensor = model.frontend(part)[None].to(self._dtype)
+                lengths = torch.tensor([features.shape[1]])
+                if isinstance(model, Whisper):
+                    ids = greedy(model, features, lengths, self._language, first_token)
+                else:
+                    (ids,) = model.decode(features, lengths, self._language)
+                texts.append(self._asr.tokenizer.decode(ids, self._language))
+        return " ".join(filter(None, texts))
+
+
+class FasterWhisper:
+    """faster-whisper as it ships, in windows of 30 seconds; greedy, the language given, one temperature."""
+
+    def __init__(self, place: Path, threads: int, language: str, precision: str) -> None:
+        self._place, self._threads, self._language, self._precision = place, threads, language, precision
+
+    def load(self) -> None:
+        from faster_whisper import WhisperModel
+
+        self._model: Any = WhisperModel(
+            str(self._place),
+            device="cpu",
+            compute_type=self._precision,
+            cpu_threads=self._threads,
+            local_files_only=True,
+        )
+
+    def transcribe(self, samples: Samples, first_token: Callable[[], None]) -> str:
+        segments, _ = self._model.transcribe(
+            samples,
+            language=self._language,
+            beam_size=1,
+            temperature=0.0,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+        )
+        return " ".join(" ".join(segment.text for segment in segments).split())
+
+
+class WhisperCpp:
+    """whisper.cpp by pywhispercpp, greedy, the language given, one temperature; ``audio_ctx`` is the model's window."""
+
+    def __init__(self, place: Path, threads: int, language: str) -> None:
+        self._place, self._threads, self._language = place, threads, language
+
+    def load(self) -> None:
+        from pywhispercpp.model import Model
+
+        self._window = json.loads((self._place / "window.json").read_text(encoding="utf-8"))
+        self._model: Any = Model(
+            str(self._place / "model.bin"),
+            redirect_whispercpp_logs_to=None,
+            context_params={"flash_attn": False},  # it attends to what a shorter window leaves in the cache's padding
+            n_threads=self._threads,
+            language=self._language,
+            temperature_inc=0.0,
+            no_timestamps=True,
+            no_context=True,
+            print_progress=False,
+        )
+
+    def transcribe(self, samples: Samples, first_token: Callable[[], None]) -> str:
+        texts = []
+        for part in cut_at_pauses(samples, self._window["seconds"]):
+            frames = math.ceil(len(part) / SAMPLE_RATE * self._window["rate"]) if self._window["short"] else 0
+            texts += [segment.text for segment in self._model.transcribe(part, audio_ctx=frames)]
+        return " ".join(" ".join(texts).split())
