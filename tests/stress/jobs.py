@@ -159,7 +159,7 @@ def _experiment(root: Path, out: Path) -> None:
 
 
 def _add_language(root: Path, out: Path) -> None:
-    recipe = PruneRecipe.model_validate({**RECIPE, "calibration_batches": 1, "pathways": {"adapt_every": 1}})
+    recipe = PruneRecipe.model_validate({**RECIPE, "calibration_batches": 1})
     add_language(root / "english", root / "speech", out, language="fr", recipe=recipe, resume=True)
 
 

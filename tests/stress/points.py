@@ -21,7 +21,7 @@ CALLS: dict[str, tuple[Any, str]] = {
     "loss": (Transducer, "loss"),
     "decoding": (Transducer, "decode"),
     "clocks": (Pathways, "step"),  # after the optimizer's step
-    "mask": (Pathways, "_take"),  # a stage of pruning, or an adaptation
+    "mask": (Pathways, "_replace_mask"),  # a stage of pruning, or an adaptation
     "masks written": (Pathways, "save"),
     "weights written": (asr_pathways.models.weights, "save_file"),
     "flush": (os, "fsync"),

@@ -1,9 +1,11 @@
-"""The page about interruptions says what the last stress test found."""
+"""The page about interruptions says what the last stress test found; what that kills at is there."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+
+from tests.stress.points import CALLS
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,3 +19,7 @@ def test_the_page_says_what_was_found() -> None:
     )
     assert said in page
     assert [found[name] for name in ("lost", "differing", "files_left")] == [0, 0, 0]
+
+
+def test_the_points_at_which_runs_are_killed_are_there() -> None:
+    assert [name for name, (owner, attribute) in CALLS.items() if not callable(getattr(owner, attribute, None))] == []
