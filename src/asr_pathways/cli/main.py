@@ -265,7 +265,7 @@ def _doubted(transcript: Transcript) -> Transcript:
     if transcript.languages[0][1] < UNCERTAIN and not several:
         likeliest = ", ".join(f"{language} {share:.2f}" for language, share in transcript.languages)
         typer.echo(
-            f"{transcript.file}: the language is uncertain ({likeliest}): name it by --language, "
+            f"{visible(transcript.file)}: the language is uncertain ({likeliest}): name it by --language, "
             "or restrict the choice by --languages",
             err=True,
         )
