@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.lock import LOCK, alone_in
+from asr_pathways.lock import LOCK, alone_in, held, is_held
 
 _HOLD = """
 import sys, time
@@ -68,3 +68,13 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     folder = tmp_path / "file" / "run"
     with pytest.raises(PathwaysError, match=r"file/run: cannot write: Not a directory"), alone_in(folder, "busy"):
         pass
+
+
+def test_a_lock_of_a_file_is_held_while_its_block_lasts(tmp_path: Path) -> None:
+    path = tmp_path / ".lock-1"
+    assert not is_held(path)
+    with held(path):
+        assert is_held(path)
+    assert not is_held(path) and not path.exists()
+    path.touch()  # as a killed process leaves it
+    assert not is_held(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -79,3 +80,15 @@ def load_yaml(path: Path) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise PathwaysError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def differences(
+    now: Mapping[str, Any], before: Mapping[str, Any], prefix: str = "", was: str = "it was"
+) -> Iterator[str]:
+    """``key value (it was value)`` of each that is another in two configs as plain data, with dots in keys."""
+    for name in dict.fromkeys([*now, *before]):
+        new, old = now.get(name), before.get(name)
+        if isinstance(new, Mapping) and isinstance(old, Mapping):
+            yield from differences(new, old, f"{prefix}{name}.", was)
+        elif new != old:
+            yield f"{prefix}{name} {new} ({was} {old})"

@@ -41,6 +41,28 @@ def alone_in(folder: Path, message: str) -> Iterator[None]:
                     path.rmdir()  # spares it if something is inside
 
 
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Holds a lock, whose file is there while the block lasts or, after a kill, until somebody removes it."""
+    with writing(path), _locked(path):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock `held` of this file; on file systems that know no locks, whether it is there."""
+    try:
+        with path.open("r+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def _locked(path: Path) -> IO[str]:
     """The open file of the lock, which this process holds now; raises BlockingIOError if another one does."""
     while True:

@@ -40,6 +40,17 @@ def first(**values: Any) -> Any:
     return change
 
 
+def all_texts(text: str) -> Any:
+    """All rows with this text."""
+
+    def change(rows: list[dict[str, Any]]) -> list[Any]:
+        for row in rows:
+            row["supervisions"][0]["text"] = text
+        return rows
+
+    return change
+
+
 AUDIO = [
     Case("a file that is not there", HEAR.format("no.wav"), "no.wav: no such audio file"),
     Case("a folder in place of a file", HEAR.format("data"), "data: no such audio file"),
@@ -161,6 +172,18 @@ TEXT = [
         MAKE,
         "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: hello.wav: 593 letters in 1.00 s: the text cannot be spoken in it",
         manifest({"text": "hello " * 99}),
+    ),
+    Case(
+        "letters that the model's vocabulary lacks, in most words",
+        SCORE,
+        "data, test: en: the model's vocabulary cannot write the characters å ø, in ...% of the words: it is of another language, or the texts are not normalised as it wants them",
+        changed_rows("test", first(supervision={"text": "blå øl " * 9})),
+    ),
+    Case(
+        "the same in training",
+        prune(),
+        "data, train: en: the model's vocabulary cannot write the characters å ø, in ...% of the words: it is of another language, or the texts are not normalised as it wants them",
+        changed_rows("train", all_texts("blå øl")),
     ),
     Case(
         "an empty reference in a data folder",

@@ -241,6 +241,23 @@ def checkpoint(data: bytes | None = None, **values: Any) -> Any:
     return make
 
 
+def first_text(rows: list[dict[str, Any]]) -> list[Any]:
+    rows[0]["supervisions"][0]["text"] = "two"
+    return rows
+
+
+def shifted_weights(here: Path) -> None:
+    path = own(here, "dense") / "model.safetensors"
+    weights = load_file(path)
+    name = max(weights, key=lambda key: weights[key].numel())
+    save_file(weights | {name: weights[name] + 1}, path)
+
+
+def other_recipe(here: Path) -> None:
+    path = own(here, "recipe.yaml")
+    path.write_text(path.read_text() + "max_bad_losses: 9\n")
+
+
 CHECKPOINTS = [
     Case(
         "the only checkpoint cut short",
@@ -282,6 +299,35 @@ CHECKPOINTS = [
         RESUME,
         "sampling: the data, the sampling config or the number of batches in a step changed since this checkpoint: resume with those it was made with, or start a new run",
         several(checkpoint(), changed_rows("train", lambda rows: rows[1:])),
+        leaves="run",
+    ),
+    Case(
+        "resumed with another text, or other audio of the same length",
+        RESUME,
+        "run: train: utterance en-train-0 is not what it was: other audio, text, place or tokens than in the checkpoint: resume with what it was made with, or start a new run",
+        several(checkpoint(), changed_rows("train", first_text)),
+        leaves="run",
+    ),
+    Case(
+        "resumed with another dev text",
+        RESUME,
+        "run: dev: utterance en-dev-0 is not what it was: other audio, text, place or tokens than in the checkpoint: resume with what it was made with, or start a new run",
+        several(checkpoint(), changed_rows("dev", first_text)),
+        leaves="run",
+    ),
+    Case(
+        "resumed from another model",
+        RESUME,
+        "run: the run there began with another model: resume with what it was made with, or start a new run",
+        several(checkpoint(), shifted_weights),
+        leaves="run",
+    ),
+    Case(
+        "resumed with another recipe: goes on, and says so",
+        RESUME,
+        "run: goes on with another recipe, from here on: max_bad_losses 9 (it was 5)",
+        several(checkpoint(), other_recipe),
+        status=0,
         leaves="run",
     ),
     Case(

@@ -52,7 +52,7 @@ def dev_batches(speech: Path, asr: AsrModel, utterances: int) -> list[Batch]:
 def make_loop(speech: Path, asr: AsrModel, out: Path, config: LoopConfig) -> TrainingLoop:
     run = Run(out, config, launch(config))
     inputs = Inputs(run, speech)
-    return TrainingLoop(run, asr, inputs.training(asr), inputs.dev(asr), "Testing")
+    return TrainingLoop(run, asr, inputs.of(asr), "Testing")
 
 
 def on_loss(call: int, action: Callable[[Transducer, Tensor], Tensor | None]) -> Callable[[Transducer, Batch], Tensor]:

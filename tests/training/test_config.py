@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from asr_pathways.config import parse_config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.plan import make_plan
 from asr_pathways.experiment.recipe import read_recipe
 from asr_pathways.models.presets import preset
-from asr_pathways.training.config import PruneRecipe, TrainRecipe
+from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -49,3 +51,21 @@ def test_what_is_wrong_in_a_recipe_is_named(tmp_path: Path, text: str, message: 
     assert "\n" not in str(caught.value)
     with pytest.raises(PathwaysError, match=message):
         TrainRecipe.read(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"optimizer": {"steps": 1, "betas": [0.9, 1.0]}}, "optimizer.betas.1"),
+        ({"optimizer": {"steps": 1, "betas": [-0.1, 0.9]}}, "optimizer.betas.0"),
+        ({"optimizer": {"steps": 1, "peak_lr": float("inf")}}, "optimizer.peak_lr"),
+        ({"optimizer": {"steps": 1, "peak_lr": float("nan")}}, "optimizer.peak_lr"),
+        ({"optimizer": {"steps": 1, "weight_decay": float("inf")}}, "optimizer.weight_decay"),
+        ({"optimizer": {"steps": 1}, "seed": 1 << 63}, "seed"),
+        ({"optimizer": {"steps": 1}, "seed": -1}, "seed"),
+        ({"optimizer": {"steps": 1}, "threads": 1 << 20}, "threads"),
+    ],
+)
+def test_values_that_torch_would_refuse_with_a_traceback(options: dict[str, Any], key: str) -> None:
+    with pytest.raises(PathwaysError, match=f"recipe: {key}: Input should be"):
+        parse_config(LoopConfig, options, "recipe")

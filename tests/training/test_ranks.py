@@ -6,11 +6,14 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ import torch
 from asr_pathways.bundle.load import load_model
 from asr_pathways.cli.main import app
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.errors import Interrupted
+from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.files import read_json
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.training.config import PruneRecipe
@@ -26,6 +29,7 @@ from asr_pathways.training.loop import LEFT_OUT, TrainingLoop
 from asr_pathways.training.prune import prune as run
 from tests import warm
 from tests.conftest import make_model
+from tests.training.test_origin import reversed_audio
 
 RECIPE = """
 optimizer: {steps: 6, peak_lr: 5.0e-3, warmup_steps: 2}
@@ -94,12 +98,22 @@ def warm_ranks(command: list[str]) -> str:
     return said
 
 
-def as_rank(rank: int, port: int, command: list[str], log: Path) -> None:
-    """What torchrun does."""
+def nothing(rank: int) -> None:
+    """What a rank does first."""
+
+
+def as_rank(rank: int, port: int, command: list[str], log: Path, before: Callable[[int], None] = nothing) -> None:
+    """What torchrun does, after ``before``; an error's message is the last line of the log."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    before(rank)
     with log.open("w") as stream, contextlib.redirect_stderr(stream):
-        alone(command)
+        try:
+            alone(command)
+        except PathwaysError as error:
+            stream.write(f"{error}\n")
+            stream.flush()
+            raise SystemExit(1) from None
 
 
 @pytest.mark.parametrize(("each", "start"), [("step", torchrun), ("batch", warm_ranks)])
@@ -148,3 +162,69 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     expected = load_model(whole).model.state_dict()
     for name, weight in load_model(out).model.state_dict().items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def differently(
+    commands: list[list[str]], out: Path, before: Callable[[int], None] = nothing
+) -> list[tuple[int | None, str]]:
+    """Two ranks that do not do the same: the status and the last line of each."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    logs = [out.with_name(f"{out.name}-{rank}.log") for rank in range(2)]
+    processes = [
+        warm.context().Process(target=as_rank, args=(rank, port, command, log, before), daemon=True)
+        for rank, (command, log) in enumerate(zip(commands, logs, strict=True))
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [
+        (process.exitcode, (log.read_text().splitlines() or [""])[-1])
+        for process, log in zip(processes, logs, strict=True)
+    ]
+
+
+def dies_at_its_third_step(rank: int, mortal: int) -> None:
+    plain = TrainingLoop._step
+
+    def step(self: TrainingLoop, *arguments: Any) -> None:
+        if rank == mortal and self.state.step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        plain(self, *arguments)
+
+    TrainingLoop._step = step  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("mortal", [0, 1])
+def test_when_a_rank_is_killed_the_other_names_it_in_one_line(
+    dense: Path, speech: Path, tmp_path: Path, mortal: int
+) -> None:
+    out = tmp_path / "out"
+    command = prune(dense, speech, out, 2, 2)
+    found = differently([command, command], out, partial(dies_at_its_third_step, mortal=mortal))
+    assert found[mortal][0] == -signal.SIGKILL
+    line = (
+        f"rank {mortal} ended, and so does rank {1 - mortal}: messages before this one may say why; start all of them"
+    )
+    assert found[1 - mortal] == (1, f"{line} again with --resume")
+    warm_ranks([*command, "--resume"])
+    assert not list(out.glob(".lock*"))
+
+
+def test_ranks_that_are_started_differently_are_refused(dense: Path, speech: Path, tmp_path: Path) -> None:
+    command = prune(dense, speech, tmp_path / "out", 2, 2)
+    other = prune(dense, speech, tmp_path / "other", 2, 2, "--out", str(tmp_path / "out"))
+    recipe = tmp_path / "other.yaml"
+    recipe.write_text(recipe.read_text() + "seed: 1\n")
+    line = "rank 1 was started otherwise than rank 0: seed 1 (rank 0: 0)"
+    assert differently([command, other], tmp_path / "out") == [(1, line)] * 2
+    other = [*command[:-1], "0.5"]
+    line = "rank 1 was started otherwise than rank 0: sparsity 0.5 (rank 0: 0.6)"
+    assert differently([command, other], tmp_path / "out") == [(1, line)] * 2
+    data = tmp_path / "data"
+    shutil.copytree(speech, data)
+    reversed_audio(data, "en-train-3")
+    other = prune(dense, data, tmp_path / "out", 2, 2)
+    line = "rank 1 has other utterances in train than rank 0: all must have the same files"
+    assert differently([command, other], tmp_path / "out") == [(1, line)] * 2

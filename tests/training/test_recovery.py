@@ -22,6 +22,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.config import EvaluationConfig, PruneRecipe
 from asr_pathways.training.loop import TrainingLoop
+from asr_pathways.training.progress import TrainingProgress
 from asr_pathways.training.prune import prune
 from asr_pathways.training.state import (
     TrainingState,
@@ -144,6 +145,22 @@ def test_tensorboard_shows_each_step_once(
     expected = scalars(tmp_path / "whole")
     assert [step for step, _ in expected["train/loss"]] == list(range(1, 12))
     assert scalars(tmp_path / "run") == expected
+
+
+@pytest.mark.parametrize("hours", [-48.0, 0.0])
+def test_tensorboard_shows_all_steps_after_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    """Twice, or as fast as no clock shows."""
+    clock = [2e9]
+    monkeypatch.setattr("time.time", lambda: clock[0])
+    for first in (0, 4, 8):
+        with TrainingProgress(tmp_path / "tensorboard", "Testing", first, 12) as progress:
+            for step in range(first + 1, first + 6):  # one more than the checkpoint has
+                progress.step(step, float(first), 1.0, {})
+        clock[0] += hours * 3600
+    expected = [(step, 4.0 * ((step - 1) // 4)) for step in range(1, 13)]
+    assert scalars(tmp_path)["train/loss"] == [*expected, (13, 8.0)]
 
 
 def nan(model: Transducer, loss: Tensor) -> Tensor:

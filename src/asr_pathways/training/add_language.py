@@ -69,9 +69,9 @@ def add_language(
             credits = tuple(dict.fromkeys((*asr.card.attribution, *inputs.attribution)))
             asr.card = asr.card.model_copy(update={"languages": asr.languages, "attribution": credits})
             choose_masks(asr, inputs, [language], recipe.calibration_batches, masked=True)
-        batches, dev = inputs.training(asr), inputs.dev(asr, [language])
+        run_data = inputs.of(asr, [language])
         del inputs  # training may be long, and the corpus large
-        return train_in(run, asr, batches, dev, f"Adding {language}")
+        return train_in(run, asr, run_data, f"Adding {language}")
 
 
 def _check(run: Run, model: Path, recipe: PruneRecipe) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from asr_pathways.config import Config
 from asr_pathways.data.batches import DataConfig
 from asr_pathways.models.presets import Preset
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelRecipe(Config):
@@ -22,12 +24,12 @@ class OptimizerConfig(Config):
     """AdamW; the learning rate rises linearly, stays at its peak, and falls along a cosine to its end."""
 
     steps: int = Field(ge=0)
-    peak_lr: float = Field(default=1e-3, gt=0)
-    final_lr: float = Field(default=1e-5, ge=0)
+    peak_lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    final_lr: float = Field(default=1e-5, ge=0, allow_inf_nan=False)
     warmup_steps: int = Field(default=0, ge=0)
     hold_steps: int = Field(default=0, ge=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = Field(default=1e-2, ge=0, allow_inf_nan=False)
+    betas: tuple[Share, Share] = (0.9, 0.98)
     clip_norm: float = Field(default=5.0, gt=0)
 
 
@@ -61,8 +63,8 @@ class LoopConfig(Config):
     max_bad_losses: int = Field(default=5, ge=0, description="batches with a NaN or infinite loss that are skipped")
     accumulate: int = Field(default=1, gt=0, description="batches of a step on each rank; their gradients' mean counts")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's choice")
-    seed: int = 0
+    threads: int = Field(default=0, ge=0, le=4096, description="CPU threads; 0: torch's choice")
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
 
 
 class TrainRecipe(LoopConfig):

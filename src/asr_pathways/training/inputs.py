@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,11 @@ import torch
 from torch import Tensor
 
 from asr_pathways.data.batches import Batch, TrainBatches, eval_batches
-from asr_pathways.data.corpus import languages_of, load_cuts, sources_of
+from asr_pathways.data.corpus import languages_of, load_cuts, sources_of, texts_of
 from asr_pathways.data.features import Fbank, FeatureConfig
+from asr_pathways.data.identity import Identity
 from asr_pathways.data.left_out import LeftOut
+from asr_pathways.data.tokenizer import lost_words
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.training.run import Run
@@ -27,6 +32,23 @@ _CALIBRATION_UTTERANCES = 20_000
 
 _TOKENIZER_TEXTS = 200_000
 """Word pieces are trained on at most so many texts of a language."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains on and is scored on, and what a run that goes on must have again.
+
+    Attributes:
+        batches: to train on.
+        dev: to score.
+        identity: of the utterances of each split.
+        model: a checksum of the weights of the MODEL that the run begins with.
+    """
+
+    batches: TrainBatches
+    dev: list[Batch]
+    identity: dict[str, Identity]
+    model: int
 
 
 class Inputs:
@@ -62,12 +84,20 @@ class Inputs:
         credits = (source.get("attribution") for source in sources_of(self._data))
         return tuple(dict.fromkeys(str(credit) for credit in credits if credit))
 
+    def of(self, asr: AsrModel, dev_languages: Sequence[str] | None = None) -> RunData:
+        """All that a run of ``asr`` needs, which is scored in some or all of its languages."""
+        batches, cuts = self.training(asr), self._dev_cuts(asr, dev_languages)
+        targets = {name: ids for utterances in batches.targets().values() for name, ids in utterances.items()}
+        identity = {"train": Identity.of(self.cuts, targets), "dev": Identity.of(cuts)}
+        return RunData(batches, self._dev_batches(asr, cuts), identity, _checksum(asr))
+
     def training(self, asr: AsrModel) -> TrainBatches:
         """This rank's training batches."""
         config, fabric = self._run.config, self._run.fabric
         ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size, "accumulate": config.accumulate}
         batches = TrainBatches(self.cuts, config=config.data, **ranks, **self._options(asr))
         _check_targets(asr, batches)
+        self._report_lost_words(asr)
         return batches
 
     def calibration(self, asr: AsrModel, language: str) -> Iterator[Batch]:
@@ -77,16 +107,28 @@ class Inputs:
         plain = {"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0}
         return iter(TrainBatches(cuts, config=self._run.config.data.model_copy(update=plain), **self._options(asr)))
 
-    def dev(self, asr: AsrModel, languages: Sequence[str] | None = None) -> list[Batch]:
-        """Dev batches of some or all of the model's languages: of each, as many utterances as the run scores, by id."""
+    def dev(self, asr: AsrModel) -> list[Batch]:
+        """Dev batches of the model's languages: of each, as many utterances as the run scores, by id."""
+        return self._dev_batches(asr, self._dev_cuts(asr, None))
+
+    def _dev_cuts(self, asr: AsrModel, languages: Sequence[str] | None) -> list[Any]:
         most = self._run.config.evaluation.utterances or None
         cuts = sorted(load_cuts(self._data, "dev", languages or asr.languages, self.left_out), key=lambda cut: cut.id)
         by_language: dict[str, list[Any]] = {}
         for cut in cuts:
             by_language.setdefault(cut.supervisions[0].language, []).append(cut)
-        chosen = [cut for group in by_language.values() for cut in group[:most]]
+        return [cut for group in by_language.values() for cut in group[:most]]
+
+    def _dev_batches(self, asr: AsrModel, cuts: Sequence[Any]) -> list[Batch]:
         options = {**self._options(asr), "length_error": lambda frames, _: asr.model.length_error(frames, ())}
-        return list(eval_batches(chosen, **options))  # whose texts are not learned, so may be of any length
+        return list(eval_batches(cuts, **options))  # whose texts are not learned, so may be of any length
+
+    def _report_lost_words(self, asr: AsrModel) -> None:
+        """On stderr; raises PathwaysError if they are too many."""
+        for language, texts in texts_of(self.cuts).items():
+            line = lost_words(asr.tokenizer, texts, language, f"{self._data}, train")
+            if line is not None and self._run.fabric.is_global_zero:
+                print(line, file=sys.stderr)
 
     def _options(self, asr: AsrModel) -> dict[str, Any]:
         """Arguments of all batches."""
@@ -95,10 +137,20 @@ class Inputs:
         return {**options, "left_out": self.left_out}
 
 
+def _checksum(asr: AsrModel) -> int:
+    """Of all weights."""
+    checksum = 0
+    for name, tensor in sorted(asr.model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        checksum = zlib.crc32(values.numpy(), zlib.crc32(name.encode(), checksum))
+    return checksum
+
+
 def _check_targets(asr: AsrModel, batches: TrainBatches) -> None:
     """Raises PathwaysError if the model cannot learn the targets of an utterance, before the first step."""
     for language, utterances in batches.targets().items():
-        with asr.inference(language):
+        grown = asr.pathways is not None and language in asr.pathways.added  # has symbols of its own while in use
+        with asr.inference(language) if grown else nullcontext():
             if not asr.model.target_error(sorted(set().union(*utterances.values())), language):
                 continue
             for identifier, targets in utterances.items():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from asr_pathways import ranks
-from asr_pathways.data.batches import Batch, TrainBatches
+from asr_pathways.data.batches import Batch
 from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.evaluation.wer import Scores, Utterance, score
 from asr_pathways.files import write_json
@@ -26,8 +27,10 @@ from asr_pathways.model_folder.folder import CARD, save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import MaskEvent
 from asr_pathways.training.distillation import Distillation
+from asr_pathways.training.inputs import RunData
 from asr_pathways.training.interrupt import Interrupts
 from asr_pathways.training.optimizer import learning_rate, make_optimizer
+from asr_pathways.training.origin import Origin
 from asr_pathways.training.progress import TrainingProgress
 from asr_pathways.training.run import Run
 from asr_pathways.training.state import TrainingState, last_checkpoint, read_last_checkpoint, write_checkpoint
@@ -37,17 +40,12 @@ LEFT_OUT = "left_out.json"
 
 
 def train_in(
-    run: Run,
-    asr: AsrModel,
-    batches: TrainBatches,
-    dev: Iterable[Batch],
-    description: str,
-    distillation: Distillation | None = None,
+    run: Run, asr: AsrModel, data: RunData, description: str, distillation: Distillation | None = None
 ) -> TrainingState:
     """Trains ``asr`` in the folder of a run, as `TrainingLoop` does, and saves its start, or resumes it."""
     if not run.resumes:
         run.save_start(asr)
-    loop = TrainingLoop(run, asr, batches, dev, description, distillation)
+    loop = TrainingLoop(run, asr, data, description, distillation)
     if run.resumes:
         loop.resume()
     return loop.run()
@@ -62,25 +60,19 @@ class TrainingLoop:
     Args:
         run: its folder, config and processes.
         asr: the model to train, in place.
-        batches: endless training batches, with a state.
-        dev: evaluation batches, kept in memory.
+        data: endless training batches, with a state, and evaluation batches.
         description: what the progress bar calls it.
         distillation: a loss by a teacher.
     """
 
     def __init__(
-        self,
-        run: Run,
-        asr: AsrModel,
-        batches: TrainBatches,
-        dev: Iterable[Batch],
-        description: str,
-        distillation: Distillation | None = None,
+        self, run: Run, asr: AsrModel, data: RunData, description: str, distillation: Distillation | None = None
     ) -> None:
-        self.asr, self.batches, self.dev = asr, batches, list(dev)
+        self.asr, self.batches, self.dev = asr, data.batches, data.dev
+        self.origin = Origin.of(run, data)
         self.out, self.fabric, self.description = run.out, run.fabric, description
         self.config = config = run.config
-        self.left_out = batches.left_out
+        self.left_out = data.batches.left_out
         self.state = TrainingState()
         added = asr.pathways is not None and asr.pathways.added
         if config.optimizer.steps and not added:  # the input of other languages must stay as it is
@@ -118,11 +110,15 @@ class TrainingLoop:
             if self.asr.pathways is not None:
                 self.asr.pathways.load_state_dict(parts["pathways"])
             self.batches.load_state_dict(parts["batches"])
+            lines = self.origin.compare(parts.get("origin"), str(self.out))
         except KeyError as error:
             raise PathwaysError(f"{path}: a checkpoint of another run: it has no {error}") from None
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise PathwaysError(f"{path}: a checkpoint of another run: {reason:.200}") from None
+        if self.fabric.is_global_zero:
+            for line in lines:
+                print(line, file=sys.stderr)
         self._resumed = self._saved = True
         self.left_out.read(self.out / LEFT_OUT)
         self.left_out.require_few()
@@ -357,6 +353,7 @@ class TrainingLoop:
             "model": self.asr.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "batches": self.batches.state_dict(),
+            "origin": self.origin.state_dict(self.left_out),
         }
         if self.asr.pathways is not None:
             parts["pathways"] = self.asr.pathways.state_dict()

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import writing
 
+_EVENTS = "events.out.tfevents."
+
 
 class TrainingProgress:
     """Progress bar with loss, rate (seconds of audio a second) and time left, on stderr; TensorBoard in ``folder``.
@@ -45,6 +47,7 @@ class TrainingProgress:
         self._board: SummaryWriter | None = None
         if folder is not None:
             with writing(folder):
+                _put_first(folder)
                 self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
         self._loss = self._rate = float("nan")
         self._last = self._last_line = self._began = time.monotonic()
@@ -112,3 +115,14 @@ class TrainingProgress:
     def resumed(self) -> None:
         """Time since the last step (an evaluation) does not count into the rate."""
         self._last = time.monotonic()
+
+
+def _put_first(folder: Path) -> None:
+    """Renames event files, which TensorBoard reads in the order of their names, so that a new one comes after them.
+
+    A name begins with the second in which the file was made; a clock that was set back since would put it last.
+    """
+    paths = sorted(folder.glob(f"{_EVENTS}*"))
+    if any(path.name >= f"{_EVENTS}{int(time.time()):010d}" for path in paths):
+        for number, path in enumerate(paths):
+            path.rename(path.with_name(f"{_EVENTS}{number:010d}.{path.name.removeprefix(_EVENTS).partition('.')[2]}"))

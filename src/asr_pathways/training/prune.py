@@ -67,7 +67,8 @@ def prune(
         prune(model, data, folder, method="imp", sparsity=sparsity, recipe=plain, languages=group, resume=resume)
         return folder
 
-    with open_run(out, recipe, resume) as run:
+    options = {"method": method, "sparsity": sparsity, "init": str(init), "languages": list(languages or ())}
+    with open_run(out, recipe, resume, **options) as run:
         dense = load_model(model)
         if dense.pathways is not None:
             raise PathwaysError(f"{model}: is pruned already; pruning starts from a dense model")
@@ -79,14 +80,14 @@ def prune(
         _check_start(init, method, config, languages, recipe)
         inputs.select(languages)
         dense.card = dense.card.model_copy(update={"languages": languages, "attribution": inputs.attribution})
-        batches, dev = inputs.training(dense), inputs.dev(dense)
+        run_data = inputs.of(dense)
         distillation = _distillation(dense, recipe)
         if run.resumes:
             asr = _resumed(run, config, languages)
         else:
             asr = _first_pathways(run, dense, config, inputs, init, recipe, pruned_by_magnitude)
         del inputs, dense  # training may be long, and the corpus large
-        return train_in(run, asr, batches, dev, f"Pruning ({method})", distillation)
+        return train_in(run, asr, run_data, f"Pruning ({method})", distillation)
 
 
 def pathway_config(

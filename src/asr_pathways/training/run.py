@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from asr_pathways import ranks
+from asr_pathways.config import differences
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder, remove_leftovers
-from asr_pathways.lock import alone_in
+from asr_pathways.lock import LOCK, alone_in, held, is_held
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.training.config import LoopConfig
@@ -48,28 +51,65 @@ class Run:
 
 
 @contextmanager
-def open_run(out: Path, config: LoopConfig, resume: bool) -> Iterator[Run]:
+def open_run(out: Path, config: LoopConfig, resume: bool, **options: Any) -> Iterator[Run]:
     """A run in the folder ``out``, which is locked inside the block, and cleared of half-written files of killed runs.
 
     With ``resume`` the run goes on from the last checkpoint if there is one, else it begins; without, a folder with a
-    run in it is refused.
+    run in it is refused. All processes of the run must have the same ``config`` and ``options``, plain data.
 
     Raises:
-        PathwaysError: if another process trains there, or a run is there already, or as `launch` does.
+        PathwaysError: if another process trains there, or a run is there already, or as `launch` does; if the processes
+            were started differently, or one of them ended before the others: it is named.
     """
     with ExitStack() as stack:
         if int(os.environ.get("RANK", "0")) == 0:  # torchrun's number of this process
             stack.enter_context(alone_in(out, "another run is training there: wait for it, or choose another folder"))
             for folder in (out, out / "checkpoints", *(out / "checkpoints").glob("*/")):
                 remove_leftovers(folder)
+            for path in out.glob(f"{LOCK}-*"):  # of killed processes
+                path.unlink(missing_ok=True)
         fabric = launch(config)
         run = Run(out, config, fabric, resume and bool(checkpoints(out)))
         if run.start.exists() and not resume:
             raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
         if resume and not run.resumes and fabric.is_global_zero:
             print(f"{out}: no run to resume there: it begins now", file=sys.stderr)
+        _require_same(fabric, {**config.model_dump(mode="json"), **options, "resume": resume})
+        if fabric.world_size > 1:
+            stack.enter_context(held(_lock_of(out, fabric.global_rank)))
         fabric.barrier()  # all have looked before the first writes
-        yield run
+        try:
+            yield run
+        except RuntimeError as error:
+            if ended := _ended(run):
+                raise PathwaysError(
+                    f"rank {', '.join(map(str, ended))} ended, and so does rank {fabric.global_rank}: messages before "
+                    "this one may say why; start all of them again with --resume"
+                ) from error
+            raise
+
+
+def _require_same(fabric: Fabric, settings: dict[str, Any]) -> None:
+    """Raises PathwaysError if this run's processes were not all started with the same ``settings``."""
+    gathered = ranks.gather(settings, fabric.device)
+    for rank, other in enumerate(gathered):
+        if changed := ", ".join(differences(other, gathered[0], was="rank 0:")):
+            raise PathwaysError(f"rank {rank} was started otherwise than rank 0: {changed}")
+
+
+def _lock_of(out: Path, rank: int) -> Path:
+    return out / f"{LOCK}-{rank}"
+
+
+def _ended(run: Run) -> list[int]:
+    """The other processes of the run that are no more: a connection that breaks is the first sign of it."""
+    others = [rank for rank in range(run.fabric.world_size) if rank != run.fabric.global_rank]
+    for _ in range(20):
+        ended = [rank for rank in others if not is_held(_lock_of(run.out, rank))]
+        if ended or not others:
+            return ended
+        time.sleep(0.1)
+    return []
 
 
 def launch(config: LoopConfig) -> Fabric:
@@ -79,7 +119,7 @@ def launch(config: LoopConfig) -> Fabric:
     by DistributedDataParallel (Li et al. 2020, arXiv 2006.15704).
 
     Raises:
-        PathwaysError: if the precision is not one for this device.
+        PathwaysError: if the precision is not one for this device, or the processes cannot connect.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
@@ -92,7 +132,12 @@ def launch(config: LoopConfig) -> Fabric:
     )
     if config.precision == "bf16-mixed" and fabric.device.type == "cpu":
         raise PathwaysError("precision bf16-mixed is for GPUs: use 32-true")
-    fabric.launch()
+    try:
+        fabric.launch()
+    except (RuntimeError, ValueError) as error:  # such as torch's of networks and of torchrun's variables
+        if count == 1:
+            raise
+        raise PathwaysError(f"the {count} processes cannot connect: {' '.join(str(error).split()):.200}") from error
     if fabric.device.type == "cpu":
         keep_freed_memory()
     if config.threads:

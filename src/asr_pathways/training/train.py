@@ -42,7 +42,7 @@ def train(
     Raises:
         PathwaysError: for anything the user can mend; nothing that was in ``out`` is lost.
     """
-    with open_run(out, config, resume) as run:
+    with open_run(out, config, resume, init=init is not None, languages=list(languages or ())) as run:
         inputs = Inputs(run, data, languages)
         if run.resumes:
             asr = load_model(run.start)
@@ -50,9 +50,9 @@ def train(
             asr = _from_model(init, inputs, languages)
         else:
             asr = _from_scratch(config, inputs, languages)
-        batches, dev = inputs.training(asr), inputs.dev(asr)
+        run_data = inputs.of(asr)
         del inputs  # training may be long, and the corpus large
-        return train_in(run, asr, batches, dev, "Training")
+        return train_in(run, asr, run_data, "Training")
 
 
 def _from_model(init: Path, inputs: Inputs, languages: Sequence[str] | None) -> AsrModel:
