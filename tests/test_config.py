@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field, ValidationError
 
-from asr_pathways.config import Config, load_yaml, parse_config
+from asr_pathways.config import Config, differences, load_yaml, parse_config
 from asr_pathways.errors import PathwaysError
 
 
@@ -63,3 +63,10 @@ def test_broken_yaml_is_told_in_one_line(tmp_path: Path, content: bytes) -> None
 def test_missing_yaml(tmp_path: Path) -> None:
     with pytest.raises(PathwaysError, match=r"x.yaml: cannot read config: No such file or directory"):
         load_yaml(tmp_path / "x.yaml")
+
+
+def test_differences_are_named_and_nan_is_none() -> None:
+    now = {"a": 1, "b": {"c": float("nan"), "d": 2}, "e": [1]}
+    before = {"a": 1, "b": {"c": float("nan"), "d": 3}, "f": "x"}
+    assert list(differences(now, before)) == ["b.d 2 (it was 3)", "e [1] (it was None)", "f None (it was x)"]
+    assert list(differences(now, now)) == []

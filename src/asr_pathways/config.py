@@ -96,5 +96,5 @@ def differences(
         new, old = now.get(name), before.get(name)
         if isinstance(new, Mapping) and isinstance(old, Mapping):
             yield from differences(new, old, f"{prefix}{name}.", was)
-        elif new != old:
+        elif repr(new) != repr(old):  # nan is not equal to itself
             yield f"{prefix}{name} {new} ({was} {old})"
