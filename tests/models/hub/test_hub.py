@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,8 @@ def batches_of(asr: AsrModel, data: Path, language: str) -> list[Batch]:
 def test_its_loss_in_half_precision_stays_near(kind: str, hub_folder: Maker, speech: Path) -> None:
     asr = load_model(hub_folder(kind))
     batch = batches_of(asr, speech, "fr")[0]
+    one = batch.target_lengths.clamp(max=1)  # token: fewer than any model's frames
+    batch = replace(batch, targets=batch.targets[:, :1], target_lengths=one)
     plain = asr.model.loss(batch)
     with torch.autocast("cpu", torch.bfloat16):
         half = asr.model.loss(batch)
