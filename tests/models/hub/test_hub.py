@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,8 @@ def batches_of(asr: AsrModel, data: Path, language: str) -> list[Batch]:
 def test_its_loss_in_half_precision_stays_near(kind: str, hub_folder: Maker, speech: Path) -> None:
     asr = load_model(hub_folder(kind))
     batch = batches_of(asr, speech, "fr")[0]
+    one = batch.target_lengths.clamp(max=1)  # token: fewer than any model's frames
+    batch = replace(batch, targets=batch.targets[:, :1], target_lengths=one)
     plain = asr.model.loss(batch)
     with torch.autocast("cpu", torch.bfloat16):
         half = asr.model.loss(batch)
