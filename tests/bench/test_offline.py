@@ -185,7 +185,7 @@ def test_systems_take_turns_and_one_that_fails_is_left_out(
     seconds = {OURS: times, "torch float32": times, "torch bfloat16": broken}
     monkeypatch.setattr(fake, "seconds", seconds)
     lines: list[str] = []
-    result = offline.measure_offline(sparse, speech, "fr", list(RIVALS), [1], ["2-5", "11"], 1, lines.append)
+    (result,) = offline.measure_offline(sparse, speech, "fr", list(RIVALS), [1], ["2-5", "11"], 1, lines.append)
     assert [line for line in lines if line.startswith("not installed")] == [
         "not installed: faster-whisper, onnx, onnxscript, onnxruntime, pywhispercpp"
     ]
@@ -220,7 +220,7 @@ def test_our_own_failure_is_no_footnote(
 ) -> None:
     monkeypatch.setattr(fake, "seconds", {OURS: [], "torch float32": [1.0], "torch bfloat16": [1.0]})
     with pytest.raises(PathwaysError, match="no weights"):
-        offline.measure_offline(sparse, speech, "fr", ["torch"], [1], ["2-5"], 1, lambda line: None)
+        list(offline.measure_offline(sparse, speech, "fr", ["torch"], [1], ["2-5"], 1, lambda line: None))
 
 
 def bench(monkeypatch: pytest.MonkeyPatch, *words: object) -> object:

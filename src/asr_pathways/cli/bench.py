@@ -99,11 +99,10 @@ def _offline(
     if utterances < 1:
         raise PathwaysError(f"--utterances {utterances}: at least 1")
     report = partial(typer.echo, err=True)
-    result = measure_offline(model, data, language, names, threads, lengths, utterances, report)
-    for one in result["results"]:
-        print_table(_offline_table(result, one))
-    if json is not None:
-        write_json(json, result)
+    for result in measure_offline(model, data, language, names, threads, lengths, utterances, report):
+        print_table(_offline_table(result, result["results"][-1]))
+        if json is not None:  # after each count of threads: a later failure loses nothing
+            write_json(json, result)
 
 
 def _streaming(preset: str, chunk: str, threads: list[int], sparsity: str, json: Path | None) -> None:
