@@ -158,7 +158,7 @@ def evaluate(
     from asr_pathways.data.corpus import SPLITS
     from asr_pathways.evaluation.listing import write_alignments, write_evaluation
     from asr_pathways.evaluation.tables import score_table
-    from asr_pathways.evaluation.wer import score
+    from asr_pathways.evaluation.wer import score, without_words
     from asr_pathways.model_folder.decode import decode_split
     from asr_pathways.model_folder.folder import fastest_device
 
@@ -166,6 +166,8 @@ def evaluate(
         raise PathwaysError(f"--split {split}: choose among {', '.join(SPLITS)}")
     asr = load_model(model, fastest_device())
     utterances = decode_split(asr, data, split, split_languages(languages))
+    for name, count in without_words(utterances).items():
+        typer.echo(f"{name}: {count} references have no words: words recognised there count as insertions", err=True)
     scores = score(utterances)
     print_table(score_table(scores, f"{model} on {data}, {split}"))
     if json is not None:
@@ -181,7 +183,7 @@ def transcribe(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="Audio files; with --stream, - is standard input, of 16 kHz, 16-bit mono samples.",
+            help="Audio files; with --stream, - is standard input: a WAV stream, or raw samples.",
             show_default=False,
         ),
     ],
@@ -195,6 +197,16 @@ def transcribe(
         typer.Option(help="A text file of words and names to prefer, one phrase a line; with --beam."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with token times.")] = False,
+    channel: Annotated[
+        int | None, typer.Option(min=0, help="The channel to recognise, from 0.", show_default="all, averaged")
+    ] = None,
+    rate: Annotated[
+        int | None, typer.Option(min=1, help="Hz of raw samples on standard input.", show_default="16000")
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Of raw samples: u8, s16le, s24le, s32le, f32le, f64le, alaw, mulaw.", show_default="s16le"),
+    ] = None,
 ) -> None:
     """Transcribes audio files of any rate and format that libsndfile reads.
 
@@ -213,18 +225,20 @@ def transcribe(
         raise PathwaysError("--language auto needs the whole recording: leave --stream out")
     if Path("-") in files and not stream:
         raise PathwaysError("-: standard input is recognised as it comes: add --stream")
+    if (rate is not None or encoding is not None) and Path("-") not in files:
+        raise PathwaysError("--rate and --encoding are of raw samples on standard input: files say theirs themselves")
     if (beam > 1 or phrases is not None) and not stream:
         raise PathwaysError("--beam and --phrases are of streaming: add --stream")
     if stream:
-        results = _streamed(model, files, language, beam, phrases)
+        results = _streamed(model, files, language, beam, phrases, channel, rate or 16_000, encoding or "s16le")
     else:
         asr = load_model(model)
         if language == "auto":
             identifier = load_identifier(model)
-            results = (transcribe_any(asr, identifier, file) for file in files)
+            results = (transcribe_any(asr, identifier, file, channel) for file in files)
         else:
             asr.check_languages([language])
-            results = (whole(asr, file, language) for file in files)
+            results = (whole(asr, file, language, channel) for file in files)
     for result in results:
         if json:
             typer.echo(dumps(dataclasses.asdict(result), ensure_ascii=False))
@@ -232,7 +246,16 @@ def transcribe(
             typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
 
 
-def _streamed(model: Path, files: list[Path], language: str, beam: int, phrases: Path | None) -> Iterator[Transcript]:
+def _streamed(
+    model: Path,
+    files: list[Path],
+    language: str,
+    beam: int,
+    phrases: Path | None,
+    channel: int | None,
+    rate: int,
+    encoding: str,
+) -> Iterator[Transcript]:
     """The final transcripts; partial ones go to stderr."""
     from asr_pathways.runtime.phrase_bias import read_phrases
     from asr_pathways.runtime.streaming import Recognizer
@@ -243,9 +266,9 @@ def _streamed(model: Path, files: list[Path], language: str, beam: int, phrases:
     shown = ""
     for file in files:
         if file == Path("-"):
-            transcripts = transcribe_live(recognizer, sys.stdin.buffer, language)
+            transcripts = transcribe_live(recognizer, sys.stdin.buffer, language, rate, encoding, channel)
         else:
-            transcripts = transcribe_stream(recognizer, file, language)
+            transcripts = transcribe_stream(recognizer, file, language, channel=channel)
         for result, final in transcripts:
             if final:
                 yield result
