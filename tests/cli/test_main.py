@@ -145,6 +145,65 @@ def test_standard_input_is_recognised_as_it_comes(
     assert "standard input is recognised as it comes: add --stream" in capsys.readouterr().err
 
 
+def test_a_wav_on_standard_input_is_heard_as_the_file(
+    run: Callable[..., int],
+    sparse_model: Path,
+    spoken_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[np.ndarray] = []
+    accept = streaming.Stream.accept
+
+    def accepted(self: streaming.Stream, samples: np.ndarray, sample_rate: int = 16_000) -> None:
+        assert sample_rate == 8000
+        heard.append(samples)
+        accept(self, samples, sample_rate)
+
+    monkeypatch.setattr(streaming.Stream, "accept", accepted)
+    samples, _ = soundfile.read(spoken_file, dtype="int16")
+    wav = io.BytesIO()
+    soundfile.write(wav, np.stack([samples, 0 * samples], axis=1), 8000, format="WAV")
+    raw = samples.astype("<i2").tobytes()
+    words = ("transcribe", sparse_model, "-", "--language", "fr", "--stream")
+    for data, more in ((wav.getvalue(), ("--channel", 0)), (raw, ("--rate", 8000, "--encoding", "s16le"))):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        assert run(*words, *more) == 0
+        assert np.array_equal(np.concatenate(heard), samples / np.float32(32768))
+        heard.clear()
+    flac = io.BytesIO()
+    soundfile.write(flac, samples, 8000, format="FLAC")
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(flac.getvalue())))
+    assert run(*words) == 1
+    one_line(capsys, "-: FLAC: only WAV and raw samples are read as they come")
+    assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--rate", 8000) == 1
+    one_line(capsys, "--rate and --encoding are of raw samples on standard input")
+
+
+@pytest.mark.parametrize("stream", [(), ("--stream",)])
+def test_one_channel_is_transcribed(
+    run: Callable[..., int],
+    sparse_model: Path,
+    spoken_file: Path,
+    tmp_path: Path,
+    stream: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    samples, rate = soundfile.read(spoken_file, dtype="int16")
+    soundfile.write(tmp_path / "two.wav", np.stack([-samples, samples], axis=1), rate)
+    words = ("--language", "fr", *stream)
+    assert run("transcribe", sparse_model, spoken_file, *words) == 0
+    wanted = capsys.readouterr().out
+    assert run("transcribe", sparse_model, tmp_path / "two.wav", *words, "--channel", 1) == 0
+    assert capsys.readouterr().out == wanted
+    assert run("transcribe", sparse_model, tmp_path / "two.wav", *words) == 1
+    one_line(capsys, "two.wav: its channels cancel each other when they are averaged: choose one (channel)")
+    assert run("transcribe", sparse_model, tmp_path / "two.wav", *words, "--channel", 2) == 1
+    one_line(capsys, "two.wav: no channel 2: it has 2, counted from 0")
+
+
 def test_a_wav_of_another_rate_and_two_channels_is_transcribed(
     run: Callable[..., int], sparse_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

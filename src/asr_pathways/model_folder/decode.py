@@ -17,7 +17,7 @@ from asr_pathways.data.normalize import letters_apart, scoring_text
 from asr_pathways.data.progress import track
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.wer import Utterance
+from asr_pathways.evaluation.wer import Utterance, require_words
 from asr_pathways.model_folder.language_id import LanguageIdentifier, rank
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.emformer import STRIDE
@@ -48,14 +48,14 @@ class Transcript:
     languages: list[tuple[str, float]] = field(default_factory=list)
 
 
-def transcribe(asr: AsrModel, path: Path, language: str) -> Transcript:
-    """Recognises a whole recording of any rate and format that libsndfile reads.
+def transcribe(asr: AsrModel, path: Path, language: str, channel: int | None = None) -> Transcript:
+    """Recognises a whole recording of any rate and format that libsndfile reads; ``channel`` as in `read_audio`.
 
     Raises:
         PathwaysError: if the file cannot be read as audio or is too short, or the language is unknown.
     """
     (language,) = asr.check_languages([language])
-    samples = read_samples(path)
+    samples = read_samples(path, channel)
     text, tokens = _recognized(asr, samples, language)
     return Transcript(str(path), language, text, tokens, len(samples) / SAMPLE_RATE)
 
@@ -88,25 +88,25 @@ def _timed(asr: AsrModel, language: str, search: GreedySearch) -> list[tuple[str
     return [(pieces[symbol], round(frame * STRIDE * 0.01, 2)) for symbol, frame in emitted]
 
 
-def transcribe_any(asr: AsrModel, identifier: LanguageIdentifier, path: Path) -> Transcript:
+def transcribe_any(asr: AsrModel, identifier: LanguageIdentifier, path: Path, channel: int | None = None) -> Transcript:
     """Recognises a whole recording in the language that ``identifier`` finds.
 
     Raises:
         PathwaysError: as :func:`transcribe`, or if the model has no pathway of that language.
     """
     model = asr.model
-    part = next(cut_at_pauses(read_samples(path), min(model.window, IDENTIFIED)))
+    part = next(cut_at_pauses(read_samples(path, channel), min(model.window, IDENTIFIED)))
     languages = rank(asr, identifier, model.frontend(part))
-    return replace(transcribe(asr, path, languages[0][0]), languages=languages[:2])
+    return replace(transcribe(asr, path, languages[0][0], channel), languages=languages[:2])
 
 
-def read_samples(path: Path) -> Samples:
-    """A recording at 16 kHz, mono.
+def read_samples(path: Path, channel: int | None = None) -> Samples:
+    """A recording at 16 kHz, mono: one of its channels, from 0, or their average.
 
     Raises:
         PathwaysError: if it cannot be read as audio, or is too short to recognise.
     """
-    samples = read_audio(path)
+    samples = read_audio(path, channel=channel)
     if len(samples) < STRIDE * SAMPLE_RATE // 100:
         milliseconds = 1000 * len(samples) / SAMPLE_RATE
         raise PathwaysError(f"{path}: only {milliseconds:.0f} ms of audio: too short to recognise")
@@ -130,9 +130,12 @@ def decode_cuts(asr: AsrModel, cuts: Iterable[Any], *, progress: bool = True) ->
     """Decodes Lhotse cuts as `decode_split` does.
 
     Raises:
-        PathwaysError: if there are none, or their audio is broken.
+        PathwaysError: if there are none, no reference of a language has words, or their audio is broken.
     """
     model = asr.model
+    cuts = list(cuts)
+    spoken = [cut.supervisions[0] for cut in cuts]
+    require_words((one.language, reference_text(one.text, one.language, model.free_text)) for one in spoken)
     whole: list[Any] = []
     long: list[Any] = []
     for cut in cuts:
@@ -183,5 +186,10 @@ def pair(identifier: str, language: str, reference: str, hypothesis: str, free_t
 
     In languages without spaces between words both are split into letters.
     """
-    texts = [scoring_text(text, language) if free_text else text for text in (reference, hypothesis)]
-    return Utterance(identifier, language, *(letters_apart(text, language) for text in texts))
+    texts = (reference_text(text, language, free_text) for text in (reference, hypothesis))
+    return Utterance(identifier, language, *texts)
+
+
+def reference_text(text: str, language: str, free_text: bool) -> str:
+    """A text as it is compared; see `pair`."""
+    return letters_apart(scoring_text(text, language) if free_text else text, language)

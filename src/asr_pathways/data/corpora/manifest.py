@@ -5,8 +5,9 @@ Each row has an audio file, its text and its language::
     {"audio_filepath": "a/1.wav", "text": "Hello there!", "lang": "en", "duration": 1.5, "offset": 0.0}
 
 ``lang`` is the code of a language in any form (``fr``, ``fra``, ``fr-FR``): the data folder has the shortest.
-``duration`` and ``offset`` (seconds), ``split`` (train, dev or test) and ``speaker`` are optional; paths are
-relative to the manifest. Without ``split`` a row's split is by the hash of its audio path, 80/10/10.
+``duration`` and ``offset`` (seconds), ``channel`` (from 0; else all are averaged), ``split`` (train, dev or test) and
+``speaker`` are optional; paths are relative to the manifest. Without ``split`` a row's split is by the hash of its
+audio path, 80/10/10.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +120,7 @@ def _add(corpus: CorpusBuilder, raw: Any, line: int, folder: Path) -> None:
     offset = _seconds(raw, "offset") or 0.0
     duration = _seconds(raw, "duration")
     path = folder / raw["audio_filepath"]
-    samples = read_audio(path, offset, min(duration or math.inf, MAX_SECONDS + 1))  # it may be of hours
+    samples = read_audio(path, offset, min(duration or math.inf, MAX_SECONDS + 1), _channel(raw))  # it may be of hours
     seconds = len(samples) / SAMPLE_RATE
     if seconds > MAX_SECONDS:
         raise PathwaysError(f"{path}: longer than {MAX_SECONDS:g} s: cut it into utterances")
@@ -131,6 +133,15 @@ def _add(corpus: CorpusBuilder, raw: Any, line: int, folder: Path) -> None:
     if speaker is not None:
         speaker = str(speaker).encode("utf-8", "replace").decode()  # JSON can hold half characters
     corpus.add(split, identifier, language, text, samples, speaker)
+
+
+def _channel(raw: Mapping[str, Any]) -> int | None:
+    value = raw.get("channel")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,4}", str(value)):
+        raise PathwaysError(f"'channel' is not the number of one, counted from 0: {value!r}")
+    return int(value)
 
 
 def _seconds(raw: Mapping[str, Any], name: str) -> float | None:
