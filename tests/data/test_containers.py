@@ -102,6 +102,32 @@ def test_headerless_gsm_is_read_and_raw_samples_are_not(tmp_path: Path) -> None:
     assert len(read_audio(raw)) == 32_000  # a WAV by another name
 
 
+def test_flac_that_does_not_know_its_length_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    data = bytearray(write(path, "FLAC", seconds=3.0))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)  # as an encoder to a pipe leaves it
+    path.write_bytes(data)
+    for read in (read_audio, audio_length):
+        with pytest.raises(PathwaysError, match=r"a\.flac: its header does not say how long it is: convert it"):
+            read(path)
+
+
+def test_rates_that_no_speech_has_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(9), 1)
+    with pytest.raises(PathwaysError, match=r"a\.wav: a rate of 1 Hz: it must be from 1000 to 1000000"):
+        read_audio(path)
+    write(path, "WAV", rate=384_000)
+    assert len(read_audio(path)) == 32_000
+
+
+def test_a_text_named_mp3_is_no_audio(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_text("no sound at all\n" * 99)
+    with pytest.raises(PathwaysError, match=r"a\.mp3: not readable as audio: Format not recognised$"):
+        read_audio(tmp_path / "a.mp3")
+
+
 @pytest.mark.parametrize(
     ("head", "name"),
     [

@@ -20,10 +20,14 @@ SAMPLE_RATE = 16_000  # Hz
 
 Samples = NDArray[np.float32]
 
+SLOWEST, FASTEST = 1000, 1_000_000
+"""Rates of audio files, in Hz."""
+
 LOUDEST = 10.0
 """Float samples may exceed full scale, 1, by 20 dB: what exceeds that has another scale."""
 
 _CANCELLED = 1e-2  # 20 dB below the loudest channel: an average that is all but silent
+_UNKNOWN = 1 << 52  # samples: what libsndfile says of a stream without a length is more
 _CONVERT = "convert it, such as by `ffmpeg -i IN OUT.flac`"
 
 _PAUSE = 0.2  # seconds over which loudness is measured
@@ -107,7 +111,14 @@ def _readable(path: Path) -> Iterator[None]:
         kind = unreadable(head)
         if kind is not None:
             raise PathwaysError(f"{path}: {kind} is not read: {_CONVERT}") from None
-        raise PathwaysError(f"{path}: not readable as audio: {error}".rstrip(".")) from None
+        reason = str(error).rstrip(".")
+        if "does not exist" in reason:  # what libsndfile says of a file named .mp3 that is none
+            reason = "Format not recognised"
+        elif any(
+            part in reason for part in ("unsupported encoding", "unimplemented", "Malformed 'fmt '", "unknown error")
+        ):
+            reason += f": {_CONVERT}"
+        raise PathwaysError(f"{path}: not readable as audio: {reason}") from None
     except OSError as error:
         raise PathwaysError(f"{path}: cannot read audio: {error.strerror}") from None
 
@@ -135,7 +146,11 @@ def _open(path: Path, stack: ExitStack) -> list[Any]:
             raise Truncated(
                 f"{path}: truncated audio: {sound.frames} samples of the {promised_samples} that its header says"
             )
-    if sound.format == "MP3":
+    if not SLOWEST <= sound.samplerate <= FASTEST:
+        raise PathwaysError(f"{path}: a rate of {sound.samplerate} Hz: it must be from {SLOWEST} to {FASTEST}")
+    if sound.frames > _UNKNOWN:
+        raise PathwaysError(f"{path}: its header does not say how long it is: {_CONVERT}")
+    if sound.format == "MP3" or sound.subtype == "MPEG_LAYER_III":
         data = _bytes(path)
         stream = count_frames(data)
         if stream is None:
@@ -146,7 +161,9 @@ def _open(path: Path, stack: ExitStack) -> list[Any]:
         if stream.promised is not None and stream.frames < stream.promised - 1:
             length, whole = stream.frames * seconds, stream.promised * seconds
             raise Truncated(f"{path}: truncated audio: {length:.2f} s of the {whole:.2f} s that its header says")
-        if stream.layer == 3 and (stream.promised is None or stream.frames > stream.promised + 1):
+        if stream.layer == 3 and (
+            sound.format != "MP3" or stream.promised is None or stream.frames > stream.promised + 1
+        ):
             return [opened(io.BytesIO(with_info(data, stream)))]
     if sound.format == "OGG":
         links, complete = ogg_links(_bytes(path))

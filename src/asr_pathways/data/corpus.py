@@ -392,7 +392,7 @@ def parse_line(line: str) -> Any:
     """The JSON value in a line, or the line itself where it is not JSON."""
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line
 
 

@@ -91,6 +91,10 @@ def test_the_split_follows_the_path_not_the_order(folder: Path, tmp_path: Path) 
 BAD = [
     ("{not json", "not a JSON object"),
     ("[1]", "not a JSON object"),
+    ("[" * 100_000, "not a JSON object"),
+    (json.dumps(row(1))[:-1] + ', "duration": ' + "9" * 5000 + "}", "not a JSON object"),
+    (row(1, duration=10**400), "'duration' is not a number"),
+    (row(1, offset=True), "'offset' cannot be nan s"),
     (row(1, text=None), "no 'text'"),
     (row(1, text=5), "'text' is not text"),
     (row(1, audio_filepath=None), "no 'audio_filepath'"),
@@ -115,6 +119,7 @@ BAD = [
     (row(1, channel=True), "'channel' is not the number of one, counted from 0: True"),
     (row(1, audio_filepath="cut.wav"), "truncated audio: "),
     (row(1, audio_filepath="unscaled.wav"), "where full scale is 1"),
+    (row(1, audio_filepath="faint.wav"), "nothing of it would be left in 16 bits"),
     (row(1, audio_filepath="a.raw"), "no header says its rate and format"),
     (row(1, audio_filepath="a.m4a"), "MP4 or M4A is not read: convert it"),
     (row(1, audio_filepath="silent.wav"), "no audio in it"),
@@ -130,6 +135,7 @@ def test_bad_rows_are_reported_by_line(folder: Path, tmp_path: Path, bad: Any, r
     soundfile.write(folder / "long.wav", np.zeros(41 * 8000, np.float32), 8000)
     (folder / "cut.wav").write_bytes((folder / "wavs/0.wav").read_bytes()[:9000])
     soundfile.write(folder / "unscaled.wav", tone(1.0) * 32768, 16_000, subtype="FLOAT")
+    soundfile.write(folder / "faint.wav", tone(1.0) / 2**31, 16_000, subtype="FLOAT")
     (folder / "a.raw").write_bytes(bytes(9000))
     (folder / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(99))
     path = write(folder / "m.jsonl", [*(row(i) for i in range(3)), bad])
@@ -163,6 +169,12 @@ def test_manifests_that_are_none(folder: Path, tmp_path: Path) -> None:
         prepare_manifest(out, write(folder / "m.tsv", ["audio_filepath\tx", "a\tb"]))
     with pytest.raises(PathwaysError, match="no rows in it"):
         prepare_manifest(out, write(folder / "m.tsv", ["audio_filepath\ttext\tlang"]))
+    with pytest.raises(PathwaysError, match="its header has more than one column text"):
+        prepare_manifest(out, write(folder / "m.tsv", ["audio_filepath\ttext\tlang\ttext", "a\tb\tc\td"]))
+    with pytest.raises(PathwaysError, match=r"bad: line 2: .*: 200000 letters in 1\.00 s"):
+        prepare_manifest(
+            out, write(folder / "m.tsv", ["audio_filepath\ttext\tlang", f"wavs/0.wav\t{'a' * 200_000}\ten"])
+        )
     with pytest.raises(PathwaysError, match="bad: line 1: not a JSON object"):
         prepare_manifest(out, write(folder / "m.jsonl", ["x"]), max_bad=1.0)
     assert not out.exists()

@@ -12,14 +12,15 @@ audio path, 80/10/10.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from asr_pathways.data.audio import SAMPLE_RATE, read_audio
 from asr_pathways.data.corpus import MAX_CHARACTERS_PER_SECOND, SPLITS, CorpusBuilder, build_corpus, parse_line
@@ -32,6 +33,7 @@ from asr_pathways.files import read_text
 
 REQUIRED = ("audio_filepath", "text", "lang")
 MAX_SECONDS = 40.0
+FAINTEST = 2.0**-16  # samples below it are zeros in 16 bits
 LONGEST_FILE = 1e7  # seconds: no offset or duration reaches so far
 
 
@@ -88,17 +90,20 @@ def _read_lines(path: Path) -> list[tuple[int, Any]]:
 
 
 def _read_tsv(path: Path) -> list[tuple[int, Any]]:
-    reader = csv.reader(io.StringIO(read_text(path, "manifest")), delimiter="\t", quoting=csv.QUOTE_NONE)
-    header = next(reader, [])
+    first, *lines = read_text(path, "manifest").split("\n")
+    header = first.split("\t")
     missing = [name for name in REQUIRED if name not in header]
     if missing:
         raise PathwaysError(f"{path}: its header has no column {', '.join(missing)}")
+    if twice := [name for name, count in Counter(filter(None, header)).items() if count > 1]:
+        raise PathwaysError(f"{path}: its header has more than one column {', '.join(twice)}")
     rows: list[tuple[int, Any]] = []
-    for number, fields in enumerate(reader, 2):
+    for number, line in enumerate(lines, 2):
+        fields = line.split("\t")
         if len(fields) == len(header):
             rows.append((number, {name: value for name, value in zip(header, fields, strict=True) if value != ""}))
-        elif fields:
-            rows.append((number, "\t".join(fields)))
+        elif line:
+            rows.append((number, line))
     return rows
 
 
@@ -121,6 +126,10 @@ def _add(corpus: CorpusBuilder, raw: Any, line: int, folder: Path) -> None:
     duration = _seconds(raw, "duration")
     path = folder / raw["audio_filepath"]
     samples = read_audio(path, offset, min(duration or math.inf, MAX_SECONDS + 1), _channel(raw))  # it may be of hours
+    if 0 < (peak := float(np.abs(samples).max())) < FAINTEST:
+        raise PathwaysError(
+            f"{path}: samples reach {peak:g} where full scale is 1: nothing of it would be left in 16 bits"
+        )
     seconds = len(samples) / SAMPLE_RATE
     if seconds > MAX_SECONDS:
         raise PathwaysError(f"{path}: longer than {MAX_SECONDS:g} s: cut it into utterances")
@@ -149,8 +158,8 @@ def _seconds(raw: Mapping[str, Any], name: str) -> float | None:
     if value is None:
         return None
     try:
-        seconds = float(value)
-    except (TypeError, ValueError):
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         raise PathwaysError(f"{name!r} is not a number of seconds: {value!r}") from None
     if not math.isfinite(seconds) or not 0 <= seconds < LONGEST_FILE or (name == "duration" and seconds == 0):
         raise PathwaysError(f"{name!r} cannot be {seconds:g} s")
