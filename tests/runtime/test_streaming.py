@@ -267,6 +267,7 @@ def test_silence_ends_a_segment(trained: AsrModel) -> None:
         (np.zeros(10), 16_000, "samples must be a float32 vector in .-1, 1., not float64"),
         (np.zeros((2, 10), np.float32), 16_000, r"of shape \(2, 10\)"),
         (np.full(10, np.nan, np.float32), 16_000, "not finite"),
+        (np.full(10, 9830, np.float32), 16_000, "samples reach 9830 where full scale is 1: divide those of 16 bits by"),
         (np.zeros(10, np.float32), 0, "sample rate 0 Hz"),
     ],
 )

@@ -214,7 +214,7 @@ def to_mono(samples: Samples, channel: int | None, path: Path | str) -> Samples:
 
 def require_scale(samples: Samples, where: str = "") -> None:
     """Raises PathwaysError if float samples are in the range of integers; ``where`` begins its message."""
-    peak = float(np.abs(samples).max(initial=0.0))
+    peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
     if peak > LOUDEST:
         raise PathwaysError(f"{where}samples reach {peak:g} where full scale is 1: divide those of 16 bits by 32768")
 
@@ -249,7 +249,7 @@ def _place(path: Path) -> tuple[Path, int, int | None]:
 
 def _bytes(path: Path, most: int | None = None) -> bytes:
     """The bytes of a file or place, or the first of them."""
-    file, start, size = _place(path)
+    file, start, size = _place(path) if _PLACE.fullmatch(str(path)) else (path, 0, None)
     with file.open("rb") as stream:
         stream.seek(start)
         data = stream.read(-1 if size is None else size) if most is None else stream.read(min(most, size or most))

@@ -48,6 +48,8 @@ def promised_bytes(log: str) -> tuple[int, int] | None:
     Args:
         log: what libsndfile noted when it opened the file (``SoundFile.extra_info``).
     """
+    if "should be" not in log:  # much faster than the search
+        return None
     for name, promised, there in _NOTED.findall(log):
         if name.strip() not in _WHOLE and int(there) + _SLACK < int(promised) < PLACEHOLDER:
             return int(promised), int(there)
