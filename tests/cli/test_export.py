@@ -155,7 +155,7 @@ def test_what_tells_languages_apart_goes_with_them(
     texts = []
     for one in (taught, bundle):
         capsys.readouterr()
-        assert run("transcribe", one, "--language", "auto", "--json", spoken) == 0
+        assert run("transcribe", one, "--language", "auto", "--format", "json", spoken) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
     assert run("export", bundle, tmp_path / "fr.asrp", "--languages", "fr") == 0

@@ -79,7 +79,7 @@ def test_ctrl_c_at_the_microphone_prints_the_final_result_first() -> None:
     speech = espeak.say("one two three four five six seven eight nine ten", "en-us").astype(np.float32) / 32768
     samples = to_int16(resample(speech, espeak.rate)).astype("<i2")
     model = Path(__file__).parents[2] / "models" / "tiny"
-    words = ("transcribe", str(model), "--language", "en", "--stream", "--json", "-")
+    words = ("transcribe", str(model), "--language", "en", "--stream", "--format", "json", "-")
     process = subprocess.Popen(
         [sys.executable, "-m", "asr_pathways", *words],
         stdin=subprocess.PIPE,

@@ -89,7 +89,7 @@ def test_train_prune_evaluate_transcribe_inspect(
     inspected = capsys.readouterr().out
     assert "50.0" in inspected
     assert "union density" in inspected
-    assert run("transcribe", sparse, spoken_file, "--language", "fr", "--json") == 0
+    assert run("transcribe", sparse, spoken_file, "--language", "fr", "--format", "json") == 0
     heard = json.loads(capsys.readouterr().out)
     assert heard["language"] == "fr"
     assert heard["seconds"] == pytest.approx(0.3)
@@ -98,9 +98,9 @@ def test_train_prune_evaluate_transcribe_inspect(
 def test_streaming_gives_the_same_words_as_the_whole_file(
     run: Callable[..., int], sparse_model: Path, spoken_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--json") == 0
+    assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--format", "json") == 0
     whole = capsys.readouterr().out
-    assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--json", "--stream") == 0
+    assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--format", "json", "--stream") == 0
     assert capsys.readouterr().out == whole
 
 
@@ -121,7 +121,7 @@ def test_a_beam_and_phrases_are_options_of_streaming(
     monkeypatch.setattr(streaming, "StreamingTransducer", Seen)
     phrases = spoken_file.with_name("phrases.txt")
     phrases.write_text("cinq\nun deux\n", encoding="utf-8")
-    words = ("transcribe", sparse_model, spoken_file, "--language", "fr", "--json", "--stream", "--beam", 3)
+    words = ("transcribe", sparse_model, spoken_file, "--language", "fr", "--format", "json", "--stream", "--beam", 3)
     assert run(*words) == run(*words, "--phrases", phrases) == 0
     assert opened == [(3, (), 2.0), (3, ("cinq", "un deux"), 2.0)]
     assert [json.loads(line)["language"] for line in capsys.readouterr().out.splitlines()] == ["fr", "fr"]
@@ -147,12 +147,71 @@ def test_standard_input_is_recognised_as_it_comes(
     assert "standard input is recognised as it comes: add --stream" in capsys.readouterr().err
 
 
+def test_a_wav_on_standard_input_is_heard_as_the_file(
+    run: Callable[..., int],
+    sparse_model: Path,
+    spoken_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[np.ndarray] = []
+    accept = streaming.Stream.accept
+
+    def accepted(self: streaming.Stream, samples: np.ndarray, sample_rate: int = 16_000) -> None:
+        assert sample_rate == 8000
+        heard.append(samples)
+        accept(self, samples, sample_rate)
+
+    monkeypatch.setattr(streaming.Stream, "accept", accepted)
+    samples, _ = soundfile.read(spoken_file, dtype="int16")
+    wav = io.BytesIO()
+    soundfile.write(wav, np.stack([samples, 0 * samples], axis=1), 8000, format="WAV")
+    raw = samples.astype("<i2").tobytes()
+    words = ("transcribe", sparse_model, "-", "--language", "fr", "--stream")
+    for data, more in ((wav.getvalue(), ("--channel", 0)), (raw, ("--rate", 8000, "--encoding", "s16le"))):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        assert run(*words, *more) == 0
+        assert np.array_equal(np.concatenate(heard), samples / np.float32(32768))
+        heard.clear()
+    flac = io.BytesIO()
+    soundfile.write(flac, samples, 8000, format="FLAC")
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(flac.getvalue())))
+    assert run(*words) == 1
+    one_line(capsys, "-: FLAC: only WAV and raw samples are read as they come")
+    assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--rate", 8000) == 1
+    one_line(capsys, "--rate and --encoding are of raw samples on standard input")
+
+
+@pytest.mark.parametrize("stream", [(), ("--stream",)])
+def test_one_channel_is_transcribed(
+    run: Callable[..., int],
+    sparse_model: Path,
+    spoken_file: Path,
+    tmp_path: Path,
+    stream: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    samples, rate = soundfile.read(spoken_file, dtype="int16")
+    soundfile.write(tmp_path / "two.wav", np.stack([-samples, samples], axis=1), rate)
+    words = ("--language", "fr", *stream)
+    assert run("transcribe", sparse_model, spoken_file, *words) == 0
+    wanted = capsys.readouterr().out
+    assert run("transcribe", sparse_model, tmp_path / "two.wav", *words, "--channel", 1) == 0
+    assert capsys.readouterr().out == wanted
+    assert run("transcribe", sparse_model, tmp_path / "two.wav", *words) == 1
+    one_line(capsys, "two.wav: its channels cancel each other when they are averaged: choose one (channel)")
+    assert run("transcribe", sparse_model, tmp_path / "two.wav", *words, "--channel", 2) == 1
+    one_line(capsys, "two.wav: no channel 2: it has 2, counted from 0")
+
+
 def test_a_wav_of_another_rate_and_two_channels_is_transcribed(
     run: Callable[..., int], sparse_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "stereo.wav"
     soundfile.write(path, np.zeros((8000, 2), dtype=np.float32), 8000)
-    assert run("transcribe", sparse_model, path, "--language", "en", "--json") == 0
+    assert run("transcribe", sparse_model, path, "--language", "en", "--format", "json") == 0
     assert json.loads(capsys.readouterr().out)["seconds"] == pytest.approx(1.0)
 
 

@@ -58,6 +58,41 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
         read_audio(tmp_path / "short.wav", offset=1.0)
 
 
+def test_a_channel_is_read_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    left, right = tone(1.0, 300), tone(1.0, 900)
+    soundfile.write(path, np.stack([left, right], axis=1), 16_000, subtype="FLOAT")
+    assert np.array_equal(read_audio(path, channel=0), left)
+    assert np.array_equal(read_audio(path, 0.25, 0.5, 1), right[4000:12_000])
+    assert np.allclose(read_audio(path), (left + right) / 2)
+    for channel in (2, -1):
+        with pytest.raises(PathwaysError, match=rf"a\.wav: no channel {channel}: it has 2, counted from 0"):
+            read_audio(path, channel=channel)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "mp3", "ogg"])
+def test_channels_in_opposite_phase_are_no_silence(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.stack([tone(1.0), -tone(1.0)], axis=1), 16_000)
+    with pytest.raises(PathwaysError, match=r"its channels cancel each other when they are averaged: choose one"):
+        read_audio(path)
+    assert np.abs(read_audio(path, channel=1)).max() > 0.2
+    soundfile.write(path, np.stack([tone(1.0), np.zeros(16_000)], axis=1), 16_000)
+    assert np.abs(read_audio(path)).max() > 0.1
+    soundfile.write(path, np.zeros((16_000, 2)), 16_000)
+    assert len(read_audio(path)) == 16_000
+
+
+@pytest.mark.parametrize("scale", [128.0, 32768.0, 2.0**31])
+def test_floats_in_the_range_of_integers_are_refused(tmp_path: Path, scale: float) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(1.0) * scale, 16_000, subtype="FLOAT")
+    with pytest.raises(PathwaysError, match=r"a\.wav: samples reach .* where full scale is 1: divide"):
+        read_audio(path)
+    soundfile.write(path, tone(1.0) * 9, 16_000, subtype="FLOAT")  # 9 dB over full scale is loud, and no other scale
+    assert len(read_audio(path)) == 16_000
+
+
 @pytest.mark.parametrize("keep", [0.02, 0.3, 0.7, 0.99])
 def test_truncated_flac_is_refused(tmp_path: Path, keep: float) -> None:
     path = tmp_path / "cut.flac"

@@ -3,12 +3,16 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from lhotse import CutSet
 
+from asr_pathways.data.batches import read_cut
 from asr_pathways.data.corpus import (
     build_corpus,
     languages_of,
@@ -32,6 +36,58 @@ def test_load_cuts_reads_what_was_written(corpus: Path) -> None:
     assert supervision.speaker == "sine"
     assert cut.load_audio().shape == (1, 4800)
     assert np.abs(cut.load_audio()[0] - tone(0.3, 200)).max() < 1e-4
+
+
+def with_first_row(data: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes the first cut of the dev split of a data folder."""
+    path = data / "cuts_dev.jsonl.gz"
+    first, *others = gzip.decompress(path.read_bytes()).decode().splitlines()
+    row = json.loads(first)
+    change(row)
+    path.write_bytes(gzip.compress("\n".join([json.dumps(row), *others]).encode()))
+
+
+def test_a_text_is_of_its_supervision(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path / "data")
+    whole = read_cut(load_cuts(data, "dev")[0])
+    with_first_row(data, lambda row: row["supervisions"][0].update(start=0.125, duration=0.0625))
+    merge([data], tmp_path / "merged")
+    resplit(data, tmp_path / "turned", lambda language, text: "dev")
+    for folder in (data, tmp_path / "merged", tmp_path / "turned"):
+        cut = next(cut for cut in load_cuts(folder, "dev") if cut.id == "en-dev-00")
+        assert np.array_equal(read_cut(cut), whole[2000:3000])
+        assert cut.supervisions[0].text == "one two"
+    assert sum(row.hours for row in summarize(data)) < sum(row.hours for row in summarize(tmp_path / "turned")) + 1e-9
+    with_first_row(data, lambda row: row["supervisions"][0].update(start=0.1, duration=0.5))
+    with pytest.raises(PathwaysError, match="line 1: cut 'en-dev-00' is only a part of what its text is of"):
+        load_cuts(data, "dev")
+    left_out = LeftOut(1)
+    assert "en-dev-00" not in [cut.id for cut in load_cuts(data, "dev", left_out=left_out)] and len(left_out) == 1
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_the_channel_of_a_cut_is_read(tmp_path: Path, files: int) -> None:
+    data = make_corpus(tmp_path / "data")
+    two = np.stack([tone(0.3, 300), tone(0.3, 900)], axis=1)
+    for number, samples in enumerate([two] if files == 1 else two.T):
+        soundfile.write(data / f"{number}.wav", samples, 16_000)
+    sources = [{"type": "file", "channels": [0, 1], "source": "0.wav"}]
+    if files == 2:
+        sources = [{"type": "file", "channels": [number], "source": f"{number}.wav"} for number in (0, 1)]
+    for channel, pitch in ((0, 300), (1, 900)):
+
+        def change(row: dict[str, Any], channel: int = channel) -> None:
+            row["channel"] = row["supervisions"][0]["channel"] = channel
+            row["recording"].update(sources=sources, channel_ids=[0, 1])
+
+        with_first_row(data, change)
+        merge([data], tmp_path / "merged")
+        for folder in (data, tmp_path / "merged"):
+            samples = read_cut(load_cuts(folder, "dev")[0])
+            assert int(np.abs(np.fft.rfft(samples, 16_000)).argmax()) == pytest.approx(pitch, abs=3)
+    with_first_row(data, lambda row: row.update(channel=2))
+    with pytest.raises(PathwaysError, match=r"utterance en-dev-00: channel 2 of a recording with \[0, 1\]"):
+        read_cut(load_cuts(data, "dev")[0])
 
 
 def test_a_folder_can_be_moved(corpus: Path, tmp_path: Path) -> None:

@@ -109,6 +109,17 @@ def halved(name: str) -> Make:
     return make
 
 
+def doubled(name: str) -> Make:
+    """A file and itself once more."""
+    return lambda here: (here / name).write_bytes(2 * (here / name).read_bytes())
+
+
+def opposite(name: str) -> Make:
+    """Noise in one channel, and its negative in the other."""
+    noise = np.random.default_rng(0).normal(0, 0.1, RATE)
+    return lambda here: soundfile.write(here / name, np.stack([noise, -noise], axis=1), RATE)
+
+
 def cut(folder: str, file: str, share: float = 0.5) -> Make:
     """The first part of a file in a folder (or, where that is empty, of a file) that is ours for the purpose."""
 

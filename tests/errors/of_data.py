@@ -9,11 +9,13 @@ from tests.errors.case import (
     changed_rows,
     content,
     cut,
+    doubled,
     folder,
     halved,
     header_only,
     manifest,
     no_audio,
+    opposite,
     prune,
     removed,
     replaced,
@@ -76,6 +78,53 @@ AUDIO = [
         content("bad.wav", b"this is no sound at all" * 9),
     ),
     Case(
+        "a WAV cut short",
+        HEAR.format("bad.wav"),
+        "bad.wav: truncated audio: ... bytes of the ... that its header says",
+        several(sound("bad.wav", 3, value=0.1), halved("bad.wav")),
+    ),
+    Case(
+        "two files joined",
+        HEAR.format("bad.flac"),
+        "bad.flac: another file begins at its byte ...: they must be apart",
+        several(sound("bad.flac", 3, value=0.1), doubled("bad.flac")),
+    ),
+    Case(
+        "float samples in the range of 16-bit integers",
+        HEAR.format("bad.wav"),
+        "bad.wav: samples reach 8000 where full scale is 1: divide those of 16 bits by 32768",
+        sound("bad.wav", 1, value=8000.0),
+    ),
+    Case(
+        "a channel that the file has not",
+        HEAR.format("hello.wav") + " --channel 1",
+        "hello.wav: no channel 1: it has 1, counted from 0",
+    ),
+    Case(
+        "channels in opposite phase",
+        HEAR.format("bad.wav"),
+        "bad.wav: its channels cancel each other when they are averaged: choose one (channel)",
+        opposite("bad.wav"),
+    ),
+    Case(
+        "a format that libsndfile does not read",
+        HEAR.format("bad.m4a"),
+        "bad.m4a: MP4 or M4A is not read: convert it, such as by `ffmpeg -i IN OUT.flac`",
+        content("bad.m4a", b"\0\0\0\x20ftypM4A " + bytes(99)),
+    ),
+    Case(
+        "raw samples in a file",
+        HEAR.format("bad.raw"),
+        "bad.raw: no header says its rate and format: convert it, such as by "
+        "`ffmpeg -f s16le -ar 16000 -ac 1 -i IN.raw OUT.wav`",
+        content("bad.raw", bytes(32_000)),
+    ),
+    Case(
+        "options of raw samples for a file",
+        HEAR.format("hello.wav") + " --rate 8000",
+        "--rate and --encoding are of raw samples on standard input: files say theirs themselves",
+    ),
+    Case(
         "values that are no numbers",
         HEAR.format("bad.wav"),
         "bad.wav: audio holds values that are not finite",
@@ -110,6 +159,12 @@ AUDIO = [
         MAKE,
         "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: hello.wav: 1.00 s of audio where the row states 7.5 s",
         manifest({"duration": 7.5}),
+    ),
+    Case(
+        "a channel that is not a number",
+        MAKE,
+        "rows.jsonl: more than 1.0% of its 1 rows are bad: line 1: 'channel' is not the number of one, counted from 0: 'left'",
+        manifest({"channel": "left"}),
     ),
     Case(
         "an offset beyond the end",
@@ -308,6 +363,12 @@ FOLDERS = [
         SCORE,
         "data/cuts_test.jsonl.gz: broken after line 0: ...: prepare it again",
         cut("data", "cuts_test.jsonl.gz"),
+    ),
+    Case(
+        "a text of which the cut is only a part",
+        SCORE,
+        "data/cuts_test.jsonl.gz: line 1: cut 'en-test-0' is only a part of what its text is of",
+        changed_rows("test", first(supervision={"duration": 9.0})),
     ),
     Case(
         "a line that is not JSON",

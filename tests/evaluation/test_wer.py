@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.wer import Scores, Utterance, align, resampled_sums, score
+from asr_pathways.evaluation.wer import ErrorCounts, Scores, Utterance, align, resampled_sums, score, without_words
 
 words = st.lists(st.sampled_from(["a", "bb", "c", "à", "é'e"]), max_size=7)
 sentences = words.map(" ".join)
@@ -134,9 +134,22 @@ def test_one_utterance_gives_a_point_interval() -> None:
     assert score([Utterance("u", "en", "a b", "a")]).languages[0].wer_ci == (0.5, 0.5)
 
 
-def test_empty_reference_is_refused_by_id() -> None:
-    with pytest.raises(PathwaysError, match=r"utterance quiet \(it\)"):
-        score([Utterance("fine", "it", "uno", "uno"), Utterance("quiet", "it", "  ", "uno")])
+def test_words_where_the_reference_has_none_are_insertions() -> None:
+    utterances = [
+        Utterance("fine", "it", "uno", "uno"),
+        Utterance("quiet", "it", "  ", "uno due"),
+        Utterance("a", "en", "a", "a"),
+    ]
+    scores = score(utterances)
+    assert scores.language("it").wer == ErrorCounts(0, 0, 2, 1) and scores.language("it").cer.insertions == 7
+    assert without_words(utterances) == {"it": 1}
+    assert all(0 <= value <= 4 for value in scores.language("it").wer_ci)
+    assert [edit.kind for edit in align("", "uno due")] == ["insert", "insert"]
+
+
+def test_a_language_without_any_word_in_its_references_is_refused() -> None:
+    with pytest.raises(PathwaysError, match="it: none of its references has words"):
+        score([Utterance("a", "en", "a", "a"), Utterance("quiet", "it", "  ", "uno")])
 
 
 def test_nothing_to_score_is_refused() -> None:

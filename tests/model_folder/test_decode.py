@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.wer import Utterance, character_counts, word_counts
+from asr_pathways.evaluation.wer import Utterance, character_counts, score, word_counts
+from asr_pathways.model_folder import decode
 from asr_pathways.model_folder.decode import evaluate, pair
 from asr_pathways.model_folder.model import AsrModel, HubCard
 
@@ -134,6 +136,29 @@ def test_model_that_loses_an_utterance_is_noticed() -> None:
 
     with pytest.raises(ValueError, match="shorter"):
         evaluate(asr(Loser([])), BATCHES)
+
+
+def test_references_without_words_are_known_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    model = Recorder(log)
+    model.free_text, model.window, model.frontend = True, 30.0, None  # type: ignore[assignment]
+    asr = AsrModel(model, Tokenizer(), HubCard(), Switch(log))  # type: ignore[arg-type]
+
+    def cut(name: str, text: str) -> Any:
+        return SimpleNamespace(id=name, duration=1.0, supervisions=[SimpleNamespace(language="fr", text=text)])
+
+    def batches(cuts: Sequence[Any], **_: Any) -> list[Batch]:
+        texts = [one.supervisions[0].text for one in cuts]
+        return [Batch("fr", [one.id for one in cuts], texts, torch.ones(len(cuts), 2), torch.full((len(cuts),), 2))]
+
+    monkeypatch.setattr(decode, "eval_batches", batches)
+    with pytest.raises(PathwaysError, match="fr: none of its references has words"):
+        decode.decode_cuts(asr, [cut("a", "[rires]")], progress=False)
+    assert log == []
+    found = decode.decode_cuts(asr, [cut("a", "[rires]"), cut("b", "Sept sept!")], progress=False)
+    assert [one.reference for one in found] == ["", "sept sept"]
+    assert log == ["enter fr", "decode 2", "leave fr"]
+    assert score(found).language("fr").wer.insertions == 2
 
 
 @pytest.mark.parametrize("free_text", [True, False])

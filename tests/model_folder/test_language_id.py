@@ -119,7 +119,7 @@ def test_commands(dense_model: Path, speech: Path, tmp_path: Path) -> None:
     taught = runner.invoke(app, ["identify", str(model), "--data", str(speech)], catch_exceptions=False)
     assert taught.exit_code == 0 and "mean" in taught.output
     for language, sound in sounds.items():
-        found = runner.invoke(app, ["transcribe", str(model), "--language", "auto", "--json", str(sound)])
+        found = runner.invoke(app, ["transcribe", str(model), "--language", "auto", "--format", "json", str(sound)])
         identified = json.loads(found.stdout)
         # the sines of the two languages have pitches of their own
         assert identified["language"] == language

@@ -190,7 +190,7 @@ def test_commands_with_whispers_own_language_tokens(said: dict[str, Samples], tm
     model = MAKERS["whisper"](tmp_path / "whisper")
     path = write(tmp_path / "a.wav", said["fr"][:SAMPLE_RATE])
     runner = CliRunner()
-    words = ["transcribe", str(model), "--language", "auto", "--json", str(path)]
+    words = ["transcribe", str(model), "--language", "auto", "--format", "json", str(path)]
     all_ = runner.invoke(app, words, catch_exceptions=False)
     assert len(json.loads(all_.stdout)["languages"]) == 2
     assert "a.wav: the language is uncertain (" in all_.stderr  # weights are random

@@ -272,6 +272,7 @@ def test_silence_ends_a_segment(trained: AsrModel) -> None:
             (np.zeros(10, np.float32), rate, f"^sample rate {rate} Hz: it must be from 1,000 to 10,000,000 Hz$")
             for rate in (0, -16_000, 1, 10**12, float("nan"), float("inf"), "16000", None, True)
         ),
+        (np.full(10, 9830, np.float32), 16_000, "samples reach 9830 where full scale is 1: divide those of 16 bits by"),
     ],
 )
 def test_bad_samples_are_refused(trained: AsrModel, samples: np.ndarray, rate: Any, message: str) -> None:

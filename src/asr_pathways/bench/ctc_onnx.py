@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from asr_pathways.bench.onnx_files import write_graph
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, cut_at_pauses
+from asr_pathways.bench.windows import windows
+from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.hub.ctc import Ctc, Mms
 
@@ -75,7 +76,7 @@ class OnnxCtc:
     def transcribe(self, samples: Samples, first_token: Callable[[], None]) -> str:
         model, texts = self._model, []
         assert isinstance(model, Ctc)
-        for part in cut_at_pauses(samples, model.window):
+        for part in windows(samples, model.window):
             (best,) = self._session.run(None, {"features": model.frontend(part)[None].numpy()})
             tokens = [token for token, _ in groupby(best[0].tolist()) if token != model.blank]
             texts.append(self._tokenizer.decode(tokens, self._language))

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, cut_at_pauses
+from asr_pathways.bench.windows import windows
+from asr_pathways.data.audio import SAMPLE_RATE, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,16 +48,18 @@ def open_recognizer(system: str, place: Path, language: str, threads: int) -> Wh
 
 
 class Ours:
-    """The MODEL itself, as this package recognises whole recordings: by the training side's model."""
+    """The MODEL as this package runs it, by `Recognizer`."""
 
     def __init__(self, place: Path, threads: int, language: str) -> None:
-        self._recognizer = Torch(place, threads, language, "float32")
+        self._place, self._threads, self._language = place, threads, language
 
     def load(self) -> None:
-        self._recognizer.load()
+        from asr_pathways.runtime.recognizer import Recognizer
+
+        self._recognizer = Recognizer(self._place, self._language, threads=self._threads)
 
     def transcribe(self, samples: Samples, first_token: Callable[[], None]) -> str:
-        return self._recognizer.transcribe(samples, first_token)
+        return self._recognizer.transcribe(samples).text
 
 
 class Torch:
@@ -86,7 +89,7 @@ class Torch:
 
         model, texts = self._asr.model, []
         with self._asr.inference(self._language):
-            for part in cut_at_pauses(samples, model.window):
+            for part in windows(samples, model.window):
                 features: Tensor = model.frontend(part)[None].to(self._dtype)
                 lengths = torch.tensor([features.shape[1]])
                 if isinstance(model, Whisper):
@@ -150,7 +153,7 @@ class WhisperCpp:
 
     def transcribe(self, samples: Samples, first_token: Callable[[], None]) -> str:
         texts = []
-        for part in cut_at_pauses(samples, self._window["seconds"]):
+        for part in windows(samples, self._window["seconds"]):
             frames = math.ceil(len(part) / SAMPLE_RATE * self._window["rate"]) if self._window["short"] else 0
             texts += [segment.text for segment in self._model.transcribe(part, audio_ctx=frames)]
         return " ".join(" ".join(texts).split())

@@ -17,9 +17,10 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 from asr_pathways.bench.onnx_files import write_graph
+from asr_pathways.bench.windows import TOKENS_AT_LEAST, TOKENS_PER_SECOND
 from asr_pathways.files import write_json
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.models.hub.whisper import STRIDE, TOKENS_AT_LEAST, TOKENS_PER_SECOND, Whisper
+from asr_pathways.models.hub.whisper import STRIDE, Whisper
 
 EXAMPLE_FRAMES = 30
 """Of features at export; Whisper has no fewer positions."""

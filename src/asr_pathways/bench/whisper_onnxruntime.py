@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, cut_at_pauses
+from asr_pathways.bench.windows import windows
+from asr_pathways.data.audio import SAMPLE_RATE, Samples
 
 FFT, HOP = 400, 160
 FRAME_RATE = SAMPLE_RATE / HOP
@@ -51,7 +52,7 @@ class OnnxWhisper:
 
     def transcribe(self, samples: Samples, first_token: Callable[[], None]) -> str:
         texts = []
-        for part in cut_at_pauses(samples, self._search["window"]):
+        for part in windows(samples, self._search["window"]):
             tokens = self.tokens(part, first_token)
             texts.append(" ".join(self._tokenizer.decode(tokens, skip_special_tokens=True).split()))
         return " ".join(filter(None, texts))

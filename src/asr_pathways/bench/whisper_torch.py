@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asr_pathways.models.hub.whisper import FRAME_RATE, TOKENS_AT_LEAST, TOKENS_PER_SECOND, Whisper
+from asr_pathways.bench.windows import TOKENS_AT_LEAST, TOKENS_PER_SECOND
+from asr_pathways.models.hub.whisper import FRAME_RATE, Whisper
 
 
 @torch.no_grad()

@@ -86,7 +86,7 @@ def _offline(
     from asr_pathways.bench.clips import SHORT_LENGTH
     from asr_pathways.bench.offline import measure_offline
     from asr_pathways.bench.rivals import RIVALS
-    from asr_pathways.cli.tables import print_table
+    from asr_pathways.console import print_table
     from asr_pathways.files import write_json
 
     names = list(RIVALS) if against is None else [name.strip() for name in against.split(",")]

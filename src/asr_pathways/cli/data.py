@@ -58,7 +58,8 @@ def manifest(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, or TSV with a header.")],
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of bad rows to leave out.")] = 0.01,
 ) -> None:
-    """Your own recordings in any language: rows of audio_filepath, text, lang; offset, duration, split if you like.
+    """Your own recordings in any language: rows of audio_filepath, text, lang; offset, duration, channel, split if
+    you like.
 
     Example: asr-pathways data manifest data/own own.jsonl
     """

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +22,8 @@ from asr_pathways.console import print_table
 from asr_pathways.errors import PathwaysError, one_line, visible
 
 if TYPE_CHECKING:
-    from asr_pathways.model_folder.decode import Transcript
+    from asr_pathways.runtime.recognizer import Recognizer
+    from asr_pathways.runtime.results import Result
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -159,26 +161,44 @@ def evaluate(
 ) -> None:
     """Prints WER and CER of each language, with confidence intervals.
 
+    A bundle is run as it ships, on the CPU; a folder as it trains, by torch, on a GPU if there is one.
+
     Example: asr-pathways evaluate models/tiny --data data/prompts --split test --json scores.json
     """
+    from asr_pathways.bundle.layout import is_bundle
     from asr_pathways.bundle.load import load_model
     from asr_pathways.data.corpus import SPLITS
     from asr_pathways.evaluation.listing import write_alignments, write_evaluation
     from asr_pathways.evaluation.tables import score_table
-    from asr_pathways.evaluation.wer import score
+    from asr_pathways.evaluation.wer import score, without_words
     from asr_pathways.model_folder.decode import decode_split
     from asr_pathways.model_folder.folder import fastest_device
+    from asr_pathways.runtime.recognizer import Recognizer
+    from asr_pathways.runtime.transcription import recognize_split
 
     if split not in SPLITS:
         raise PathwaysError(f"--split {split}: choose among {', '.join(SPLITS)}")
-    asr = load_model(model, fastest_device())
-    utterances = decode_split(asr, data, split, split_languages(languages))
+    if is_bundle(model):
+        utterances = recognize_split(Recognizer(model), data, split, split_languages(languages))
+    else:
+        utterances = decode_split(load_model(model, fastest_device()), data, split, split_languages(languages))
+    for name, count in without_words(utterances).items():
+        typer.echo(f"{name}: {count} references have no words: words recognised there count as insertions", err=True)
     scores = score(utterances)
     print_table(score_table(scores, f"{model} on {data}, {split}"))
     if json is not None:
         write_evaluation(json, scores, utterances)
     if errors is not None:
         write_alignments(errors, utterances)
+
+
+class Format(str, Enum):
+    """Of transcripts."""
+
+    text = "text"
+    json = "json"
+    srt = "srt"
+    vtt = "vtt"
 
 
 @app.command()
@@ -188,32 +208,49 @@ def transcribe(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="Audio files; with --stream, - is standard input, of 16 kHz, 16-bit mono samples.",
+            help="Audio files; with --stream, - is standard input: a WAV stream, or raw samples.",
             show_default=False,
         ),
     ],
     language: Annotated[
         str, typer.Option(help="The language that is spoken; auto: the model identifies it.", show_default=False)
     ],
+    languages: Annotated[
+        str | None, typer.Option(help="With --language auto: choose among these, such as fr,it.", show_default=False)
+    ] = None,
+    format: Annotated[
+        Format, typer.Option(help="text; json: an object a file, with times; srt or vtt: captions.")
+    ] = Format.text,
+    words: Annotated[bool, typer.Option("--words", help="Time each word; captions then break where words do.")] = False,
+    precision: Annotated[
+        str, typer.Option(help="auto: whichever products are fastest here, int8 too; float32: exact.")
+    ] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Of each product.")] = 1,
     stream: Annotated[bool, typer.Option("--stream", help="Recognise piece by piece, showing partial texts.")] = False,
     beam: Annotated[int, typer.Option(min=1, help="Hypotheses of beam search, with --stream; 1 is greedy.")] = 1,
     phrases: Annotated[
         Path | None,
         typer.Option(help="A text file of words and names to prefer, one phrase a line; with --beam."),
     ] = None,
-    languages: Annotated[
-        str | None, typer.Option(help="With --language auto: choose among these, such as fr,it.", show_default=False)
+    channel: Annotated[
+        int | None, typer.Option(min=0, help="The channel to recognise, from 0.", show_default="all, averaged")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with times.")] = False,
+    rate: Annotated[
+        int | None, typer.Option(min=1, help="Hz of raw samples on standard input.", show_default="16000")
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Of raw samples: u8, s16le, s24le, s32le, f32le, f64le, alaw, mulaw.", show_default="s16le"),
+    ] = None,
 ) -> None:
     """Transcribes audio files of any rate and format that libsndfile reads.
 
-    Example: asr-pathways transcribe runs/dynamic --language fr call.wav --stream
+    Example: asr-pathways transcribe fr.asrp --language fr --format srt call.wav
 
     Microphone: arecord -r 16000 -f S16_LE | asr-pathways transcribe runs/dynamic --language fr --stream -
     """
-    import dataclasses
-    from json import dumps
+    from asr_pathways.runtime.phrase_bias import read_phrases
+    from asr_pathways.runtime.recognizer import Recognizer
 
     if stream and language == "auto":
         raise PathwaysError("--language auto needs the whole recording: leave --stream out")
@@ -221,17 +258,31 @@ def transcribe(
         raise PathwaysError("--languages restricts what --language auto chooses among: leave one of them out")
     if Path("-") in files and not stream:
         raise PathwaysError("-: standard input is recognised as it comes: add --stream")
+    if (rate is not None or encoding is not None) and Path("-") not in files:
+        raise PathwaysError("--rate and --encoding are of raw samples on standard input: files say theirs themselves")
     if (beam > 1 or phrases is not None) and not stream:
         raise PathwaysError("--beam and --phrases are of streaming: add --stream")
-    recognize = _streamed(model, language, beam, phrases) if stream else _whole(model, language, languages)
+    recognizer = Recognizer(
+        model,
+        language,
+        threads=threads,
+        precision=precision,  # type: ignore[arg-type]  # checked there
+        languages=split_languages(languages),
+        beam=beam,
+        phrases=() if phrases is None else read_phrases(phrases),
+    )
+    if stream:
+        recognize = _streamed(recognizer, language, channel, rate or 16_000, encoding or "s16le")
+    else:
+
+        def recognize(file: Path) -> Iterator[Result]:
+            yield _doubted(file, recognizer.transcribe(file, words=words, channel=channel))
+
     failed = False
     for file in files:
         try:
             for result in recognize(file):
-                if json:
-                    typer.echo(dumps(dataclasses.asdict(result), ensure_ascii=False))
-                else:
-                    typer.echo(visible(result.text if len(files) == 1 else f"{result.file}: {result.text}"))
+                _print_result(result, file, format, words, alone=len(files) == 1)
         except PathwaysError as error:
             if len(files) == 1 or _debug:
                 raise
@@ -241,50 +292,48 @@ def transcribe(
         raise typer.Exit(1)
 
 
-def _whole(model: Path, language: str, languages: str | None) -> Callable[[Path], Iterable[Transcript]]:
-    """From a file to its transcript, recognised as a whole."""
-    from asr_pathways.bundle.load import find_identifier, load_model
-    from asr_pathways.model_folder.decode import transcribe as whole
-    from asr_pathways.model_folder.decode import transcribe_any
-    from asr_pathways.model_folder.language_id import choices
+def _print_result(result: Result, file: Path, format: Format, words: bool, alone: bool) -> None:
+    from json import dumps
 
-    asr = load_model(model)
-    if language == "auto":
-        identifier = find_identifier(model, asr)
-        among = choices(asr, identifier, split_languages(languages))
-        return lambda file: [_doubted(transcribe_any(asr, identifier, file, among))]
-    asr.check_languages([language])
-    return lambda file: [whole(asr, file, language)]
+    if format is Format.json:
+        described = result.to_dict()
+        if not words:
+            described.pop("words", None)
+        typer.echo(dumps({"file": str(file), **described}, ensure_ascii=False))
+    elif format is Format.text:
+        typer.echo(visible(result.text if alone else f"{file}: {result.text}"))
+    else:
+        typer.echo(visible(result.to_srt() if format is Format.srt else result.to_vtt()), nl=False)
 
 
-def _doubted(transcript: Transcript) -> Transcript:
-    """The transcript; a line on stderr if its language is uncertain, and not only another in each segment."""
-    from asr_pathways.model_folder.language_id import UNCERTAIN
+def _doubted(file: Path, result: Result) -> Result:
+    """The result; a line on stderr if its language is uncertain, and not only another in each segment."""
+    from asr_pathways.runtime.recognizer import UNCERTAIN
 
-    several = len({segment.language for segment in transcript.segments}) > 1
-    if transcript.languages[0][1] < UNCERTAIN and not several:
-        likeliest = ", ".join(f"{language} {share:.2f}" for language, share in transcript.languages)
+    several = len({segment.language for segment in result.segments}) > 1
+    if result.languages and next(iter(result.languages.values())) < UNCERTAIN and not several:
+        likeliest = ", ".join(f"{language} {share:.2f}" for language, share in list(result.languages.items())[:2])
         typer.echo(
-            f"{visible(transcript.file)}: the language is uncertain ({likeliest}): name it by --language, "
+            f"{visible(str(file))}: the language is uncertain ({likeliest}): name it by --language, "
             "or restrict the choice by --languages",
             err=True,
         )
-    return transcript
+    return result
 
 
-def _streamed(model: Path, language: str, beam: int, phrases: Path | None) -> Callable[[Path], Iterator[Transcript]]:
-    """From a file to its final transcripts; partial ones go to stderr."""
-    from asr_pathways.runtime.phrase_bias import read_phrases
-    from asr_pathways.runtime.streaming import StreamingTransducer
+def _streamed(
+    recognizer: Recognizer, language: str, channel: int | None, rate: int, encoding: str
+) -> Callable[[Path], Iterator[Result]]:
+    """From a file to its final results; partial ones go to stderr."""
     from asr_pathways.runtime.transcription import transcribe_live, transcribe_stream
 
-    preferred = () if phrases is None else read_phrases(phrases)
-    recognizer = StreamingTransducer(model, language, beam=beam, phrases=preferred)
+    if not recognizer.streams:
+        raise PathwaysError("only the transducers of this package stream: leave --stream out")
 
-    def shown(transcripts: Iterable[tuple[Transcript, bool]]) -> Iterator[Transcript]:
+    def shown(results: Iterable[tuple[Result, bool]]) -> Iterator[Result]:
         line = PartialLine()
         try:
-            for result, final in transcripts:
+            for result, final in results:
                 if final:
                     line.clear()
                     yield result
@@ -293,12 +342,12 @@ def _streamed(model: Path, language: str, beam: int, phrases: Path | None) -> Ca
         finally:
             line.clear()
 
-    def recognize(file: Path) -> Iterator[Transcript]:
+    def recognize(file: Path) -> Iterator[Result]:
         if file != Path("-"):
-            yield from shown(transcribe_stream(recognizer, file, language))
+            yield from shown(transcribe_stream(recognizer, file, language, channel=channel))
             return
         with UntilInterrupted(sys.stdin.buffer) as sound:
-            yield from shown(transcribe_live(recognizer, sound, language))
+            yield from shown(transcribe_live(recognizer, sound, language, rate, encoding, channel))
         if sound.interrupted:
             raise typer.Exit(130)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, resample
 from asr_pathways.data.augment import SpecAugment, SpecAugmentConfig
+from asr_pathways.data.corpus import SLACK
 from asr_pathways.data.features import Fbank, FeatureConfig, Frontend
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.sampling import Draw, LanguageSampler, SamplingConfig
@@ -31,9 +32,6 @@ T = TypeVar("T")
 
 LengthCheck = Callable[[int, Sequence[int]], str | None]
 """From frames of features and targets to why they do not fit a model; see `SpeechModel.length_error`."""
-
-SLACK = 0.1
-"""Seconds by which a file may be shorter than its manifest states."""
 
 LETTERS_A_SECOND = 50.0
 """Nobody speaks faster, and a CTC model of letters has no more frames: its loss would be infinite."""
@@ -85,11 +83,12 @@ class _Utterance:
     duration: float  # seconds
     text: str
     targets: tuple[int, ...]
+    channel: int | None  # None: all, averaged
 
     def samples(self) -> Samples:
         """(N,) at 16 kHz."""
         with self._named():
-            samples = read_audio(self.path, self.offset, self.duration)
+            samples = read_audio(self.path, self.offset, self.duration, self.channel)
             seconds = len(samples) / SAMPLE_RATE
             if seconds < self.duration - SLACK:
                 raise PathwaysError(f"{self.path}: {seconds:.2f} s of audio where {self.duration:.2f} s should be")
@@ -343,11 +342,26 @@ def _by_language(cuts: Iterable[Any], tokenizer: TextCodec | None) -> dict[str, 
 
 def _utterance(cut: Any, tokenizer: TextCodec | None) -> _Utterance:
     supervision = cut.supervisions[0]
-    source = cut.recording.sources[0]
+    source, channel = _channel(cut)
     if source.type != "file":
         raise PathwaysError(f"utterance {cut.id}: its audio is of type {source.type!r}: it must be a file")
     targets = tuple(tokenizer.encode(supervision.text, supervision.language)) if tokenizer else ()
-    return _Utterance(cut.id, Path(source.source), cut.start, cut.duration, supervision.text, targets)
+    return _Utterance(cut.id, Path(source.source), cut.start, cut.duration, supervision.text, targets, channel)
+
+
+def _channel(cut: Any) -> tuple[Any, int | None]:
+    """The source of a cut's audio, and which of its channels it is; None: all, averaged."""
+    first, *others = cut.recording.sources
+    wanted = cut.channel if isinstance(cut.channel, list) else [cut.channel]
+    ids = cut.recording.channel_ids or [0]
+    if not others and (len(ids) == 1 or sorted(wanted) == sorted(ids)):
+        return first, None
+    sources = [source for source in (first, *others) if wanted[0] in source.channels]
+    if len(wanted) > 1 or not sources:
+        raise PathwaysError(
+            f"utterance {cut.id}: channel {cut.channel} of a recording with {ids}: it must be one of them"
+        )
+    return sources[0], sources[0].channels.index(wanted[0]) if len(sources[0].channels) > 1 else None
 
 
 def _collate(language: str, items: Sequence[tuple[_Utterance, Tensor]], frame_rate: float) -> Batch:

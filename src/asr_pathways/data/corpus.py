@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "dev", "test")
 MAX_CHARACTERS_PER_SECOND = 30.0
+SLACK = 0.1
+"""Seconds by which a file or a cut may be shorter than its manifest states."""
 
 About = dict[str, Any]
 
@@ -111,28 +113,49 @@ def build_corpus(out: Path, sources: Sequence[About]) -> Iterator[CorpusBuilder]
 
 
 def cut_row(
-    identifier: str, audio: str, samples: int, language: str, text: str, speaker: str | None, rate: int = SAMPLE_RATE
+    identifier: str,
+    audio: str,
+    samples: int,
+    language: str,
+    text: str,
+    speaker: str | None,
+    rate: int = SAMPLE_RATE,
+    *,
+    part: tuple[float, float] | None = None,
+    channel: int | None = None,
+    channels: int = 1,
 ) -> dict[str, Any]:
-    """One Lhotse MonoCut, as the JSON of a manifest: a whole recording with one supervision.
+    """One Lhotse MonoCut, as the JSON of a manifest, with one supervision.
 
-    ``samples`` counts them at ``rate`` Hz, that of the file ``audio``.
+    Args:
+        identifier: of the cut.
+        audio: the file.
+        samples: how many it has, at ``rate`` Hz.
+        language, text, speaker: of the supervision.
+        rate: of the file.
+        part: start and duration in seconds of what is spoken in it; None: all.
+        channel: of ``channels``, that is read; None: all that the file has, averaged.
     """
     duration = samples / rate
-    place = {"start": 0.0, "duration": duration, "channel": 0}
+    start, length = part or (0.0, duration)
+    heard = 0 if channel is None else channel
+    place = {"start": 0.0, "duration": length, "channel": heard}
     supervision = {"id": identifier, "recording_id": identifier, **place, "text": text, "language": language}
+    ids = [0] if channel is None else list(range(channels))
     if speaker is not None:
         supervision["speaker"] = speaker
     return {
         "id": identifier,
         **place,
+        "start": start,
         "supervisions": [supervision],
         "recording": {
             "id": identifier,
-            "sources": [{"type": "file", "channels": [0], "source": audio}],
+            "sources": [{"type": "file", "channels": ids, "source": audio}],
             "sampling_rate": rate,
             "num_samples": samples,
             "duration": duration,
-            "channel_ids": [0],
+            "channel_ids": ids,
         },
         "type": "MonoCut",
     }
@@ -189,19 +212,38 @@ def load_cuts(
 
 
 def _cut(data: Path, row: dict[str, Any], where: str) -> Any:
-    from lhotse import MonoCut
+    from lhotse import MonoCut, MultiCut
 
     for source in row["recording"]["sources"]:
         source["source"] = str(data.absolute() / source["source"])
     try:
-        cut = MonoCut.from_dict({key: value for key, value in row.items() if key != "type"})
+        kind = MultiCut if row.get("type") == "MultiCut" else MonoCut
+        cut = kind.from_dict({key: value for key, value in row.items() if key != "type"})
     except (KeyError, TypeError, AttributeError, ValueError):
         raise PathwaysError(f"{where}: not a Lhotse cut") from None
     if len(cut.supervisions) != 1:
         raise PathwaysError(f"{where}: cut {cut.id!r} has {len(cut.supervisions)} supervisions: it needs one")
     if not cut.supervisions[0].language or not cut.supervisions[0].text:
         raise PathwaysError(f"{where}: cut {cut.id!r} has no language or no text")
-    return cut
+    spoken = cut.supervisions[0]
+    part = spoken_part(spoken.start, spoken.duration, cut.duration)
+    if part is None:
+        raise PathwaysError(f"{where}: cut {cut.id!r} is only a part of what its text is of")
+    return cut if part == (0.0, cut.duration) else cut.truncate(offset=part[0], duration=part[1], preserve_id=True)
+
+
+def spoken_part(start: float, duration: float, whole: float) -> tuple[float, float] | None:
+    """Start and duration in seconds of what a supervision is of, in a cut that is ``whole`` seconds long.
+
+    A supervision that is within `SLACK` of the whole is of the whole; None: one that goes beyond it.
+    """
+    end = start + duration
+    if start < -SLACK or end > whole + SLACK or duration <= 0:
+        return None
+    if start <= SLACK and end >= whole - SLACK:
+        return 0.0, whole
+    start = max(0.0, start)
+    return start, min(end, whole) - start
 
 
 def languages_of(cuts: Iterable[Any]) -> list[str]:
@@ -228,7 +270,7 @@ def summarize(data: Path) -> list[SplitSummary]:
         for _, row in _read_rows(data, split):
             supervision = row["supervisions"][0]
             total = totals.setdefault((supervision["language"], split), [0.0, 0, 0])
-            total[0] += row["duration"] / 3600
+            total[0] += min(row["duration"], supervision.get("duration", math.inf)) / 3600
             total[1] += 1
             total[2] += len(supervision["text"].split())
     keys = sorted(totals, key=lambda key: (key[0], SPLITS.index(key[1])))
@@ -265,14 +307,19 @@ def merge(inputs: Sequence[Path], out: Path) -> None:
             for split, row in rows:
                 identifier = prefix + row["id"]
                 used.add(identifier)
-                supervision, recording = row["supervisions"][0], row["recording"]
-                audio = recording["sources"][0]["source"]
-                if not Path(audio).is_absolute():
-                    source, audio = folder / audio, f"audio/{supervision['language']}/{_file_name(identifier)}.flac"
-                    _link(source, builder.folder / audio)
-                samples, rate = recording["num_samples"], recording["sampling_rate"]
-                language, text, speaker = supervision["language"], supervision["text"], supervision.get("speaker")
-                builder.add_row(split, cut_row(identifier, audio, samples, language, text, speaker, rate))
+                spoken, *others = row["supervisions"]
+                audios = []
+                for number, source in enumerate(row["recording"]["sources"]):
+                    audio = source["source"]
+                    if not Path(audio).is_absolute():
+                        name = _file_name(identifier if number == 0 else f"{identifier}-{number}")
+                        audio = f"audio/{spoken['language']}/{name}.flac"
+                        _link(folder / source["source"], builder.folder / audio)
+                    audios.append({**source, "source": audio})
+                spoken = {**spoken, "id": identifier, "recording_id": identifier}
+                recording = {**row["recording"], "id": identifier, "sources": audios}
+                row |= {"id": identifier, "supervisions": [spoken, *others], "recording": recording}
+                builder.add_row(split, row)
 
 
 def resplit(data: Path, out: Path, split: Callable[[str, str], str]) -> None:
@@ -290,9 +337,9 @@ def resplit(data: Path, out: Path, split: Callable[[str, str], str]) -> None:
         for old in SPLITS:
             for _, row in _read_rows(data, old):
                 supervision = row["supervisions"][0]
-                audio = row["recording"]["sources"][0]["source"]
-                if not Path(audio).is_absolute():
-                    _link(data / audio, builder.folder / audio)
+                for source in row["recording"]["sources"]:
+                    if not Path(source["source"]).is_absolute():
+                        _link(data / source["source"], builder.folder / source["source"])
                 builder.add_row(split(supervision["language"], supervision["text"]), row)
 
 

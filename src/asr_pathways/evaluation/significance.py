@@ -211,7 +211,7 @@ class Bootstrap:
             for place, name in enumerate(systems):
                 errors = slice(2 * place + 2, 2 * place + 4)  # the first two columns are words and characters
                 wer, cer = total[errors] / total[:2]
-                resampled = sums[:, errors] / sums[:, :2]
+                resampled = sums[:, errors] / np.maximum(sums[:, :2], 1)  # a resample may have no words
                 interval = percentiles(resampled[:, 0])
                 rates[name][language] = LanguageRate(len(counts), int(total[0]), float(wer), float(cer), interval)
                 replicates[name].append(resampled)

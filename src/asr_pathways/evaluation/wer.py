@@ -146,7 +146,7 @@ def score(utterances: Iterable[Utterance], *, replications: int = REPLICATIONS, 
     """Corpus-level scores of every language in ``utterances``, and their means.
 
     Raises:
-        PathwaysError: if there are no utterances, or one has a reference without words.
+        PathwaysError: if there are no utterances, or no reference of a language has words.
     """
     groups = _by_language(utterances)
     languages, resampled = [], []
@@ -155,7 +155,7 @@ def score(utterances: Iterable[Utterance], *, replications: int = REPLICATIONS, 
         characters = _total(character_counts(utterance) for utterance in group)
         counts = np.array([(count.errors, count.reference_length) for count in words], dtype=np.int64)
         sums = resampled_sums(counts, language, replications=replications, seed=seed)
-        rates = sums[:, 0] / sums[:, 1]
+        rates = sums[:, 0] / np.maximum(sums[:, 1], 1)  # a resample may have no words
         languages.append(LanguageScore(language, len(group), _total(words), characters, percentiles(rates)))
         resampled.append(rates)
     return Scores(
@@ -164,6 +164,25 @@ def score(utterances: Iterable[Utterance], *, replications: int = REPLICATIONS, 
         mean_cer=float(np.mean([entry.cer.rate for entry in languages])),
         mean_wer_ci=percentiles(np.mean(resampled, axis=0)),
     )
+
+
+def require_words(references: Iterable[tuple[str, str]]) -> None:
+    """Raises PathwaysError if a language has (language, reference) pairs, and none of them has words."""
+    words: dict[str, bool] = {}
+    for language, reference in references:
+        words[language] = words.get(language, False) or bool(reference.split())
+    for language, some in words.items():
+        if not some:
+            raise PathwaysError(f"{language}: none of its references has words once normalised: no error rate")
+
+
+def without_words(utterances: Iterable[Utterance]) -> dict[str, int]:
+    """How many references of each language have no words; languages without any such are left out."""
+    counts: dict[str, int] = {}
+    for utterance in utterances:
+        if not utterance.reference.split():
+            counts[utterance.language] = counts.get(utterance.language, 0) + 1
+    return counts
 
 
 def align(reference: str, hypothesis: str) -> list[Edit]:
@@ -184,14 +203,10 @@ def _by_language(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
     """Utterances of each language sorted by id, so that their order does not change the draws."""
     groups: dict[str, list[Utterance]] = {}
     for utterance in utterances:
-        if not utterance.reference.split():
-            raise PathwaysError(
-                f"utterance {utterance.id} ({utterance.language}): its reference has no words, so it has no "
-                "error rate; add its text or leave it out"
-            )
         groups.setdefault(utterance.language, []).append(utterance)
     if not groups:
         raise PathwaysError("no utterances to score; check the split and the languages that were asked for")
+    require_words((utterance.language, utterance.reference) for group in groups.values() for utterance in group)
     return {language: sorted(group, key=lambda u: u.id) for language, group in groups.items()}
 
 

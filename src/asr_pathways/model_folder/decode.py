@@ -21,7 +21,7 @@ from asr_pathways.data.progress import track
 from asr_pathways.data.tokenizer import Tokenizer, lost_words
 from asr_pathways.data.voice_activity import is_silent, speech_segments
 from asr_pathways.errors import PathwaysError
-from asr_pathways.evaluation.wer import Utterance
+from asr_pathways.evaluation.wer import Utterance, require_words
 from asr_pathways.model_folder.language_id import LanguageIdentifier, rank
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.emformer import STRIDE
@@ -76,8 +76,8 @@ class Transcript:
 Span = tuple[int, int]  # samples
 
 
-def transcribe(asr: AsrModel, path: Path, language: str) -> Transcript:
-    """Recognises a whole recording of any rate and format that libsndfile reads.
+def transcribe(asr: AsrModel, path: Path, language: str, channel: int | None = None) -> Transcript:
+    """Recognises a whole recording of any rate and format that libsndfile reads; ``channel`` as in `read_audio`.
 
     What is longer than the model's window is cut by voice activity; nothing is made of what has no speech there.
 
@@ -85,7 +85,7 @@ def transcribe(asr: AsrModel, path: Path, language: str) -> Transcript:
         PathwaysError: if the file cannot be read as audio or is too short, or the language is unknown.
     """
     (language,) = asr.check_languages([language])
-    samples = read_samples(path)
+    samples = read_samples(path, channel)
     parts = [(span, language) for span in _spans(samples, asr.model.window)]
     return _transcript(asr, path, samples, parts, language)
 
@@ -181,13 +181,13 @@ def _timed(asr: AsrModel, language: str, search: GreedySearch) -> list[tuple[str
     return [(pieces[symbol], round(frame * STRIDE * 0.01, 2)) for symbol, frame in emitted]
 
 
-def read_samples(path: Path) -> Samples:
-    """A recording at 16 kHz, mono.
+def read_samples(path: Path, channel: int | None = None) -> Samples:
+    """A recording at 16 kHz, mono: one of its channels, from 0, or their average.
 
     Raises:
         PathwaysError: if it cannot be read as audio, or is too short to recognise.
     """
-    samples = read_audio(path)
+    samples = read_audio(path, channel=channel)
     if len(samples) < STRIDE * SAMPLE_RATE // 100:
         milliseconds = 1000 * len(samples) / SAMPLE_RATE
         raise PathwaysError(f"{path}: only {milliseconds:.0f} ms of audio: too short to recognise")
@@ -215,9 +215,12 @@ def decode_cuts(asr: AsrModel, cuts: Iterable[Any], *, progress: bool = True) ->
     """Decodes Lhotse cuts as `decode_split` does.
 
     Raises:
-        PathwaysError: if there are none, or their audio is broken.
+        PathwaysError: if there are none, no reference of a language has words, or their audio is broken.
     """
     model = asr.model
+    cuts = list(cuts)
+    spoken = [cut.supervisions[0] for cut in cuts]
+    require_words((one.language, reference_text(one.text, one.language, model.free_text)) for one in spoken)
     batched: list[Any] = []
     alone: list[Any] = []
     for cut in cuts:
@@ -272,5 +275,10 @@ def pair(identifier: str, language: str, reference: str, hypothesis: str, free_t
 
     In languages without spaces between words both are split into letters.
     """
-    texts = [scoring_text(text, language) if free_text else text for text in (reference, hypothesis)]
-    return Utterance(identifier, language, *(letters_apart(text, language) for text in texts))
+    texts = (reference_text(text, language, free_text) for text in (reference, hypothesis))
+    return Utterance(identifier, language, *texts)
+
+
+def reference_text(text: str, language: str, free_text: bool) -> str:
+    """A text as it is compared; see `pair`."""
+    return letters_apart(scoring_text(text, language) if free_text else text, language)

@@ -43,6 +43,9 @@ AUTO = "auto"
 IDENTIFIED = 30.0
 """Seconds of a recording's speech, from its start, that decide which language it is in."""
 
+UNCERTAIN = 0.6
+"""Probability of the likeliest language below which a user is told that it is uncertain."""
+
 CLEAR = 0.8
 """Probability from which a segment is taken to be in another language than the recording."""
 
@@ -124,6 +127,11 @@ class Recognizer:
         return self._engine.languages
 
     @property
+    def free_text(self) -> bool:
+        """Whether it writes cased and punctuated text, which is normalised before it is scored."""
+        return self._engine.free_text
+
+    @property
     def streams(self) -> bool:
         """Whether `stream` is possible."""
         return self._streaming is not None
@@ -152,6 +160,7 @@ class Recognizer:
         *,
         language: str | None = None,
         words: bool = False,
+        channel: int | None = None,
     ) -> Result:
         """Recognises a recording of any length; what is longer than the model's window is cut by voice activity.
 
@@ -163,11 +172,12 @@ class Recognizer:
             sample_rate: of the samples, in Hz; a file has its own.
             language: instead of the recogniser's.
             words: whether to time words.
+            channel: of a file, from 0; None: the average of all.
 
         Raises:
             PathwaysError: if it cannot be read as audio or is too short, or the language is unknown.
         """
-        samples = _samples(audio, sample_rate)
+        samples = _samples(audio, sample_rate, channel)
         asked = language or self._language
         if asked is None:
             raise PathwaysError(f"language: choose one of {' '.join(self.languages)}")
@@ -282,10 +292,10 @@ class Recognizer:
         return parts, main, probabilities
 
 
-def _samples(audio: str | Path | Samples, sample_rate: int) -> Samples:
+def _samples(audio: str | Path | Samples, sample_rate: int, channel: int | None) -> Samples:
     """At 16 kHz."""
     if isinstance(audio, (str, Path)):
-        return read_audio(Path(audio))
+        return read_audio(Path(audio), channel=channel)
     samples = np.asarray(audio)
     if samples.ndim != 1 or samples.dtype != np.float32:
         raise PathwaysError(f"samples: a float32 vector in [-1, 1] is needed, not {samples.dtype} {samples.shape}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, require_scale
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.normalize import normalize
 from asr_pathways.data.tokenizer import SPACE, Tokenizer
@@ -260,7 +260,7 @@ class Stream:
         Nothing is decoded yet: :meth:`partial`, :meth:`final` and `StreamingTransducer.decode` do that.
 
         Raises:
-            PathwaysError: if ``samples`` is not a float32 vector of finite values, or the rate changes.
+            PathwaysError: if ``samples`` is not a float32 vector of finite values in that range, or the rate changes.
         """
         samples = np.asarray(samples)
         if samples.ndim != 1 or samples.dtype != np.float32:
@@ -269,6 +269,7 @@ class Stream:
             )
         if not np.isfinite(samples).all():
             raise PathwaysError("samples have values that are not finite")
+        require_scale(samples)
         self._segment.accept(samples, sample_rate)
 
     def partial(self) -> StreamResult:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from asr_pathways.data.audio import SAMPLE_RATE
-from asr_pathways.model_folder.decode import Transcript, read_samples, spoken_segments
+from asr_pathways.data.batches import read_cut
+from asr_pathways.data.corpus import languages_of, load_cuts
+from asr_pathways.data.live import Sound, live_blocks
+from asr_pathways.data.progress import track
+from asr_pathways.errors import PathwaysError
+from asr_pathways.evaluation.wer import Utterance, require_words
+from asr_pathways.model_folder.decode import pair, read_samples, reference_text
+from asr_pathways.runtime.recognizer import Recognizer
+from asr_pathways.runtime.results import Result, Segment
 from asr_pathways.runtime.streaming import StreamingTransducer, StreamResult
 
 CHUNK = 0.32
@@ -17,47 +22,73 @@ CHUNK = 0.32
 
 
 def transcribe_stream(
-    recognizer: StreamingTransducer, path: Path, language: str, chunk: float = CHUNK
-) -> Iterator[tuple[Transcript, bool]]:
+    recognizer: StreamingTransducer | Recognizer,
+    path: Path,
+    language: str,
+    chunk: float = CHUNK,
+    channel: int | None = None,
+) -> Iterator[tuple[Result, bool]]:
     """Decodes a recording ``chunk`` seconds at a time; yields the hypothesis after each, and whether it is final.
 
     Raises:
-        PathwaysError: as `model_folder.decode.transcribe`.
+        PathwaysError: if the file cannot be read as audio or is too short, or the language is unknown.
     """
     stream = recognizer.stream(language)
-    samples = read_samples(path)
+    samples = read_samples(path, channel)
     seconds = len(samples) / SAMPLE_RATE
     step = max(1, round(chunk * SAMPLE_RATE))
     for start in range(0, len(samples), step):
         stream.accept(samples[start : start + step])
-        yield _transcript(path, stream.partial(), seconds)
-    yield _transcript(path, stream.final(), seconds)
+        yield _result(stream.partial(), seconds)
+    yield _result(stream.final(), seconds)
 
 
-class Sound(Protocol):
-    """Bytes as they come."""
-
-    def read(self, size: int, /) -> bytes:
-        """The next ``size`` bytes; fewer at the end."""
-
-
-def transcribe_live(recognizer: StreamingTransducer, sound: Sound, language: str) -> Iterator[tuple[Transcript, bool]]:
-    """Decodes 16-bit mono samples at 16 kHz as they are read, until ``sound`` ends.
+def transcribe_live(
+    recognizer: StreamingTransducer | Recognizer,
+    sound: Sound,
+    language: str,
+    rate: int = SAMPLE_RATE,
+    encoding: str = "s16le",
+    channel: int | None = None,
+) -> Iterator[tuple[Result, bool]]:
+    """Decodes a WAV stream, or raw samples of ``rate`` and ``encoding``, as they are read, until ``sound`` ends.
 
     Yields the hypothesis of a segment after each `CHUNK` seconds, and the final one once silence has ended it.
 
     Raises:
-        PathwaysError: for an unknown language.
+        PathwaysError: for an unknown language, or as `data.live.live_blocks` does.
     """
     stream = recognizer.stream(language)
-    while data := sound.read(2 * round(CHUNK * SAMPLE_RATE)):
-        stream.accept(np.frombuffer(data[: len(data) // 2 * 2], dtype="<i2").astype(np.float32) / np.float32(32768))
+    for samples, its_rate in live_blocks(sound, CHUNK, rate, encoding, channel):
+        stream.accept(samples, its_rate)
         result = stream.final() if stream.partial().text and stream.endpoint() else stream.partial()
-        yield _transcript(Path("-"), result, result.end - result.start)
+        yield _result(result, result.end - result.start)
     if (last := stream.final()).text:
-        yield _transcript(Path("-"), last, last.end - last.start)
+        yield _result(last, last.end - last.start)
 
 
-def _transcript(path: Path, result: StreamResult, seconds: float) -> tuple[Transcript, bool]:
-    segments = spoken_segments([(result.start, result.end, result.language, result.text)])
-    return Transcript(str(path), result.language, result.text, result.tokens, seconds, segments), result.final
+def recognize_split(
+    recognizer: Recognizer, data: Path, split: str, languages: Sequence[str] | None = None
+) -> list[Utterance]:
+    """Recognises a split of a data folder, one utterance after another, as a user's recordings are.
+
+    Raises:
+        PathwaysError: if the data folder is broken or has none of the languages, or one has no words in references.
+    """
+    present = languages_of(load_cuts(data, split))
+    chosen = tuple(language for language in languages or present if language in recognizer.languages)
+    cuts = list(load_cuts(data, split, chosen or languages or recognizer.languages))
+    spoken = [cut.supervisions[0] for cut in cuts]
+    require_words((one.language, reference_text(one.text, one.language, recognizer.free_text)) for one in spoken)
+    utterances = []
+    for cut, reference in track(zip(cuts, spoken, strict=True), "Recognising", len(cuts), lambda _: 1):
+        text = recognizer.transcribe(read_cut(cut), language=reference.language).text
+        utterances.append(pair(cut.id, reference.language, reference.text, text, recognizer.free_text))
+    if not utterances:
+        raise PathwaysError("nothing to evaluate: the split has no utterances in the languages asked for")
+    return sorted(utterances, key=lambda utterance: utterance.language)
+
+
+def _result(result: StreamResult, seconds: float) -> tuple[Result, bool]:
+    segments = (Segment(result.text, result.start, result.end, result.language, result.words),) if result.text else ()
+    return Result(result.text, result.language, segments, seconds), result.final

@@ -91,6 +91,10 @@ def test_the_split_follows_the_path_not_the_order(folder: Path, tmp_path: Path) 
 BAD = [
     ("{not json", "not a JSON object"),
     ("[1]", "not a JSON object"),
+    ("[" * 100_000, "not a JSON object"),
+    (json.dumps(row(1))[:-1] + ', "duration": ' + "9" * 5000 + "}", "not a JSON object"),
+    (row(1, duration=10**400), "'duration' is not a number"),
+    (row(1, offset=True), "'offset' cannot be nan s"),
     (row(1, text=None), "no 'text'"),
     (row(1, text=5), "'text' is not text"),
     (row(1, audio_filepath=None), "no 'audio_filepath'"),
@@ -109,6 +113,15 @@ BAD = [
     (row(1, duration=3.0), "1.00 s of audio where the row states 3 s"),
     (row(1, duration=0.1), "cannot be spoken in it"),
     (row(1, split="eval"), "unknown split 'eval'"),
+    (row(1, channel=2), "no channel 2: it has 2, counted from 0"),
+    (row(1, channel=-1), "'channel' is not the number of one, counted from 0: -1"),
+    (row(1, channel="left"), "'channel' is not the number of one, counted from 0: 'left'"),
+    (row(1, channel=True), "'channel' is not the number of one, counted from 0: True"),
+    (row(1, audio_filepath="cut.wav"), "truncated audio: "),
+    (row(1, audio_filepath="unscaled.wav"), "where full scale is 1"),
+    (row(1, audio_filepath="faint.wav"), "nothing of it would be left in 16 bits"),
+    (row(1, audio_filepath="a.raw"), "no header says its rate and format"),
+    (row(1, audio_filepath="a.m4a"), "MP4 or M4A is not read: convert it"),
     (row(1, audio_filepath="silent.wav"), "no audio in it"),
     (row(1, audio_filepath="nan.wav"), "not finite"),
     (row(1, audio_filepath="long.wav"), "longer than 40 s"),
@@ -120,6 +133,11 @@ def test_bad_rows_are_reported_by_line(folder: Path, tmp_path: Path, bad: Any, r
     soundfile.write(folder / "silent.wav", np.zeros(0, np.float32), 8000)
     soundfile.write(folder / "nan.wav", np.full(800, np.nan, np.float32), 8000, subtype="FLOAT")
     soundfile.write(folder / "long.wav", np.zeros(41 * 8000, np.float32), 8000)
+    (folder / "cut.wav").write_bytes((folder / "wavs/0.wav").read_bytes()[:9000])
+    soundfile.write(folder / "unscaled.wav", tone(1.0) * 32768, 16_000, subtype="FLOAT")
+    soundfile.write(folder / "faint.wav", tone(1.0) / 2**31, 16_000, subtype="FLOAT")
+    (folder / "a.raw").write_bytes(bytes(9000))
+    (folder / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(99))
     path = write(folder / "m.jsonl", [*(row(i) for i in range(3)), bad])
     result = prepare_manifest(tmp_path / "out", path, max_bad=0.25)
     assert [found.line for found in result] == [4] and reason in result[0].reason
@@ -128,6 +146,15 @@ def test_bad_rows_are_reported_by_line(folder: Path, tmp_path: Path, bad: Any, r
         prepare_manifest(tmp_path / "strict", path)
     assert reason in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "strict").exists() and not list(tmp_path.glob(".strict*"))
+
+
+def test_a_channel_is_an_utterance_of_its_own(folder: Path, tmp_path: Path) -> None:
+    left, right = tone(1.0, 300), tone(1.0, 900)
+    soundfile.write(folder / "two.wav", np.stack([left, right], axis=1), 16_000)
+    rows = [row(1, audio_filepath="two.wav", channel=0), row(1, audio_filepath="two.wav", channel="1")]
+    assert prepare_manifest(tmp_path / "out", write(folder / "m.jsonl", list(rows))) == []
+    found = [cut.load_audio()[0] for _, (_, cut) in sorted(all_cuts(tmp_path / "out").items())]
+    assert [int(np.abs(np.fft.rfft(samples)).argmax()) for samples in found] == [300, 900]
 
 
 def test_manifests_that_are_none(folder: Path, tmp_path: Path) -> None:
@@ -142,6 +169,12 @@ def test_manifests_that_are_none(folder: Path, tmp_path: Path) -> None:
         prepare_manifest(out, write(folder / "m.tsv", ["audio_filepath\tx", "a\tb"]))
     with pytest.raises(PathwaysError, match="no rows in it"):
         prepare_manifest(out, write(folder / "m.tsv", ["audio_filepath\ttext\tlang"]))
+    with pytest.raises(PathwaysError, match="its header has more than one column text"):
+        prepare_manifest(out, write(folder / "m.tsv", ["audio_filepath\ttext\tlang\ttext", "a\tb\tc\td"]))
+    with pytest.raises(PathwaysError, match=r"bad: line 2: .*: 200000 letters in 1\.00 s"):
+        prepare_manifest(
+            out, write(folder / "m.tsv", ["audio_filepath\ttext\tlang", f"wavs/0.wav\t{'a' * 200_000}\ten"])
+        )
     with pytest.raises(PathwaysError, match="bad: line 1: not a JSON object"):
         prepare_manifest(out, write(folder / "m.jsonl", ["x"]), max_bad=1.0)
     assert not out.exists()

@@ -15,6 +15,7 @@ from asr_pathways.data.corpora.fleurs import FLEURS
 from asr_pathways.data.corpora.mls import MLS
 from asr_pathways.data.corpora.published import Published, prepare_published, with_languages_of
 from asr_pathways.data.corpus import SPLITS, load_cuts, merge, resplit, sources_of, summarize
+from asr_pathways.data.mpeg import count_frames
 from asr_pathways.errors import PathwaysError
 from tests import warm
 from tests.data.published import COUNTS, SENTENCES, make_commonvoice, make_fleurs, make_mls
@@ -237,17 +238,101 @@ def test_incomplete_downloads(tmp_path: Path) -> None:
 def test_broken_tables(tmp_path: Path) -> None:
     source = make_fleurs(tmp_path / "fleurs", {"fr_fr": "fr"})
     (source / "metadata/fr_fr/dev.tsv").write_text("1\ta.wav\ttext\n")
-    with pytest.raises(PathwaysError, match="fr_fr: not readable as FLEURS: ValueError"):
+    with pytest.raises(
+        PathwaysError, match=r"fr_fr: not readable as FLEURS: ValueError: dev\.tsv: line 1: 3 columns where 7 should be"
+    ):
         prepare_fleurs(tmp_path / "out", source)
     source = make_commonvoice(tmp_path / "cv", {"fr": "fr"})
-    (source / "fr/dev.tsv").write_text("client_id\tpath\tsentence\tage\tgender\n")
-    with pytest.raises(PathwaysError, match=r"dev\.tsv: its header has no column accents, variant"):
+    (source / "fr/dev.tsv").write_text("client_id\tpath\tage\tgender\n")
+    with pytest.raises(PathwaysError, match=r"dev\.tsv: its header has no column sentence"):
         prepare_commonvoice(tmp_path / "out", source)
     source = make_mls(tmp_path / "mls", {"mls_french": "fr"})
     (source / "mls_french/dev/transcripts.txt").write_text("one\n")
     with pytest.raises(PathwaysError, match=r"transcripts\.txt: line 1: not SPEAKER_BOOK_SEGMENT"):
         prepare_mls(tmp_path / "out", source)
     assert not (tmp_path / "out").exists()
+
+
+def texts_of(data: Path) -> dict[str, str]:
+    return {cut.id[-8:]: cut.supervisions[0].text for split in SPLITS for cut in load_cuts(data, split)}
+
+
+def test_sentences_with_tabs_and_newlines_are_whole(tmp_path: Path) -> None:
+    source = make_commonvoice(tmp_path / "cv", {"fr": "fr"})
+    prepare_commonvoice(tmp_path / "plain", source)
+    plain = texts_of(tmp_path / "plain")
+    assert plain["10000000"] == "un deux" and plain["10000001"] == "trois"
+    for name in ("dev", "test"):
+        table = source / f"fr/{name}.tsv"
+        text = table.read_text(encoding="utf-8").replace("Un deux", "Un\t\tdeux\n\ntrois\u2028quatre\x0bcinq\tsix", 1)
+        table.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    prepare_commonvoice(tmp_path / "odd", source)
+    odd = texts_of(tmp_path / "odd")
+    assert odd["10000000"] == odd["20000000"] == "un deux trois quatre cinq six"
+    assert {name: text for name, text in odd.items() if "0000000" not in name} == {
+        name: text for name, text in plain.items() if "0000000" not in name
+    }
+
+
+@pytest.mark.parametrize("fields", [1, 3, 6])
+def test_a_row_with_too_few_columns_is_named(tmp_path: Path, fields: int) -> None:
+    source = make_commonvoice(tmp_path / "cv", {"fr": "fr"})
+    table = source / "fr/train.tsv"
+    lines = table.read_text(encoding="utf-8").split("\n")
+    lines[4] = "\t".join(lines[4].split("\t")[:fields])
+    table.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(PathwaysError, match=rf"train\.tsv: line 5: {fields} columns where its header has 13"):
+        prepare_commonvoice(tmp_path / "out", source)
+
+
+def test_releases_with_few_columns_are_read(tmp_path: Path) -> None:
+    source = make_commonvoice(tmp_path / "cv", {"fr": "fr"})
+    prepare_commonvoice(tmp_path / "new", source)
+    for split in SPLITS:
+        table = source / f"fr/{split}.tsv"
+        rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]
+        table.write_text("".join(f"{row[3]}\t{row[1].removesuffix('.mp3')}\n" for row in rows), encoding="utf-8")
+    prepare_commonvoice(tmp_path / "old", source)
+    assert texts_of(tmp_path / "old") == texts_of(tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("make", "prepare", "name", "suffix"),
+    [
+        (make_commonvoice, prepare_commonvoice, "fr", "mp3"),
+        (make_fleurs, prepare_fleurs, "fr_fr", "wav"),
+        (make_mls, prepare_mls, "mls_french", "flac"),
+        (make_mls, prepare_mls, "mls_french_opus", "opus"),
+    ],
+)
+def test_empty_and_short_files_cost_an_utterance_each(
+    make: Any, prepare: Any, name: str, suffix: str, tmp_path: Path
+) -> None:
+    source = make(tmp_path / "source", {name: "fr"})
+    usual = prepare(tmp_path / "out", source)["fr"]
+    first, second, *_ = sorted(source.rglob(f"*.{suffix}"))
+    first.write_bytes(b"")
+    assert prepare(tmp_path / "out", source)["fr"] == usual | {"empty audio file": 1}
+    if suffix != "flac":  # a FLAC file does not say where it ends
+        path = second if suffix != "opus" else sorted(source.rglob("*.opus"))[-1]
+        path.write_bytes(path.read_bytes()[:-700])
+        assert prepare(tmp_path / "out", source)["fr"] == usual | {"empty audio file": 1, "audio cut short": 1}
+
+
+def test_clips_without_a_header_are_as_long_as_they_are(tmp_path: Path) -> None:
+    source = make_commonvoice(tmp_path / "cv", {"fr": "fr"})
+    prepare_commonvoice(tmp_path / "whole", source)
+    for path in source.rglob("*.mp3"):
+        data = path.read_bytes()
+        stream = count_frames(data)
+        assert stream is not None
+        path.write_bytes(data[stream.start :])
+    prepare_commonvoice(tmp_path / "cut", source)
+    for split in SPLITS:
+        cuts = list(load_cuts(tmp_path / "cut", split))
+        for one, other in zip(cuts, load_cuts(tmp_path / "whole", split), strict=True):
+            assert other.duration <= one.duration < other.duration + 0.1
+        assert sum(len(batch) for batch in eval_batches(cuts)) == len(cuts)
 
 
 def test_long_or_dense_utterances_stay_out_of_train_only(tmp_path: Path) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
-from lhotse import CutSet, MonoCut
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.shar import SharWriter
+from lhotse.utils import fastcopy
 
 from asr_pathways.data.audio import place_in, read_audio, write_flac
-from asr_pathways.data.batches import eval_batches
+from asr_pathways.data.batches import eval_batches, read_cut
 from asr_pathways.data.corpora.shar import prepare_shar
 from asr_pathways.data.corpus import SPLITS, load_cuts, merge, summarize
 from asr_pathways.errors import PathwaysError
@@ -77,6 +80,64 @@ def test_what_cannot_be_used_is_counted(corpus: Path, tmp_path: Path) -> None:
     dropped = prepare_shar(tmp_path / "data", tmp_path / "shar")
     assert dropped == {"en": {"no words": 1, "not one supervision": 1, "no audio": 1}}
     assert [cut.id for cut in load_cuts(tmp_path / "data", "dev")] == [cuts[2].id]
+
+
+def test_only_what_a_supervision_is_of_is_read(corpus: Path, tmp_path: Path) -> None:
+    first, second, _, fourth, *_ = load_cuts(corpus, "train", ["en"])
+    whole, part, beyond = (
+        fastcopy(cut, id=name) for cut, name in ((first, "whole"), (fourth, "part"), (second, "beyond"))
+    )
+    part.supervisions = [fastcopy(part.supervisions[0], start=0.2, duration=0.3)]
+    beyond.supervisions = [fastcopy(beyond.supervisions[0], start=-1.0, duration=beyond.duration + 2.0)]
+    (tmp_path / "shar" / "dev").mkdir(parents=True)
+    with SharWriter(tmp_path / "shar" / "dev", {"recording": "wav"}) as writer:
+        for cut in (whole, part, beyond):
+            writer.write(cut)
+    assert prepare_shar(tmp_path / "data", tmp_path / "shar") == {"en": {"its text is of more than the cut": 1}}
+    merge([tmp_path / "data"], tmp_path / "merged")
+    for data in (tmp_path / "data", tmp_path / "merged"):
+        found = {cut.id: cut for cut in load_cuts(data, "dev")}
+        assert np.array_equal(read_cut(found["whole"]), read_cut(first))
+        assert np.array_equal(read_cut(found["part"]), read_cut(fourth)[3200:8000])
+
+
+def test_windows_of_a_recording_are_left_out_where_their_text_goes_on(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "shar" / "dev").mkdir(parents=True)
+    (cut,) = load_cuts(corpus, "train", ["en"]).subset(first=12).subset(last=1)
+    with SharWriter(tmp_path / "shar" / "dev", {"recording": "flac"}) as writer:
+        for window in CutSet.from_cuts([cut]).cut_into_windows(0.5):
+            writer.write(window)
+        writer.write(cut)
+    assert prepare_shar(tmp_path / "data", tmp_path / "shar") == {"en": {"its text is of more than the cut": 3}}
+
+
+def test_the_channel_of_a_cut_is_read(tmp_path: Path) -> None:
+    left, right = tone(1.0, 300), tone(1.0, 900)
+    soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 16_000)
+    recording = Recording.from_file(tmp_path / "a.wav")
+    (tmp_path / "shar" / "dev").mkdir(parents=True)
+    with SharWriter(tmp_path / "shar" / "dev", {"recording": "wav"}) as writer:
+        for channel in (0, 1):
+            spoken = SupervisionSegment(f"s{channel}", recording.id, 0.0, 1.0, channel, "one", "en")
+            writer.write(MonoCut(f"c{channel}", 0, 1.0, channel, [spoken], recording=recording))
+    assert prepare_shar(tmp_path / "data", tmp_path / "shar") == {}
+    found = [read_cut(cut) for cut in load_cuts(tmp_path / "data", "dev")]
+    assert [int(np.abs(np.fft.rfft(samples)).argmax()) for samples in found] == [300, 900]
+
+
+def test_audio_that_is_shorter_than_its_cut_is_left_out(corpus: Path, tmp_path: Path) -> None:
+    cuts = list(load_cuts(corpus, "dev", ["en"]))
+    (tmp_path / "shar" / "dev").mkdir(parents=True)
+    with SharWriter(tmp_path / "shar" / "dev", {"recording": "wav"}) as writer:
+        for cut in cuts:
+            writer.write(cut)
+    manifest = tmp_path / "shar/dev/cuts.000000.jsonl.gz"
+    with gzip.open(manifest, "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    rows[0]["duration"] = rows[0]["supervisions"][0]["duration"] = 3.0
+    with gzip.open(manifest, "wt") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
+    assert prepare_shar(tmp_path / "data", tmp_path / "shar") == {"en": {"audio cut short": 1}}
 
 
 def test_a_place_in_an_archive_reads_like_a_file(tmp_path: Path) -> None:

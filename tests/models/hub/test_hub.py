@@ -79,7 +79,7 @@ def test_the_commands_work_on_it(kind: str, hub_folder: Maker, speech: Path, tmp
         ("evaluate", model, "--data", speech),
         ("prune", model, "--data", speech, "--method", "dynamic", "--sparsity", 0.5, "--config", config, "--out", run),
         ("evaluate", run, "--data", speech, "--json", tmp_path / "scores.json"),
-        ("transcribe", run, "--language", "fr-FR", sound, "--json"),
+        ("transcribe", run, "--language", "fr-FR", sound, "--format", "json"),
         ("inspect", run),
     ):
         result = runner.invoke(app, [str(word) for word in words], catch_exceptions=False)

@@ -5,17 +5,22 @@ Each row has an audio file, its text and its language::
     {"audio_filepath": "a/1.wav", "text": "Hello there!", "lang": "en", "duration": 1.5, "offset": 0.0}
 
 ``lang`` is the code of a language in any form (``fr``, ``fra``, ``fr-FR``): the data folder has the shortest.
-``duration`` and ``offset`` (seconds), ``split`` (train, dev or test) and ``speaker`` are optional; paths are
-relative to the manifest. Without ``split`` a row's split is by the hash of its audio path, 80/10/10.
+``duration`` and ``offset`` (seconds), ``channel`` (from 0; else all are averaged), ``split`` (train, dev or test) and
+``speaker`` are optional; paths are relative to the manifest. Without ``split`` a row's split is by the hash of its
+audio path, 80/10/10.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from asr_pathways.data.audio import SAMPLE_RATE, read_audio
 from asr_pathways.data.corpus import MAX_CHARACTERS_PER_SECOND, SPLITS, CorpusBuilder, build_corpus, parse_line
@@ -28,6 +33,7 @@ from asr_pathways.files import read_text
 
 REQUIRED = ("audio_filepath", "text", "lang")
 MAX_SECONDS = 40.0
+FAINTEST = 2.0**-16  # samples below it are zeros in 16 bits
 LONGEST_FILE = 1e7  # seconds: no offset or duration reaches so far
 
 
@@ -84,18 +90,20 @@ def _read_lines(path: Path) -> list[tuple[int, Any]]:
 
 
 def _read_tsv(path: Path) -> list[tuple[int, Any]]:
-    # csv's reader gives up on long fields and NULs, and of a file without quotes it does no more than this
-    lines = [line.removesuffix("\r").split("\t") for line in read_text(path, "manifest").split("\n")]
-    header = lines[0]
+    first, *lines = read_text(path, "manifest").split("\n")
+    header = first.split("\t")
     missing = [name for name in REQUIRED if name not in header]
     if missing:
         raise PathwaysError(f"{path}: its header has no column {', '.join(missing)}")
+    if twice := [name for name, count in Counter(filter(None, header)).items() if count > 1]:
+        raise PathwaysError(f"{path}: its header has more than one column {', '.join(twice)}")
     rows: list[tuple[int, Any]] = []
-    for number, fields in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines, 2):
+        fields = line.split("\t")
         if len(fields) == len(header):
             rows.append((number, {name: value for name, value in zip(header, fields, strict=True) if value != ""}))
-        elif fields != [""]:
-            rows.append((number, "\t".join(fields)))
+        elif line:
+            rows.append((number, line))
     return rows
 
 
@@ -117,7 +125,11 @@ def _add(corpus: CorpusBuilder, raw: Any, line: int, folder: Path) -> None:
     offset = _seconds(raw, "offset") or 0.0
     duration = _seconds(raw, "duration")
     path = folder / raw["audio_filepath"]
-    samples = read_audio(path, offset, min(duration or math.inf, MAX_SECONDS + 1))  # it may be of hours
+    samples = read_audio(path, offset, min(duration or math.inf, MAX_SECONDS + 1), _channel(raw))  # it may be of hours
+    if 0 < (peak := float(np.abs(samples).max())) < FAINTEST:
+        raise PathwaysError(
+            f"{path}: samples reach {peak:g} where full scale is 1: nothing of it would be left in 16 bits"
+        )
     seconds = len(samples) / SAMPLE_RATE
     if seconds > MAX_SECONDS:
         raise PathwaysError(f"{path}: longer than {MAX_SECONDS:g} s: cut it into utterances")
@@ -132,12 +144,21 @@ def _add(corpus: CorpusBuilder, raw: Any, line: int, folder: Path) -> None:
     corpus.add(split, identifier, language, text, samples, speaker)
 
 
+def _channel(raw: Mapping[str, Any]) -> int | None:
+    value = raw.get("channel")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,4}", str(value)):
+        raise PathwaysError(f"'channel' is not the number of one, counted from 0: {value!r}")
+    return int(value)
+
+
 def _seconds(raw: Mapping[str, Any], name: str) -> float | None:
     value = raw.get(name)
     if value is None:
         return None
     try:
-        seconds = float(value)
+        seconds = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         raise PathwaysError(f"{name!r} is not a number of seconds: {value!r:.100}") from None
     if not math.isfinite(seconds) or not 0 <= seconds < LONGEST_FILE or (name == "duration" and seconds == 0):

@@ -3,36 +3,29 @@
 The text stays as it is: lower case, no punctuation, numbers in words, as published results score it.
 
 Lhotse's recipe of MLS looks each recording up in a list (lhotse 1.33: 8,000 utterances take 1.4 s, and the time
-grows with their square: weeks for the 10.8 million of English), so transcripts are read here and Lhotse reads the
-audio files' headers.
+grows with their square: weeks for the 10.8 million of English), so transcripts are read here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from asr_pathways.data.corpora.published import Published, Spoken, reading
+from asr_pathways.data.corpora.published import Published, Spoken, lengths_of, reading, table_lines
 from asr_pathways.data.corpus import SPLITS
-from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
 
 
 def _read(source: Path, folder: str, jobs: int) -> Iterator[Spoken]:
-    from lhotse.parallel import parallel_map
-
     suffix = ".opus" if folder.endswith("_opus") else ".flac"
     for split in SPLITS:
         path = source / folder / split / "transcripts.txt"
         with reading(source / folder, MLS.name):
-            lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+            lines = [line for line in table_lines(path) if line.strip()]
             paths = [_audio(path, number, line, suffix) for number, line in enumerate(lines, 1)]
-            recordings = parallel_map(_recording, paths, num_jobs=jobs)
-            for line, recording in zip(track(lines, f"{folder} {split}"), recordings, strict=True):
-                if recording is not None:
-                    identifier, _, text = line.partition("\t")
-                    yield Spoken(split, identifier, recording, text.strip(), identifier.split("_")[0])
+            for line, audio, length in zip(lines, paths, lengths_of(paths, f"{folder} {split}", jobs), strict=True):
+                identifier, _, text = line.partition("\t")
+                yield Spoken(split, identifier, audio, length, text.strip(), identifier.split("_")[0])
 
 
 def _audio(transcripts: Path, number: int, line: str, suffix: str) -> Path:
@@ -42,15 +35,6 @@ def _audio(transcripts: Path, number: int, line: str, suffix: str) -> Path:
     if not tab or len(parts) != 3:
         raise PathwaysError(f"{transcripts}: line {number}: not SPEAKER_BOOK_SEGMENT, a tab and a text")
     return transcripts.parent / "audio" / parts[0] / parts[1] / f"{identifier}{suffix}"
-
-
-def _recording(path: Path) -> Any:
-    """The Lhotse recording, or None where there is no such file."""
-    from lhotse import Recording
-
-    if not path.is_file():
-        return None
-    return Recording.from_file(path, recording_id=path.stem, force_opus_sampling_rate=16_000)
 
 
 MLS = Published(

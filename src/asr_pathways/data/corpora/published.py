@@ -11,21 +11,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from asr_pathways.data.audio import Truncated, audio_length
 from asr_pathways.data.corpora.manifest import MAX_SECONDS
 from asr_pathways.data.corpus import SPLITS, About, build_corpus, cut_row, why_unfit
 from asr_pathways.data.languages import find_language, is_language, plain_language
+from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """One utterance: a whole recording (a Lhotse ``Recording``) and its text, as the corpus writes it."""
+    """One utterance: a whole audio file and its text, as the corpus writes it; ``length`` is what `length_of` says."""
 
     split: str
     identifier: str
-    recording: Any
+    audio: Path
+    length: tuple[int, int] | str
     text: str
     speaker: str | None
 
@@ -42,7 +44,6 @@ class Published:
     audio: str
     read: Callable[[Path, str, int], Iterator[Spoken]]  # of (downloaded folder, language's folder, processes)
     text: Callable[[str, str], str] | None = None  # from text and our code to target and reference; None: as it is
-    header: int = 0  # lines before the first utterance of a transcript
     suffixes: tuple[str, ...] = ("",)  # of a language's folder, the first that is there
     folders: Mapping[str, str] = field(default_factory=dict)  # our language codes, and the corpus's folder names
     named_by_code: bool = False  # whether any other folder that a language's code names is of that language
@@ -80,26 +81,50 @@ def prepare_published(
     with build_corpus(out, [corpus.about(language) for language in folders]) as builder:
         for language, folder in folders.items():
             reasons = dropped[language] = Counter()
-            seen: Counter[str] = Counter()
+            trained = False
             for spoken in corpus.read(source, folder, jobs):
-                seen[spoken.split] += 1
+                if isinstance(spoken.length, str):
+                    reasons[spoken.length] += 1
+                    continue
+                trained |= spoken.split == "train"
                 text = corpus.text(spoken.text, language) if corpus.text else spoken.text.strip()
-                reason = why_left_out(spoken, text)
+                rate, samples = spoken.length
+                reason = why_left_out(spoken.split, text, samples / rate)
                 if reason:
                     reasons[reason] += 1
                     continue
-                audio = str(Path(spoken.recording.sources[0].source).absolute())
-                rate, samples = int(spoken.recording.sampling_rate), int(spoken.recording.num_samples)
-                identifier = f"{language}-{spoken.identifier}"
+                identifier, audio = f"{language}-{spoken.identifier}", str(spoken.audio.absolute())
                 row = cut_row(identifier, audio, samples, language, text, spoken.speaker, rate)
                 builder.add_row(spoken.split, row)
-            for split in SPLITS:
-                listed = _lines(source / corpus.transcripts.format(folder=folder, split=split)) - corpus.header
-                reasons["no audio file"] += max(0, listed - seen[split])
-            dropped[language] = +reasons
-            if not seen["train"]:
+            if not trained:
                 raise PathwaysError(f"{source / folder}: no utterance of its train split has text and audio")
     return dropped
+
+
+def length_of(path: Path) -> tuple[int, int] | str:
+    """Rate (Hz) and samples of an audio file, or why its utterance is left out.
+
+    Raises:
+        PathwaysError: if it is not audio.
+    """
+    if not path.is_file():
+        return "no audio file"
+    if path.stat().st_size == 0:
+        return "empty audio file"
+    try:
+        rate, samples = audio_length(path)
+    except Truncated:
+        return "audio cut short"
+    return (rate, samples) if samples else "empty audio file"
+
+
+def lengths_of(paths: Sequence[Path], label: str, jobs: int) -> Iterator[tuple[int, int] | str]:
+    """`length_of` each of ``paths``, with a progress bar, by ``jobs`` processes."""
+    from lhotse.parallel import parallel_map
+
+    lengths = map(length_of, paths) if jobs == 1 else parallel_map(length_of, paths, num_jobs=jobs)
+    for _, length in zip(track(paths, label), lengths, strict=True):
+        yield length
 
 
 @contextmanager
@@ -107,11 +132,9 @@ def reading(folder: Path, corpus: str) -> Iterator[None]:
     """Raises any exception inside the block as a PathwaysError, one line that names the language's folder."""
     try:
         yield
-    except PathwaysError:
-        raise
-    except Exception as error:  # Lhotse's recipes raise anything from AssertionError to libsndfile's
+    except Exception as error:
         detail = " ".join(str(error).split()) or "no details"
-        raise PathwaysError(f"{folder}: not readable as {corpus}: {type(error).__name__}: {detail[:300]}") from error
+        raise PathwaysError(f"{folder}: not readable as {corpus}: {detail[:300]}") from error
 
 
 def _find(source: Path, corpus: Published, languages: Sequence[str] | None) -> dict[str, str]:
@@ -165,12 +188,19 @@ def with_languages_of(source: Path, corpus: Published, languages: Sequence[str] 
     return replace(corpus, folders={**known, **dict(zip(others, others, strict=True))})
 
 
-def why_left_out(spoken: Spoken, text: str) -> str | None:
-    """Why an utterance is left out; None: it is not. Dev and test are scored whole."""
-    seconds = spoken.recording.num_samples / spoken.recording.sampling_rate
-    return why_unfit(text, seconds, MAX_SECONDS) if spoken.split == "train" or not text else None
+def why_left_out(split: str, text: str, seconds: float) -> str | None:
+    """Why an utterance of ``seconds`` is left out; None: it is not. Dev and test are scored whole."""
+    return why_unfit(text, seconds, MAX_SECONDS) if split == "train" or not text else None
 
 
-def _lines(path: Path) -> int:
-    with path.open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
+def table_lines(table: Path) -> list[str]:
+    """The lines of a table in UTF-8, with or without a byte order mark; only line feeds end them.
+
+    Raises:
+        PathwaysError: if it is not UTF-8.
+    """
+    try:
+        lines = table.read_bytes().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise PathwaysError(f"{table}: not UTF-8 text") from None
+    return [line.removesuffix("\r") for line in lines]

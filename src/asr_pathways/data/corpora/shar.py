@@ -16,9 +16,9 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from asr_pathways.data.audio import place_in
-from asr_pathways.data.corpora.published import Spoken, why_left_out
-from asr_pathways.data.corpus import SPLITS, build_corpus, cut_row
+from asr_pathways.data.audio import Truncated, audio_length, place_in
+from asr_pathways.data.corpora.published import why_left_out
+from asr_pathways.data.corpus import SLACK, SPLITS, build_corpus, cut_row, spoken_part
 from asr_pathways.data.languages import plain_language
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
@@ -30,8 +30,9 @@ UNKNOWN = "?"
 def prepare_shar(out: Path, source: Path, languages: Sequence[str] | None = None) -> dict[str, Counter[str]]:
     """Makes a data folder that refers to the audio in a Lhotse Shar.
 
-    Texts stay as they are; languages are in any form of their code. Left out is what `prepare_published` leaves out,
-    and cuts that have not one supervision, or no recording.
+    Texts stay as they are; languages are in any form of their code. Of a cut with more than its supervision only that
+    part is read. Left out is what `prepare_published` leaves out, cuts that have not one supervision, or one that goes
+    beyond the cut, or no recording, and audio that is shorter than the cut.
 
     Args:
         out: the data folder to make.
@@ -133,7 +134,30 @@ def _row(split: str, cut: dict[str, Any], audio: tuple[str, Any] | None) -> dict
         return "no audio"
     supervision, (place, recording) = cut["supervisions"][0], audio
     text, speaker = (supervision.get("text") or "").strip(), supervision.get("speaker")
-    reason = why_left_out(Spoken(split, cut["id"], recording, text, speaker), text)
-    language = plain_language(supervision["language"])
-    rate, samples = int(recording.sampling_rate), int(recording.num_samples)
-    return reason or cut_row(cut["id"], place, samples, language, text, speaker, rate)
+    try:
+        rate, samples = audio_length(Path(place))
+    except Truncated:
+        return "audio cut short"
+    except PathwaysError:
+        return "not readable as audio"
+    if samples / rate < cut["start"] + cut["duration"] - SLACK:
+        return "audio cut short"
+    part = spoken_part(supervision["start"], supervision["duration"], cut["duration"])
+    if part is None:
+        return "its text is of more than the cut"
+    start, duration = cut["start"] + part[0], part[1]
+    whole = start == 0 and abs(duration - samples / rate) <= SLACK
+    ids, wanted = recording.channel_ids or [0], cut.get("channel", 0)
+    channel = ids.index(wanted) if len(ids) > 1 and not isinstance(wanted, list) else None
+    return why_left_out(split, text, samples / rate if whole else duration) or cut_row(
+        cut["id"],
+        place,
+        samples,
+        plain_language(supervision["language"]),
+        text,
+        speaker,
+        rate,
+        part=None if whole else (start, duration),
+        channel=channel,
+        channels=len(ids),
+    )
