@@ -85,6 +85,13 @@ class SpeechModel(nn.Module, ABC):
         """Runs the modules in `matched`, and `classifier`, on a batch; by default all of the forward pass."""
         self.loss(batch)
 
+    def positions(self, batch: Batch) -> dict[str, Tensor]:
+        """What is not padding in the layers' inputs when `loss` runs on the batch, as `Pathways.unpadded` takes it.
+
+        Of layers that it does not tell, padding is observed like speech; by default of all.
+        """
+        return {}
+
     def prediction_lengths(self, batch: Batch) -> Tensor:
         """How many of the N rows of logits of `classifier` are of each utterance (B,), and not padding.
 

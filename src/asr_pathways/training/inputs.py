@@ -107,7 +107,9 @@ def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batche
         network = asr.use(language) if masked else nullcontext()
         with network, pathways.calibrate(language), torch.no_grad():
             for _ in range(batches):
-                asr.model.loss(next(drawn).to(asr.device))
+                batch = next(drawn).to(asr.device)
+                with asr.unpadded(batch):
+                    asr.model.loss(batch)
     for language in languages[: 1 if pathways.config.shared else None]:
         pathways.adapt(language)
 

@@ -224,7 +224,11 @@ class TrainingLoop:
         # Whichever rank has the batch, dropout is the same.
         torch.manual_seed(zlib.crc32(f"{self.config.seed}/{self.state.step}/{place}".encode()))
         waits = number + 1 < self.config.accumulate  # ranks exchange gradients once a step
-        with self.fabric.no_backward_sync(self.model, enabled=waits), self.asr.use(batch.language):
+        with (
+            self.fabric.no_backward_sync(self.model, enabled=waits),
+            self.asr.use(batch.language),
+            self.asr.unpadded(batch),
+        ):
             loss: Tensor = self.model.loss(batch)
             if self.distillation is not None:
                 with self.fabric.autocast():  # the teacher's forward pass, too

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from bisect import bisect_left
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +19,9 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.files import MARK, writing
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights
+
+if TYPE_CHECKING:
+    from asr_pathways.data.batches import Batch
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -136,6 +139,11 @@ class HubModel(SpeechModel):
     def _least(self) -> int:
         """Frames of features that suffice for one of the encoder."""
         return bisect_left(range(MOST), 1, key=lambda frames: int(self.output_lengths(torch.tensor([frames]))))
+
+    def positions(self, batch: Batch) -> dict[str, Tensor]:
+        """Of all layers whose input has the encoder's frames."""
+        size = int(self.output_lengths(torch.tensor([batch.features.shape[1]])))
+        return {"*": pad_lengths(self.output_lengths(batch.feature_lengths), size)}
 
     @abstractmethod
     def output_lengths(self, lengths: Tensor) -> Tensor:
