@@ -24,6 +24,7 @@ class SpeechModel(nn.Module, ABC):
         languages: the codes that the model itself knows; empty: it has no notion of languages.
         matched: the modules of `network` whose outputs distillation compares; empty: none.
         classifier: the module of `network` that returns the logits (B, N, V) of a batch's loss; empty: there is none.
+        pads_to_window: whether every input takes the time of a whole window.
         free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
     """
 
@@ -31,6 +32,7 @@ class SpeechModel(nn.Module, ABC):
     languages: tuple[str, ...] = ()
     matched: tuple[str, ...] = ()
     classifier: str = ""
+    pads_to_window: bool = False
     free_text: bool = False
     window: float = float("inf")
     """Seconds of audio that are decoded at once; longer recordings are cut at pauses."""

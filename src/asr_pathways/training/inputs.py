@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asr_pathways.data.batches import Batch, TrainBatches, eval_batches
+from asr_pathways.data.batches import Batch, TrainBatches, eval_batches, joined
 from asr_pathways.data.corpus import languages_of, load_cuts, sources_of
 from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.data.left_out import LeftOut
@@ -68,11 +68,15 @@ class Inputs:
         return TrainBatches(self.cuts, config=config.data, **ranks, **self._options(asr))
 
     def calibration(self, asr: AsrModel, language: str) -> Iterator[Batch]:
-        """Endless batches of one language, neither augmented nor made ahead, of an even sample of a large corpus."""
+        """Endless batches of one language, neither augmented nor made ahead, of an even sample of a large corpus.
+
+        If the model pads to a window, utterances are joined to fill it.
+        """
         cuts = [cut for cut in self.cuts if cut.supervisions[0].language == language]
         cuts = cuts[:: -(-len(cuts) // _CALIBRATION_UTTERANCES)]
         plain = {"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0}
-        return iter(TrainBatches(cuts, config=self._run.config.data.model_copy(update=plain), **self._options(asr)))
+        batches = TrainBatches(cuts, config=self._run.config.data.model_copy(update=plain), **self._options(asr))
+        return (joined(one, asr.model.length_error) if asr.model.pads_to_window else one for one in batches)
 
     def dev(self, asr: AsrModel, languages: Sequence[str] | None = None) -> list[Batch]:
         """Dev batches of some or all of the model's languages: of each, as many utterances as the run scores, by id."""

@@ -105,7 +105,7 @@ def test_padding_changes_neither_loss_nor_text(kind: str, hub_folder: Maker, spe
 
 
 PADDED = r"\.subsampling\.|\.(relative_k_proj|depthwise_conv)\."
-"""Weights whose inputs count whole: convolutions of spectrograms, after padding by hand, and of a table of positions."""
+"""Weights whose inputs count whole: of convolutions with padding of their own, and of tables of positions."""
 
 
 @KINDS

@@ -67,6 +67,10 @@ class Whisper(HubModel):
     def padding(self) -> str:
         return str(getattr(self.hub.config, "padding", "window"))
 
+    @property
+    def pads_to_window(self) -> bool:  # type: ignore[override]
+        return self.padding == "window"
+
     def train_on_short_windows(self) -> None:
         self.hub.config.padding = "longest"
 
