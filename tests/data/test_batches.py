@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from asr_pathways.data.audio import read_audio
-from asr_pathways.data.batches import Batch, DataConfig, TrainBatches, eval_batches
+from asr_pathways.data.batches import Batch, DataConfig, TrainBatches, eval_batches, joined
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.features import Fbank
 from asr_pathways.data.left_out import LeftOut
@@ -189,3 +189,20 @@ def test_leaving_the_loop_ends_the_thread(corpus: Path, tokenizer: Tokenizer) ->
 def test_no_cuts_is_an_error(tokenizer: Tokenizer) -> None:
     with pytest.raises(PathwaysError, match="no utterances"):
         TrainBatches([], tokenizer, CONFIG)
+
+
+def test_joined_rows_hold_the_same_speech_in_order(corpus: Path, tokenizer: Tokenizer) -> None:
+    batch = max(eval_batches(load_cuts(corpus, "train"), tokenizer), key=len)
+    frames, tokens = int(batch.feature_lengths.max()) * 2, int(batch.target_lengths.max()) * 3
+    fewer = joined(batch, lambda f, t: "too long" if f > frames or t > tokens else None)
+    assert 1 < len(fewer) < len(batch) and fewer.language == batch.language
+    assert int(fewer.feature_lengths.max()) <= frames and int(fewer.target_lengths.max()) <= tokens
+    assert "+".join(fewer.ids) == "+".join(batch.ids) and " ".join(fewer.texts) == " ".join(batch.texts)
+    for name in ("feature", "target"):
+        rows = [
+            torch.cat([row[:length] for row, length in zip(values, lengths.tolist(), strict=True)])
+            for one in (batch, fewer)
+            for values, lengths in [(getattr(one, f"{name}s"), getattr(one, f"{name}_lengths"))]
+        ]
+        assert torch.equal(*rows)
+    assert same(joined(batch, lambda f, t: "never fits"), batch)

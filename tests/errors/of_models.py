@@ -153,6 +153,13 @@ RECIPES = [
 ]
 
 OPTIONS = [
+    Case(
+        "refitting that does not fit into memory",
+        prune("--config bad.yaml"),
+        "recipe: refit_batches: 90000000 batches a language need about ... GB of memory, and ... are free: take fewer, or "
+        "smaller ones (data.max_seconds)",
+        text("bad.yaml", "{optimizer: {steps: 0}, refit_batches: 90000000}"),
+    ),
     Case("a sparsity of one", prune(sparsity="1.0"), "pruning: sparsity: Input should be less than 1"),
     Case(
         "an unknown method",

@@ -369,3 +369,23 @@ def test_weights_that_are_not_numbers_are_an_error_and_change_no_mask(recogniser
     with pytest.raises(PathwaysError, match="NaN"):
         pathways.adapt("en")
     assert all(torch.equal(mask, before[name]) for name, mask in pathways.mask("en").items())
+
+
+@pytest.mark.parametrize("how", ["frozen", "dropped"])
+def test_a_layer_without_gradients_keeps_its_mask(how: str) -> None:
+    """As of a frozen layer, and of one that dropout of layers leaves out; other layers swap, and one line says so."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    config = PathwayConfig(sparsity=0.5, score="gradient", adapt_every=1, adapt_until=9)
+    pathways = Pathways.attach(model, config, ["en"])
+    model[1].weight.requires_grad_(how == "dropped")
+    before = pathways.mask("en")
+    with pytest.warns(UserWarning, match=r"no gradient of 'en' reached 1\.weight: these masks stay") as warned:
+        for _ in range(2):
+            with pathways.use("en"):
+                hidden = model[0](torch.randn(4, 8))
+                model[2](hidden if how == "dropped" else model[1](hidden)).square().mean().backward()
+            pathways.step()
+    after = pathways.mask("en")
+    changed = [not torch.equal(before[name], after[name]) for name in pathways.names]
+    assert changed == [True, False, True] and len(warned) == 1

@@ -42,6 +42,14 @@ def test_activation_of_a_tensor_whose_inputs_were_not_seen_is_its_magnitude() ->
     assert torch.equal(Activation().of(Evidence(weight)), weight.abs())
 
 
+def test_where_inputs_were_all_zero_magnitude_decides() -> None:
+    """A layer that dropout of layers silenced, or inputs that overflowed: its mask is not to be its first weights."""
+    weight = torch.tensor([[0.1, -2.0, 3.0], [0.3, 0.2, 0.1]])
+    nothing, some = (Activation().of(Evidence(weight, inputs=torch.tensor([row]))) for row in ([0, 0, 0], [0, 0, 1e-9]))
+    assert torch.equal(nothing.flatten().argsort(), weight.abs().flatten().argsort())
+    assert some.flatten().argsort(descending=True).tolist() == [2, 5, 1, 3, 4, 0]
+
+
 def test_overflowed_gradients_count_as_the_largest_and_undefined_ones_as_none() -> None:
     evidence = Evidence(torch.zeros(1, 3), gradients=torch.tensor([[-math.inf, math.nan, 2.0]]))
     assert Gradient().of(evidence).tolist() == [[torch.finfo(torch.float32).max, 0.0, 2.0]]

@@ -34,7 +34,10 @@ def test_uniform_keeps_exactly_k_of_every_tensor_and_global_overall(seed: int, s
         if allocation == "uniform":
             assert counts == [kept(shape.numel(), sparsity) for shape in SHAPES]
         else:
-            assert sum(counts) == kept(sum(shape.numel() for shape in SHAPES), sparsity)
+            least = len(SHAPES)  # the best weight of each tensor stays
+            assert all(counts) and sum(counts) == max(least, kept(sum(shape.numel() for shape in SHAPES), sparsity))
+            for tensor in scores:
+                tensor.view(-1)[tensor.argmax()] = 99.0
             together = top_k(torch.cat([tensor.view(-1) for tensor in scores]), sum(counts))
             assert torch.equal(torch.cat([mask.view(-1) for mask in chosen]), together)
 
@@ -72,7 +75,7 @@ def test_a_swap_keeps_the_count_drops_the_smallest_and_grows_the_steepest(
     assert new.sum() == mask.sum()
     lost = granularity.pool((mask & ~new).float()) > 0
     grown = granularity.pool((new & ~mask).float()) > 0
-    assert int(lost.sum()) == min(round(fraction * int(units.sum())), int((~units).sum()))
+    assert int(lost.sum()) == min(round(fraction * int(units.sum())), int((~units).sum()))  # no gradient is 0 here
     values, slopes = granularity.pool(magnitudes), granularity.pool(gradients)
     if lost.any():
         assert values[lost].max() <= values[units & ~lost].min() if (units & ~lost).any() else True
@@ -80,8 +83,37 @@ def test_a_swap_keeps_the_count_drops_the_smallest_and_grows_the_steepest(
 
 
 @given(st.integers(0, 10**6), st.floats(0, 0.999))
-def test_kept_rounds_as_torch_prune_does(count: int, sparsity: float) -> None:
-    assert kept(count, sparsity) == count - round(sparsity * count)
+def test_kept_rounds_as_torch_prune_does_but_empties_nothing(count: int, sparsity: float) -> None:
+    assert kept(count, sparsity) == (max(1, count - round(sparsity * count)) if count else 0)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "erk"])
+@pytest.mark.parametrize("granularity", [Granularity(), Blocks(2, 4)])
+def test_no_allocation_empties_a_tensor(allocation: str, granularity: Granularity) -> None:
+    """Nor, if it compares tensors, a group of rows: that would be a dead layer, or attention without values."""
+    scores = [torch.rand(size, generator=torch.Generator().manual_seed(0)) for size in [(48, 16), (48, 16), (4, 4)]]
+    scores[0][16:] *= 1e-3  # of attention's packed projection: key and value
+    scores[1] *= 1e-3
+    options = {"granularity": granularity, "allocation": allocation, "groups": [3, 1, 1]}
+    shapes = [part.shape for part in scores]
+    within = list(select(scores.__getitem__, shapes, 0.5, **options))
+    for mask in (None, within):
+        chosen = list(select(scores.__getitem__, shapes, 0.95, within=mask, **options))
+        assert all(bool(part.any()) for part in chosen)
+        if allocation == "global":
+            assert all(bool(group.any()) for group in chosen[0].view(3, -1))
+
+
+@pytest.mark.parametrize("granularity", [Granularity(), Blocks(2, 1)])
+def test_nothing_grows_without_a_gradient(granularity: Granularity) -> None:
+    """Of a layer that was dropped or is frozen all are 0; of a neuron that never fires, a row."""
+    mask = granularity.expand(torch.arange(granularity.units((8, 6))) % 2 == 0, (8, 6))
+    magnitudes, gradients = torch.rand(8, 6), torch.zeros(8, 6)
+    assert torch.equal(swap(magnitudes, gradients, mask, 0.5, granularity), mask)
+    gradients[4:6] = 1.0
+    new = swap(magnitudes, gradients, mask, 0.9, granularity)
+    grown = new & ~mask
+    assert new.sum() == mask.sum() and torch.equal(grown[4:6], ~mask[4:6]) and not grown[:4].any() | grown[6:].any()
 
 
 @given(st.floats(0.05, 0.95))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from asr_pathways.data.batches import Batch, DataConfig
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.pruning import METHODS, Pathways
+from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
+from asr_pathways.pruning.state import State
 from asr_pathways.training.config import EvaluationConfig, LoopConfig, OptimizerConfig
 from asr_pathways.training.inputs import Inputs
 from asr_pathways.training.loop import TrainingLoop
@@ -76,3 +78,35 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
     return bool(one == other)
+
+
+def rms_of_inputs(asr: AsrModel, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """{prunable tensor: (groups, columns)} over ``batches`` of one language, as masks are chosen by it."""
+    dense = matching(asr.model.network, asr.model.unprunable)
+    state = State(asr.model.network, PathwayConfig(sparsity=0.5, score="activation", exclude=dense), ["fr"])
+    pathways = Pathways(asr.model.network, state)
+    watched = replace(asr, pathways=pathways)
+    asr.model.eval()
+    with pathways.calibrate("fr"), torch.no_grad():
+        for batch in batches:
+            with watched.unpadded(batch):
+                asr.model.loss(batch)
+    evidence = state.observations.evidence("fr")
+    found = {name: evidence(name).inputs for name in pathways.names}
+    pathways.detach()
+    return {name: inputs for name, inputs in found.items() if inputs is not None}
+
+
+def one(batch: Batch, row: int) -> Batch:
+    """The batch of one utterance."""
+    frames, tokens = int(batch.feature_lengths[row]), int(batch.target_lengths[row])
+    return Batch(
+        batch.language,
+        [batch.ids[row]],
+        [batch.texts[row]],
+        batch.features[row : row + 1, :frames],
+        batch.feature_lengths[row : row + 1],
+        batch.targets[row : row + 1, :tokens],
+        batch.target_lengths[row : row + 1],
+        batch.frame_rate,
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 
 from asr_pathways.data.batches import Batch, eval_batches
@@ -13,8 +15,8 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.training.inputs import Inputs, feature_statistics, tokenizer_texts
 from asr_pathways.training.run import Run, launch
-from tests.conftest import make_model
-from tests.training.helpers import dev_batches, loop_config
+from tests.conftest import make_model, tiny_config
+from tests.training.helpers import dev_batches, loop_config, one, rms_of_inputs
 
 
 def unaugmented(inputs: Inputs, asr: AsrModel) -> Iterator[Batch]:
@@ -44,6 +46,22 @@ def test_dev_utterances_are_the_first_of_each_language(speech: Path, tokenizer: 
     batches = dev_batches(speech, make_model(tokenizer), 1)
     assert [batch.ids for batch in batches] == [["en-dev-0"], ["fr-dev-0"]]
     assert [batch.ids for batch in dev_batches(speech, make_model(tokenizer, ("fr",)), 1)] == [["fr-dev-0"]]
+
+
+@pytest.mark.parametrize("front_end", ["stack", "conv"])
+def test_padding_is_not_in_the_statistics_of_inputs(speech: Path, tokenizer: Tokenizer, front_end: str) -> None:
+    """One batch against one utterance at a time: the same, but for an LSTM between others, whose last state it is."""
+    encoder = tiny_config().encoder.model_copy(update={"front_end": front_end})
+    asr = make_model(tokenizer, encoder=encoder)
+    cuts = load_cuts(speech, "train", ["fr"])
+    (batch,) = list(eval_batches(cuts, asr.tokenizer, frontend=asr.model.frontend))
+    assert len(set(batch.feature_lengths.tolist())) > 1 and len(set(batch.target_lengths.tolist())) > 1
+    together = rms_of_inputs(asr, [batch])
+    apart = rms_of_inputs(asr, [one(batch, row) for row in range(len(batch))])
+    assert len(together) > 10
+    for name, rms in together.items():
+        if not re.search(r"lstm.weight_(hh_l0|ih_l1)", name):
+            torch.testing.assert_close(rms, apart[name], rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def test_calibration_batches_are_plain_and_of_one_language(speech: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
-from asr_pathways.training.memory import keep_freed_memory
+from asr_pathways.training.memory import free_memory, keep_freed_memory
 
 PROGRAM = """
 import json, resource, torch
@@ -44,3 +46,23 @@ def test_what_the_environment_says_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     monkeypatch.setattr("ctypes.CDLL", never)
     assert not keep_freed_memory()
+
+
+def test_free_memory_is_what_machine_and_control_group_leave(tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    assert free_memory(cpu, tmp_path) is None
+    for name, text in {
+        "proc/meminfo": "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 8000 kB\n",
+        "proc/self/cgroup": "0::/jobs/one\n",
+        "sys/fs/cgroup/jobs/one/memory.max": "max\n",
+        "sys/fs/cgroup/jobs/one/memory.current": "3000000\n",
+        "sys/fs/cgroup/jobs/one/memory.stat": "anon 1\ninactive_file 1000000\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert free_memory(cpu, tmp_path) == 8000 * 1024
+    (tmp_path / "sys/fs/cgroup/jobs/one/memory.max").write_text("5000000\n")
+    assert free_memory(cpu, tmp_path) == 3_000_000
+    (tmp_path / "sys/fs/cgroup/jobs/one/memory.max").write_text("1000000\n")
+    assert free_memory(cpu, tmp_path) == 0

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import METHODS
 from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.prune import prune
+from asr_pathways.training.refitting import Solved
 from tests.training.helpers import on_loss, recognizer_for, same
 
 
@@ -115,6 +118,48 @@ def test_kept_weights_are_refitted_before_training(tmp_path: Path, dense_model: 
     with pytest.raises(PathwaysError, match="refit_batches: method imp does not start with final masks"):
         run(dense_model, speech, tmp_path / "imp", "imp", steps=7, refit_batches=2)
     assert not (tmp_path / "imp" / "model.safetensors").exists()
+
+
+def test_refitting_goes_on_where_it_was_stopped(
+    tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(dense_model, speech, tmp_path / "straight", steps=0, refit_batches=2)
+    assert re.search(r"Refitting on 2 batches a language: about .* and .* more memory\n", capsys.readouterr().err)
+
+    def interrupted(groups: list[object], label: str) -> Iterator[object]:
+        yield from groups[:3]
+        raise KeyboardInterrupt
+
+    solved = tmp_path / "stopped" / "checkpoints" / "refitted"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("asr_pathways.training.refitting.track", interrupted)
+        run(dense_model, speech, tmp_path / "stopped", steps=0, refit_batches=2)
+    second = sorted(solved.iterdir())[1]
+    second.write_bytes(second.read_bytes()[:-9])  # damaged: its layers are solved for again
+    run(dense_model, speech, tmp_path / "stopped", steps=0, refit_batches=2, resume=True)
+    assert re.search(r"more memory \(2 of \d+ parts are done\)\n", capsys.readouterr().err)
+    assert not solved.exists()
+    straight, resumed = (load_model(tmp_path / name).model.state_dict() for name in ("straight", "stopped"))
+    assert same(straight, resumed)
+
+
+def test_what_was_solved_for_other_masks_is_not_taken(tmp_path: Path) -> None:
+    Solved(tmp_path, "one")["a.weight"] = {"a.weight": torch.ones(2, 2), "b.weight": torch.zeros(2, 2)}
+    assert torch.equal(Solved(tmp_path, "one")["a.weight"]["a.weight"], torch.ones(2, 2))
+    assert len(Solved(tmp_path, "other")) == 0
+    Solved(tmp_path, "one", writes=False)["c.weight"] = {"c.weight": torch.ones(2, 2)}
+    assert len(Solved(tmp_path, "one")) == 1
+
+
+def test_refitting_that_does_not_fit_is_refused_first(
+    tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr_pathways.training.refitting.free_memory", lambda device: 2**19)
+    with pytest.raises(
+        PathwaysError, match=r"refit_batches: 900000 batches a language need about .* GB of memory, and"
+    ):
+        run(dense_model, speech, tmp_path, steps=0, refit_batches=900_000)
+    assert not (tmp_path / "config.json").exists()
 
 
 def _speech(batch: Batch) -> tuple[Tensor, Tensor, str]:

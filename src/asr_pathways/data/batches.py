@@ -279,6 +279,34 @@ class TrainBatches:
         return features
 
 
+def joined(batch: Batch, length_error: LengthCheck) -> Batch:
+    """The same speech in fewer rows: utterances one after the other, as long as ``length_error`` returns None.
+
+    For a model that pads every row to a window, which then costs as much as the speech in it.
+    """
+    rows: list[list[int]] = []
+    frames, tokens = batch.feature_lengths.tolist(), batch.target_lengths.tolist()
+    texts = [batch.targets[i, : tokens[i]].tolist() for i in range(len(batch))]
+    for index in range(len(batch)):
+        last = [*rows[-1], index] if rows else []
+        text = [token for i in last for token in texts[i]]
+        if last and length_error(sum(frames[i] for i in last), text) is None:
+            rows[-1] = last
+        else:
+            rows.append([index])
+    features = [torch.cat([batch.features[i, : frames[i]] for i in row]) for row in rows]
+    targets = [torch.cat([batch.targets[i, : tokens[i]] for i in row]) for row in rows]
+    return replace(
+        batch,
+        ids=["+".join(batch.ids[i] for i in row) for row in rows],
+        texts=[" ".join(batch.texts[i] for i in row) for row in rows],
+        features=torch.nn.utils.rnn.pad_sequence(features, batch_first=True),
+        feature_lengths=torch.tensor([len(one) for one in features]),
+        targets=torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),
+        target_lengths=torch.tensor([len(one) for one in targets]),
+    )
+
+
 def eval_batches(
     cuts: Iterable[Any],
     tokenizer: TextCodec | None = None,

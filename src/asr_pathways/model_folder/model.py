@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import Parameter
 
+from asr_pathways.data.batches import Batch
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
@@ -82,6 +83,10 @@ class AsrModel:
     def use(self, language: str) -> AbstractContextManager[object]:
         """The pathway of ``language`` while the context lasts; nothing for a dense model."""
         return nullcontext() if self.pathways is None else self.pathways.use(language)
+
+    def unpadded(self, batch: Batch) -> AbstractContextManager[object]:
+        """Statistics of layers' inputs leave the batch's padding out while the context lasts, as far as is known."""
+        return nullcontext() if self.pathways is None else self.pathways.unpadded(self.model.positions(batch))
 
     @property
     def device(self) -> torch.device:

@@ -258,6 +258,30 @@ class Emformer(nn.Module):
         frames, _ = self.front_end(features[:, : count * STRIDE], state.front_end)
         return self._segments(self.dropout(frames), lengths, state)[:, :count], lengths
 
+    def positions(self, lengths: Tensor, count: int) -> dict[str, Tensor]:
+        """{pattern of modules: bool, True at what is not padding in their input}.
+
+        Args:
+            lengths: of rows (B,), in encoder frames.
+            count: encoder frames that they are padded to.
+        """
+        config, kept = self.config, getattr(self.front_end, "kept", 0)
+
+        def rows(per_frame: int, before: int = 0) -> Tensor:
+            frames = torch.arange(before + per_frame * count, device=lengths.device)
+            return frames < before + per_frame * lengths[:, None]
+
+        segments = -(-count // config.segment)
+        frames = torch.arange(segments * config.segment + config.right_context, device=lengths.device)
+        blocks = frames.unfold(0, config.segment + config.right_context, config.segment) < lengths[:, None, None]
+        return {
+            "front_end.convs.0": rows(STRIDE, kept),
+            "front_end.convs.1": rows(STRIDE // 2, kept),
+            "front_end": rows(1),
+            "layers.*.conv.out": blocks.flatten(0, 1),
+            "layers": blocks,
+        }
+
     def initial_state(self, batch: int, like: Tensor) -> EmformerState:
         """The state before the first frame, on the device and in the type of ``like``."""
         config, empty = self.config, like.new_zeros

@@ -25,6 +25,7 @@ class SpeechModel(nn.Module, ABC):
         matched: the modules of `network` whose outputs distillation compares; empty: none.
         classifier: the module of `network` that returns the logits (B, N, V) of a batch's loss; empty: there is none.
         tells_languages: whether it tells `languages` apart by itself (`language_probabilities`).
+        pads_to_window: whether every input takes the time of a whole window.
         free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
         blank: the symbol that stands for no text; None: there is none.
     """
@@ -33,6 +34,7 @@ class SpeechModel(nn.Module, ABC):
     languages: tuple[str, ...] = ()
     matched: tuple[str, ...] = ()
     classifier: str = ""
+    pads_to_window: bool = False
     free_text: bool = False
     tells_languages: bool = False
     blank: int | None = None
@@ -110,6 +112,13 @@ class SpeechModel(nn.Module, ABC):
     def forward_matched(self, batch: Batch) -> None:
         """Runs the modules in `matched`, and `classifier`, on a batch; by default all of the forward pass."""
         self.loss(batch)
+
+    def positions(self, batch: Batch) -> dict[str, Tensor]:
+        """What is not padding in the layers' inputs when `loss` runs on the batch, as `Pathways.unpadded` takes it.
+
+        Of layers that it does not tell, padding is observed like speech; by default of all.
+        """
+        return {}
 
     def prediction_lengths(self, batch: Batch) -> Tensor:
         """How many of the N rows of logits of `classifier` are of each utterance (B,), and not padding.

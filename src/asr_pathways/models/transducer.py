@@ -127,6 +127,14 @@ class Transducer(SpeechModel):
             loss = loss + self.config.ctc_weight * ctc / pieces
         return loss
 
+    def positions(self, batch: Batch) -> dict[str, Tensor]:
+        """Of encoder and predictor; but hidden states of the predictor's inner layers are those after the padding."""
+        lengths = self.encoder.output_lengths(batch.feature_lengths)
+        positions = self.encoder.positions(lengths, batch.features.shape[1] // STRIDE)
+        symbols = torch.arange(batch.targets.shape[1] + 1, device=lengths.device)
+        predictor = {"predictor": symbols <= batch.target_lengths[:, None]}
+        return {f"encoder.{name}": marked for name, marked in positions.items()} | predictor
+
     @torch.inference_mode()
     def decode(self, features: Tensor, lengths: Tensor, language: str | None = None) -> list[list[int]]:
         """Greedy search over whole utterances: (B, T, F), (B,) -> word pieces of each."""

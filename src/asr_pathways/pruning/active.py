@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -64,7 +65,7 @@ class ActivePathway:
         if self._in_use == MIXED:
             raise PathwaysError(f"calibrate({language!r}) inside {MIXED}: calibrate one language at a time")
         self._hook()
-        with observations.recording(key):
+        with observations.recording(key, most=sys.maxsize):
             yield
             observations.commit([key])
 

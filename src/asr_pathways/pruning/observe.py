@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from asr_pathways import ranks
-from asr_pathways.pruning.prunable import CONVOLUTIONS, Prunable, by_module
+from asr_pathways.pruning.prunable import CONVOLUTIONS, Prunable, by_module, matches
 from asr_pathways.pruning.scores import Evidence, Need, Score
 from asr_pathways.pruning.weights import hook_gradients, no_autograd
 
 # Means need few samples, so that observing costs a training step about a hundredth of its time.
 EVERY = 4  # one in so many training steps of a pathway is observed, the first among them
-POSITIONS = 256  # about so many positions of a batch are used at most
+POSITIONS = 256  # about so many positions of a training batch are used at most
 DECAY = 0.98  # of a running sum when the next step is added: an average over about 50 observed steps
 
 Removers = list[Callable[[], None]]
@@ -43,6 +43,8 @@ class Observer(ABC):
     Attributes:
         recording: the pathway that is being observed; None: none.
         dense: {prunable weight's name: dense values}, as a function; the model's are masked inside `use`.
+        most: about so many positions of an input are used.
+        unpadded: see `Pathways.unpadded`.
         missing: why a mask cannot be chosen before anything was observed of the pathway ``{0!r}``.
     """
 
@@ -50,6 +52,8 @@ class Observer(ABC):
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         self.recording: str | None = None
+        self.most = POSITIONS
+        self.unpadded: Mapping[str, Tensor] = {}
         self._prunable = {one.name: one for one in prunable}
         self.dense: Callable[[str], Tensor] = lambda name: self._prunable[name].parameter
         self._sums: dict[str, dict[str, Tensor]] = {}
@@ -104,17 +108,28 @@ class Observations:
         return iter(self._observers.values())
 
     @contextmanager
-    def recording(self, pathway: str, due: Due = lambda *_: True) -> Iterator[None]:
+    def recording(self, pathway: str, due: Due = lambda *_: True, most: int = POSITIONS) -> Iterator[None]:
         """Inside, what runs is observed as of ``pathway`` by those observers that are ``due``."""
-        before = [observer.recording for observer in self]
+        before = [(observer.recording, observer.most) for observer in self]
         try:
             for observer in self:
                 if due(observer, pathway):
-                    observer.recording = pathway
+                    observer.recording, observer.most = pathway, most
             yield
         finally:
-            for observer, recording in zip(self, before, strict=True):
-                observer.recording = recording
+            for observer, old in zip(self, before, strict=True):
+                observer.recording, observer.most = old
+
+    @contextmanager
+    def unpadded(self, positions: Mapping[str, Tensor]) -> Iterator[None]:
+        """See `Pathways.unpadded`."""
+        for observer in self:
+            observer.unpadded = positions
+        try:
+            yield
+        finally:
+            for observer in self:
+                observer.unpadded = {}
 
     def commit(self, pathways: Sequence[str], due: Due = lambda *_: True) -> None:
         """Counts the observations of ``pathways`` by those observers that are ``due``."""
@@ -203,7 +218,7 @@ class InputStatistics(Observer):
         """Adds an input of (part of) a weight; ``channel`` is the dimension of its columns."""
         if self.recording is None or x.numel() == 0:
             return
-        squares, count = _sum_of_squares(x, channel)
+        squares, count = _sum_of_squares(without_padding(x.detach(), channel, name, self.unpadded), self.most)
         new = self._new[self.recording]
         if new[name].device != x.device:
             with no_autograd():
@@ -252,8 +267,9 @@ class GradientSums(Observer):
         prunable = self._prunable.values()
         return hook_gradients([one.parameter for one in prunable], [partial(self._add, one.name) for one in prunable])
 
-    def observed(self, pathway: str) -> bool:
-        return bool(self._sums.get(pathway))
+    def observed(self, pathway: str) -> bool:  # on any rank: all choose the same masks
+        device = next(iter(self._prunable.values())).parameter.device
+        return ranks.anywhere([bool(self._sums.get(pathway))], device)[0]
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
         def over_ranks(name: str) -> Tensor:
@@ -330,17 +346,22 @@ def _complete(sums: Tensor) -> bool:
     return bool((sums[:, -1] > 0).all())
 
 
-def _sum_of_squares(x: Tensor, channel: int) -> tuple[Tensor, int]:
-    """Sums over all dimensions but ``channel``, of every so-many-th step of the longest: ((C,), how many)."""
-    x = x.detach()
+def without_padding(x: Tensor, channel: int, weight: str, positions: Mapping[str, Tensor]) -> Tensor:
+    """An input of ``weight``, its columns (``channel``) moved last, without padding: see `Pathways.unpadded`."""
     if x.is_nested:  # how torch's encoder leaves padding out when it evaluates
-        x = torch.cat(list(x.unbind()))
+        return torch.cat(list(x.unbind()))
     x = x.movedim(channel, -1)
+    marked = next((marked for pattern, marked in positions.items() if matches([weight], [pattern])), None)
+    return x if marked is None or x.shape[:-1] != marked.shape else x[marked.to(x.device)]
+
+
+def _sum_of_squares(x: Tensor, most: int) -> tuple[Tensor, int]:
+    """Sums over all dimensions but the last, of every so-many-th step of the longest: ((C,), how many)."""
     if x.dim() == 1:
         x = x[None]
     lead = x.shape[:-1]
     longest = max(range(len(lead)), key=lambda dim: lead[dim])
-    every = max(1, math.prod(lead) // POSITIONS)
+    every = max(1, math.prod(lead) // most)
     x = x.movedim(longest, 0)[::every].float()
     return x.square().sum(dim=tuple(range(x.dim() - 1))), x.numel() // x.shape[-1]
 

@@ -159,6 +159,16 @@ class Pathways:
         """
         return self._active.calibrate(language)
 
+    def unpadded(self, positions: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """What is observed of layers' inputs inside the block leaves padding out, where ``positions`` tell it.
+
+        Args:
+            positions: {pattern of modules, as in `PathwayConfig.include`: bool, True at what is not padding}. The first
+                pattern that matches counts, for inputs of that shape but for their channels, such as (B, T) for
+                (B, T, C) and a convolution's (B, C, T); inputs of another shape are observed whole.
+        """
+        return self._state.observations.unpadded(positions)
+
     def step(self, optimizer: Optimizer | None = None) -> list[MaskEvent]:
         """Call it after every ``optimizer.step()``: advances the clocks, prunes and adapts when due.
 

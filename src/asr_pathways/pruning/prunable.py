@@ -72,7 +72,7 @@ def find_prunable(model: nn.Module, include: Sequence[str], exclude: Sequence[st
                 attribute: str = hook._tensor_name
                 name = f"{prefix}.{attribute}_orig".lstrip(".")
                 would = not {attribute, f"{attribute}_orig"}.isdisjoint(_prunable_attributes(module))
-                if would and _matches([name], include) and not _matches([name], exclude):
+                if would and matches([name], include) and not matches([name], exclude):
                     raise PathwaysError(
                         f"{name.removesuffix('_orig')} is masked by torch.nn.utils.prune: "
                         f"end that by its remove(module, {attribute!r}), or exclude the module"
@@ -82,7 +82,7 @@ def find_prunable(model: nn.Module, include: Sequence[str], exclude: Sequence[st
         if not isinstance(parameter, nn.Parameter) or not (parameter.numel() and parameter.is_floating_point()):
             continue
         matrix = all(attribute in _prunable_attributes(module) for module, attribute in owners)
-        if matrix and _matches(names, include) and not _matches(names, exclude):
+        if matrix and matches(names, include) and not matches(names, exclude):
             module, attribute = owners[0]
             groups = module.groups if isinstance(module, CONVOLUTIONS) else 3 if attribute == "in_proj_weight" else 1
             prunable.append(Prunable(names[0], names, parameter, owners, groups))
@@ -96,7 +96,7 @@ def find_prunable(model: nn.Module, include: Sequence[str], exclude: Sequence[st
 def matching(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
     """Those of ``patterns`` that match a parameter, for lists that are made for several kinds of model."""
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    return tuple(pattern for pattern in patterns if _matches(names, [pattern]))
+    return tuple(pattern for pattern in patterns if matches(names, [pattern]))
 
 
 def _prunable_attributes(module: nn.Module) -> Iterable[str]:
@@ -109,7 +109,8 @@ def _prunable_attributes(module: nn.Module) -> Iterable[str]:
     return ()
 
 
-def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    """Whether a pattern is of one of these parameters, or of a module that holds it."""
     return any(fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*") for name in names for p in patterns)
 
 

@@ -40,6 +40,8 @@ class Evidence:
     products: Tensor | None = None
 
 
+LEAST = 1e-30  # factor of a weight whose input is always zero: among themselves they go by magnitude
+
 SCORES: dict[str, type[Score]] = {}
 """Every score by its name; a subclass of `Score` registers itself."""
 
@@ -103,7 +105,8 @@ class Activation(Score):
     """|theta_ij| times the rms of input j to a power, with one running rms per pathway.
 
     A power of 1 is Wanda's score (arXiv 2306.11695), 1/2 is how RIA (Zhang et al., ICLR 2024) weighs inputs, 0 is
-    magnitude. A tensor whose inputs were not observed is scored by magnitude.
+    magnitude. A tensor whose inputs were not observed is scored by magnitude, as are, below all others, the columns
+    whose inputs were all zero.
     """
 
     activation_power: float = 1.0
@@ -117,7 +120,7 @@ class Activation(Score):
         if evidence.inputs is None:
             return scores
         groups, columns = evidence.inputs.shape
-        factor = evidence.inputs.to(scores).pow(self.activation_power)
+        factor = evidence.inputs.to(scores).pow(self.activation_power).clamp(min=LEAST)
         factor = factor.view(groups, 1, columns, *[1] * (scores.dim() - 2))
         return (scores.view(groups, -1, *scores.shape[1:]) * factor).view(scores.shape)
 

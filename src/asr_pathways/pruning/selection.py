@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -20,8 +21,8 @@ OUT = -1.0  # below every score, which are all >= 0
 
 
 def kept(count: int, sparsity: float) -> int:
-    """How many of ``count`` stay at ``sparsity``, rounded as `torch.nn.utils.prune` rounds."""
-    return count - round(sparsity * count)
+    """How many of ``count`` stay at ``sparsity``: rounded as `torch.nn.utils.prune` rounds, but at least one."""
+    return max(count - round(sparsity * count), min(count, 1))
 
 
 def erk(units: Sequence[int], shapes: Sequence[Sequence[int]], sparsity: float) -> list[int]:
@@ -47,13 +48,14 @@ def erk(units: Sequence[int], shapes: Sequence[Sequence[int]], sparsity: float) 
 
 
 def global_(scores: Iterable[Tensor], sparsity: float) -> list[int]:
-    """The best units over all tensors together; ties go to earlier tensors.
+    """The best units over all tensors together, and all that score infinity; ties go to earlier tensors.
 
     Args:
         scores: (units,) of each tensor.
     """
     parts = list(scores)
-    chosen = top_k(torch.cat([part.cpu() for part in parts]), kept(sum(p.numel() for p in parts), sparsity))
+    together = torch.cat([part.cpu() for part in parts])
+    chosen = top_k(together, max(kept(len(together), sparsity), int(together.isposinf().sum())))
     return [int(part.count_nonzero()) for part in torch.split(chosen, [part.numel() for part in parts])]
 
 
@@ -65,8 +67,9 @@ def select(
     granularity: Granularity,
     allocation: AllocationName,
     within: Sequence[Tensor] | None = None,
+    groups: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
-    """The masks of the highest scores, tensor by tensor.
+    """The masks of the highest scores, tensor by tensor; no allocation empties a tensor.
 
     Args:
         score: from the index of a tensor to its scores (>= 0); called once or twice a tensor, so that not all
@@ -74,11 +77,19 @@ def select(
         shapes: of all tensors.
         sparsity: share of units that is dropped.
         within: bool masks; only units of which they keep something are kept.
+        groups: of each tensor's rows, as in `Prunable`: `global` allocation empties none of them; None: one each.
     """
 
     def unit_scores(index: int) -> Tensor:
         scores = granularity.pool(score(index))
-        return scores if within is None else scores.where(_active(within[index], granularity), OUT)
+        if within is not None:
+            scores = scores.where(_active(within[index], granularity), OUT)
+        if allocation == "global":  # the best unit of each group comes first
+            count = groups[index] if groups else 1
+            of_groups = scores.view(count if scores.numel() % count == 0 else 1, -1)
+            best = torch.zeros_like(of_groups, dtype=torch.bool).scatter_(1, of_groups.argmax(1, keepdim=True), True)
+            scores = of_groups.masked_fill(best & (of_groups != OUT), math.inf).view(-1)
+        return scores
 
     units = [granularity.units(shape) for shape in shapes]
     if allocation == "global":
@@ -97,7 +108,7 @@ def select(
 def swap(magnitudes: Tensor, scores: Tensor, mask: Tensor, fraction: float, granularity: Granularity) -> Tensor:
     """RigL's update: the smallest ``fraction`` of the kept units is replaced by the dropped of highest score.
 
-    The number of kept units does not change.
+    The number of kept units does not change, nor does any unit grow that scores 0: nothing speaks for it.
 
     Args:
         magnitudes, scores: (>= 0) of the weight's shape.
@@ -105,9 +116,10 @@ def swap(magnitudes: Tensor, scores: Tensor, mask: Tensor, fraction: float, gran
     """
     active = _active(mask, granularity)
     kept = int(active.count_nonzero())
-    count = min(round(fraction * kept), active.numel() - kept)
+    growing = granularity.pool(scores).where(~active, OUT)
+    count = min(round(fraction * kept), int((growing > 0).count_nonzero()))
     stay = granularity.choose(granularity.pool(magnitudes).where(active, OUT), kept - count)
-    grow = granularity.choose(granularity.pool(scores).where(~active, OUT), count)
+    grow = granularity.choose(growing, count)
     return granularity.expand(stay | grow, mask.shape)
 
 
@@ -129,6 +141,7 @@ class MaskSelector:
         self._granularity = parse_granularity(config.granularity)
         self._narrows = POLICIES[config.gradient].freezes or self._score.swaps
         self._observations = observations
+        self._warned = False
 
     def prune(
         self, pathway: str, sparsity: float, current: Sequence[Tensor] | None, factor: Factor | None = None
@@ -161,7 +174,7 @@ class MaskSelector:
             raise PathwaysError(missing)
         evidence = self._observations.evidence(pathway)
         if self._score.swaps:
-            return self._score.name, self._swap(evidence, current, self._score.swapped(language_steps))
+            return self._score.name, self._swap(pathway, evidence, current, self._score.swapped(language_steps))
         hysteresis = self._config.hysteresis
 
         def with_hysteresis(index: int) -> Tensor:
@@ -190,9 +203,20 @@ class MaskSelector:
             granularity=self._granularity,
             allocation=self._config.allocation,
             within=within,
+            groups=[one.groups for one in self._prunable],
         )
 
-    def _swap(self, evidence: Callable[[str], Evidence], current: Sequence[Tensor], share: float) -> Iterator[Tensor]:
+    def _swap(
+        self, pathway: str, evidence: Callable[[str], Evidence], current: Sequence[Tensor], share: float
+    ) -> Iterator[Tensor]:
+        without = []
         for one, mask in zip(self._prunable, current, strict=True):
             of_weight = evidence(one.name)
-            yield swap(Magnitude().of(of_weight), self._score.of(of_weight), mask, share, self._granularity)
+            scores = self._score.of(of_weight)
+            if not scores.any():
+                without.append(one.name)
+            yield swap(Magnitude().of(of_weight), scores, mask, share, self._granularity)
+        if without and not self._warned:
+            self._warned = True
+            some = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
+            warnings.warn(f"no gradient of {pathway!r} reached {some}: these masks stay as they are", stacklevel=2)

@@ -85,8 +85,7 @@ class PruneRecipe(LoopConfig):
     refit_batches: int = Field(
         default=0,
         ge=0,
-        description="batches a language to solve for the kept weights by, before training (whose layers' outputs are "
-        "all in memory); 0: as pruned",
+        description="batches a language to solve for the kept weights by, before training; 0: as pruned",
     )
     distillation: float = Field(
         default=0.0, ge=0, description="weight in the loss of the distance from the dense model's inner outputs"

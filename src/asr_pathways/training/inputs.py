@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asr_pathways.data.batches import Batch, TrainBatches, eval_batches
+from asr_pathways.data.batches import Batch, TrainBatches, eval_batches, joined
 from asr_pathways.data.corpus import languages_of, load_cuts, sources_of, texts_of
 from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.data.identity import Identity
@@ -101,11 +101,15 @@ class Inputs:
         return batches
 
     def calibration(self, asr: AsrModel, language: str) -> Iterator[Batch]:
-        """Endless batches of one language, neither augmented nor made ahead, of an even sample of a large corpus."""
+        """Endless batches of one language, neither augmented nor made ahead, of an even sample of a large corpus.
+
+        If the model pads to a window, utterances are joined to fill it.
+        """
         cuts = [cut for cut in self.cuts if cut.supervisions[0].language == language]
         cuts = cuts[:: -(-len(cuts) // _CALIBRATION_UTTERANCES)]
         plain = {"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0}
-        return iter(TrainBatches(cuts, config=self._run.config.data.model_copy(update=plain), **self._options(asr)))
+        batches = TrainBatches(cuts, config=self._run.config.data.model_copy(update=plain), **self._options(asr))
+        return (joined(one, asr.model.length_error) if asr.model.pads_to_window else one for one in batches)
 
     def dev(self, asr: AsrModel) -> list[Batch]:
         """Dev batches of the model's languages: of each, as many utterances as the run scores, by id."""
@@ -174,7 +178,9 @@ def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batche
         network = asr.use(language) if masked else nullcontext()
         with network, pathways.calibrate(language), torch.no_grad():
             for _ in range(batches):
-                asr.model.loss(next(drawn).to(asr.device))
+                batch = next(drawn).to(asr.device)
+                with asr.unpadded(batch):
+                    asr.model.loss(batch)
     for language in languages[: 1 if pathways.config.shared else None]:
         pathways.adapt(language)
 

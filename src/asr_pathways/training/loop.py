@@ -220,7 +220,11 @@ class TrainingLoop:
         # Whichever rank has the batch, dropout is the same.
         torch.manual_seed(zlib.crc32(f"{self.config.seed}/{self.state.step}/{place}".encode()))
         waits = number + 1 < self.config.accumulate  # ranks exchange gradients once a step
-        with self.fabric.no_backward_sync(self.model, enabled=waits), self.asr.use(batch.language):
+        with (
+            self.fabric.no_backward_sync(self.model, enabled=waits),
+            self.asr.use(batch.language),
+            self.asr.unpadded(batch),
+        ):
             with self.fabric.autocast():  # which Fabric does for marked methods only where it wraps the model, by DDP
                 loss: Tensor = self.model.loss(batch)
                 if self.distillation is not None:

@@ -1,9 +1,13 @@
-"""How the C library allocates memory for tensors on the CPU."""
+"""Memory for tensors: how the C library allocates it on the CPU, and how much is free."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
+from pathlib import Path
+
+import torch
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -31,3 +35,21 @@ def keep_freed_memory() -> bool:
         return False
     raised = mallopt(_MMAP_THRESHOLD, _MOST) or mallopt(_MMAP_THRESHOLD, _MOST_ONCE)
     return bool(raised and mallopt(_TRIM_THRESHOLD, _MOST))
+
+
+def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
+    """Bytes that can be allocated on ``device``: on Linux what machine and control group leave; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = (system / "proc/meminfo").read_text().splitlines()
+        free += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    group = system / "sys/fs/cgroup"
+    with suppress(OSError, ValueError, IndexError):  # version 2; without a limit it says "max"
+        path = (system / "proc/self/cgroup").read_text().splitlines()[-1].split(":")[2].strip("/")
+        group = group / path if (group / path / "memory.max").exists() else group
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used = int((group / "memory.current").read_text()) - int(statistics["inactive_file"])
+        free.append(int((group / "memory.max").read_text()) - used)
+    return max(0, min(free)) if free else None

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import islice
 from pathlib import Path
 
 from asr_pathways.bundle.load import load_model
-from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
-from asr_pathways.pruning.refit import refit
 from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.inputs import Inputs, choose_masks
 from asr_pathways.training.loop import train_in
+from asr_pathways.training.refitting import refit
 from asr_pathways.training.run import Run, open_run
 from asr_pathways.training.state import TrainingState
 
@@ -173,7 +169,7 @@ def _first_pathways(
             folders = [Path(init)] if isinstance(init, str) else init
         _load_masks(pathways, folders, init)
     if before is not None:
-        _refit(asr, before, inputs, recipe, first)
+        refit(run, asr, before, inputs, recipe)
     return asr
 
 
@@ -199,18 +195,3 @@ def _recipe_of_first_masks(recipe: PruneRecipe) -> PruneRecipe:
     structure = {key: recipe.pathways[key] for key in _STRUCTURE if key in recipe.pathways}
     plain = {"pathways": structure, "distillation": 0.0, "soft_targets": 0.0, "refit_batches": 0}
     return recipe.with_steps(recipe.init_steps).model_copy(update=plain)
-
-
-def _refit(asr: AsrModel, dense: SpeechModel, inputs: Inputs, recipe: PruneRecipe, shows: bool) -> None:
-    """Solves for the weights that the masks keep, on input as in training; ``shows`` a bar."""
-    assert asr.pathways is not None
-    for model in (asr.model, dense):
-        model.eval()
-        if recipe.optimizer.steps:
-            model.train_on_short_windows()
-    batches = {
-        language: [batch.to(asr.device) for batch in islice(inputs.calibration(asr, language), recipe.refit_batches)]
-        for language in asr.pathways.languages
-    }
-    bar = partial(track, label="Refitting") if shows else iter
-    refit(asr.pathways, asr.model.loss, dense.network, dense.loss, batches, progress=bar)

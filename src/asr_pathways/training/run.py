@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -42,11 +43,17 @@ class Run:
         """The MODEL folder that the run starts from."""
         return self.out / "checkpoints" / "start"
 
+    @property
+    def solved(self) -> Path:
+        """Where refitting keeps what it has solved until the run starts."""
+        return self.out / "checkpoints" / "refitted"
+
     def save_start(self, asr: AsrModel) -> None:
         """Writes the start of the run, by the first rank; the others wait."""
         if self.fabric.is_global_zero:
             with atomic_folder(self.start) as temporary:
                 save_model(temporary, asr)
+            shutil.rmtree(self.solved, ignore_errors=True)
         self.fabric.barrier()
 
 

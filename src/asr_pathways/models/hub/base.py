@@ -7,7 +7,7 @@ from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.files import temporary_folder, write_json, writing
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights
+
+if TYPE_CHECKING:
+    from asr_pathways.data.batches import Batch
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -159,6 +162,11 @@ class HubModel(SpeechModel):
                 frames, encodings, key=lambda count: int(self.output_lengths(torch.tensor([count])))
             )
         return self._frames[encodings]
+
+    def positions(self, batch: Batch) -> dict[str, Tensor]:
+        """Of all layers whose input has the encoder's frames."""
+        size = int(self.output_lengths(torch.tensor([batch.features.shape[1]])))
+        return {"*": pad_lengths(self.output_lengths(batch.feature_lengths), size)}
 
     @abstractmethod
     def output_lengths(self, lengths: Tensor) -> Tensor:

@@ -61,6 +61,16 @@ class Ctc(HubModel):
         loss = F.ctc_loss(scores, batch.targets, lengths, batch.target_lengths, self.blank, reduction="sum")
         return loss / batch.target_lengths.sum().clamp(min=1)
 
+    def positions(self, batch: Batch) -> dict[str, Tensor]:
+        """Also of wav2vec 2.0's convolutions of the waveform, one after the other."""
+        positions, config = {}, self.hub.config
+        size, lengths = batch.features.shape[1], batch.feature_lengths
+        strides = zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=True)
+        for number, (kernel, stride) in enumerate(strides if batch.features.dim() == 2 else ()):
+            positions[f"*.feature_extractor.conv_layers.{number}"] = pad_lengths(lengths, size)
+            size, lengths = (size - kernel) // stride + 1, (lengths - kernel) // stride + 1
+        return positions | super().positions(batch)
+
     def prediction_lengths(self, batch: Batch) -> Tensor:
         return self.output_lengths(batch.feature_lengths)
 

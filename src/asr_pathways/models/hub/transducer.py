@@ -48,6 +48,11 @@ class HubTransducer(HubModel):
         logits = self.hub(encoder_outputs=encoded, decoder_input_ids=tokens).logits[:, : int(lengths.max())]
         return self._costs(logits, batch, lengths).sum() / batch.target_lengths.sum().clamp(min=1)
 
+    def positions(self, batch: Batch) -> dict[str, Tensor]:
+        """Also of the decoder, whose input begins with a blank."""
+        tokens = pad_lengths(batch.target_lengths + 1, batch.targets.shape[1] + 1)
+        return {"decoder": tokens} | super().positions(batch)
+
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
         encoded = self._encode(features, lengths)
         return encoded.last_hidden_state, encoded.attention_mask.sum(-1).long()

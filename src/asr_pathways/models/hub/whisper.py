@@ -94,6 +94,10 @@ class Whisper(HubModel):
     def padding(self) -> str:
         return str(getattr(self.hub.config, "padding", "window"))
 
+    @property
+    def pads_to_window(self) -> bool:  # type: ignore[override]
+        return self.padding == "window"
+
     def train_on_short_windows(self) -> None:
         self.hub.config.padding = "longest"
 
@@ -121,7 +125,7 @@ class Whisper(HubModel):
         """
         if (reason := self.length_error(int(lengths.max()), ())) is not None:
             raise PathwaysError(reason)
-        size = self.frames if self.padding == "window" else min(self.frames, int(lengths.max()) + 1) // STRIDE * STRIDE
+        size = self._padded(lengths)
         features = F.pad(features, (0, 0, 0, max(0, size - features.shape[1])))[:, :size]
         valid = pad_lengths(lengths, size)[..., None]
         silence = features.masked_fill(~valid, -torch.inf).amax(dim=(1, 2), keepdim=True) - RANGE
@@ -134,6 +138,21 @@ class Whisper(HubModel):
             x = layer(x, None)
         out: Tensor = encoder.layer_norm(x)
         return out
+
+    def _padded(self, lengths: Tensor) -> int:
+        """The frames of a batch with padding."""
+        return self.frames if self.padding == "window" else min(self.frames, int(lengths.max()) + 1) // STRIDE * STRIDE
+
+    def positions(self, batch: Batch) -> dict[str, Tensor]:
+        """Of all layers: frames of features, of the encoder, and tokens."""
+        size, prompt = self._padded(batch.feature_lengths), len(self.prompt(batch.language))
+        encoded = pad_lengths(self.output_lengths(batch.feature_lengths), size // STRIDE)
+        return {
+            "*.encoder_attn.[kv]_proj": encoded,
+            "model.encoder.conv*": pad_lengths(batch.feature_lengths, size),
+            "model.encoder": encoded,
+            "model.decoder": pad_lengths(batch.target_lengths + prompt, batch.targets.shape[1] + prompt),
+        }
 
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
         return self.encode(features, lengths), self.output_lengths(lengths)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from torch.nn import functional as F
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning import PathwayConfig, Pathways
-from asr_pathways.pruning.refit import Group, refit, solve
+from asr_pathways.pruning.refit.dataflow import Group
+from asr_pathways.pruning.refit.refitting import Refitting, _Side, solve
 
 
 def noise(*shape: int, seed: int) -> Tensor:
@@ -35,7 +38,7 @@ def test_a_row_is_the_solution_of_least_squares() -> None:
         system = torch.cat([*left, penalty**0.5 * torch.eye(columns)]).double()
         wanted = torch.cat([*right, penalty**0.5 * weight[row]]).double()
         expected = torch.linalg.lstsq(system, wanted).solution
-        torch.testing.assert_close(found[row].double(), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[row].double(), expected, rtol=1e-3, atol=1e-4)
     nowhere = ~torch.stack(masks).any(dim=0)
     assert nowhere.any() and torch.equal(found[nowhere], weight[nowhere])
 
@@ -122,7 +125,7 @@ def test_pathways_come_nearer_to_the_dense_model() -> None:
         seen.extend(groups)
         return groups
 
-    refit(pathways, pathways.model, dense, dense, speech, progress=progress)
+    Refitting(pathways, pathways.model, dense, dense, speech["en"][0]).run(speech, progress=progress)
     assert distance(pathways, dense, speech) < 0.3 * before
     assert torch.equal(pathways.model.shared.weight, shared)  # it runs twice
     for language in LANGUAGES:
@@ -132,7 +135,8 @@ def test_pathways_come_nearer_to_the_dense_model() -> None:
         ("blocks.0.out.weight",),
         ("blocks.1.query.weight", "blocks.1.value.weight"),
     ]
-    assert seen[1].finished == ("blocks.0.query", "blocks.0.value") and seen[2].finished == ("blocks.0",)
+    assert seen[1].finished == () and seen[2].finished == seen[2].needed == ("blocks.0",)
+    assert seen[4].finished == ("blocks.0", "blocks.1") and seen[4].needed == ("blocks.1",)
     names = {name for name, module in dense.named_modules() if isinstance(module, nn.Linear)}
     assert all("forward" not in vars(module) for module in pathways.model.modules())
     assert {name.rpartition(".")[0] for group in seen for name in group.layers} == names - {"shared"}
@@ -145,7 +149,7 @@ def test_zeros_that_were_written_in_stay_and_are_made_up_for() -> None:
         _, dense, speech = pruned()
         model = copy.deepcopy(dense)
         pathways = Pathways.attach(model, PathwayConfig(sparsity=0.5, gradient=policy, shared=True), ["en"])
-        refit(pathways, model, dense, dense, speech)
+        Refitting(pathways, model, dense, dense, speech["en"][0]).run(speech)
         found.append(pathways.extract("en"))
         own = dict(model.named_parameters())
         cut = {name: own[name][~mask] for name, mask in pathways.mask("en").items()}
@@ -158,20 +162,84 @@ def test_what_has_run_is_not_run_again_and_gives_the_same() -> None:
     """Against refitting without anything kept: the layers of each group from whole forward passes."""
     pathways, dense, speech = pruned()
     other, _, _ = pruned()
-    refit(pathways, pathways.model, dense, dense, speech)
+    Refitting(pathways, pathways.model, dense, dense, speech["en"][0]).run(speech)
 
     def forget(groups):  # type: ignore[no-untyped-def]
-        return [Group(group.layers, ()) for group in groups]
+        return [replace(group, finished=(), needed=()) for group in groups]
 
-    refit(other, other.model, dense, dense, speech, progress=forget)
+    Refitting(other, other.model, dense, dense, speech["en"][0]).run(speech, progress=forget)
     for name, weight in pathways.model.state_dict().items():
         torch.testing.assert_close(other.model.state_dict()[name], weight)
+
+
+def test_memory_does_not_grow_with_blocks_and_is_reckoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    pathways, dense, speech = pruned()
+    refitting = Refitting(pathways, pathways.model, dense, dense, speech["en"][0])
+    sides: list[object] = []
+    monkeypatch.setattr(
+        "asr_pathways.pruning.refit.refitting._Side", lambda *given: sides.append(_Side(*given)) or sides[-1]
+    )
+    kept = []
+
+    def watch(groups):  # type: ignore[no-untyped-def]
+        for group in groups:
+            yield group
+            tensors = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _outputs(sides)}
+            kept.append(sum(tensors.values()))
+
+    refitting.run(speech, progress=watch)
+    one = 2 * sum(batch.nbytes for batches in speech.values() for batch in batches)  # of a block, of both models
+    small = 4 * 3 * 2 * 8  # what stands in for the others
+    assert max(kept) <= one + small and max(kept[2:6]) > 0
+    weights = sum(layer.weight.numel() for layer in dense.modules() if isinstance(layer, nn.Linear))
+    assert one < refitting.bytes(4) < one + 4 * (2 * weights + 8 * 256 + 12 * 256)
+
+
+def _outputs(sides):  # type: ignore[no-untyped-def]
+    return [t for side in sides for named in side._outputs.values() for t in named.values() if isinstance(t, Tensor)]
+
+
+def test_it_goes_on_where_it_was_stopped() -> None:
+    straight, dense, speech = pruned()
+    Refitting(straight, straight.model, dense, dense, speech["en"][0]).run(speech)
+    solved: dict[str, Mapping[str, Tensor]] = {}
+    stopped, _, _ = pruned()
+
+    def three(groups):  # type: ignore[no-untyped-def]
+        yield from groups[:3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Refitting(stopped, stopped.model, dense, dense, speech["en"][0]).run(speech, progress=three, solved=solved)
+    assert len(solved) == 3
+    again, _, _ = pruned()
+    Refitting(again, again.model, dense, dense, speech["en"][0]).run(speech, solved=solved)
+    for name, weight in straight.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], weight)
+
+
+def test_padding_is_left_out() -> None:
+    found = []
+    for padding in (0.0, 9.0):
+        pathways, dense, speech = pruned()
+        wide = {lang: [F.pad(b, (0, 0, 0, 20), value=padding) for b in batches] for lang, batches in speech.items()}
+        marked = torch.arange(60) < 40
+        Refitting(pathways, pathways.model, dense, dense, wide["en"][0], lambda _, marked=marked: {"*": marked}).run(
+            wide
+        )
+        found.append(pathways.model.state_dict())
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight)
 
 
 def test_it_is_refused_where_it_would_do_harm() -> None:
     pathways, dense, speech = pruned()
     with pytest.raises(PathwaysError, match="refit: no batches of fr"):
-        refit(pathways, pathways.model, dense, dense, {"en": speech["en"]})
+        Refitting(pathways, pathways.model, dense, dense, speech["en"][0]).run({"en": speech["en"]})
     pathways.add("de", 0.8)
     with pytest.raises(PathwaysError, match="refit: 'de' was added"):
-        refit(pathways, pathways.model, dense, dense, speech)
+        Refitting(pathways, pathways.model, dense, dense, speech["en"][0])
+    pathways, dense, speech = pruned()
+    speech["fr"][2][3, 3] = float("inf")
+    with pytest.raises(PathwaysError, match=r"refit: inputs of blocks.0.query.weight are not finite on data of fr"):
+        Refitting(pathways, pathways.model, dense, dense, speech["en"][0]).run(speech)

@@ -1,0 +1,1 @@
+"""Refitting: the weights that masks keep are solved for, block by block."""

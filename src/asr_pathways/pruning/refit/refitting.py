@@ -1,0 +1,275 @@
+"""Refitting (layer-wise reconstruction): solves for the weights that masks keep, to compensate for those that are cut.
+
+Linear layers are refitted in the order in which they run. With the inputs X_l of the dense layer W on data of language
+l, and the inputs Z_l of the same layer in the sparse model, whose layers before it are refitted already, its weights
+become the T that brings the outputs of all pathways, with masks m_l, nearest to those of the dense layer:
+
+    sum over l of |W X_l - (T * m_l) Z_l|^2 + ridge * |T - W|^2 -> min
+
+That is one system of linear equations a row. With one mask it is the reconstruction of AdaPrune (Hubara et al. 2021,
+arXiv 2102.08124) and SparseGPT (Frantar and Alistarh 2023, arXiv 2301.00774), solved by conjugate gradients, as ALPS
+does (Meng et al. 2024, arXiv 2406.07831).
+
+It streams: of a batch only outputs that are still needed are in memory, in a chain of blocks those of the last one. Of
+inputs only the sums X Z' and Z Z' are kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from asr_pathways import ranks
+from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning.observe import without_padding
+from asr_pathways.pruning.pathways import Pathways
+from asr_pathways.pruning.prunable import tensors_of
+from asr_pathways.pruning.refit.dataflow import Group, trace
+
+T = TypeVar("T")
+
+RIDGE = 0.05
+"""Weight of the distance from the dense weights, in units of the mean square of an input summed over the batches."""
+
+STEPS, TOLERANCE = 100, 1e-4
+"""Of conjugate gradients: at most so many, until a row's residual is so small a part of what it was."""
+
+
+class Refitting(Generic[T]):
+    """What is to be refitted; `run` does it.
+
+    Changed are linear layers that run once in a forward pass. On several ranks all end with the first one's weights.
+
+    Args:
+        pathways: with the masks to refit to; both models are to be in eval mode.
+        forward: runs the pathways' model on a batch.
+        dense: the model as it was, with the same names of modules.
+        dense_forward: runs it on a batch.
+        sample: a batch, the largest if they differ in size.
+        positions: from a batch to what is not padding in it, as `Pathways.unpadded` takes it.
+
+    Attributes:
+        groups: the layers to refit, in order.
+
+    Raises:
+        PathwaysError: if a language was added, which the weights of others must not move for.
+    """
+
+    def __init__(
+        self,
+        pathways: Pathways,
+        forward: Callable[[T], object],
+        dense: nn.Module,
+        dense_forward: Callable[[T], object],
+        sample: T,
+        positions: Callable[[T], Mapping[str, Tensor]] = lambda _: {},
+    ) -> None:
+        if pathways.added:
+            raise PathwaysError(f"refit: {pathways.added[0]!r} was added: the pathways before it must stay as they are")
+        self._pathways, self._dense, self._positions = pathways, dense, positions
+        self._forwards = (pathways.model, forward), (dense, dense_forward)
+        self._layers = _linear_layers(pathways)
+        with torch.no_grad():
+            self.groups = trace(dense, lambda: dense_forward(sample), self._layers)
+
+    def bytes(self, batches: int) -> int:
+        """What ``batches`` of each language occupy at most beside themselves, about, in outputs, weights and sums."""
+        languages, weights = len(self._pathways.languages), [layer.weight for layer in self._layers.values()]
+        outputs = 2 * languages * batches * max((group.bytes for group in self.groups), default=0)
+        sums = 2 * languages * max((weight.shape[1] for weight in weights), default=0) ** 2
+        solution = 12 * max((weight.numel() for weight in weights), default=0)
+        return outputs + 4 * (sum(weight.numel() for weight in weights) + sums + solution)
+
+    def seconds(self, batches: int) -> float:
+        """How long it takes with ``batches`` of each language, about: the forward passes, and the solutions."""
+        languages, weights = len(self._pathways.languages), [layer.weight.float() for layer in self._layers.values()]
+        if not weights:
+            return 0.0
+        largest = max(weights, key=Tensor.numel)
+        square = largest.new_zeros(largest.shape[1], largest.shape[1])
+        began = time.monotonic()
+        with torch.no_grad():
+            largest @ square
+        product = (time.monotonic() - began) / (largest.numel() * largest.shape[1])
+        solving = languages * STEPS / 2 * product * sum(weight.numel() * weight.shape[1] for weight in weights)
+        return 2 * languages * batches * sum(group.seconds for group in self.groups) + solving
+
+    def run(
+        self,
+        batches: Mapping[str, Sequence[T]],
+        ridge: float = RIDGE,
+        progress: Callable[[Sequence[Group]], Iterable[Group]] = iter,
+        solved: MutableMapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        """Changes the weights of the pathways' model so that every pathway comes nearest to the dense model.
+
+        Args:
+            batches: data of each language; more than the columns of the widest layer, in frames and in tokens.
+            ridge: for as little data as that.
+            progress: iterates over the groups of layers, and may show a bar.
+            solved: {first layer of a group: its new weights}: those that are there already are taken from there, and
+                new ones are put there.
+
+        Raises:
+            PathwaysError: if a language lacks batches, or a layer's input is not finite.
+        """
+        if missing := [language for language in self._pathways.languages if not batches.get(language)]:
+            raise PathwaysError(f"refit: no batches of {', '.join(missing)}")
+        solved = {} if solved is None else solved
+        sides = [_Side(*one) for one in self._forwards]
+        with torch.no_grad():
+            for group in progress(self.groups):
+                if group.layers[0] not in solved:
+                    solved[group.layers[0]] = self._solve(group, *self._moments(sides, group, batches), ridge)
+                for name, weight in solved[group.layers[0]].items():
+                    self._layers[name].weight.copy_(weight)
+            ranks.from_first([layer.weight for layer in self._layers.values()])
+
+    def _solve(self, group: Group, grams: list[Tensor], crosses: list[Tensor], ridge: float) -> dict[str, Tensor]:
+        solutions = {}
+        for name in group.layers:
+            masks = [mask.to(grams[0].device) for mask in self._pathways.masks_of(name).values()]
+            weight = self._layers[name].weight
+            solution = solve(self._dense.get_parameter(name).float(), masks, grams, crosses, ridge).to(weight)
+            solutions[name] = torch.where(torch.stack(masks).any(dim=0), solution, weight)
+        return solutions
+
+    def _moments(
+        self, sides: Sequence[_Side[T]], group: Group, batches: Mapping[str, Sequence[T]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Z Z' and X Z' of each pathway, (C, C)."""
+        grams, crosses = [], []
+        for language in self._pathways.languages:
+            gram = cross = torch.zeros(())
+            with self._pathways.use(language):
+                for number, batch in enumerate(batches[language]):
+                    positions = self._positions(batch)
+                    z, x = (
+                        without_padding(side.input(group, (language, number), batch), -1, group.layers[0], positions)
+                        .reshape(-1, self._layers[group.layers[0]].in_features)
+                        .float()
+                        for side in sides
+                    )
+                    gram = gram + z.T @ z
+                    cross = cross + x.T @ z
+            if not (gram.isfinite().all() and cross.isfinite().all()):
+                raise PathwaysError(f"refit: inputs of {group.layers[0]} are not finite on data of {language}")
+            grams.append(gram)
+            crosses.append(cross)
+        return grams, crosses
+
+
+def solve(
+    weight: Tensor, masks: Sequence[Tensor], grams: Sequence[Tensor], crosses: Sequence[Tensor], ridge: float
+) -> Tensor:
+    """The weights T (R, C) of the module's equation; what no mask keeps stays as it is.
+
+    Args:
+        weight: W (R, C).
+        masks: m_l (R, C), bool.
+        grams: Z_l Z_l' (C, C).
+        crosses: X_l Z_l' (C, C).
+        ridge: in units of the mean of the grams' diagonals.
+    """
+    penalty = ridge * sum(float(gram.diagonal().mean()) for gram in grams)
+    kept = torch.stack(list(masks)).any(dim=0)
+    if penalty == 0:  # no input
+        return weight
+
+    def product(values: Tensor) -> Tensor:  # the left side of the equations; values are 0 where nothing is kept
+        parts = zip(masks, grams, strict=True)
+        return sum(((values * mask) @ gram * mask for mask, gram in parts), penalty * values)
+
+    def dot(first: Tensor, second: Tensor) -> Tensor:
+        return (first * second).sum(dim=1, keepdim=True)
+
+    diagonal = sum((mask * gram.diagonal() for mask, gram in zip(masks, grams, strict=True)), torch.tensor(penalty))
+    solution = weight * kept
+    right = sum((weight @ cross * mask for mask, cross in zip(masks, crosses, strict=True)), penalty * solution)
+    residual = right - product(solution)
+    enough = TOLERANCE**2 * dot(residual, residual)
+    direction = scaled = residual / diagonal
+    length = dot(residual, scaled)
+    for _ in range(STEPS):
+        if bool((dot(residual, residual) <= enough).all()):
+            break
+        image = product(direction)
+        step = length / dot(direction, image).clamp(min=torch.finfo(weight.dtype).tiny)
+        solution = solution + step * direction
+        residual = residual - step * image
+        scaled = residual / diagonal
+        before, length = length, dot(residual, scaled)
+        direction = scaled + length / before.clamp(min=torch.finfo(weight.dtype).tiny) * direction
+    return torch.where(kept, solution, weight)
+
+
+def _linear_layers(pathways: Pathways) -> dict[str, nn.Linear]:
+    """{prunable tensor's name: the layer} of those that belong to one linear layer alone."""
+    prunable = set(pathways.names)
+    return {
+        names[0]: owners[0][0]
+        for names, owners in tensors_of(pathways.model).values()
+        if names[0] in prunable and len(owners) == 1 and isinstance(owners[0][0], nn.Linear)
+    }
+
+
+class _Reached(Exception):
+    """A forward pass has come as far as it needs to."""
+
+
+class _Side(Generic[T]):
+    """A model that is run up to one layer after the other; what has run to its end is not run again."""
+
+    def __init__(self, model: nn.Module, forward: Callable[[T], object]) -> None:
+        self._model, self._forward = model, forward
+        self._outputs: dict[
+            object, dict[str, Any]
+        ] = {}  # {batch: {finished module: its output, or what looks like it}}
+
+    def input(self, group: Group, key: object, batch: T) -> Tensor:
+        """The input of the layers of ``group`` (..., C) in the batch that ``key`` names."""
+        entered: list[Tensor] = []
+
+        def record(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            entered.append(inputs[0])
+            raise _Reached
+
+        outputs = self._outputs.setdefault(key, {})
+        layer = self._model.get_submodule(group.layers[0].rpartition(".")[0])
+        with ExitStack() as undo, suppress(_Reached):
+            undo.callback(layer.register_forward_pre_hook(record).remove)
+            for name, output in outputs.items():  # is returned at once
+                module = self._model.get_submodule(name)
+                module.forward = partial(_copied, output)
+                undo.callback(delattr, module, "forward")
+            for name in set(group.finished).difference(outputs):
+                keep = partial(_keep, outputs, name)
+                undo.callback(self._model.get_submodule(name).register_forward_hook(keep).remove)
+            self._forward(batch)
+        self._outputs[key] = {
+            name: outputs[name] if name in group.needed else tree_map_only(Tensor, _stand_in, outputs[name])
+            for name in group.finished
+            if name in outputs
+        }
+        return entered[0]
+
+
+def _keep(outputs: dict[str, Any], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    outputs[name] = _copied(output)
+
+
+def _copied(value: Any, *_: Any, **__: Any) -> Any:
+    """A copy, since what follows a module may change its output in place."""
+    return tree_map_only(Tensor, Tensor.clone, value)
+
+
+def _stand_in(tensor: Tensor) -> Tensor:
+    """In the place of an output that nothing needs: of its shape, in no memory, and undefined wherever it can be."""
+    return tensor.new_full((), float("nan") if tensor.is_floating_point() else 0).expand(tensor.shape)

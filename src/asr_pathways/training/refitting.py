@@ -1,0 +1,130 @@
+"""Refitting in a run: what it needs is said and checked first, and what is solved outlives an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from asr_pathways.data.batches import Batch
+from asr_pathways.data.progress import track
+from asr_pathways.errors import PathwaysError
+from asr_pathways.files import atomic_path
+from asr_pathways.formats import duration, size
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.models.speech_model import SpeechModel
+from asr_pathways.pruning.refit.refitting import Refitting
+from asr_pathways.training.config import PruneRecipe
+from asr_pathways.training.inputs import Inputs
+from asr_pathways.training.memory import free_memory
+from asr_pathways.training.run import Run
+
+_SAMPLE = 4
+"""The largest of the first so many batches stands for all when memory and time are estimated."""
+
+
+def refit(run: Run, asr: AsrModel, dense: SpeechModel, inputs: Inputs, recipe: PruneRecipe) -> None:
+    """Solves for the weights that the masks keep, on input as in training; goes on with what an earlier try solved.
+
+    Raises:
+        PathwaysError: if it needs more memory than there is, or what is solved cannot be written.
+    """
+    pathways, first = asr.pathways, run.fabric.is_global_zero
+    assert pathways is not None
+    for model in (asr.model, dense):
+        model.eval()
+        if recipe.optimizer.steps:
+            model.train_on_short_windows()
+    count = recipe.refit_batches
+
+    def drawn(language: str, most: int = count) -> list[Batch]:
+        return [batch.to(asr.device) for batch in islice(inputs.calibration(asr, language), most)]
+
+    sample = max(drawn(pathways.languages[0], min(count, _SAMPLE)), key=lambda batch: batch.features.numel())
+    refitting = Refitting(pathways, asr.model.loss, dense.network, dense.loss, sample, dense.positions)
+    bytes_ = refitting.bytes(count) + len(pathways.languages) * count * sample.features.nbytes
+    if (free := free_memory(asr.device)) is not None and bytes_ > free:
+        raise PathwaysError(
+            f"recipe: refit_batches: {count} batches a language need about {size(bytes_)} of memory, and {size(free)} "
+            "are free: take fewer, or smaller ones (data.max_seconds)"
+        )
+    batches = {language: drawn(language) for language in pathways.languages}
+    solved = Solved(run.solved, _fingerprint(asr, recipe, batches), writes=first)
+    if first:
+        done = f" ({len(solved)} of {len(refitting.groups)} parts are done)" if len(solved) else ""
+        needs = f"about {duration(refitting.seconds(count))} and {size(bytes_)} more memory"
+        print(f"Refitting on {count} batches a language: {needs}{done}", file=sys.stderr)
+    refitting.run(batches, progress=partial(track, label="Refitting") if first else iter, solved=solved)
+
+
+class Solved(MutableMapping[str, Mapping[str, Tensor]]):
+    """New weights of layers that were solved for, by the first one's name: a safetensors file each.
+
+    Args:
+        folder: of the files.
+        fingerprint: files with another one are of another run, and count as missing.
+        writes: whether this process writes them.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, writes: bool = True) -> None:
+        self._folder, self._fingerprint, self._writes = folder, fingerprint, writes
+        found = {path.stem: self._read(path) for path in sorted(folder.glob("*.safetensors"))}
+        self._weights: dict[str, Mapping[str, Tensor]] = {
+            name: weights for name, weights in found.items() if weights is not None
+        }
+
+    def __getitem__(self, name: str) -> Mapping[str, Tensor]:
+        return self._weights[name]
+
+    def __setitem__(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        self._weights[name] = weights
+        if not self._writes:
+            return
+        path = self._folder / f"{name}.safetensors"
+        state = {layer: weight.detach().cpu().contiguous() for layer, weight in weights.items()}
+        with atomic_path(path) as temporary:
+            try:
+                save_file(state, temporary, metadata={"fingerprint": self._fingerprint})
+            except SafetensorError as error:
+                raise PathwaysError(f"{path}: cannot write: {error}") from None
+
+    def __delitem__(self, name: str) -> None:
+        del self._weights[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def _read(self, path: Path) -> dict[str, Tensor] | None:
+        """None if the file is of another run, or damaged: its layers are then solved for again."""
+        try:
+            with safe_open(path, "pt") as stream:
+                if (stream.metadata() or {}).get("fingerprint") == self._fingerprint:
+                    return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError):
+            pass
+        return None
+
+
+def _fingerprint(asr: AsrModel, recipe: PruneRecipe, batches: Mapping[str, list[Batch]]) -> str:
+    """Of all that decides the result: weights, masks, data."""
+    assert asr.pathways is not None
+    total = hashlib.sha256(recipe.model_dump_json().encode())
+    for masks in asr.pathways.stored().masks.values():
+        for mask in masks.values():
+            total.update(mask.cpu().numpy().tobytes())
+    for weight in asr.model.network.parameters():
+        total.update(weight.detach().float().cpu().numpy().tobytes())
+    for group in batches.values():
+        for batch in group:
+            total.update(batch.features.cpu().numpy().tobytes() + batch.targets.cpu().numpy().tobytes())
+    return total.hexdigest()
