@@ -9,7 +9,7 @@ from pathlib import Path
 
 import soundfile
 
-from asr_pathways.runtime.streaming import Recognizer
+from asr_pathways import Recognizer
 
 
 def main(bundle: Path, calls: Sequence[tuple[str, Path]], chunk: float = 0.32) -> list[str]:

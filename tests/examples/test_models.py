@@ -10,7 +10,7 @@ from asr_pathways import PathwayConfig, Pathways
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.bundle.load import load_model
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.model_folder.decode import transcribe
+from asr_pathways.runtime.recognizer import Recognizer
 from tests.conftest import make_model
 from tests.models.hub.tiny import hubert, parakeet_tdt, whisper
 
@@ -53,5 +53,5 @@ def test_streaming(speech: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
     heard = example("streaming").main(tmp_path / "b.asrp", list(zip(("en", "fr"), files, strict=True)))
     shipped = load_model(tmp_path / "b.asrp")
     assert heard == [
-        transcribe(shipped, file, language).text for language, file in zip(("en", "fr"), files, strict=True)
+        Recognizer(shipped, language).transcribe(file).text for language, file in zip(("en", "fr"), files, strict=True)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,8 +121,8 @@ def test_language_probabilities_are_those_of_the_training_side(pruned: AsrModel,
     for language in ("en", "fr"):
         with pruned.inference(language):
             shares = pruned.model.language_probabilities(features, torch.tensor([features.shape[1]]))[0, places]
-            total += shares / shares.sum()
-    wanted = dict(zip(("en", "fr"), (total / 2).tolist(), strict=True))
+            total += shares
+    wanted = dict(zip(("en", "fr"), (total / total.sum()).tolist(), strict=True))
     assert recognizer.transcribe(samples).languages == pytest.approx(wanted, abs=1e-4)
 
 
@@ -143,6 +144,19 @@ def test_neither_torch_nor_transformers_is_imported(pruned: AsrModel, tmp_path: 
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_example_prints_words_with_times(
+    pruned: AsrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bundle(pruned, tmp_path / "two.asrp")
+    soundfile.write(tmp_path / "a.wav", sound(1.0), 16_000, subtype="FLOAT")
+    monkeypatch.setattr("sys.argv", ["fast_whisper.py", str(tmp_path / "two.asrp"), "fr", str(tmp_path / "a.wav")])
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "fast_whisper.py"), run_name="__main__")
+    words = Recognizer(tmp_path / "two.asrp", "fr").transcribe(tmp_path / "a.wav", words=True).words
+    assert capsys.readouterr().out.split() == [
+        part for w in words for part in (f"{w.start:.2f}", f"{w.end:.2f}", w.text)
+    ]
 
 
 def test_errors_are_one_line(pruned: AsrModel, tmp_path: Path) -> None:

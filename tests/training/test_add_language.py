@@ -17,10 +17,11 @@ from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.tokenizer import Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder.decode import decode_split, transcribe
+from asr_pathways.model_folder.decode import decode_split
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import METHODS, Pathways, matching
+from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.training.add_language import add_language
 from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.loop import TrainingLoop
@@ -100,7 +101,7 @@ def test_old_pathways_write_the_same_bit_for_bit(
     assert both.card.attribution == ("Somebody", "Sines by nobody")
     assert both.pathways is not None and both.pathways.summary().sparsity["fr"] == pytest.approx(0.7, abs=0.01)
     sound = next((speech / "audio" / "fr").glob("*.flac"))
-    assert transcribe(both, sound, "fr").language == "fr"
+    assert Recognizer(both, "fr").transcribe(sound).language == "fr"
     assert {utterance.language for utterance in decode_split(both, speech, "test")} == {"en", "fr"}
     assert any("own.safetensors" in cell for t in inspection_tables(both, tmp_path / "both") for cell in cells(t))
 

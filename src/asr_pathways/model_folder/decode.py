@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
@@ -22,116 +19,11 @@ from asr_pathways.data.tokenizer import Tokenizer, lost_words
 from asr_pathways.data.voice_activity import is_silent, speech_segments
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.wer import Utterance, require_words
-from asr_pathways.model_folder.language_id import LanguageIdentifier, rank
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.emformer import STRIDE
 from asr_pathways.models.transducer import GreedySearch, Transducer
 
-IDENTIFIED = 30.0
-"""Seconds of a recording's speech, from its start, that decide which language it is in."""
-
-CLEAR = 0.8
-"""Probability from which a segment is taken to be in another language than the recording."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A part of a recording in which something was recognised.
-
-    Attributes:
-        start, end: in seconds from the start of the recording.
-        language: the pathway that was used.
-        text: as that of `Transcript`.
-    """
-
-    start: float
-    end: float
-    language: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was recognised in the recording ``file``.
-
-    Attributes:
-        language: the pathway that was used; with ``auto``, for most of the recording.
-        text: normalised words, or what a model of free text wrote.
-        tokens: word pieces, each with the time (seconds) of the encoder frame that emitted it; empty for models
-            from elsewhere.
-        seconds: length of the recording.
-        segments: the parts that have words, in order: one for a recording that the model decodes at once.
-        languages: with ``auto``, the two likeliest languages and their probabilities.
-    """
-
-    file: str
-    language: str
-    text: str
-    tokens: list[tuple[str, float]]
-    seconds: float
-    segments: list[Segment] = field(default_factory=list)
-    languages: list[tuple[str, float]] = field(default_factory=list)
-
-
 Span = tuple[int, int]  # samples
-
-
-def transcribe(asr: AsrModel, path: Path, language: str, channel: int | None = None) -> Transcript:
-    """Recognises a whole recording of any rate and format that libsndfile reads; ``channel`` as in `read_audio`.
-
-    What is longer than the model's window is cut by voice activity; nothing is made of what has no speech there.
-
-    Raises:
-        PathwaysError: if the file cannot be read as audio or is too short, or the language is unknown.
-    """
-    (language,) = asr.check_languages([language])
-    samples = read_samples(path, channel)
-    parts = [(span, language) for span in _spans(samples, asr.model.window)]
-    return _transcript(asr, path, samples, parts, language)
-
-
-def transcribe_any(
-    asr: AsrModel, identifier: LanguageIdentifier | None, path: Path, languages: Sequence[str] | None = None
-) -> Transcript:
-    """Recognises a whole recording in the language that is identified in its speech; silence is skipped.
-
-    A segment after a long pause that is clearly in another language is recognised in that.
-
-    Args:
-        asr: the model.
-        identifier: a fitted one; None: the model tells its languages apart by itself.
-        path: of the recording.
-        languages: to choose among, as from `language_id.choices`; None: all.
-
-    Raises:
-        PathwaysError: as :func:`transcribe`.
-    """
-    model, samples = asr.model, read_samples(path)
-    most = round(min(model.window, IDENTIFIED) * SAMPLE_RATE)
-    speech = speech_segments(samples, longest=min(model.window, IDENTIFIED))
-
-    def ranked(spans: Sequence[Span]) -> list[tuple[str, float]]:
-        part = np.concatenate([samples[start:end] for start, end in spans])[:most]
-        return rank(asr, identifier, model.frontend(part), languages)
-
-    likeliest = ranked(speech or [(0, len(samples))])
-    main = likeliest[0][0]
-    parts = [(span, main) for span in _spans(samples, model.window)]
-    if len(speech) > 1:
-        best = [ranked([span])[0] for span in speech]
-        spoken = [language if share >= CLEAR else main for language, share in best]
-        if set(spoken) != {main}:
-            parts = list(zip(speech, spoken, strict=True))
-            lengths = Counter[str]()
-            for (start, end), language in parts:
-                lengths[language] += end - start
-            main = max(lengths, key=lambda language: lengths[language])
-    return replace(_transcript(asr, path, samples, parts, main), languages=likeliest[:2])
-
-
-def spoken_segments(parts: Iterable[tuple[float, float, str, str]]) -> list[Segment]:
-    """Segments of (start, end, language, text), in seconds to the hundredth; those without text are left out."""
-    return [Segment(round(start, 2), round(end, 2), language, text) for start, end, language, text in parts if text]
 
 
 def _spans(samples: Samples, window: float) -> list[Span]:
@@ -141,25 +33,10 @@ def _spans(samples: Samples, window: float) -> list[Span]:
     return speech_segments(samples, longest=window)
 
 
-def _transcript(
-    asr: AsrModel, path: Path, samples: Samples, parts: Sequence[tuple[Span, str]], language: str
-) -> Transcript:
-    """The parts of a recording, each recognised in its language."""
-    texts, tokens = [], []
-    for (start, end), spoken in parts:
-        text, pieces = recognized(asr, samples[start:end], spoken)
-        texts.append((start / SAMPLE_RATE, end / SAMPLE_RATE, spoken, text))
-        tokens += [(piece, round(start / SAMPLE_RATE + time, 2)) for piece, time in pieces]
-    whole = " ".join(text for *_, text in texts if text)
-    return Transcript(str(path), language, whole, tokens, len(samples) / SAMPLE_RATE, spoken_segments(texts))
-
-
 def recognized(asr: AsrModel, samples: Samples, language: str) -> tuple[str, list[tuple[str, float]]]:
     """The text of samples that fit the model's window, and its word pieces with their times if it is a transducer."""
     model, device = asr.model, asr.device
     tokens: list[tuple[str, float]] = []
-    if model.free_text and is_silent(samples):  # it would make something up
-        return "", tokens
     with asr.inference(language):
         features = model.frontend(samples)[None].to(device)
         lengths = torch.tensor([features.shape[1]], device=device)
@@ -232,9 +109,9 @@ def decode_cuts(asr: AsrModel, cuts: Iterable[Any], *, progress: bool = True) ->
         utterances = evaluate(asr, batches, total=len(batched) if progress else None)
     for cut in alone:
         reference, samples = cut.supervisions[0], read_cut(cut)
-        texts = [
-            recognized(asr, samples[start:end], reference.language)[0] for start, end in _spans(samples, model.window)
-        ]
+        parts = [samples[start:end] for start, end in _spans(samples, model.window)]
+        spoken_parts = [part for part in parts if not (model.free_text and is_silent(part))]  # else it makes words up
+        texts = [recognized(asr, part, reference.language)[0] for part in spoken_parts]
         hypothesis = " ".join(filter(None, texts))
         utterances.append(pair(cut.id, reference.language, reference.text, hypothesis, model.free_text))
     return sorted(utterances, key=lambda utterance: utterance.language)

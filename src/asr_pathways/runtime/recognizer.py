@@ -35,6 +35,7 @@ from asr_pathways.runtime.whisper.engine import WhisperEngine
 from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, is_whisper
 
 if TYPE_CHECKING:
+    from asr_pathways.model_folder.model import AsrModel
     from asr_pathways.runtime.streaming import Endpointing, Stream, StreamingTransducer
 
 AUTO = "auto"
@@ -80,7 +81,7 @@ class Recognizer:
     """Recognises speech by any MODEL. May be shared by threads; a stream may not.
 
     Args:
-        model: a bundle, a run folder, a Hugging Face folder or a name on the hub.
+        model: a bundle, a run folder, a Hugging Face folder or a name on the hub; or an `AsrModel` in memory.
         language: of recordings and streams for which none is named: a code, or ``auto``; None: each must name one.
         threads: of each matrix product.
         precision: ``auto``: products are of whichever of float32, bfloat16 and int8 is fastest on this CPU (relative
@@ -95,7 +96,7 @@ class Recognizer:
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | AsrModel,
         language: str | None = None,
         *,
         threads: int = 1,
@@ -111,7 +112,7 @@ class Recognizer:
             raise PathwaysError(f"threads: {threads}: at least 1 is needed")
         streaming = {"beam": beam, "phrases": phrases, "bonus": bonus, "endpointing": endpointing}
         self._streaming: StreamingTransducer | None = None
-        self._engine = self._open(Path(model), threads, precision, memory, streaming)
+        self._engine = self._open(model, threads, precision, memory, streaming)
         self._choices = None if languages is None else tuple(map(self._check, languages))
         if self._choices == ():
             raise PathwaysError("languages: at least one is needed")
@@ -221,37 +222,35 @@ class Recognizer:
         self._streaming.decode(streams)
 
     def _open(
-        self, model: Path, threads: int, precision: Precision, memory: float, streaming: dict[str, Any]
+        self, model: str | Path | AsrModel, threads: int, precision: Precision, memory: float, options: dict[str, Any]
     ) -> Engine:
-        if is_bundle(model):
-            bundle = Reader.open(model)
+        path = Path(model) if isinstance(model, (str, Path)) else None
+        if path is not None and is_bundle(path):
+            bundle = Reader.open(path)
             if is_whisper(bundle) and available():
                 return WhisperEngine(BundleSource(bundle), threads, precision, memory)
-        return self._open_by_torch(model, threads, precision, memory, streaming)
-
-    def _open_by_torch(
-        self, model: Path, threads: int, precision: Precision, memory: float, streaming: dict[str, Any]
-    ) -> Engine:
         from asr_pathways.bundle.load import load_model
         from asr_pathways.model_folder.card import ModelCard
         from asr_pathways.models.hub.whisper import Whisper
         from asr_pathways.models.transducer import Transducer
-        from asr_pathways.runtime.sources import ModelSource, open_source
+        from asr_pathways.runtime.sources import ModelSource, PathwaySource, open_source
         from asr_pathways.runtime.streaming import StreamingTransducer
         from asr_pathways.runtime.torch_engine import TorchEngine, TransducerEngine
 
-        if is_bundle(model) and isinstance(Reader.open(model).config.card, ModelCard):
-            self._streaming = StreamingTransducer(open_source(model), threads=threads, memory=memory, **streaming)
-            return TransducerEngine(self._streaming, model)
-        asr = load_model(model)
+        def streaming(source: PathwaySource) -> Engine:
+            self._streaming = StreamingTransducer(source, threads=threads, memory=memory, **options)
+            return TransducerEngine(self._streaming, path)
+
+        if path is not None and is_bundle(path) and isinstance(Reader.open(path).config.card, ModelCard):
+            return streaming(open_source(path))
+        asr = load_model(Path(model)) if isinstance(model, (str, Path)) else model
         if isinstance(asr.model, Transducer):
-            self._streaming = StreamingTransducer(ModelSource(asr), threads=threads, memory=memory, **streaming)
-            return TransducerEngine(self._streaming, model)
+            return streaming(ModelSource(asr))
         if isinstance(asr.model, Whisper) and available():
-            return WhisperEngine(FolderSource(asr, str(model)), threads, precision, memory)
+            return WhisperEngine(FolderSource(asr, str(path or "the model")), threads, precision, memory)
         if not available():
             warn_of_dense_products()
-        return TorchEngine(asr, model)
+        return TorchEngine(asr, path)
 
     def _check(self, language: str) -> str:
         code = find_language(language, self.languages)

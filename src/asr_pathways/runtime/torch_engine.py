@@ -20,21 +20,27 @@ class _Identification:
     """Tells languages apart by a fitted identifier, or by the model itself.
 
     Args:
-        model: the MODEL, where the identifier is.
+        model: the MODEL, where the identifier is; None: there is none.
         asr: it in memory; None: it is loaded when it is first needed.
     """
 
-    def __init__(self, model: Path, asr: AsrModel | None = None) -> None:
+    def __init__(self, model: Path | None, asr: AsrModel | None = None) -> None:
         self._model, self._given = model, asr
 
     @cached_property
     def _asr(self) -> AsrModel:
-        return self._given or load_model(self._model)
+        return self._given or load_model(self._path)
+
+    @property
+    def _path(self) -> Path:
+        if self._model is None:
+            raise PathwaysError("a model in memory has no language identifier: save it, and fit one")
+        return self._model
 
     @cached_property
     def _identifier(self) -> LanguageIdentifier | None:
         """None if the model tells languages apart by itself."""
-        return None if self._given and self._given.model.tells_languages else load_identifier(self._model)
+        return None if self._given and self._given.model.tells_languages else load_identifier(self._path)
 
     def check(self) -> None:
         """Raises PathwaysError if languages cannot be told apart."""
@@ -50,13 +56,13 @@ class TransducerEngine:
 
     Args:
         streaming: of the model.
-        model: the MODEL.
+        model: the MODEL, where a language identifier may be; None: there is none.
     """
 
     window = float("inf")
     free_text = False
 
-    def __init__(self, streaming: StreamingTransducer, model: Path) -> None:
+    def __init__(self, streaming: StreamingTransducer, model: Path | None) -> None:
         self._streaming, self.languages = streaming, streaming.languages
         self._identification = _Identification(model)
 
@@ -83,10 +89,10 @@ class TorchEngine:
 
     Args:
         asr: the model.
-        model: the MODEL.
+        model: the MODEL, where a language identifier may be; None: there is none.
     """
 
-    def __init__(self, asr: AsrModel, model: Path) -> None:
+    def __init__(self, asr: AsrModel, model: Path | None) -> None:
         self._asr = asr
         self.languages, self.window, self.free_text = asr.languages, asr.model.window, asr.model.free_text
         self._identification = _Identification(model, asr)

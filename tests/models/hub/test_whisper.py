@@ -20,10 +20,11 @@ from asr_pathways.data.batches import Batch, DataConfig, TrainBatches
 from asr_pathways.data.corpus import build_corpus, load_cuts
 from asr_pathways.data.normalize import scoring_text
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder.decode import decode_split, transcribe
+from asr_pathways.model_folder.decode import decode_split
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.hub.whisper import Whisper
+from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.training.config import TrainRecipe
 from asr_pathways.training.loop import LEFT_OUT
 from asr_pathways.training.train import train
@@ -78,7 +79,7 @@ def test_audio_beyond_the_window_is_not_dropped(hub_folder: Maker, tmp_path: Pat
     found = {utterance.id: utterance for utterance in decode_split(asr, corpus(tmp_path), "test", ["en"])}
     assert found.keys() == {"test-2", "test-12"}
     (path,) = (tmp_path / "audio" / "en").glob("test-12.*")
-    words = transcribe(asr, path, "en").text
+    words = Recognizer(asr, "en", precision="float32").transcribe(path).text
     assert found["test-12"].hypothesis == scoring_text(words, "en")
     assert found["test-12"].reference.split()[:2] == ["one", "two"]
 

@@ -153,15 +153,17 @@ class WhisperEngine:
         """
         self.check_identification()
         features, _ = self._features(samples)
-        ids = {language: self._language_tokens[self._code(language)] for language in languages}
-        total = np.zeros(len(ids))
+        tokens = list(self._language_tokens)
+        places = {language: tokens.index(self._code(language)) for language in languages}
+        table = self._embedding[list(self._language_tokens.values())].astype(np.float32)
+        total = np.zeros(len(tokens))
         for language in {self._source.pathway(language): language for language in languages}.values():
             network = self._network(language)
-            hidden = self._begin(network, network.encode(features)).hidden[0]
-            logits = self._embedding[list(ids.values())].astype(np.float32) @ hidden
+            logits = table @ self._begin(network, network.encode(features)).hidden[0]
             powers = np.exp(logits - logits.max())
             total += powers / powers.sum()
-        return dict(zip(ids, (total / total.sum()).tolist(), strict=True))
+        of_all = sum(total[place] for place in places.values())
+        return {language: float(total[place] / of_all) for language, place in places.items()}
 
     def prompt(self, language: str) -> list[int]:
         """The tokens that start a transcript in a language.
