@@ -13,6 +13,7 @@ using RunnerAt = std::pair<int, std::string>;
 
 inline sparse::Runner runner_of(const RunnerAt& at) {
     const sparse::Kernels* kernels = sparse::find_kernels(at.second);
+    if (at.first < 1) throw pybind11::value_error("there is one thread at least");
     if (!kernels) throw pybind11::value_error("this CPU has no kernels " + at.second);
     return {at.first, *kernels};
 }

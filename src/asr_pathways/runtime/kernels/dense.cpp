@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace sparse {
 namespace {
@@ -29,7 +30,7 @@ void for_weights(Strided weight, const Dense& dense, const Store& store) {
 
 // Codes of a row, rounded to the nearest; returns their sum.
 int32_t round_row(const float* values, int64_t count, float scale, int8_t* codes) {
-    const float by = scale > 0.0f ? 1.0f / scale : 0.0f;
+    const float by = 1.0f / scale;
     int32_t sum = 0;
     for (int64_t i = 0; i < count; ++i) {
         const float clipped = std::max(-127.0f, std::min(127.0f, values[i] * by));
@@ -53,11 +54,17 @@ void pack_codes(Strided weight, Dense& dense) {
     for (int64_t row = 0; row < dense.rows; ++row) {
         const float* const from = weight.start + row * weight.row;
         float largest = 0.0f;
+        bool finite = true;
         for (int64_t column = 0; column < dense.columns; ++column) {
             values[column] = from[column * weight.column];
+            finite = finite && std::isfinite(values[column]);
             largest = std::max(largest, std::fabs(values[column]));
         }
-        const float scale = largest / 127.0f;
+        if (!finite) {
+            dense.scales[row] = std::numeric_limits<float>::quiet_NaN();
+            continue;
+        }
+        const float scale = std::max(largest / 127.0f, std::numeric_limits<float>::min());
         dense.scales[row] = scale;
         dense.sums[row] = round_row(values.data(), dense.columns, scale, reinterpret_cast<int8_t*>(codes.data()));
         uint32_t* const to = dense.packed.data() + row / kPanelRows * words * kPanelRows + row % kPanelRows;
@@ -127,6 +134,15 @@ void compress(Dense& dense) {
     if (dense.item == Item::bf16) compress_items<uint16_t>(dense);
     if (dense.item == Item::i8) compress_items<uint8_t>(dense);
     Aligned<uint32_t>().swap(dense.packed);
+}
+
+Dense& room_for(int64_t panels, int64_t columns, Item item) {
+    thread_local Dense room;
+    room.item = item;
+    room.columns = columns;
+    room.rows = panels * kPanelRows;
+    room.packed.resize(panels * room.words() * kPanelRows);
+    return room;
 }
 
 }  // namespace sparse

@@ -29,8 +29,8 @@ struct Dense {
     Aligned<uint32_t> packed;  // empty if stored without zeros
     Aligned<uint8_t> items, masks;
     std::vector<int64_t> starts;
-    Aligned<float> scales;   // i8: (panels * 16,)
-    Aligned<int32_t> sums;   // i8: of the codes of each row
+    Aligned<float> scales;  // i8: (panels * 16,)
+    Aligned<int32_t> sums;  // i8: of the codes of each row
 
     int64_t words() const { return (columns + items_a_word(item) - 1) / items_a_word(item); }
     int64_t panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
@@ -46,10 +46,18 @@ struct Strided {
     int64_t row, column;
 };
 
-// Packs into `dense`, whose memory is used again. Of i8, scale = largest |weight| of the row / 127.
+// The largest columns of i8: products sum in int32.
+constexpr int64_t kMostCodes = int64_t{1} << 17;
+
+// Packs into `dense`, whose memory is used again. Of i8, scale = largest |weight| of the row / 127, at least the
+// smallest normal float; NaN, as are then all products of the row, if one of them is not finite.
 void pack_dense(Strided weight, int64_t rows, int64_t columns, Item item, Dense& dense);
 
 // Takes the zeros out of a packed weight.
 void compress(Dense& dense);
+
+// Room of this thread for some panels of a weight of so many columns; valid until the next call. Not inline: kernels
+// call it, whose instruction sets code that must run anywhere may not share.
+Dense& room_for(int64_t panels, int64_t columns, Item item);
 
 }  // namespace sparse

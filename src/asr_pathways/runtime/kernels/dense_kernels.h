@@ -204,7 +204,8 @@ INLINE void multiply_dense_tile(const Target& to, const Dense& source, int64_t f
                 if (to.bias) out += load<LANES>(to.bias + row);
                 store<LANES>(place, out);
             } else {
-                for (int lane = 0; lane < left; ++lane) place[lane] = out[lane] + (to.bias ? to.bias[row + lane] : 0.0f);
+                for (int lane = 0; lane < left; ++lane)
+                    place[lane] = out[lane] + (to.bias ? to.bias[row + lane] : 0.0f);
             }
         }
 }
@@ -251,11 +252,7 @@ void multiply_dense_item(const Target& to, int64_t n, int64_t first, int64_t las
 #ifdef EXPANSION
     if (n < kExpandFrom) return multiply_panels<item, true>(to, to.w, 0, n, first, last);
     constexpr int64_t at_once = tile_panels(kTileRows);
-    static thread_local Dense expanded;  // of some panels
-    expanded.item = item;
-    expanded.columns = to.w.columns;
-    expanded.rows = at_once * kPanelRows;
-    expanded.packed.resize(at_once * to.w.words() * kPanelRows);
+    Dense& expanded = room_for(at_once, to.w.columns, item);
     for (int64_t panel = first; panel < last; panel += at_once) {
         const int64_t end = panel + at_once < last ? panel + at_once : last;
         for (int64_t p = panel; p < end; ++p) {
@@ -299,21 +296,40 @@ void convert_to_bf16(const float* x, int64_t columns, uint32_t* out) {
     if (i < columns) out[i / 2] = rounded_to_bf16(x[i]);
 }
 
-// Codes of a row, code = value / scale; returns the scale.
-float convert_to_codes(const float* x, int64_t columns, int64_t words, uint32_t* out) {
-    Vec<LANES> most = {};
+// The largest |x|; NaN or infinite if one of them is: as integers, they are larger than all numbers.
+INLINE float largest_size(const float* x, int64_t count) {
+    IntVec<LANES> most = {};
     int64_t i = 0;
-    for (; i + LANES <= columns; i += LANES) {
-        const Vec<LANES> here = load<LANES>(x + i), size = here < 0.0f ? -here : here;
+    for (; i + LANES <= count; i += LANES) {
+        const IntVec<LANES> size = (IntVec<LANES>)load<LANES>(x + i) & 0x7fffffff;
         most = size > most ? size : most;
     }
-    float largest = 0.0f;
+    int32_t largest = 0;
     for (int lane = 0; lane < LANES; ++lane) largest = most[lane] > largest ? most[lane] : largest;
-    for (; i < columns; ++i) largest = __builtin_fabsf(x[i]) > largest ? __builtin_fabsf(x[i]) : largest;
-    const float by = largest > 0.0f ? 127.0f / largest : 0.0f;
+    for (; i < count; ++i) {
+        int32_t size;
+        __builtin_memcpy(&size, x + i, sizeof size);
+        size &= 0x7fffffff;
+        largest = size > largest ? size : largest;
+    }
+    float size;
+    __builtin_memcpy(&size, &largest, sizeof size);
+    return size;
+}
+
+// Codes of a row, code = value / scale; returns the scale: at least the smallest normal float, NaN if a value is not
+// finite.
+float convert_to_codes(const float* x, int64_t columns, int64_t words, uint32_t* out) {
+    const float largest = largest_size(x, columns);
     auto* const codes = reinterpret_cast<uint8_t*>(out);
+    if (!(largest <= __FLT_MAX__)) {
+        __builtin_memset(codes, kCodeOffset, 4 * words);
+        return __builtin_nanf("");
+    }
+    const float scale = largest / 127.0f > __FLT_MIN__ ? largest / 127.0f : __FLT_MIN__, by = 1.0f / scale;
     const Vec<LANES> magic = Vec<LANES>{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
-    for (i = 0; i + LANES <= columns; i += LANES) {
+    int64_t i = 0;
+    for (; i + LANES <= columns; i += LANES) {
         const IntVec<LANES> rounded = (IntVec<LANES>)(load<LANES>(x + i) * by + magic) + kCodeOffset;
 #if LANES == 16
         _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), _mm512_cvtepi32_epi8((__m512i)rounded));
@@ -324,7 +340,7 @@ float convert_to_codes(const float* x, int64_t columns, int64_t words, uint32_t*
     for (; i < columns; ++i)
         codes[i] = static_cast<uint8_t>(static_cast<int>(__builtin_nearbyintf(x[i] * by)) + kCodeOffset);
     for (; i < 4 * words; ++i) codes[i] = kCodeOffset;
-    return largest / 127.0f;
+    return scale;
 }
 
 void convert(Item item, const float* x, int64_t stride, int64_t n, int64_t columns, uint32_t* out, float* scales) {

@@ -25,7 +25,7 @@
 #endif
 
 const sparse::Kernels* sparse::avx512_kernels() {
-    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply, multiply_few, kFewRows,
+    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply,    multiply_few, kFewRows,
                                     lstm,     kSteps,      kDense,    kCodeOffset, kTransformer};
     static const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

@@ -88,7 +88,7 @@ struct Kernels {
 };
 
 const Kernels* portable_kernels();
-const Kernels* avx2_kernels();    // null where not compiled in or not supported by this CPU
+const Kernels* avx2_kernels();         // null where not compiled in or not supported by this CPU
 const Kernels* avx512_kernels();       // likewise
 const Kernels* avx512_bf16_kernels();  // likewise: with products of bfloat16 and of int8
 

@@ -1,6 +1,8 @@
 #include "linear.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 #include "pool.h"
 
@@ -17,6 +19,8 @@ void multiply(const Dense& w, const float* bias, const float* x, int64_t n, floa
     thread_local Aligned<uint32_t> words;
     thread_local Aligned<float> scales;
     const DenseKernels& kernels = runner.kernels.dense;
+    if (w.compressed() && !kernels.expands)
+        throw std::invalid_argument(std::string("kernels ") + runner.kernels.name + " need weights with their zeros");
     const int64_t most = std::min(n, kRowsAtOnce);
     if (static_cast<int64_t>(words.size()) < most * w.words()) words.resize(most * w.words());
     if (static_cast<int64_t>(scales.size()) < most) scales.resize(most);

@@ -18,7 +18,8 @@ struct Linear {
 // y (n, rows) = x (n, columns) @ weight^T + bias; x and y are row-major and contiguous.
 void multiply(const Linear& by, const float* x, int64_t n, float* y, const Runner& runner);
 
-// The same by a dense weight; y has `stride` floats from row to row.
+// The same by a dense weight; y has `stride` floats from row to row. Throws std::invalid_argument if it is stored
+// without its zeros and the kernels do not expand it.
 void multiply(const Dense& w, const float* bias, const float* x, int64_t n, float* y, int64_t stride,
               const Runner& runner);
 

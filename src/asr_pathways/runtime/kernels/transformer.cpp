@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
+#include <stdexcept>
 
 #include "pool.h"
 
@@ -129,8 +131,22 @@ Cross cross_of(const Decoder& decoder, const float* encodings, int64_t frames, c
     return cross;
 }
 
+bool fits(const Cross& cross, const Decoder& decoder) {
+    const int64_t width = decoder.dim / decoder.heads;
+    const auto count = decoder.layers.size() * decoder.heads;
+    return cross.keys.size() == count && std::all_of(cross.keys.begin(), cross.keys.end(), [&](const Dense& keys) {
+               return keys.columns == width && keys.item == decoder.attention;
+           });
+}
+
 Hypotheses::Hypotheses(const Decoder& decoder, std::vector<std::shared_ptr<const Cross>> utterances)
     : decoder_(decoder), utterances_(std::move(utterances)), caches_(utterances_.size()) {}
+
+int64_t Hypotheses::longest() const {
+    int64_t frames = 0;
+    for (const auto& utterance : utterances_) frames = std::max(frames, utterance->frames);
+    return frames;
+}
 
 void Hypotheses::grow(int64_t room) {
     const int64_t layers = static_cast<int64_t>(decoder_.layers.size()), heads = decoder_.heads;
@@ -165,19 +181,17 @@ void Hypotheses::attend_self(int64_t layer, int64_t n, const float* query, const
                 std::memcpy(values(row, layer) + (head * room_ + place) * width, value + from + head * width,
                             sizeof(float) * width);
             for (int64_t head = 0; head < decoder_.heads; ++head)
-                runner.kernels.transformer.attend_cached(
-                    query + from + head * width, keys(row, layer) + head * width * room_,
-                    values(row, layer) + head * width * room_, width, room_, place + 1, scratch,
-                    out + from + head * width);
+                runner.kernels.transformer.attend_cached(query + from + head * width,
+                                                         keys(row, layer) + head * width * room_,
+                                                         values(row, layer) + head * width * room_, width, room_,
+                                                         place + 1, scratch, out + from + head * width);
         }
 }
 
 void Hypotheses::attend_cross(int64_t layer, int64_t n, const float* query, float* out, float* attention,
                               const Runner& runner) {
     const int64_t dim = decoder_.dim, heads = decoder_.heads, width = dim / heads;
-    const auto recorded = static_cast<int64_t>(decoder_.recorded.size());
-    int64_t longest = 0;
-    for (const auto& utterance : utterances_) longest = std::max(longest, utterance->frames);
+    const auto recorded = static_cast<int64_t>(decoder_.recorded.size()), stride = longest();
     for_heads(heads, runner.threads, [&](int64_t head) {
         thread_local Buffer scores;
         thread_local Words words;
@@ -199,8 +213,8 @@ void Hypotheses::attend_cross(int64_t layer, int64_t n, const float* query, floa
             for (int64_t pair = 0; attention && pair < recorded; ++pair)
                 if (decoder_.recorded[pair] == std::make_pair(static_cast<int>(layer), static_cast<int>(head)))
                     for (int64_t i = 0; i < same; ++i)
-                        std::memcpy(attention + ((row + i) * recorded + pair) * longest,
-                                    rows + (i * n + n - 1) * padded, sizeof(float) * cross.frames);
+                        std::memcpy(attention + ((row + i) * recorded + pair) * stride, rows + (i * n + n - 1) * padded,
+                                    sizeof(float) * cross.frames);
             dense.convert(decoder_.attention, rows, padded, total, cross.frames, converted, nullptr);
             dense.multiply(values, 0, values.panels(), converted, nullptr, total, out + place, dim, nullptr);
             row += same - 1;
@@ -281,14 +295,15 @@ Output::Output(Table table, std::vector<int32_t> ids, const Runner& runner) : ta
         for (int64_t i = 0; i < count; ++i) {
             double size = 0.0, error = 0.0;
             for (int64_t column = 0; column < columns; ++column) {
-                const auto* const word =
-                    reinterpret_cast<const int8_t*>(&packed.packed[column / 4 * kPanelRows + i]);
+                const auto* const word = reinterpret_cast<const int8_t*>(&packed.packed[column / 4 * kPanelRows + i]);
                 const double rounded = static_cast<double>(word[column % 4]) * packed.scales[i];
                 size += rounded * rounded;
                 error += (floats[i * columns + column] - rounded) * (floats[i * columns + column] - rounded);
             }
             sizes_.push_back(static_cast<float>(std::sqrt(size)));
             errors_.push_back(static_cast<float>(std::sqrt(error)));
+            largest_ = std::max(largest_, std::sqrt(size) + std::sqrt(error));
+            if (!std::isfinite(packed.scales[i])) throw std::invalid_argument("the output layer is not finite");
         }
     }
 }
@@ -307,6 +322,11 @@ Output::Best Output::best(const float* hidden, int64_t n, int64_t count, const u
     std::vector<std::pair<float, int32_t>> found;
     for (int64_t row = 0; row < n; ++row) {
         const float* const x = hidden + row * dim;
+        double squares = 0.0;
+        for (int64_t i = 0; i < dim; ++i) squares += static_cast<double>(x[i]) * x[i];
+        if (!(largest_ * std::sqrt(squares) <= std::numeric_limits<float>::max()))
+            throw std::invalid_argument("logits are not finite");
+        const auto size = static_cast<float>(std::sqrt(squares));
         // x as two rows of codes: what the first misses is the second
         float scales[2];
         const auto round = [&](const float* from, int which) {
@@ -322,19 +342,19 @@ Output::Best Output::best(const float* hidden, int64_t n, int64_t count, const u
         };
         round(x, 0);
         const auto missed = static_cast<float>(round(rest, 1));
-        double squares = 0.0;
-        for (int64_t i = 0; i < dim; ++i) squares += static_cast<double>(x[i]) * x[i];
-        const auto size = static_cast<float>(std::sqrt(squares));
-        const int threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(runner.threads, codes_.panels() / 64)));
+        const int threads =
+            static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(runner.threads, codes_.panels() / 64)));
         run_parallel(threads, [&](int part) {
             const int64_t blocks = (codes_.panels() + 7) / 8;
             dense.multiply(codes_, 8 * (blocks * part / threads),
                            std::min(codes_.panels(), 8 * (blocks * (part + 1) / threads)), codes, scales, 2, logits,
                            rows, nullptr);
         });
-        // |exact - approximate| <= |error| |x| + |codes| |missed|, and rounding of the sums
+        // |exact - approximate| <= |error| |x| + |codes| |missed|, and what rounding in sums of `dim` floats can be
+        const float rounding = static_cast<float>(dim + 16) * std::numeric_limits<float>::epsilon();
         const auto bound = [&](int64_t index) {
-            return 1.0001f * (errors_[index] * size + sizes_[index] * missed) + 1e-6f * sizes_[index] * size;
+            return 1.0001f * (errors_[index] * size + sizes_[index] * missed) +
+                   rounding * (sizes_[index] + errors_[index]) * size;
         };
         const auto token_of = [&](int64_t index) { return ids_.empty() ? static_cast<int32_t>(index) : ids_[index]; };
         std::vector<float> lowest;  // a heap of the `count` largest lower bounds
@@ -367,9 +387,8 @@ Output::Best Output::best(const float* hidden, int64_t n, int64_t count, const u
         std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
             return a.first != b.first ? a.first > b.first : a.second < b.second;
         });
-        double sum = 0.0;
-        sum = runner.kernels.transformer.sum_exponentials(logits, rows, largest);
-        best.log_sums.push_back(largest + static_cast<float>(std::log(sum)));
+        const float sum = runner.kernels.transformer.sum_exponentials(logits, rows, largest);
+        best.log_sums.push_back(largest + std::log(sum));
         for (int64_t k = 0; k < count; ++k) {
             const bool there = k < static_cast<int64_t>(found.size());
             best.tokens.push_back(there ? found[k].second : -1);

@@ -39,9 +39,7 @@ struct Table {
     const void* start;
     bool half;
     int64_t rows, columns;
-    const void* row(int64_t index) const {
-        return static_cast<const char*>(start) + index * columns * (half ? 2 : 4);
-    }
+    const void* row(int64_t index) const { return static_cast<const char*>(start) + index * columns * (half ? 2 : 4); }
 };
 
 struct Decoder {
@@ -61,6 +59,9 @@ struct Cross {
     std::vector<Dense> keys, values;
 };
 
+// Whether they are of a decoder of the same sizes.
+bool fits(const Cross& cross, const Decoder& decoder);
+
 Cross cross_of(const Decoder& decoder, const float* encodings, int64_t frames, const Runner& runner);
 
 // Hypotheses side by side, with what the decoder keeps of their tokens. Each is of an utterance.
@@ -70,9 +71,10 @@ public:
 
     int64_t count() const { return static_cast<int64_t>(utterances_.size()); }
     int64_t length() const { return length_; }
+    int64_t longest() const;  // frames of the longest utterance
 
     // Decodes `n` more tokens of each, tokens (count, n). Writes hidden (count, dim), the decoder's output for the last
-    // token of each, and attention (count, recorded, frames) of that token, unless null; rows of the longest utterance.
+    // token of each, and attention (count, recorded, longest()) of that token, unless null.
     void step(const int32_t* tokens, int64_t n, float* hidden, float* attention, const Runner& runner);
 
     // Keeps those at the given places, in that order; a place may be there more than once.
@@ -89,7 +91,8 @@ private:
 
     const Decoder& decoder_;
     std::vector<std::shared_ptr<const Cross>> utterances_;
-    std::vector<Aligned<float>> caches_;  // of each: layers times keys (heads, width, room), values (heads, room, width)
+    std::vector<Aligned<float>>
+        caches_;  // of each: layers times keys (heads, width, room), values (heads, room, width)
     int64_t length_ = 0, room_ = 0;
 };
 
@@ -107,7 +110,8 @@ public:
     };
 
     // The `count` largest logits of each hidden (n, dim), as if all were computed in float32. Tokens whose byte in
-    // `banned` (rows of the table,) is not 0 are left out, of the log-sums too; it may be null.
+    // `banned` (rows of the table,) is not 0 are left out, of the log-sums too; it may be null. Throws
+    // std::invalid_argument if logits may not be finite.
     Best best(const float* hidden, int64_t n, int64_t count, const uint8_t* banned, const Runner& runner) const;
 
     std::size_t bytes() const { return codes_.bytes() + 4 * (sizes_.size() + errors_.size()); }
@@ -117,6 +121,7 @@ private:
     std::vector<int32_t> ids_;
     Dense codes_;
     std::vector<float> sizes_, errors_;  // Euclidean norms of each row of codes, and of what they miss
+    double largest_ = 0.0;               // of the sums of the two
 };
 
 }  // namespace sparse

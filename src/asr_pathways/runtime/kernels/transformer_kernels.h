@@ -73,7 +73,8 @@ void attend_cached(const float* query, const float* keys, const float* values, i
 }
 
 INLINE float half_to_float(uint16_t half) {
-    const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
+    const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, exponent = half >> 10 & 31,
+                   fraction = half & 1023;
     uint32_t bits;
     if (exponent == 31) {
         bits = sign | 0x7f800000 | fraction << 13;
@@ -126,8 +127,7 @@ void widen(const void* row, bool half, int64_t count, float* y) {
 }
 
 float sum_exponentials(const float* x, int64_t count, float largest) {
-    return sum_floats(count,
-                      [&](int64_t i, auto lanes) { return exponential_of(lanes, lanes.at(x + i) - largest); });
+    return sum_floats(count, [&](int64_t i, auto lanes) { return exponential_of(lanes, lanes.at(x + i) - largest); });
 }
 
 constexpr TransformerKernels kTransformer = {gelu, softmax_row, attend_cached, dot, widen, sum_exponentials};

@@ -37,12 +37,20 @@ Item attention_item(const std::string& name) {
     return item_of(name);
 }
 
+// Whether an array has rows of float16, else they are of float32, one after the other.
+bool is_half(const py::array& array, const char* problem) {
+    const bool half = array.dtype().equal(py::dtype("float16"));
+    check((half || py::isinstance<Floats>(array)) && (array.flags() & py::array::c_style), problem);
+    return half;
+}
+
 std::unique_ptr<Dense> make_dense(const Floats& weight, const std::string& item, bool compressed) {
     check(weight.ndim() == 2 && weight.size() > 0, "a dense weight is a matrix");
     auto dense = std::make_unique<Dense>();
     const sparse::Strided rows{weight.data(), weight.shape(1), 1};
     const int64_t out = weight.shape(0), in = weight.shape(1);
     const Item kind = item_of(item);
+    check(kind != Item::i8 || in <= sparse::kMostCodes, "a weight of int8 has at most 131072 columns");
     py::gil_scoped_release release;
     sparse::pack_dense(rows, out, in, kind, *dense);
     if (compressed) sparse::compress(*dense);
@@ -72,8 +80,6 @@ Linear make_linear(const py::object& sparse, const py::object& dense, const py::
 Floats multiply(const Linear& linear, const Floats& x, const RunnerAt& at) {
     check(x.ndim() == 2 && x.shape(1) == linear.layer.columns(), "activations have as many columns as the weight");
     const sparse::Runner runner = runner_of(at);
-    const Dense* const dense = linear.layer.dense;
-    check(!dense || !dense->compressed() || runner.kernels.dense.expands, "these kernels need a weight with its zeros");
     Floats y({x.shape(0), static_cast<py::ssize_t>(linear.layer.rows())});
     const float* const from = x.data();
     float* const to = y.mutable_data();
@@ -86,15 +92,18 @@ Floats multiply(const Linear& linear, const Floats& x, const RunnerAt& at) {
 // Which weights a union of masks has values of, and those of them that a mask keeps; see pack.h.
 Floats expand(const py::array& values, const py::array_t<uint8_t, py::array::c_style>& in_union,
               const py::array_t<uint8_t, py::array::c_style>& mask, int64_t rows, int64_t columns) {
-    const bool half = values.dtype().kind() == 'f' && values.itemsize() == 2;
-    check(values.ndim() == 1 && (half || py::isinstance<Floats>(values)) && (values.flags() & py::array::c_style),
-          "values are contiguous, of float32 or float16");
+    const char* const problem = "values are a contiguous vector of float32 or float16";
+    const bool half = is_half(values, problem);
+    check(values.ndim() == 1, problem);
     const int64_t total = rows * columns, bytes = (total + 7) / 8;
-    check(rows > 0 && columns > 0 && in_union.size() == bytes && mask.size() == bytes, "a mask has a bit for each weight");
+    check(rows > 0 && columns > 0 && in_union.size() == bytes && mask.size() == bytes,
+          "a mask has a bit for each weight");
     int64_t count = 0;
     for (int64_t byte = 0; byte < bytes; ++byte) {
         const int last = byte == bytes - 1 && total % 8 ? (1 << total % 8) - 1 : 255;
-        count += __builtin_popcount(in_union.data()[byte] & last);
+        const int bits = in_union.data()[byte] & last;
+        count += __builtin_popcount(bits);
+        check(!(mask.data()[byte] & last & ~bits), "a mask keeps nothing that its union does not");
     }
     check(count == values.size(), "a union has a value for each of its bits");
     Floats dense({rows, columns});
@@ -124,8 +133,8 @@ const sparse::Linear& layer_of(const Linear& linear, int64_t rows, int64_t colum
 }
 
 using EncoderLayerOf = std::tuple<NormOf, Linear, Linear, Linear, Linear, NormOf, Linear, Linear>;
-using DecoderLayerOf = std::tuple<NormOf, Linear, Linear, Linear, Linear, NormOf, Linear, Linear, Linear, Linear,
-                                  NormOf, Linear, Linear>;
+using DecoderLayerOf =
+    std::tuple<NormOf, Linear, Linear, Linear, Linear, NormOf, Linear, Linear, Linear, Linear, NormOf, Linear, Linear>;
 
 struct Encoder {
     sparse::Encoder encoder;
@@ -161,9 +170,9 @@ Floats encode(const Encoder& encoder, const Floats& x, const RunnerAt& at) {
 
 // Rows of float32 or float16.
 sparse::Table table_of(const py::array& rows) {
-    const bool half = rows.dtype().kind() == 'f' && rows.itemsize() == 2;
-    check(rows.ndim() == 2 && (half || py::isinstance<Floats>(rows)) && (rows.flags() & py::array::c_style),
-          "a table has contiguous rows of float32 or float16");
+    const char* const problem = "a table has contiguous rows of float32 or float16";
+    const bool half = is_half(rows, problem);
+    check(rows.ndim() == 2 && rows.size() > 0, problem);
     return {rows.data(), half, rows.shape(0), rows.shape(1)};
 }
 
@@ -188,16 +197,23 @@ std::unique_ptr<Decoder> make_decoder(int64_t heads, const std::string& attentio
     for (const auto& [layer, head] : recorded)
         check(layer >= 0 && head >= 0 && layer < static_cast<int>(made->layers.size()) && head < heads,
               "there is no such layer or head to record");
-    made->decoder = {dim, heads, attention_item(attention), table, made->positions.data(), made->positions.shape(0),
-                     {}, norm_of(made->norm, dim), std::move(recorded)};
+    made->decoder = {dim,
+                     heads,
+                     attention_item(attention),
+                     table,
+                     made->positions.data(),
+                     made->positions.shape(0),
+                     {},
+                     norm_of(made->norm, dim),
+                     std::move(recorded)};
     for (const auto& [norm0, query, key, value, out, norm1, cross_query, cross_key, cross_value, cross_out, norm2,
                       inwards, outwards] : made->layers)
-        made->decoder.layers.push_back(
-            {norm_of(norm0, dim), layer_of(query, dim, dim), layer_of(key, dim, dim), layer_of(value, dim, dim),
-             layer_of(out, dim, dim), norm_of(norm1, dim), layer_of(cross_query, dim, dim),
-             layer_of(cross_key, dim, dim), layer_of(cross_value, dim, dim), layer_of(cross_out, dim, dim),
-             norm_of(norm2, dim), layer_of(inwards, inwards.layer.rows(), dim),
-             layer_of(outwards, dim, inwards.layer.rows())});
+        made->decoder.layers.push_back({norm_of(norm0, dim), layer_of(query, dim, dim), layer_of(key, dim, dim),
+                                        layer_of(value, dim, dim), layer_of(out, dim, dim), norm_of(norm1, dim),
+                                        layer_of(cross_query, dim, dim), layer_of(cross_key, dim, dim),
+                                        layer_of(cross_value, dim, dim), layer_of(cross_out, dim, dim),
+                                        norm_of(norm2, dim), layer_of(inwards, inwards.layer.rows(), dim),
+                                        layer_of(outwards, dim, inwards.layer.rows())});
     return made;
 }
 
@@ -213,21 +229,15 @@ std::shared_ptr<sparse::Cross> cross_of(const Decoder& decoder, const Floats& en
 
 struct Hypotheses {
     const Decoder& decoder;
-    int64_t frames;
     sparse::Hypotheses hypotheses;
 };
 
 std::unique_ptr<Hypotheses> make_hypotheses(const Decoder& decoder,
                                             const std::vector<std::shared_ptr<sparse::Cross>>& utterances) {
     check(!utterances.empty(), "a hypothesis is of an utterance");
-    int64_t frames = 0;
-    for (const auto& utterance : utterances) {
-        check(utterance->keys.size() == decoder.decoder.layers.size() * decoder.decoder.heads,
-              "an utterance of another decoder");
-        frames = std::max(frames, utterance->frames);
-    }
-    return std::make_unique<Hypotheses>(
-        Hypotheses{decoder, frames, {decoder.decoder, {utterances.begin(), utterances.end()}}});
+    for (const auto& utterance : utterances)
+        check(utterance && sparse::fits(*utterance, decoder.decoder), "an utterance of another decoder");
+    return std::make_unique<Hypotheses>(Hypotheses{decoder, {decoder.decoder, {utterances.begin(), utterances.end()}}});
 }
 
 py::tuple step(Hypotheses& made, const Integers& tokens, bool record, const RunnerAt& at) {
@@ -241,7 +251,7 @@ py::tuple step(Hypotheses& made, const Integers& tokens, bool record, const Runn
     const sparse::Runner runner = runner_of(at);
     const py::ssize_t count = hypotheses.count(), pairs = record ? decoder.recorded.size() : 0;
     Floats hidden({count, static_cast<py::ssize_t>(decoder.dim)});
-    Floats attention({count, pairs, static_cast<py::ssize_t>(made.frames)});
+    Floats attention({count, pairs, static_cast<py::ssize_t>(hypotheses.longest())});
     std::fill(attention.mutable_data(), attention.mutable_data() + attention.size(), 0.0f);
     const int32_t* const from = tokens.data();
     float *const to = hidden.mutable_data(), *const weights = pairs ? attention.mutable_data() : nullptr;
@@ -304,9 +314,7 @@ py::tuple best(const Output& made, const Floats& hidden, int64_t count, const py
 }  // namespace
 
 void bind_transformer(py::module_& module) {
-    py::class_<Dense>(module, "Dense")
-        .def(py::init(&make_dense))
-        .def_property_readonly("nbytes", &Dense::bytes);
+    py::class_<Dense>(module, "Dense").def(py::init(&make_dense)).def_property_readonly("nbytes", &Dense::bytes);
     py::class_<Linear>(module, "Linear").def(py::init(&make_linear)).def("multiply", &multiply);
     module.def("expand", &expand);
     module.def("gelu", &gelu, py::arg("x").noconvert(), py::arg("runner"));
