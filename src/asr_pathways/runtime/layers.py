@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
@@ -124,8 +125,14 @@ class Layers:
         return "bfloat16" if self.precision == "auto" and extension.built().expands() else "float32"
 
     def linear(self, weight: Floats, bias: Floats | None, rows: int) -> tuple[Any, int]:
-        """A layer of a weight (out, in), zeros in place, for products of about so many rows; and its bytes."""
+        """A layer of a weight (out, in), zeros in place, for products of about so many rows; and its bytes.
+
+        Raises:
+            ValueError: if the weight is no matrix, or the bias does not fit it.
+        """
         weight = np.ascontiguousarray(weight, dtype=np.float32)
+        if weight.ndim != 2 or not weight.size:
+            raise ValueError(f"a weight of shape {weight.shape}")
         percent = int(10 * round(10 * np.count_nonzero(weight) / weight.size))
         product = Product(weight.shape[0], weight.shape[1], percent, rows)
         if product not in self.plan:
@@ -147,8 +154,9 @@ class _Known:
     def __init__(self, precision: Precision, granularity: str, threads: int) -> None:
         self._precision, self._granularity, self._threads = precision, granularity, threads
         self._formats = formats(precision)
-        self._path = _cache_folder() / f"products-{_cpu()}.json"
-        self._entries: dict[str, dict[str, list[float]]] = _read(self._path)
+        folder = _cache_folder()
+        self._path = folder and folder / f"products-{_cpu()}.json"
+        self._entries: dict[str, dict[str, list[float]]] = _read(self._path) if self._path else {}
 
     def timings(self, key: Product) -> list[Timing]:
         """Of a shape, the fastest format within the tolerance first."""
@@ -157,9 +165,10 @@ class _Known:
         if not {one.name for one in self._formats} <= entry.keys():
             entry = entry | self._measure(*key)
             self._entries[name] = entry
-            _write(self._path, self._entries)
+            if self._path:
+                _write(self._path, self._entries)
         timings = [Timing(one, *entry[one.name]) for one in self._formats]
-        usable = [timing for timing in timings if timing.error <= TOLERANCE]
+        usable = [timing for timing in timings if timing.error <= TOLERANCE or timing.format.item == "float32"]
         within = (1 + (SLACK_FEW if key.rows == FEW else SLACK_MANY)) * min(timing.seconds for timing in usable)
         chosen = min((timing for timing in usable if timing.seconds <= within), key=lambda timing: timing.nbytes)
         return sorted(timings, key=lambda timing: (timing is not chosen, timing.seconds))
@@ -200,8 +209,12 @@ def _cpu() -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in name).split()) or "cpu"
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asr-pathways"
+def _cache_folder() -> Path | None:
+    """None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asr-pathways"
+    except RuntimeError:
+        return None
 
 
 def _read(path: Path) -> dict[str, dict[str, list[float]]]:
@@ -210,13 +223,19 @@ def _read(path: Path) -> dict[str, dict[str, list[float]]]:
         entries = json.loads(path.read_text())
         return {
             str(key): {
-                str(name): [float(one) for one in (seconds, error, size)]
+                str(name): [_positive(one) for one in (seconds, error, size)]
                 for name, (seconds, error, size) in entry.items()
             }
             for key, entry in entries.items()
         }
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         return {}
+
+
+def _positive(number: Any) -> float:
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{number}: neither a time, an error nor a size")
+    return float(number)
 
 
 def _write(path: Path, entries: dict[str, dict[str, list[float]]]) -> None:

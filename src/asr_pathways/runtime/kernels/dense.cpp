@@ -76,12 +76,14 @@ void pack_codes(Strided weight, Dense& dense) {
 template <typename Stored>
 int64_t take_zeros_out(const uint32_t* vector, Stored* to, uint8_t* mask) {
     constexpr int count = 4 * kPanelRows / static_cast<int>(sizeof(Stored));
+    constexpr Stored minus_zero =
+        sizeof(Stored) > 1 ? Stored{1} << (8 * sizeof(Stored) - 1) : 0;  // what masking leaves
     Stored items[count];
     std::memcpy(items, vector, sizeof items);
     int64_t kept = 0;
     for (int i = 0; i < count; ++i) {
         to[kept] = items[i];  // written in any case: there is room, and no branch
-        const bool stays = items[i] != 0;
+        const bool stays = (items[i] & ~minus_zero) != 0;
         mask[i / 8] |= static_cast<uint8_t>(stays << i % 8);
         kept += stays;
     }

@@ -358,14 +358,12 @@ Output::Best Output::best(const float* hidden, int64_t n, int64_t count, const u
         };
         const auto token_of = [&](int64_t index) { return ids_.empty() ? static_cast<int32_t>(index) : ids_[index]; };
         std::vector<float> lowest;  // a heap of the `count` largest lower bounds
-        float largest = -std::numeric_limits<float>::infinity();
         for (int64_t index = 0; index < rows; ++index) {
             logits[index] += logits[rows + index];
             if (banned && banned[token_of(index)]) {
                 logits[index] = -std::numeric_limits<float>::infinity();
                 continue;
             }
-            largest = std::max(largest, logits[index]);
             const float low = logits[index] - bound(index);
             if (static_cast<int64_t>(lowest.size()) < count) {
                 lowest.push_back(low);
@@ -381,12 +379,14 @@ Output::Best Output::best(const float* hidden, int64_t n, int64_t count, const u
             if (!lowest.empty() && logits[index] + bound(index) >= lowest.front() &&
                 logits[index] > -std::numeric_limits<float>::infinity()) {
                 const int32_t token = token_of(index);
-                found.emplace_back(runner.kernels.transformer.dot(table_.row(token), table_.half, x, dim), token);
+                logits[index] = runner.kernels.transformer.dot(table_.row(token), table_.half, x, dim);
+                found.emplace_back(logits[index], token);
             }
         best.rescored += static_cast<int64_t>(found.size());
         std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
             return a.first != b.first ? a.first > b.first : a.second < b.second;
         });
+        const float largest = found.empty() ? -std::numeric_limits<float>::infinity() : found.front().first;
         const float sum = runner.kernels.transformer.sum_exponentials(logits, rows, largest);
         best.log_sums.push_back(largest + std::log(sum));
         for (int64_t k = 0; k < count; ++k) {

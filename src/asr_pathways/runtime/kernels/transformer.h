@@ -105,7 +105,7 @@ public:
     struct Best {
         std::vector<int32_t> tokens;  // (n, count)
         std::vector<float> logits;    // (n, count), exact
-        std::vector<float> log_sums;  // (n,): log of the sum of all exponentials, from the codes
+        std::vector<float> log_sums;  // (n,): log of the sum of all exponentials, of the codes' logits where not exact
         int64_t rescored = 0;
     };
 

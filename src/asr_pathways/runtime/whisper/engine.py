@@ -258,7 +258,7 @@ class WhisperEngine:
             if attention:
                 found.attention.append(step.attention[0])
             token = int(tokens[0, 0])
-            if token == self._tokens.end:
+            if token in (self._tokens.end, -1):  # -1: all tokens are banned
                 break
             found.tokens.append(token)
             if loop_end(found.tokens) is not None:

@@ -107,8 +107,12 @@ class Network:
         self._tensor, self._layers = tensor, layers
         attention = layers.attention
         try:
-            self._convolutions = [self._linear(f"model.encoder.conv{index}", MANY) for index in (1, 2)]
-            self._encoder_positions = self._floats("model.encoder.embed_positions.weight")
+            dim, heard, written = shape.d_model, shape.max_source_positions, shape.max_target_positions
+            self._convolutions = [
+                self._linear(f"model.encoder.conv{index}", MANY, shape=(dim, inputs, 3))
+                for index, inputs in ((1, shape.num_mel_bins), (2, dim))
+            ]
+            self._encoder_positions = self._floats("model.encoder.embed_positions.weight", heard, dim)
             self._encoder = self._kernels.Encoder(
                 shape.encoder_attention_heads,
                 attention,
@@ -120,7 +124,7 @@ class Network:
                 shape.decoder_attention_heads,
                 attention,
                 embedding,
-                self._floats("model.decoder.embed_positions.weight"),
+                self._floats("model.decoder.embed_positions.weight", written, dim),
                 [self._decoder_layer(f"model.decoder.layers.{index}") for index in range(shape.decoder_layers)],
                 self._norm("model.decoder.layer_norm"),
                 list(recorded),
@@ -163,10 +167,18 @@ class Network:
 
         Returns:
             Tokens (B, count), the likeliest first, -1 where there are no more; and their log probabilities among those
-            that are not banned. Logits are exact, their normaliser is from the codes (to about 0.01).
+            that are not banned, -inf for -1. Logits are exact; in their normaliser, those of
+            tokens that cannot be among them are from the codes (to about 0.01).
+
+        Raises:
+            PathwaysError: if the decoder's output is not finite.
         """
-        tokens, logits, sums, _ = self._output.best(hidden, count, banned, self._runner)
-        return tokens, logits - sums[:, None]
+        try:
+            tokens, logits, sums, _ = self._output.best(hidden, count, banned, self._runner)
+        except ValueError as error:
+            raise PathwaysError(f"the model's weights are broken: {error}") from None
+        with np.errstate(invalid="ignore"):
+            return tokens, np.where(tokens < 0, -np.inf, logits - sums[:, None])
 
     def _encoder_layer(self, name: str) -> tuple[Any, ...]:
         return (
@@ -199,17 +211,23 @@ class Network:
         ]
 
     def _norm(self, name: str) -> tuple[Floats, Floats, float]:
-        return self._floats(f"{name}.weight"), self._floats(f"{name}.bias"), EPSILON
+        dim = self.shape.d_model
+        return self._floats(f"{name}.weight", dim), self._floats(f"{name}.bias", dim), EPSILON
 
-    def _linear(self, name: str, rows: int, bias: bool = True) -> Any:
+    def _linear(self, name: str, rows: int, bias: bool = True, shape: tuple[int, ...] | None = None) -> Any:
         weight = self._tensor(f"{name}.weight")
+        if shape not in (None, weight.shape):
+            raise ValueError(f"{name}.weight: {weight.shape}, not {shape}")
         offsets = self._floats(f"{name}.bias") if bias else None
         layer, nbytes = self._layers.linear(weight.reshape(len(weight), -1), offsets, rows)
         self.nbytes += nbytes
         return layer
 
-    def _floats(self, name: str) -> Floats:
-        return np.ascontiguousarray(self._tensor(name), dtype=np.float32)
+    def _floats(self, name: str, *shape: int) -> Floats:
+        values = np.ascontiguousarray(self._tensor(name), dtype=np.float32)
+        if shape and values.shape != shape:
+            raise ValueError(f"{name}: {values.shape}, not {shape}")
+        return values
 
 
 class Hypotheses:
