@@ -159,6 +159,17 @@ def test_the_example_prints_words_with_times(
     ]
 
 
+def test_the_plan_is_of_all_pathways(pruned: AsrModel, tmp_path: Path) -> None:
+    write_bundle(pruned, tmp_path / "two.asrp", "float32")
+    plan = Recognizer(tmp_path / "two.asrp", memory=0).plan()
+    assert {(product.out, product.into, product.rows) for product in plan} >= {
+        (16, 16, 1),
+        (32, 16, 256),
+        (16, 240, 256),
+    }
+    assert all(len(timings) > 1 and timings[0].error <= 0.02 for timings in plan.values())
+
+
 def test_errors_are_one_line(pruned: AsrModel, tmp_path: Path) -> None:
     path = tmp_path / "two.asrp"
     write_bundle(pruned, path)

@@ -12,6 +12,8 @@ from asr_pathways.bundle.layout import is_bundle
 from asr_pathways.formats import language_name, percent, size
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import Pathways
+from asr_pathways.runtime.layers import TOLERANCE
+from asr_pathways.runtime.recognizer import Recognizer
 
 _PARTS = ("model.safetensors", "tokenizer.model", "pathways/masks.safetensors", "pathways/own.safetensors")
 
@@ -25,6 +27,29 @@ def inspection_tables(asr: AsrModel, folder: Path) -> Iterator[Table]:
         yield _sparsity(asr.pathways)
         if len(asr.pathways.languages) > 1:
             yield _overlap(asr.pathways)
+
+
+def plan_table(model: Path) -> Table:
+    """The ways in which products of a Whisper can be computed on this machine, and which is used.
+
+    Raises:
+        PathwaysError: if there is no such model, or it is no Whisper.
+    """
+    recognizer = Recognizer(model, memory=0)
+    table = Table("weight", title=f"Products on this machine, one thread ({TOLERANCE:.0%} of error is allowed)")
+    for heading in ("nonzeros %", "rows"):
+        table.add_column(heading, justify="right")
+    table.add_column("format")
+    for heading in ("microseconds", "error %", "bytes"):
+        table.add_column(heading, justify="right")
+    table.add_column("used")
+    for product, timings in sorted(recognizer.plan().items()):
+        heads = (f"{product.out}x{product.into}", str(product.percent), str(product.rows))
+        for place, timing in enumerate(timings):
+            costs = f"{1e6 * timing.seconds:,.1f}", percent(timing.error, 2), size(round(timing.nbytes))
+            row = *(heads if place == 0 else ("", "", "")), timing.format.name, *costs, "" if place else "*"
+            table.add_row(*row, style="" if place else "bold", end_section=place == len(timings) - 1)
+    return table
 
 
 def _sizes(asr: AsrModel, folder: Path) -> Table:

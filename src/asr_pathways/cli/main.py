@@ -381,14 +381,22 @@ def identify(model: Model, data: Data, languages: Languages = None) -> None:
 
 
 @app.command()
-def inspect(model: Model) -> None:
+def inspect(
+    model: Model,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only how a Whisper's products are computed here, with the time of each way.")
+    ] = False,
+) -> None:
     """Prints what a model is: sizes, and for a pruned one sparsity per layer, overlap and union density.
 
     Example: asr-pathways inspect runs/dynamic
     """
     from asr_pathways.bundle.load import load_model
-    from asr_pathways.cli.inspection import inspection_tables
+    from asr_pathways.cli.inspection import inspection_tables, plan_table
 
+    if plan:
+        print_table(plan_table(model))
+        return
     for table in inspection_tables(load_model(model), model):
         print_table(table)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,7 +29,7 @@ from asr_pathways.data.languages import find_language
 from asr_pathways.data.voice_activity import is_silent, speech_segments
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels.extension import available, warn_of_dense_products
-from asr_pathways.runtime.layers import Precision
+from asr_pathways.runtime.layers import Precision, Product, Timing
 from asr_pathways.runtime.results import Result, Segment
 from asr_pathways.runtime.whisper.engine import WhisperEngine
 from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, is_whisper
@@ -153,6 +153,18 @@ class Recognizer:
             PathwaysError: for an unknown language.
         """
         self._engine.load(self._check(language))
+
+    def plan(self) -> Mapping[Product, Sequence[Timing]]:
+        """How a Whisper's products are computed on this machine: the timings of each, the one that is used first.
+
+        Raises:
+            PathwaysError: for another model, whose products are all computed in one way.
+        """
+        if not isinstance(self._engine, WhisperEngine):
+            raise PathwaysError("only products of a Whisper are computed in several ways: this model has no plan")
+        for language in self.languages:
+            self.load(language)
+        return self._engine.layers.plan
 
     def transcribe(
         self,

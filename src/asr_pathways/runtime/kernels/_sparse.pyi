@@ -1,3 +1,9 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 class Matrix:
     @property
     def nonzeros(self) -> int: ...
@@ -50,3 +56,66 @@ def convolution(
     out: int,
     runner: Runner,
 ) -> None: ...
+
+# What follows takes and returns arrays, and keeps alive what it is made of; of what does not fit, all raise ValueError.
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int32]
+Bytes = NDArray[np.uint8]
+NormOf = tuple[Floats, Floats, float]  # weight (dim,), bias (dim,), epsilon
+
+def expands() -> bool: ...
+def expand(values: NDArray[Any], in_union: Bytes, mask: Bytes, rows: int, columns: int) -> Floats: ...
+def gelu(x: Floats, runner: Runner) -> None: ...
+
+class Dense:
+    def __init__(self, weight: Floats, item: str, compressed: bool) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class Linear:
+    def __init__(self, sparse: Matrix | None, dense: Dense | None, bias: Floats | None) -> None: ...
+    def multiply(self, x: Floats, runner: Runner) -> Floats: ...
+
+# norm, query, key, value and output layers of attention, norm, the two feed-forward layers
+EncoderLayer = tuple[NormOf, Linear, Linear, Linear, Linear, NormOf, Linear, Linear]
+# with those of attention to the encodings between
+DecoderLayer = tuple[
+    NormOf, Linear, Linear, Linear, Linear, NormOf, Linear, Linear, Linear, Linear, NormOf, Linear, Linear
+]
+
+class Encoder:
+    def __init__(self, heads: int, attention: str, layers: Sequence[EncoderLayer], norm: NormOf) -> None: ...
+    def encode(self, x: Floats, runner: Runner) -> Floats: ...
+
+class Cross:
+    @property
+    def frames(self) -> int: ...
+
+class Decoder:
+    def __init__(
+        self,
+        heads: int,
+        attention: str,
+        embedding: NDArray[Any],
+        positions: Floats,
+        layers: Sequence[DecoderLayer],
+        norm: NormOf,
+        recorded: Sequence[tuple[int, int]],
+    ) -> None: ...
+    def cross(self, encodings: Floats, runner: Runner) -> Cross: ...
+
+class Hypotheses:
+    def __init__(self, decoder: Decoder, utterances: Sequence[Cross]) -> None: ...
+    @property
+    def length(self) -> int: ...
+    def step(self, tokens: Integers, record: bool, runner: Runner) -> tuple[Floats, Floats]: ...
+    def keep(self, places: Sequence[int]) -> None: ...
+
+class Output:
+    def __init__(self, table: NDArray[Any], ids: Sequence[int] | None, runner: Runner) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+    # tokens (n, count), logits (n, count), log-sums (n,), and how many tokens were scored exactly
+    def best(
+        self, hidden: Floats, count: int, banned: Bytes | None, runner: Runner
+    ) -> tuple[Integers, Floats, Floats, int]: ...
