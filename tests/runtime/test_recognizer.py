@@ -22,6 +22,7 @@ from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways
 from asr_pathways.runtime import recognizer as module
+from asr_pathways.runtime.whisper.engine import WhisperEngine
 from tests.models.hub.conftest import hub_folder  # noqa: F401
 from tests.pruned import overlapping
 
@@ -92,6 +93,24 @@ def test_rounded_products_say_nearly_the_same(pruned: AsrModel, tmp_path: Path) 
     write_bundle(pruned, tmp_path / "two.asrp")
     fast = Recognizer(tmp_path / "two.asrp", "fr").transcribe(sound(1.0))
     assert isinstance(fast.text, str) and fast.language == "fr"
+
+
+def test_a_vocabulary_is_all_that_is_written(pruned: AsrModel, tmp_path: Path) -> None:
+    size = int(pruned.model.hub.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    tokens = {"en": np.arange(1, size), "fr": np.array([*range(0, 250, 3), *range(250, size)])}
+    write_bundle(pruned, tmp_path / "some.asrp", "float32", vocabularies=tokens)
+    write_bundle(pruned, tmp_path / "all.asrp", "float32")
+    recognizer, free = (Recognizer(tmp_path / name, precision="float32") for name in ("some.asrp", "all.asrp"))
+    restricted, samples = load_model(tmp_path / "some.asrp"), sound(0.8)
+    for language in ("en", "fr"):
+        text = recognizer.transcribe(samples, language=language, words=True).text
+        assert text == decoded(restricted, samples, language)
+    assert text != free.transcribe(samples, language="fr").text
+    engine = recognizer._engine
+    assert isinstance(engine, WhisperEngine)
+    hidden = np.random.default_rng(1).standard_normal((20, 16), dtype=np.float32)
+    assert set(engine._network("fr").best(hidden, 9, None)[0].flat) <= set(tokens["fr"].tolist())
+    assert engine._network("en").best(hidden, size, None)[0].min() == -1  # one token is missing
 
 
 def test_files_and_rates(pruned: AsrModel, tmp_path: Path) -> None:

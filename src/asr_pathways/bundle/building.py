@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from asr_pathways.bundle.layout import FILES, HUB, TOKENIZER, VALUES, BundleError, Layout, Slot
+from asr_pathways.bundle.layout import FILES, HUB, TOKENIZER, VALUES, VOCABULARY, BundleError, Layout, Slot
 from asr_pathways.bundle.reading import Reader
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
@@ -111,6 +111,7 @@ def _one_line(where: str) -> Iterator[None]:
 
 def _hub_model(bundle: Reader, card: HubCard) -> AsrModel:
     from asr_pathways.models.hub import load_hub_model
+    from asr_pathways.models.hub.whisper import Whisper
 
     where = str(bundle.path)
 
@@ -129,6 +130,11 @@ def _hub_model(bundle: Reader, card: HubCard) -> AsrModel:
             model.load_languages(card.languages)  # reads adapters while their files are here
         except PathwaysError as error:
             raise BundleError(str(error).replace(temporary, f"{where}: hub")) from None
+    for language in bundle.languages if bundle.layout.under(VOCABULARY) else ():
+        if not isinstance(model, Whisper):
+            raise BundleError(f"{where}: {VOCABULARY}{language}: only a Whisper's vocabulary can be restricted")
+        if (tokens := bundle.vocabulary(language)) is not None:
+            model.restrict(language, tokens.tolist())
     return AsrModel(model, tokenizer, card)
 
 

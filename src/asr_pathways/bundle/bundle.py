@@ -19,6 +19,7 @@ from pathlib import Path
 from asr_pathways.bundle.building import build
 from asr_pathways.bundle.layout import FILES, IDENTIFIER, MASKS, UNION, BundleError, Quantity, Score
 from asr_pathways.bundle.reading import Reader
+from asr_pathways.bundle.vocabulary import TokenIds
 from asr_pathways.bundle.writing import Contents, contents_of
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
@@ -33,7 +34,7 @@ class BundleSizes:
     Attributes:
         total: bytes of the file.
         parts: bytes of the header, of values and scales (``values``), the ``union``, all ``masks``, tensors of added
-            ``languages`` and ``files``.
+            ``languages``, the ``vocabulary`` of each pathway and ``files``.
         weights: prunable ones.
         kept: those that at least one pathway keeps.
         masks: bytes of each pathway's mask.
@@ -63,6 +64,7 @@ def write_bundle(
     *,
     scores: Mapping[str, Score] | None = None,
     identifier: bytes | None = None,
+    vocabularies: Mapping[str, TokenIds] | None = None,
 ) -> BundleSizes:
     """Writes a bundle, whole or not at all; the same model makes the same bytes.
 
@@ -75,12 +77,15 @@ def write_bundle(
         languages: which ones; None: all.
         scores: by language; kept in the header.
         identifier: the file of the language identifier of all of the model's languages, if there is one.
+        vocabularies: the tokens that each language's pathway of a Whisper may write; see `bundle.vocabulary.tokens_of`.
+            None: all.
 
     Raises:
         BundleError: if there are no pathways, a language is unknown, or it cannot be written.
     """
     try:
-        contents = contents_of(asr, dtype, languages, {} if identifier is None else {IDENTIFIER: identifier})
+        files = {} if identifier is None else {IDENTIFIER: identifier}
+        contents = contents_of(asr, dtype, languages, files, vocabularies or {})
     except PathwaysError as error:
         raise BundleError(str(error)) from None
     contents.write(Path(out), dtype, scores or {})
@@ -101,7 +106,7 @@ class Bundle(Reader):
     def sizes(self) -> BundleSizes:
         """Bytes by part and by mask; from the header alone."""
         layout = self.layout
-        parts = dict.fromkeys(("header", "values", "union", "masks", "languages", "files"), 0)
+        parts = dict.fromkeys(("header", "values", "union", "masks", "languages", "vocabulary", "files"), 0)
         parts["header"] = layout.start
         for name, slot in layout.slots.items():
             kind = name.partition("/")[0]
@@ -110,6 +115,11 @@ class Bundle(Reader):
         weights = sum(map(math.prod, layout.prunable.values()))
         kept = sum(map(layout.kept_of, layout.prunable))
         return BundleSizes(sum(parts.values()), parts, weights, kept, masks)
+
+    def vocabulary_shares(self) -> dict[str, float]:
+        """{language: the share of all tokens that its pathway may write}, of the languages that have a vocabulary."""
+        kept = {language: self.vocabulary(language) for language in self.languages}
+        return {language: len(tokens) / self.layout.tokens for language, tokens in kept.items() if tokens is not None}
 
     def extract(self, language: str, out: str | os.PathLike[str]) -> BundleSizes:
         """Writes a bundle of one language, its values as they are here.
@@ -128,5 +138,7 @@ class Bundle(Reader):
         for name in layout.tensors.keys() - layout.prunable.keys():
             contents.add(name, self.values(name, language if name in of_language else None))
         contents.add_files({name: self.file(name) for name in layout.under(FILES)})
+        if (tokens := self.vocabulary(language)) is not None:
+            contents.add_vocabularies({language: tokens}, layout.tokens)
         contents.write(Path(out), self.config.dtype, self.config.scores)
         return Bundle.open(out).sizes()

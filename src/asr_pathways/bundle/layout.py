@@ -2,7 +2,8 @@
 
 ``values/NAME`` are what the union of all masks keeps of a prunable tensor, or another tensor whole; ``scales/NAME`` go
 with int8; ``union`` and ``masks/PATHWAY`` are bits; ``languages/LANGUAGE/values/NAME`` are unmasked tensors of a
-language that was added, ``files/NAME`` the bytes of files.
+language that was added, ``vocabulary/PATHWAY`` bits of the tokens that a pathway of a Whisper may write, ``files/NAME``
+the bytes of files.
 """
 
 from __future__ import annotations
@@ -39,12 +40,15 @@ MASKS = "masks/"
 VALUES = "values/"
 SCALES = "scales/"
 LANGUAGES = "languages/"
+VOCABULARY = "vocabulary/"
 FILES = "files/"
 TOKENIZER = "tokenizer.model"
 IDENTIFIER = "language_id.safetensors"
 """The language identifier, where the model has one."""
 HUB = "hub/"
 """Before the names of a Hugging Face model's own files."""
+EMBEDDING = "model.decoder.embed_tokens.weight"
+"""A Whisper's table of tokens, which its output layer has too: a row each."""
 
 MAX_HEAD = 8 << 20
 """Bytes before the tensors' data: a model of 3,000 tensors takes a tenth of it."""
@@ -172,6 +176,12 @@ class Layout:
     def kept_of(self, name: str) -> int:
         """How many weights of a prunable tensor at least one pathway keeps."""
         return self.slots[VALUES + name].elements
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of a Whisper; 0 of other models."""
+        shape = self.tensors.get(EMBEDDING, ())
+        return shape[0] if len(shape) == 2 else 0
 
     def key(self, language: str) -> str:
         """The name of a language's mask.
@@ -319,11 +329,13 @@ def _contradictions(layout: Layout, size: int) -> Iterator[str]:
 
 
 def _wanted(layout: Layout) -> dict[str, tuple[str, Shape]]:
-    """Type and shape of the tensors that follow from the others: masks, and scales of int8 values."""
+    """Type and shape of the tensors that follow from the others: masks, vocabularies if any, scales of int8 values."""
     pathways = layout.header.pathways
     within: tuple[str, Shape] = ("U8", (sum(packed_size((layout.kept_of(name),)) for name in pathways.tensors),))
     wanted: dict[str, tuple[str, Shape]] = {UNION: ("U8", (sum(map(packed_size, pathways.tensors.values())),))}
     wanted |= {MASKS + key: within for key in layout.keys}
+    if layout.tokens and layout.under(VOCABULARY):
+        wanted |= {VOCABULARY + key: ("U8", (packed_size((layout.tokens,)),)) for key in layout.keys}
     for prefix in ("", *map(language_prefix, pathways.added)):
         for name, slot in layout.under(prefix + VALUES).items():
             if slot.item == "int8":

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from asr_pathways.bits import Bytes, Flags, pack, unpack
+from asr_pathways.bits import Bytes, Flags, pack, popcount, unpack
 from asr_pathways.bundle import layout
 from asr_pathways.bundle.layout import BundleError, language_prefix, read_layout
 from asr_pathways.bundle.values import Array, StoredTensor
+from asr_pathways.bundle.vocabulary import TOKENIZERS, TokenIds, special_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +79,8 @@ class Reader:
             self._array(name)
         for name in self.layout.prunable:
             self._union(name)
+        for language in self.languages:
+            self.vocabulary(language)
 
     def has(self, name: str) -> bool:
         """Whether there is a file of that name."""
@@ -90,6 +93,28 @@ class Reader:
             BundleError: if there is none of that name, or it is broken.
         """
         return self._array(layout.FILES + name).tobytes()
+
+    def vocabulary(self, language: str) -> TokenIds | None:
+        """The tokens that a language's pathway may write, sorted: (k,); None: all of the model's.
+
+        Raises:
+            BundleError: on an unknown language, if the part is broken, or if a special token is not among them.
+        """
+        name = layout.VOCABULARY + self.layout.key(language)
+        if name not in self.layout.slots:
+            return None
+        bits, count = self._array(name), self.layout.tokens
+        flags = unpack(bits, count)
+        names = self.layout.under(layout.FILES + layout.HUB)
+        try:
+            special = special_tokens({file: self.file(layout.HUB + file) for file in names if file in TOKENIZERS})
+        except ValueError as error:
+            raise self._broken(name, str(error)) from None
+        if popcount(bits) != np.count_nonzero(flags):
+            raise self._broken(name, f"has tokens beyond the model's {count:,}")
+        if missing := [index for index in special if index < count and not flags[index]]:
+            raise self._broken(name, f"lacks the special token {missing[0]}")
+        return np.flatnonzero(flags).astype(np.int32)
 
     def mask(self, language: str) -> dict[str, Tensor]:
         """{name: bool tensor} of a language.

@@ -15,6 +15,7 @@ from asr_pathways.bits import Bytes, Flags, pack, unpack
 from asr_pathways.bundle import layout
 from asr_pathways.bundle.layout import BundleError, Header, Quantity, Score, language_prefix, read_layout
 from asr_pathways.bundle.values import Array, StoredTensor, store
+from asr_pathways.bundle.vocabulary import TokenIds
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
@@ -74,6 +75,7 @@ class Contents:
         )
         self._arrays: dict[str, Array] = {}
         self._bits: dict[str, list[Bytes]] = defaultdict(list)
+        self._vocabularies: dict[str, Flags] = {}
 
     def add(self, name: str, tensor: StoredTensor, language: str | None = None) -> None:
         """Adds a tensor of the model, or an unmasked one of a language that was added."""
@@ -87,6 +89,13 @@ class Contents:
         self._bits[layout.UNION].append(pack(union))
         for key, mask in masks.items():
             self._bits[layout.MASKS + key].append(pack(mask[union]))
+
+    def add_vocabularies(self, vocabularies: Mapping[str, TokenIds], tokens: int) -> None:
+        """Adds the tokens of each language, of so many; a mask that languages share has those of all of them."""
+        for language in self.pathways.languages:
+            (key,) = self.pathways.config.pathways([language])
+            flags = self._vocabularies.setdefault(layout.VOCABULARY + key, np.zeros(tokens, dtype=np.bool_))
+            flags[vocabularies[language]] = True
 
     def add_files(self, files: Mapping[str, bytes]) -> None:
         """Adds files, but for those of languages that are left out."""
@@ -105,6 +114,7 @@ class Contents:
         if out.is_dir():
             raise BundleError(f"{out}: a folder: choose a name for a file")
         arrays = self._arrays | {name: np.concatenate(bits) for name, bits in self._bits.items()}
+        arrays |= {name: pack(flags) for name, flags in self._vocabularies.items()}
         arrays = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
         hashes = {name: hashlib.sha256(array.reshape(-1).view(np.uint8).data) for name, array in arrays.items()}
         header = Header(
@@ -123,7 +133,11 @@ class Contents:
 
 
 def contents_of(
-    asr: AsrModel, dtype: Quantity, languages: Sequence[str] | None, files: Mapping[str, bytes]
+    asr: AsrModel,
+    dtype: Quantity,
+    languages: Sequence[str] | None,
+    files: Mapping[str, bytes],
+    vocabularies: Mapping[str, TokenIds],
 ) -> Contents:
     """What a bundle of a pruned recogniser has in it, ``files`` beside the model's.
 
@@ -153,6 +167,8 @@ def contents_of(
         for name, tensor in stored.language_tensors[language].items():
             contents.add(name, store(name, tensor, dtype), language)
     contents.add_files({**_files(asr), **files})
+    if vocabularies:
+        contents.add_vocabularies(vocabularies, len(state[layout.EMBEDDING]))
     return contents
 
 

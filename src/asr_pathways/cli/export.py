@@ -26,6 +26,16 @@ def export(
         typer.Option(help="Of a bundle's weights: float32, float16 or int8.", show_default="float16"),
     ] = None,
     languages: Annotated[str | None, typer.Option(help="Language codes with commas between, such as en,fr.")] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXTS|all",
+            help="Of a Whisper's bundle: each language's output layer has only the tokens of these texts, those of "
+            "single bytes and special ones. TEXTS: a data folder (train), or one of LANGUAGE.txt files, as the model "
+            "writes texts.",
+            show_default="all, or the bundle's",
+        ),
+    ] = None,
     scores: Annotated[
         Path | None,
         typer.Option(help="The output of evaluate --json, kept in a bundle; else MODEL/scores.json if it exists."),
@@ -41,11 +51,11 @@ def export(
     """
     if format not in FORMATS:
         raise PathwaysError(f"--format {format}: the formats are {', '.join(FORMATS)}")
-    if format != "bundle" and (dtype is not None or scores is not None):
-        raise PathwaysError(f"--dtype and --scores are of bundles: leave them out for --format {format}")
+    if format != "bundle" and (dtype is not None or scores is not None or vocabulary is not None):
+        raise PathwaysError(f"--dtype, --scores and --vocabulary are of bundles: leave them out for --format {format}")
     chosen = split_languages(languages)
     if format == "bundle":
-        _bundle(model, out, dtype, chosen, scores)
+        _bundle(model, out, dtype, chosen, scores, vocabulary)
         return
     from asr_pathways.bundle.load import load_model
 
@@ -66,17 +76,28 @@ def export(
         )
 
 
-def _bundle(model: Path, out: Path, dtype: str | None, languages: Sequence[str] | None, scores: Path | None) -> None:
+def _bundle(
+    model: Path,
+    out: Path,
+    dtype: str | None,
+    languages: Sequence[str] | None,
+    scores: Path | None,
+    vocabulary: str | None,
+) -> None:
     from asr_pathways.bundle.bundle import Bundle, write_bundle
     from asr_pathways.bundle.layout import IDENTIFIER, QUANTITIES, is_bundle
     from asr_pathways.bundle.load import load_model
-    from asr_pathways.formats import size
+    from asr_pathways.bundle.vocabulary import read_texts, tokens_of
+    from asr_pathways.formats import percent, size
 
     quantity = next((known for known in QUANTITIES if known == (dtype or "float16")), None)
     if quantity is None:
         raise PathwaysError(f"--dtype {dtype}: one of {', '.join(QUANTITIES)}")
+    vocabularies = {}
     if is_bundle(model):
         bundle = Bundle.open(model)
+        kept = {language: bundle.vocabulary(language) for language in bundle.languages}
+        vocabularies = {language: tokens for language, tokens in kept.items() if tokens is not None}
         known = dict(bundle.config.scores)
         identifier = bundle.file(IDENTIFIER) if bundle.has(IDENTIFIER) else None
     else:
@@ -85,12 +106,19 @@ def _bundle(model: Path, out: Path, dtype: str | None, languages: Sequence[str] 
         identifier = fitted.read_bytes() if fitted.is_file() else None
     if scores is not None:
         known = _read_scores(scores)
-    sizes = write_bundle(load_model(model), out, quantity, languages, scores=known, identifier=identifier)
+    asr = load_model(model)
+    if vocabulary is not None:
+        texts = {} if vocabulary == "all" else read_texts(Path(vocabulary), asr.check_languages(languages))
+        vocabularies = tokens_of(asr, texts) if texts else {}
+    sizes = write_bundle(asr, out, quantity, languages, scores=known, identifier=identifier, vocabularies=vocabularies)
     typer.echo(
         f"{out}: {len(sizes.masks)} masks, {size(sizes.total)}; "
         f"{sizes.mask_bits:.2f} bits of masks a prunable weight, {100 * sizes.union_density:.1f}% of them kept",
         err=True,
     )
+    if vocabularies:
+        shares = (f"{language} {percent(share)}%" for language, share in Bundle.open(out).vocabulary_shares().items())
+        typer.echo(f"{out}: tokens of the vocabulary: {', '.join(shares)}", err=True)
 
 
 def _read_scores(path: Path) -> dict[str, Score]:

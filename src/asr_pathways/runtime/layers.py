@@ -117,7 +117,7 @@ class Layers:
         self.precision, self.granularity, self.threads = precision, granularity, threads
         self.plan: dict[Product, list[Timing]] = {}
         self._known = _Known(precision, granularity, threads)
-        self._output: Any = None
+        self._outputs: dict[bytes | None, Any] = {}
 
     @property
     def attention(self) -> str:
@@ -141,11 +141,16 @@ class Layers:
         compiled, nbytes = chosen.store(weight, self.granularity)
         return chosen.layer(compiled, bias), nbytes
 
-    def output(self, embedding: NDArray[Any], runner: Runner) -> Any:
-        """The output layer of the model's embedding (V, D), made once for all of its networks."""
-        if self._output is None:
-            self._output = extension.built().Output(embedding, None, runner)
-        return self._output
+    def output(self, embedding: NDArray[Any], tokens: NDArray[np.int32] | None, runner: Runner) -> Any:
+        """The output layer of the model's embedding (V, D), made once for all of its networks with these tokens.
+
+        Args:
+            tokens: (k,): those that it scores; None: all.
+        """
+        key = None if tokens is None else tokens.tobytes()
+        if key not in self._outputs:
+            self._outputs[key] = extension.built().Output(embedding, tokens, runner)
+        return self._outputs[key]
 
 
 class _Known:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,13 @@ def _save(folder: Path, network: Any, *parts: Any) -> Path:
     return folder
 
 
-def whisper(folder: Path) -> Path:
+def whisper(folder: Path, merges: Sequence[tuple[str, str]] = ()) -> Path:
     """A multilingual Whisper with byte-level pieces, a window of 1.2 s and no preprocessor_config.json."""
     names = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in LANGUAGE_TOKENS)]
     names += ["<|translate|>", "<|transcribe|>", "<|notimestamps|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {piece: index for index, piece in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    vocabulary = {piece: index for index, piece in enumerate([*alphabet, *map("".join, merges)])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(names)

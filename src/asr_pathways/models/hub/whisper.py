@@ -83,6 +83,7 @@ class Whisper(HubModel):
         self.longest_text = int(hub.config.max_target_positions)
         vocabulary = tokenizer.get_vocab()
         self._no_speech = vocabulary.get("<|nospeech|>", vocabulary.get("<|nocaptions|>"))
+        self._outside: dict[str, Tensor] = {}  # {language: (V,): the tokens that it does not write}
         self._never = _suppressed(hub, "suppress_tokens")
         self._never_first = [*self._never, *_suppressed(hub, "begin_suppress_tokens")]
         self.matched = (
@@ -100,6 +101,15 @@ class Whisper(HubModel):
 
     def train_on_short_windows(self) -> None:
         self.hub.config.padding = "longest"
+
+    def restrict(self, language: str, tokens: Sequence[int]) -> None:
+        """From now on `decode` writes these tokens alone in a language, as if the output layer had no others.
+
+        The loss is as before: it is of whatever text it is given.
+        """
+        outside = torch.ones(int(self.hub.config.vocab_size), dtype=torch.bool)
+        outside[list(tokens)] = False
+        self._outside[language] = outside
 
     def prompt(self, language: str) -> list[int]:
         """The tokens that start a transcript in ``language``.
@@ -193,11 +203,11 @@ class Whisper(HubModel):
         (see `asr_pathways.models.guards`).
         """
         encodings, sizes = self._encode_each(features, lengths)
-        prompt = self.prompt(language)
+        prompt, outside = self.prompt(language), self._outside.get(language)
         with self._attending(sizes, encodings.shape[1]):
-            found = self._search(encodings, prompt)
+            found = self._search(encodings, prompt, outside=outside)
         rows = zip(found, encodings, sizes, strict=True)
-        return [self._guarded(transcript, row[None, :size], prompt) for transcript, row, size in rows]
+        return [self._guarded(transcript, row[None, :size], prompt, outside) for transcript, row, size in rows]
 
     @torch.no_grad()
     def language_probabilities(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -270,7 +280,12 @@ class Whisper(HubModel):
         return self.hub.proj_out(hidden).float(), out.past_key_values
 
     def _search(
-        self, encodings: Tensor, prompt: list[int], kept: Sequence[int] = (), banned: int | None = None
+        self,
+        encodings: Tensor,
+        prompt: list[int],
+        kept: Sequence[int] = (),
+        banned: int | None = None,
+        outside: Tensor | None = None,
     ) -> list[_Transcript]:
         """Greedy search over encodings (B, T', D) until each row ends, is as long as may be, or loops.
 
@@ -278,6 +293,7 @@ class Whisper(HubModel):
             prompt: tokens before the transcript.
             kept: the transcript's first tokens, which are not searched for.
             banned: a token that does not come next.
+            outside: (V,): tokens that come nowhere; None: none.
         """
         found = [_Transcript([]) for _ in encodings]
         open_ = set(range(len(found)))
@@ -286,6 +302,8 @@ class Whisper(HubModel):
         cache: Any = None
         for step in range(self.longest_text - ids.shape[1]):
             both, cache = self._logits(ids, encodings, cache)
+            if outside is not None:
+                both = both.masked_fill(outside.to(both.device), -torch.inf)
             if step == 0 and self._no_speech is not None:
                 for transcript, share in zip(found, both[:, 0].softmax(-1)[:, self._no_speech].tolist(), strict=True):
                     transcript.no_speech = share
@@ -309,13 +327,13 @@ class Whisper(HubModel):
             ids = best[:, None]
         return found
 
-    def _guarded(self, found: _Transcript, encodings: Tensor, prompt: list[int]) -> list[int]:
+    def _guarded(self, found: _Transcript, encodings: Tensor, prompt: list[int], outside: Tensor | None) -> list[int]:
         """The tokens of a transcript of encodings (1, T', D) that are believed."""
         if is_silence(found.no_speech, found.mean):
             return []
         tokens = found.tokens
         if found.loops and (end := loop_end(tokens)) is not None:
-            (rest,) = self._search(encodings, prompt, tokens[:end], banned=tokens[end])
+            (rest,) = self._search(encodings, prompt, tokens[:end], tokens[end], outside)
             believed = not rest.loops and rest.mean >= LEAST_LOG_PROBABILITY
             tokens = tokens[:end] + (rest.tokens if believed else [])
         tokenizer = self._parts[0]

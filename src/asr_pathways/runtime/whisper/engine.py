@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_pathways.bundle.layout import EMBEDDING
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.languages import find_language
 from asr_pathways.errors import PathwaysError
@@ -22,7 +23,7 @@ from asr_pathways.runtime.results import Segment, Word
 from asr_pathways.runtime.whisper.alignment import word_times
 from asr_pathways.runtime.whisper.features import LogMel, pad
 from asr_pathways.runtime.whisper.network import STRIDE, Floats, Network, Shape
-from asr_pathways.runtime.whisper.source import EMBEDDING, WhisperSource
+from asr_pathways.runtime.whisper.source import WhisperSource
 from asr_pathways.runtime.whisper.tokens import Tokens
 
 ENGLISH_TOKENS = 51864
@@ -192,6 +193,7 @@ class WhisperEngine:
                     self.layers,
                     self._threads,
                     self._alignment_heads,
+                    self._source.vocabulary(language),
                 )
             self._networks.move_to_end(key)
             while len(self._networks) > 1 and sum(one.nbytes for one in self._networks.values()) > self._memory:

@@ -84,6 +84,7 @@ class Network:
         layers: how linear layers are stored; see `Layers`.
         threads: of each product.
         recorded: (layer, head) pairs of the decoder whose attention to the audio aligns words.
+        tokens: (k,): those that the output layer scores; None: all.
 
     Attributes:
         nbytes: memory of the linear layers, which no other pathway shares.
@@ -99,6 +100,7 @@ class Network:
         layers: Layers,
         threads: int = 1,
         recorded: Sequence[tuple[int, int]] = (),
+        tokens: Tokens | None = None,
     ) -> None:
         self.shape = shape
         self.nbytes = 0
@@ -129,7 +131,7 @@ class Network:
                 self._norm("model.decoder.layer_norm"),
                 list(recorded),
             )
-            self._output = layers.output(embedding, self._runner)
+            self._output = layers.output(embedding, tokens, self._runner)
         except (ValueError, TypeError) as error:  # of the compiled module: shapes that do not fit
             raise PathwaysError(f"the tensors are not those of a Whisper of this size: {error}") from None
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_pathways.bundle.layout import FILES, HUB, BundleError
+from asr_pathways.bundle.layout import EMBEDDING, FILES, HUB, BundleError
 from asr_pathways.bundle.reading import Reader
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import parse_json
@@ -16,7 +16,6 @@ from asr_pathways.model_folder.card import HubCard
 from asr_pathways.runtime.kernels.extension import built
 
 ARCHITECTURE = "WhisperForConditionalGeneration"
-EMBEDDING = "model.decoder.embed_tokens.weight"
 
 
 class WhisperSource(Protocol):
@@ -40,6 +39,13 @@ class WhisperSource(Protocol):
 
     def pathway(self, language: str) -> str:
         """The name of the language's weights: the same for languages that share them all."""
+
+    def vocabulary(self, language: str) -> NDArray[np.int32] | None:
+        """The tokens that the language's pathway may write: (k,), sorted; None: all.
+
+        Raises:
+            PathwaysError: if that part of the model is broken.
+        """
 
     def tensor(self, name: str, language: str) -> NDArray[Any]:
         """A tensor under the language's pathway, zeros where its mask keeps nothing: float32, or the embedding float16.
@@ -68,6 +74,9 @@ class BundleSource:
     def pathway(self, language: str) -> str:
         added = language in self._bundle.config.pathways.added
         return language if added else self._bundle.layout.key(language)
+
+    def vocabulary(self, language: str) -> NDArray[np.int32] | None:
+        return self._bundle.vocabulary(language)
 
     def tensor(self, name: str, language: str) -> NDArray[Any]:
         bundle, layout = self._bundle, self._bundle.layout
@@ -102,6 +111,9 @@ class FolderSource:
         if pathways is None:
             return ""
         return "" if pathways.config.shared and language not in pathways.added else language
+
+    def vocabulary(self, language: str) -> NDArray[np.int32] | None:
+        return None
 
     def tensor(self, name: str, language: str) -> NDArray[Any]:
         if not self._state or self._language != language:  # of one language at a time: it is as large as the model
