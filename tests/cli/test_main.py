@@ -104,7 +104,7 @@ def test_streaming_gives_the_same_words_as_the_whole_file(
     assert capsys.readouterr().out == whole
 
 
-def test_a_beam_and_phrases_are_options_of_streaming(
+def test_a_beam_and_phrases_reach_the_search(
     run: Callable[..., int],
     sparse_model: Path,
     spoken_file: Path,

@@ -223,9 +223,9 @@ OPTIONS = [
         "unknown language 'it': this model knows en fr",
     ),
     Case(
-        "a beam without streaming",
-        "transcribe sparse hello.wav --language fr --beam 4",
-        "--beam and --phrases are of streaming: add --stream",
+        "a vocabulary of a model that is no Whisper",
+        "export sparse made.asrp --vocabulary data",
+        "only the vocabulary of a Whisper can be restricted",
     ),
     Case(
         "phrases for greedy search",

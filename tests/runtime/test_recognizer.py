@@ -113,6 +113,22 @@ def test_a_vocabulary_is_all_that_is_written(pruned: AsrModel, tmp_path: Path) -
     assert engine._network("en").best(hidden, size, None)[0].min() == -1  # one token is missing
 
 
+def test_beams_find_what_is_likelier(pruned: AsrModel, tmp_path: Path) -> None:
+    write_bundle(pruned, tmp_path / "two.asrp", "float32")
+    greedy, beams = (Recognizer(tmp_path / "two.asrp", "fr", precision="float32", beam=beam) for beam in (1, 5))
+    better = 0
+    for seed in range(5):
+        found, by_beams = (one.transcribe(sound(1.0, seed), words=True) for one in (greedy, beams))
+        assert [word.text for word in by_beams.words] == by_beams.text.split()
+        better += by_beams.text != found.text
+    assert better
+
+
+def test_a_model_without_beam_search_says_so(hub_folder: Maker) -> None:  # noqa: F811
+    with pytest.raises(PathwaysError, match="wav2vec2: has no beam search here"):
+        Recognizer(hub_folder("wav2vec2"), beam=4)
+
+
 def test_files_and_rates(pruned: AsrModel, tmp_path: Path) -> None:
     write_bundle(pruned, tmp_path / "two.asrp", "float32")
     recognizer = Recognizer(tmp_path / "two.asrp", "fr", precision="float32")
@@ -197,6 +213,8 @@ def test_errors_are_one_line(pruned: AsrModel, tmp_path: Path) -> None:
         lambda: Recognizer(path, "de"): "unknown language 'de': this model knows en fr",
         lambda: Recognizer(path, "fr", threads=0): "threads: 0: at least 1 is needed",
         lambda: Recognizer(path, "fr", precision="int4"): "precision: 'int4': choose auto or float32",  # type: ignore[arg-type]
+        lambda: Recognizer(path, "fr", beam=0): "beam: 0: at least 1 is needed",
+        lambda: Recognizer(path, "fr", beam=4, phrases=["un"]): "phrases: only transducers of this package prefer some",
         lambda: Recognizer(path, languages=[]): "languages: at least one is needed",
         lambda: recognizer.transcribe(sound(0.5)): "language: choose one of en fr",
         lambda: recognizer.stream("fr"): "this model does not stream: use transcribe()",

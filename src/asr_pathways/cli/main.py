@@ -227,7 +227,7 @@ def transcribe(
     ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Of each product.")] = 1,
     stream: Annotated[bool, typer.Option("--stream", help="Recognise piece by piece, showing partial texts.")] = False,
-    beam: Annotated[int, typer.Option(min=1, help="Hypotheses of beam search, with --stream; 1 is greedy.")] = 1,
+    beam: Annotated[int, typer.Option(min=1, help="Hypotheses of beam search; 1 is greedy.")] = 1,
     phrases: Annotated[
         Path | None,
         typer.Option(help="A text file of words and names to prefer, one phrase a line; with --beam."),
@@ -260,8 +260,6 @@ def transcribe(
         raise PathwaysError("-: standard input is recognised as it comes: add --stream")
     if (rate is not None or encoding is not None) and Path("-") not in files:
         raise PathwaysError("--rate and --encoding are of raw samples on standard input: files say theirs themselves")
-    if (beam > 1 or phrases is not None) and not stream:
-        raise PathwaysError("--beam and --phrases are of streaming: add --stream")
     recognizer = Recognizer(
         model,
         language,

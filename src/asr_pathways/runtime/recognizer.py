@@ -88,7 +88,8 @@ class Recognizer:
             error of a product at most 2%); ``float32``: exact but for the order of sums.
         languages: those among which ``auto`` chooses; None: all of the model's.
         memory: bytes that weights of pathways may take before the least recently used are dropped.
-        beam, phrases, bonus, endpointing: of streams; see `StreamingTransducer`.
+        beam: hypotheses of beam search, of a Whisper or a transducer of this package; 1 is greedy search.
+        phrases, bonus, endpointing: of such a transducer; see `StreamingTransducer`.
 
     Raises:
         PathwaysError: if there is no such model, it is broken, or a language or option is not one that fits.
@@ -110,9 +111,13 @@ class Recognizer:
     ) -> None:
         if threads < 1:
             raise PathwaysError(f"threads: {threads}: at least 1 is needed")
+        if beam < 1:
+            raise PathwaysError(f"beam: {beam}: at least 1 is needed")
         streaming = {"beam": beam, "phrases": phrases, "bonus": bonus, "endpointing": endpointing}
         self._streaming: StreamingTransducer | None = None
         self._engine = self._open(model, threads, precision, memory, streaming)
+        if phrases and self._streaming is None:
+            raise PathwaysError("phrases: only transducers of this package prefer some")
         self._choices = None if languages is None else tuple(map(self._check, languages))
         if self._choices == ():
             raise PathwaysError("languages: at least one is needed")
@@ -240,7 +245,7 @@ class Recognizer:
         if path is not None and is_bundle(path):
             bundle = Reader.open(path)
             if is_whisper(bundle) and available():
-                return WhisperEngine(BundleSource(bundle), threads, precision, memory)
+                return WhisperEngine(BundleSource(bundle), threads, precision, memory, options["beam"])
         from asr_pathways.bundle.load import load_model
         from asr_pathways.model_folder.card import ModelCard
         from asr_pathways.models.hub.whisper import Whisper
@@ -259,7 +264,11 @@ class Recognizer:
         if isinstance(asr.model, Transducer):
             return streaming(ModelSource(asr))
         if isinstance(asr.model, Whisper) and available():
-            return WhisperEngine(FolderSource(asr, str(path or "the model")), threads, precision, memory)
+            return WhisperEngine(
+                FolderSource(asr, str(path or "the model")), threads, precision, memory, options["beam"]
+            )
+        if options["beam"] > 1:
+            raise PathwaysError(f"{path or 'the model'}: has no beam search here: leave the beam at 1")
         if not available():
             warn_of_dense_products()
         return TorchEngine(asr, path)

@@ -6,7 +6,6 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +22,7 @@ from asr_pathways.runtime.results import Segment, Word
 from asr_pathways.runtime.whisper.alignment import word_times
 from asr_pathways.runtime.whisper.features import LogMel, pad
 from asr_pathways.runtime.whisper.network import STRIDE, Floats, Network, Shape
+from asr_pathways.runtime.whisper.search import Search, Transcript
 from asr_pathways.runtime.whisper.source import WhisperSource
 from asr_pathways.runtime.whisper.tokens import Tokens
 
@@ -33,28 +33,6 @@ FRAME = 0.02
 """Seconds of a frame of the encoder."""
 
 
-@dataclass
-class _Transcript:
-    """Tokens that a search found, with their log probabilities and, if asked for, attention to the audio.
-
-    Attributes:
-        tokens: without prompt and end.
-        scores: of each token, and of the end if it was reached.
-        attention: (P, T) of each of these.
-        loops: whether the tokens end in a loop.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    attention: list[Floats] = field(default_factory=list)
-    loops: bool = False
-
-    @property
-    def mean(self) -> float:
-        """Log probability a token."""
-        return sum(self.scores) / max(1, len(self.scores))
-
-
 class WhisperEngine:
     """Recognises windows of speech, each in a language. Thread-safe.
 
@@ -63,6 +41,7 @@ class WhisperEngine:
         threads: of each product.
         precision: of products; see `Layers`.
         memory: bytes that weights of pathways may take before the least recently used are dropped.
+        beam: hypotheses of beam search; 1 is greedy search.
 
     Attributes:
         languages: that it recognises.
@@ -81,6 +60,7 @@ class WhisperEngine:
         threads: int = 1,
         precision: Precision = "auto",
         memory: float = math.inf,
+        beam: int = 1,
     ) -> None:
         self._source, self._threads, self._memory = source, threads, memory
         self._shape = Shape.read(source.config, f"{source.where}: config.json")
@@ -101,7 +81,7 @@ class WhisperEngine:
         self._padding = frames if source.config.get("padding", "window") == "window" else 0
         never = self._banned(source.generation.get("suppress_tokens"))
         first = self._banned(source.generation.get("begin_suppress_tokens"))
-        self._never, self._never_first = never, never | first
+        self._search = Search(self._tokens.end, self._shape.max_target_positions, never, never | first, beam)
         self._networks: OrderedDict[str, Network] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -117,7 +97,7 @@ class WhisperEngine:
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
         """The segment of samples (N,), float32 at 16 kHz, of at most `window` seconds; None if it has no words.
 
-        Greedy search, as `asr_pathways.models.hub.whisper.Whisper.decode` does it, with the same guards.
+        Greedy search is as `asr_pathways.models.hub.whisper.Whisper.decode` does it; beam search has the same guards.
 
         Args:
             language: one of `languages`.
@@ -231,65 +211,27 @@ class WhisperEngine:
         logits = rows @ hidden[0]
         return float(np.exp(logits[0] - logits[1] + scores[0, 0]))
 
-    def _search(
-        self,
-        network: Network,
-        cross: Any,
-        prompt: Sequence[int],
-        kept: Sequence[int] = (),
-        banned: int | None = None,
-        attention: bool = False,
-    ) -> tuple[_Transcript, Floats]:
-        """Greedy search until the end of text, the longest text, or a loop; and the decoder's output for the start.
-
-        Args:
-            kept: the transcript's first tokens, which are not searched for.
-            banned: a token that does not come next.
-        """
-        never_first = self._never_first
-        if banned is not None:
-            never_first = self._never.copy()
-            never_first[banned] = 1
-        hypotheses = network.hypotheses([cross])
-        start = hypotheses.step(_row(prompt[:1])).hidden
-        step = hypotheses.step(_row([*prompt[1:], *kept]), attention)
-        found = _Transcript()
-        for number in range(self._shape.max_target_positions - hypotheses.length):
-            tokens, scores = network.best(step.hidden, 1, self._never if number else never_first)
-            found.scores.append(float(scores[0, 0]))
-            if attention:
-                found.attention.append(step.attention[0])
-            token = int(tokens[0, 0])
-            if token in (self._tokens.end, -1):  # -1: all tokens are banned
-                break
-            found.tokens.append(token)
-            if loop_end(found.tokens) is not None:
-                found.loops = True
-                break
-            step = hypotheses.step(tokens, attention)
-        return found, start
-
     def _guarded(
-        self, network: Network, cross: Any, prompt: Sequence[int], found: _Transcript, attention: bool
-    ) -> _Transcript:
+        self, network: Network, cross: Any, prompt: Sequence[int], found: Transcript, attention: bool
+    ) -> Transcript:
         """What of a transcript is believed."""
         end = loop_end(found.tokens) if found.loops else None
         if end is not None:
             kept, looping = found.tokens[:end], found.tokens[end]
             rest, _ = self._search(network, cross, prompt, kept, looping, attention)
             if rest.loops or rest.mean < LEAST_LOG_PROBABILITY:
-                rest = _Transcript()
-            found = _Transcript(
+                rest = Transcript()
+            found = Transcript(
                 kept + rest.tokens, found.scores[:end] + rest.scores, found.attention[:end] + rest.attention
             )
         count = varied(found.tokens, self._tokens.decode)
         return (
             found
             if count == len(found.tokens)
-            else _Transcript(found.tokens[:count], found.scores[:count], found.attention[:count])
+            else Transcript(found.tokens[:count], found.scores[:count], found.attention[:count])
         )
 
-    def _words(self, found: _Transcript, language: str, frames: int, seconds: float) -> tuple[Word, ...]:
+    def _words(self, found: Transcript, language: str, frames: int, seconds: float) -> tuple[Word, ...]:
         attention = np.stack(found.attention, axis=1)[:, :, :frames]
         times = [(min(start, seconds), min(end, seconds)) for start, end in word_times(attention, FRAME)]
         words = []
@@ -307,10 +249,6 @@ class WhisperEngine:
             if isinstance(token, int) and 0 <= token < len(banned):
                 banned[token] = 1
         return banned
-
-
-def _row(tokens: Sequence[int]) -> NDArray[np.int32]:
-    return np.array([tokens], dtype=np.int32)
 
 
 def _tokens(source: WhisperSource) -> Tokens:
