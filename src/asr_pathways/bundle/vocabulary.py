@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_pathways.data.corpus import load_cuts, texts_of
-from asr_pathways.data.normalize import normalize
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import read_text
 
@@ -30,6 +28,8 @@ def read_texts(path: Path, languages: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         PathwaysError: if there is no such folder, or a language has no text in it.
     """
+    from asr_pathways.data.corpus import load_cuts, texts_of
+
     if not path.is_dir():
         raise PathwaysError(f"{path}: no such folder: a data folder is needed, or one of text files such as en.txt")
     if (path / "corpus.json").is_file():
@@ -45,6 +45,7 @@ def tokens_of(asr: AsrModel, texts: Mapping[str, Iterable[str]]) -> dict[str, To
     Raises:
         PathwaysError: if the model is no Whisper, or a language has no words in its texts.
     """
+    from asr_pathways.data.normalize import normalize
     from asr_pathways.models.hub.codec import HubTokenizer
     from asr_pathways.models.hub.whisper import Whisper
 

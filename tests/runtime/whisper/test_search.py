@@ -69,6 +69,7 @@ def test_tokens_are_those_of_transformers(folder: Path, beam: int) -> None:
                 num_beams=beam,
                 max_length=LONGEST,
                 do_sample=False,
+                early_stopping=True,
                 eos_token_id=end,
                 pad_token_id=end,
                 return_dict_in_generate=True,

@@ -114,12 +114,12 @@ class Search:
     def _by_beams(
         self, network: Network, hypotheses: Hypotheses, step: Step, never_first: Flags, attention: bool
     ) -> Transcript:
-        """Beam search as transformers has it (``num_beams``, ``length_penalty`` 1, ``early_stopping`` False).
+        """Beam search as transformers has it (``num_beams``, ``length_penalty`` 1, ``early_stopping`` True).
 
         Of the twice `beam` likeliest continuations those of the first `beam` that end are finished texts, and the
-        likeliest others go on. A text is worth its log probability a token, the end included. It is over when no open
-        hypothesis is worth more as it is than the worst of `beam` finished ones. One that loops is dropped: to go round
-        is likely, so that a text could not win against it. It is returned only where no text was finished.
+        likeliest others go on. A text is worth its log probability a token, the end included. Search is over when there
+        are `beam` of them, as in openai-whisper: going on, a short text loses to its own repetition, each token of
+        which is likely. One that loops is dropped for the same reason, and returned only where no text was finished.
         """
         open_, finished, looping = [Transcript()], list[Transcript](), list[Transcript]()
         room = self.longest - hypotheses.length
@@ -146,7 +146,7 @@ class Search:
                     finished.append(longer)
             finished = sorted(finished, key=lambda one: -one.mean)[: self.beam]
             going = going[: self.beam]
-            if not going or (len(finished) == self.beam and going[0][1].mean <= finished[-1].mean):
+            if not going or len(finished) == self.beam:
                 break
             hypotheses.keep([row for row, _ in going])
             open_ = [longer for _, longer in going]
