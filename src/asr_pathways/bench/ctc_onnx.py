@@ -16,7 +16,7 @@ from asr_pathways.bench.onnx_files import write_graph
 from asr_pathways.bench.windows import windows
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.models.hub.ctc import Ctc, Mms
+from asr_pathways.models.hub.ctc import Ctc
 
 EXAMPLE_SECONDS = 1.0
 GRAPH = "model.onnx"
@@ -41,17 +41,8 @@ def write_ctc_graph(asr: AsrModel, language: str, folder: Path) -> None:
     assert isinstance(model, Ctc)
     example = model.frontend(np.zeros(round(EXAMPLE_SECONDS * SAMPLE_RATE), dtype=np.float32))[None].contiguous()
     model.save_files(str(folder))
-    if isinstance(model, Mms):
-        _use_head(model, language)
+    model.specialize(language)
     write_graph(CtcGraph(model.network), (example,), ["features"], ["best"], ({1: Dim.DYNAMIC},), folder / GRAPH)
-
-
-def _use_head(model: Mms, language: str) -> None:
-    """Puts the adapter and output layer of a language into the network, for good."""
-    network: Any = model.network
-    for name, tensor in zip(sorted(network._get_adapters()), model.language_parameters(language), strict=True):
-        module, _, leaf = name.rpartition(".")
-        setattr(network.get_submodule(module), leaf, nn.Parameter(tensor.detach()))
 
 
 class OnnxCtc:

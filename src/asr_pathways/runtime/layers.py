@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,11 +45,12 @@ class Format:
 
     Attributes:
         item: what values are rounded to.
-        kind: ``sparse``: nonzeros with their columns; ``bitmap``: nonzeros and a bit a weight; ``dense``: all.
+        kind: ``sparse``: nonzeros with their columns; ``bitmap``: nonzeros and a bit a weight; ``dense``: all;
+            ``torch``: all, multiplied by torch.
     """
 
     item: Literal["float32", "bfloat16", "int8"]
-    kind: Literal["sparse", "bitmap", "dense"]
+    kind: Literal["sparse", "bitmap", "dense", "torch"]
 
     @property
     def name(self) -> str:
@@ -61,13 +63,30 @@ class Format:
             bits = pack(kept.reshape(-1))
             matrix = SparseMatrix.from_bits(weight[kept], bits, bits, weight.shape, granularity)
             return matrix._compiled, matrix.nbytes
+        if self.kind == "torch":
+            return weight, weight.nbytes
         dense = extension.built().Dense(weight, self.item, self.kind == "bitmap")
         return dense, dense.nbytes
 
     def layer(self, compiled: Any, bias: Floats | None) -> Any:
-        """The compiled layer of a weight that `store` made."""
+        """The compiled layer of a weight that `store` made, or one of torch with the same method."""
+        if self.kind == "torch":
+            return _TorchLayer(compiled, bias)
         sparse, dense = (compiled, None) if self.kind == "sparse" else (None, compiled)
         return extension.built().Linear(sparse, dense, bias)
+
+
+class _TorchLayer:
+    def __init__(self, weight: Floats, bias: Floats | None) -> None:
+        self._weight, self._bias = weight, bias
+
+    def multiply(self, x: Floats, runner: Runner) -> Floats:
+        """(n, in) -> (n, out), by as many threads as torch is set to use."""
+        import torch
+
+        bias = None if self._bias is None else torch.from_numpy(self._bias)
+        y: Floats = torch.nn.functional.linear(torch.from_numpy(x), torch.from_numpy(self._weight), bias).numpy()
+        return y
 
 
 class Product(NamedTuple):
@@ -89,11 +108,12 @@ class Timing:
     nbytes: float
 
 
-def formats(precision: Precision) -> list[Format]:
-    """The formats that this CPU's kernels have for a precision."""
+def formats(precision: Precision, torch: bool = False) -> list[Format]:
+    """The formats that this CPU's kernels have for a precision; and torch's own."""
     items: tuple[Any, ...] = ("float32",) if precision == "float32" else ("float32", "bfloat16", "int8")
     kinds: tuple[Any, ...] = ("bitmap", "dense") if extension.built().expands() else ("dense",)
-    return [Format("float32", "sparse"), *(Format(item, kind) for item in items for kind in kinds)]
+    made = [Format("float32", "sparse"), *(Format(item, kind) for item in items for kind in kinds)]
+    return [*made, Format("float32", "torch")] if torch else made
 
 
 class Layers:
@@ -106,17 +126,20 @@ class Layers:
             latter with a scale for each row of weights and of activations, within `TOLERANCE`.
         granularity: of the masks.
         threads: of each product.
+        torch: whether torch's own products are among the formats; it is to use as many threads then.
 
     Attributes:
         plan: the timings of each (out, in, percent of nonzeros, rows of activations), the chosen format first.
     """
 
-    def __init__(self, precision: Precision = "auto", granularity: str = "unstructured", threads: int = 1) -> None:
+    def __init__(
+        self, precision: Precision = "auto", granularity: str = "unstructured", threads: int = 1, torch: bool = False
+    ) -> None:
         if precision not in ("auto", "float32"):
             raise PathwaysError(f"precision: {precision!r}: choose auto or float32")
         self.precision, self.granularity, self.threads = precision, granularity, threads
         self.plan: dict[Product, list[Timing]] = {}
-        self._known = _Known(precision, granularity, threads)
+        self._known = _Known(formats(precision, torch), granularity, threads)
         self._outputs: dict[bytes | None, Any] = {}
 
     @property
@@ -156,9 +179,8 @@ class Layers:
 class _Known:
     """Timings that are known of this machine, and new ones."""
 
-    def __init__(self, precision: Precision, granularity: str, threads: int) -> None:
-        self._precision, self._granularity, self._threads = precision, granularity, threads
-        self._formats = formats(precision)
+    def __init__(self, formats: Sequence[Format], granularity: str, threads: int) -> None:
+        self._formats, self._granularity, self._threads = formats, granularity, threads
         folder = _cache_folder()
         self._path = folder and folder / f"products-{_cpu()}.json"
         self._entries: dict[str, dict[str, list[float]]] = _read(self._path) if self._path else {}

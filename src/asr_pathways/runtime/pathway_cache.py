@@ -85,7 +85,7 @@ class PathwayCache:
             warn_of_dense_products()
         elif self._dtype != "dense":
             matrices = _sparse_weights(model, pruned, source.granularity, self._dtype)
-        _place(model, {name: pruned[name].dense() for name in pruned if name not in matrices})
+        place(model, {name: pruned[name].dense() for name in pruned if name not in matrices})
         _put_layers(model, matrices, self._threads)
         nbytes = sum(matrix.nbytes for matrix in matrices.values())
         return ReadyPathway(language, model, source.tokenizer.of(language), nbytes)
@@ -98,7 +98,7 @@ def assemble(card: ModelCard, tensors: Mapping[str, Tensor]) -> Transducer:
     for module in model.modules():
         if isinstance(module, SegmentAttention):
             module.distances = module.make_distances(card.model.encoder)
-    _place(model, tensors)
+    place(model, tensors)
     return model.eval()
 
 
@@ -121,7 +121,8 @@ def _sparse_weights(
     return matrices
 
 
-def _place(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def place(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Puts tensors in place of a model's parameters and buffers of these names; none is copied."""
     for name, tensor in tensors.items():
         owner, _, attribute = name.rpartition(".")
         module = model.get_submodule(owner)

@@ -198,7 +198,9 @@ class Recognizer:
         samples = _samples(audio, sample_rate, channel)
         asked = language or self._language
         if asked is None:
-            raise PathwaysError(f"language: choose one of {' '.join(self.languages)}")
+            raise PathwaysError(
+                f"language: {'choose one of ' + ' '.join(self.languages) if self.languages else 'name it'}"
+            )
         probabilities: dict[str, float] = {}
         if asked == AUTO:
             parts, asked, probabilities = self._identified(samples)
@@ -271,10 +273,10 @@ class Recognizer:
             raise PathwaysError(f"{path or 'the model'}: has no beam search here: leave the beam at 1")
         if not available():
             warn_of_dense_products()
-        return TorchEngine(asr, path)
+        return TorchEngine(asr, path, threads, precision, memory)
 
     def _check(self, language: str) -> str:
-        code = find_language(language, self.languages)
+        code = find_language(language, self.languages) if self.languages else language
         if code is None:
             raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
         return code

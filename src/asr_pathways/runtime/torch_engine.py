@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
+from operator import mul
 from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+from torch import nn
 
 from asr_pathways.bundle.load import load_identifier, load_model
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder.decode import recognized
 from asr_pathways.model_folder.language_id import LanguageIdentifier, choices, rank
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.runtime.results import Segment
+from asr_pathways.models.hub.base import Aligned, HubModel
+from asr_pathways.models.hub.codec import HubTokenizer
+from asr_pathways.runtime.compiled_layers import (
+    CompiledLinear,
+    compiled_convolution,
+    compiled_linear,
+    compiled_lstm,
+    recorded,
+    replaceable,
+    rows_of,
+)
+from asr_pathways.runtime.kernels import available
+from asr_pathways.runtime.layers import Layers, Precision
+from asr_pathways.runtime.pathway_cache import place
+from asr_pathways.runtime.results import Segment, Word
 from asr_pathways.runtime.streaming import StreamingTransducer
+
+EXAMPLE_SECONDS = 1.0
+"""Of audio by which it is found which layers a model calls."""
+
+TINY = 1e-10
+"""A probability is taken to be at least this, where its logarithm is averaged."""
 
 
 class _Identification:
@@ -84,30 +114,184 @@ class TransducerEngine:
         return self._identification.probabilities(samples, languages)
 
 
+@dataclass(frozen=True)
+class _Pathway:
+    """A pathway of a hub model ready to run; ``nbytes`` of what it does not share with others."""
+
+    model: HubModel
+    nbytes: int
+
+
 class TorchEngine:
-    """A model of the hub, by torch.
+    """A model of the hub by torch, its linear and LSTM layers by the compiled kernels if these were built. Thread-safe.
+
+    Each pathway has a network of its own. What no mask covers and is of no language is shared.
 
     Args:
         asr: the model.
         model: the MODEL, where a language identifier may be; None: there is none.
+        threads: of each product.
+        precision: of products; see `Layers`.
+        memory: bytes that weights of pathways may take before the least recently used are dropped.
+
+    Attributes:
+        languages: that it recognises; empty: any.
+        layers: how its linear layers are stored, with the timings that decided it; None without kernels.
     """
 
-    def __init__(self, asr: AsrModel, model: Path | None) -> None:
-        self._asr = asr
+    def __init__(
+        self,
+        asr: AsrModel,
+        model: Path | None,
+        threads: int = 1,
+        precision: Precision = "auto",
+        memory: float = math.inf,
+    ) -> None:
+        assert isinstance(asr.model, HubModel)
+        self._asr, self._model, self._threads, self._memory = asr, asr.model.eval(), threads, memory
         self.languages, self.window, self.free_text = asr.languages, asr.model.window, asr.model.free_text
         self._identification = _Identification(model, asr)
+        granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
+        self.layers = Layers(precision, granularity, threads, torch=True) if available() else None
+        self._pathways: OrderedDict[str, _Pathway] = OrderedDict()
+        self._shared: dict[str, CompiledLinear] = {}
+        self._lock = threading.Lock()
 
     def check_identification(self) -> None:
         self._identification.check()
 
     def load(self, language: str) -> None:
-        """Nothing is to be prepared."""
+        """Prepares a language's pathway now, so that its first use does not wait."""
+        self._pathway(language)
 
+    @torch.inference_mode()
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
-        if words:
-            raise PathwaysError("this model times no words")
-        text, _ = recognized(self._asr, samples, language)
-        return Segment(text, 0.0, len(samples) / SAMPLE_RATE, language) if text else None
+        """The segment of samples (N,), float32 at 16 kHz, of at most `window` seconds; None if it has no words.
+
+        Greedy search, by the model's own `HubModel.aligned`.
+
+        Args:
+            language: one of `languages`.
+            words: whether to time them.
+
+        Raises:
+            PathwaysError: if it is too short, or words are asked for and the model times none.
+        """
+        model, seconds = self._pathway(language), len(samples) / SAMPLE_RATE
+        with _torch_threads(self._threads):
+            features = model.frontend(samples)[None]
+            if reason := model.length_error(features.shape[1], []):
+                raise PathwaysError(f"only {1000 * seconds:.0f} ms of audio: {reason}")
+            (path,) = model.aligned(features, torch.tensor([features.shape[1]]), language)
+        with self._lock:  # some tokenizers have a state, which is the language
+            text = self._asr.tokenizer.decode(path.tokens, language)
+            if not text:
+                return None
+            timed = self._words(path, language, seconds) if words else ()
+        probability = fmean(math.log(max(one, TINY)) for one in path.probabilities) if path.probabilities else None
+        return Segment(text, 0.0, seconds, language, timed, log_probability=probability)
 
     def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
-        return self._identification.probabilities(samples, languages)
+        with self._lock, _torch_threads(self._threads):
+            return self._identification.probabilities(samples, languages)
+
+    def _words(self, path: Aligned, language: str, seconds: float) -> tuple[Word, ...]:
+        if not path.spans:
+            raise PathwaysError("this model times no words without compiled kernels")
+        codec, frame = self._asr.tokenizer, self._model.frame_seconds
+        assert isinstance(codec, HubTokenizer)
+        words = []
+        for text, places in codec.words(path.tokens, language):
+            spans = [path.spans[place] for place in places]
+            start, end = (round(min(frame * edge, seconds), 2) for edge in (spans[0][0], spans[-1][1]))
+            counts = [last - first for first, last in spans]
+            probabilities = [path.probabilities[place] for place in places]
+            probability = sum(map(mul, probabilities, counts)) / sum(counts)
+            words.append(Word(text, start, end, min(1.0, probability)))
+        return tuple(words)
+
+    def _pathway(self, language: str) -> HubModel:
+        with self._lock, torch.inference_mode(False):
+            key = self._key(language)
+            if key not in self._pathways:
+                with _torch_threads(self._threads), torch.no_grad():
+                    self._pathways[key] = self._build(language)
+            self._pathways.move_to_end(key)
+            while len(self._pathways) > 1 and sum(one.nbytes for one in self._pathways.values()) > self._memory:
+                self._pathways.popitem(last=False)
+            return self._pathways[key].model
+
+    def _key(self, language: str) -> str:
+        """What pathways that differ differ in."""
+        pathways = self._asr.pathways
+        if pathways is None or (pathways.config.shared and language not in pathways.added):
+            return language if self._model.language_parameters(language) else ""
+        return language
+
+    def _build(self, language: str) -> _Pathway:
+        pathways, model = self._asr.pathways, self._model.twin()
+        pruned: Collection[str] = ()
+        if pathways is not None:
+            state, pruned = pathways.extract(language), pathways.names
+            # the tensors of an added language take turns in the model's own
+            place(model.network, state if pathways.added else {name: state[name] for name in pruned})
+        model.specialize(language)
+        nbytes = 0 if self.layers is None else self._compile(model, language, pruned, self.layers)
+        common = {id(tensor) for tensor in self._model.parameters()}
+        return _Pathway(model, nbytes + sum(one.nbytes for one in model.parameters() if id(one) not in common))
+
+    def _compile(self, model: HubModel, language: str, pruned: Collection[str], layers: Layers) -> int:
+        """Replaces layers by compiled ones, and returns how many bytes of these are of this pathway alone."""
+        features = model.frontend(np.zeros(round(EXAMPLE_SECONDS * SAMPLE_RATE), dtype=np.float32))[None]
+        with recorded(model.network) as called:
+            model.decode(features, torch.tensor([features.shape[1]]), language)
+        # Convolutions come first, and all that follows is made of their output: that is not rounded.
+        exact = Layers("float32", layers.granularity, layers.threads, torch=True)
+        originals, nbytes = dict(self._model.network.named_parameters()), 0
+        for name in sorted(called):
+            module = model.network.get_submodule(name)
+            weights = [f"{name}.{one}" for one, _ in module.named_parameters(recurse=False)]
+            if not replaceable(module, pruned=not set(pruned).isdisjoint(weights)):
+                continue
+            if isinstance(module, nn.Conv1d):
+                convolution = compiled_convolution(module, exact)
+                model.network.set_submodule(name, convolution)
+                nbytes += convolution.product.nbytes
+                continue
+            if isinstance(module, nn.LSTM):
+                lstm = compiled_lstm(module, layers)
+                model.network.set_submodule(name, lstm)
+                nbytes += sum(matrix.nbytes for cell in lstm.cells for matrix in cell[:2])
+                continue
+            assert isinstance(module, nn.Linear)
+            common = all(model.network.get_parameter(one) is originals[one] for one in weights)
+            layer = self._shared.get(name) if common else None
+            if layer is None:
+                layer = compiled_linear(module, layers, rows_of(name, model.stepwise))
+            if common:
+                self._shared[name] = layer
+            else:
+                nbytes += layer.nbytes
+            model.network.set_submodule(name, layer)
+        return nbytes
+
+
+_counts: list[int] = []
+_counting = threading.Lock()
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """Torch uses so many threads while the context lasts; where several last at once, as the first of them says."""
+    with _counting:
+        if not _counts:
+            _counts.append(torch.get_num_threads())
+            torch.set_num_threads(count)
+        _counts.append(count)
+    try:
+        yield
+    finally:
+        with _counting:
+            _counts.pop()
+            if len(_counts) == 1:
+                torch.set_num_threads(_counts.pop())

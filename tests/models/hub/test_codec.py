@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from asr_pathways.files import read_json
 from asr_pathways.models.hub.codec import HubTokenizer
 from tests.conftest import spoken
 from tests.models.hub.test_hub import RECIPE
-from tests.models.hub.tiny import hubert
+from tests.models.hub.tiny import hubert, parakeet_ctc, whisper
 
 MARKS = "\u0302\u0301\u0309\u0323"  # circumflex, acute, hook, dot below
 
@@ -71,6 +71,36 @@ def test_texts_come_back_by_any_way_of_writing_them(
     assert made.decode(ids, language) == text
     assert made.unknown([text], language) == []
     assert lost_words(made, [text], language, "here") is None
+
+
+def places(made: HubTokenizer, text: str, language: str) -> list[tuple[str, str]]:
+    """Words, each with the pieces of its tokens."""
+    ids = made.encode(text, language)
+    pieces = made.tokenizer.convert_ids_to_tokens(ids)
+    return [(word, " ".join(pieces[place] for place in found)) for word, found in made.words(ids, language)]
+
+
+def test_words_have_the_places_of_their_tokens(tmp_path: Path) -> None:
+    assert places(codec(tmp_path, "TẾBA"), "tế ba", "vi") == [("tế", "T Ế"), ("ba", "B A")]
+    assert places(codec(tmp_path, "teba\u0302\u0301"), "tế ba", "vi") == [("tế", "t e \u0302 \u0301"), ("ba", "b a")]
+    jamo = codec(tmp_path, "\u1112\u1161\u11ab")
+    assert places(jamo, "한 하", "ko") == [("한", "\u1112 \u1161 \u11ab"), ("하", "\u1112 \u1161")]
+    assert places(codec(tmp_path, "你好吗"), "你好 吗", "zh") == [("你", "你"), ("好", "好"), ("吗", "吗")]
+    assert codec(tmp_path, "ab").words([], "en") == []
+    silent = codec(tmp_path, "ab")
+    assert silent.words([4, 4, 5, 4, 4, 6, 4], "en") == [("a", [2]), ("b", [5])]
+
+
+@pytest.mark.parametrize("kind", [parakeet_ctc, whisper])
+def test_pieces_of_words_cover_them(tmp_path: Path, kind: Callable[[Path], Path]) -> None:
+    """Spaces that are parts of pieces, and pieces that are parts of letters."""
+    made = load_model(kind(tmp_path)).tokenizer
+    assert isinstance(made, HubTokenizer)
+    text = "three one" if kind is parakeet_ctc else "où naïve"
+    ids = made.encode(text, "fr")
+    words = made.words(ids, "fr")
+    assert [word for word, _ in words] == text.split()
+    assert [made.decode([ids[place] for place in found], "fr") for _, found in words] == text.split()
 
 
 def test_in_languages_without_spaces_letters_are_counted_and_joiners_are_not(tmp_path: Path) -> None:

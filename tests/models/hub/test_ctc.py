@@ -14,7 +14,7 @@ from transformers import AutoModelForCTC, Wav2Vec2ForCTC
 from asr_pathways.bundle.load import load_model
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
-from asr_pathways.models.hub.base import pad_lengths
+from asr_pathways.models.hub.base import HubModel, pad_lengths
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
 from tests.models.hub.test_hub import batches_of
 
@@ -60,6 +60,20 @@ def test_search_drops_repetitions_and_blanks(hub_folder: Maker, monkeypatch: pyt
     scores = torch.nn.functional.one_hot(best, 20).float()
     monkeypatch.setattr(model, "logits", lambda *_: (scores, torch.tensor([7, 4])))
     assert model.decode(torch.zeros(2, 1), torch.tensor([1, 1]), "en") == [[5, 5, 6], [7]]
+    first, second = model.aligned(torch.zeros(2, 1), torch.tensor([1, 1]), "en")
+    assert first.spans == [(1, 3), (4, 5), (5, 7)] and second.spans == [(0, 2)]
+    scores[0, 2] *= 3
+    probabilities = scores[0].softmax(-1).amax(-1).tolist()
+    (path, _) = model.aligned(torch.zeros(2, 1), torch.tensor([1, 1]), "en")
+    assert path.probabilities == pytest.approx([sum(probabilities[1:3]) / 2, probabilities[4], probabilities[5]])
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "wav2vec2_bert", "parakeet_ctc", "parakeet_tdt"])
+def test_frames_have_the_seconds_of_their_stride(hub_folder: Maker, kind: str) -> None:
+    model = load_model(hub_folder(kind)).model
+    assert isinstance(model, HubModel)
+    seconds = {"wav2vec2": 0.02, "wav2vec2_bert": 0.02, "parakeet_ctc": 0.02, "parakeet_tdt": 0.04}[kind]
+    assert model.frame_seconds == pytest.approx(seconds)
 
 
 def test_mms_uses_the_adapter_of_the_language(hub_folder: Maker, speech: Path) -> None:

@@ -77,3 +77,49 @@ def test_search_is_the_plain_loop(hub_folder: Maker, speech: Path) -> None:
                 expected.append(best)
     assert model.decode(batch.features, batch.feature_lengths, "en") == [expected]
     assert expected
+
+
+def talkative(folder: Path) -> HubTransducer:
+    model = load_model(folder).model.eval()
+    assert isinstance(model, HubTransducer)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        model.hub.joint.head.weight.normal_(std=2)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["parakeet_rnnt", "parakeet_tdt", "nemotron"])
+def test_search_finds_what_transformers_does(kind: str, hub_folder: Maker) -> None:
+    model = talkative(hub_folder(kind))
+    features = torch.randn(1, 90, 80, generator=torch.Generator().manual_seed(1))
+    size = int(model.hub.config.vocab_size)
+    found = model.hub.generate(
+        input_features=features,
+        attention_mask=torch.ones(1, 90).long(),
+        decoder_start_token_id=model.blank,
+        suppress_tokens=list(range(size, size + len(model.durations))) or None,
+        max_new_tokens=10 * 90,
+        **model._options,
+    )
+    moves = found.durations[0]
+    emitted = [
+        (token, frame)
+        for token, frame in zip(found.sequences[0].tolist(), (moves.cumsum(0) - moves).tolist(), strict=True)
+        if token not in (model.blank, model.hub.config.pad_token_id)
+    ]
+    (path,) = model.aligned(features, torch.tensor([90]), "en")
+    assert len(emitted) > 5
+    assert list(zip(path.tokens, [start for start, _ in path.spans], strict=True)) == emitted
+    assert all(start < end for start, end in path.spans) and all(0 < one <= 1 for one in path.probabilities)
+
+
+@pytest.mark.parametrize("kind", ["parakeet_rnnt", "parakeet_tdt"])
+def test_a_batch_is_decoded_as_its_utterances_are(kind: str, hub_folder: Maker) -> None:
+    """What comes after the end of a shorter one is not decoded."""
+    model = talkative(hub_folder(kind))
+    features, lengths = torch.randn(3, 90, 80, generator=torch.Generator().manual_seed(1)), torch.tensor([40, 90, 60])
+    together = model.aligned(features, lengths, "en")
+    for row, length in enumerate(lengths.tolist()):
+        (alone,) = model.aligned(features[row : row + 1, :length], lengths[row : row + 1], "en")
+        assert together[row].tokens == alone.tokens and together[row].spans == alone.spans
+        assert together[row].probabilities == pytest.approx(alone.probabilities, rel=1e-3)

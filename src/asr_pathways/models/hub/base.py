@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -29,6 +31,9 @@ GENERATION = "generation_config.json"
 MOST = 1 << 16
 """Frames (or samples) that suffice for one of the encoder, whatever the model."""
 
+MANY = 100
+"""Frames of the encoder whose distance is measured at once."""
+
 
 class Source(NamedTuple):
     """Where a model is: a folder, or a name on the hub and a revision (a commit, tag or branch) of it."""
@@ -49,6 +54,20 @@ class Source(NamedTuple):
 
     def __str__(self) -> str:
         return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
+
+class Aligned(NamedTuple):
+    """What greedy search found in an utterance, and where.
+
+    Attributes:
+        tokens: ids.
+        spans: of each, its first frame of the encoder and the frame after its last.
+        probabilities: of each, the model's in [0, 1]: the mean of its frames'.
+    """
+
+    tokens: list[int]
+    spans: list[tuple[int, int]]
+    probabilities: list[float]
 
 
 class ExtractorFrontend:
@@ -103,10 +122,12 @@ class HubModel(SpeechModel):
         parts: the tokenizer and the feature extractor, whose files are saved beside the weights.
 
     Attributes:
+        stepwise: the modules of the network that search runs on one frame or token at a time.
         stated_generation: the checkpoint's options of decoding, which are saved as they were; None: those of ``hub``.
     """
 
     stated_generation: dict[str, Any] | None = None
+    stepwise: tuple[str, ...] = ()
 
     def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
         super().__init__()
@@ -167,6 +188,25 @@ class HubModel(SpeechModel):
         """Of all layers whose input has the encoder's frames."""
         size = int(self.output_lengths(torch.tensor([batch.features.shape[1]])))
         return {"*": pad_lengths(self.output_lengths(batch.feature_lengths), size)}
+
+    def aligned(self, features: Tensor, lengths: Tensor, language: str) -> list[Aligned]:
+        """As `decode`, with the frames and the probability of each token; without, where tokens are of no frames."""
+        return [Aligned(tokens, [], []) for tokens in self.decode(features, lengths, language)]
+
+    def twin(self: Model) -> Model:
+        """A copy that shares all tensors; a parameter that is replaced in one of the two stays in the other."""
+        assert isinstance(self, HubModel)
+        shared = *self.parameters(), *self.buffers(), self._frontend, *self._parts
+        return copy.deepcopy(self, {id(one): one for one in shared})
+
+    @cached_property
+    def frame_seconds(self) -> float:
+        """Seconds from one frame of the encoder to the next."""
+        return (self._frames_for(MANY + 1) - self._frames_for(1)) / MANY / self._frontend.frame_rate
+
+    def specialize(self, language: str) -> None:
+        """Puts what a language has of its own into the network, for good: from here on it is a model of that alone."""
+        return
 
     @abstractmethod
     def output_lengths(self, lengths: Tensor) -> Tensor:

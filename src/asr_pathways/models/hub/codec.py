@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 from asr_pathways.data.languages import find_language, plain_language
+from asr_pathways.data.normalize import UNSPACED
 from asr_pathways.data.tokenizer import characters
 
 APOSTROPHES = "’ʼ‘´`"
@@ -43,6 +44,26 @@ class HubTokenizer:
         """The text of ids, without special tokens."""
         return self._spelling(language).read(self._text(ids))
 
+    def words(self, ids: Sequence[int], language: str) -> list[tuple[str, list[int]]]:
+        """The words of the text of ids, each with the places of its tokens in them.
+
+        In languages that are written without spaces, each letter is one, with its marks.
+        """
+        text = self.decode(ids, language)
+        texts = ["".join(self.decode(ids[:count], language).split()) for count in range(len(ids) + 1)]
+        spans = []
+        for before, after in pairwise(texts):
+            end = min(len(after), len(texts[-1]))
+            spans.append((end if before == after else min(len(before), end - 1), end))  # a mark changes a letter
+        words, begin = [], 0
+        for word in _characters(text) if plain_language(language) in UNSPACED else text.split():
+            last = begin + len(word)
+            words.append(
+                (word, [place for place, (start, end) in enumerate(spans) if max(start, begin) < min(end, last)])
+            )
+            begin = last
+        return words
+
     def unknown(self, texts: Iterable[str], language: str) -> list[str]:
         """The characters in normalised texts that the vocabulary cannot write, sorted."""
         spelling = self._spelling(language)
@@ -74,6 +95,17 @@ class HubTokenizer:
     def _text(self, ids: Sequence[int]) -> str:
         decoded = self.tokenizer.decode([int(index) for index in ids], skip_special_tokens=True, **self._options)
         return " ".join(str(decoded).split())
+
+
+def _characters(text: str) -> list[str]:
+    """The letters of a text, each with the marks after it."""
+    letters: list[str] = []
+    for character in "".join(text.split()):
+        if letters and unicodedata.category(character)[0] == "M":
+            letters[-1] += character
+        else:
+            letters.append(character)
+    return letters
 
 
 class _Spelling:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from asr_pathways.data.languages import find_language, plain_language
 from asr_pathways.errors import PathwaysError
-from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, Source, pad_lengths
+from asr_pathways.models.hub.base import Aligned, ExtractorFrontend, HubModel, Source, pad_lengths
 
 if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
@@ -74,13 +75,29 @@ class Ctc(HubModel):
     def prediction_lengths(self, batch: Batch) -> Tensor:
         return self.output_lengths(batch.feature_lengths)
 
-    @torch.no_grad()
     def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
         """The best token of each frame, repetitions and blanks left out."""
+        return [row.tokens for row in self.aligned(features, lengths, language)]
+
+    @torch.no_grad()
+    def aligned(self, features: Tensor, lengths: Tensor, language: str) -> list[Aligned]:
+        """As `decode`; a token has the frames that it is the best of, one after the other."""
         scores, lengths = self.logits(features, lengths, language)
-        best = scores.argmax(dim=-1).tolist()
-        rows = [row[:length] for row, length in zip(best, lengths.tolist(), strict=True)]
-        return [[token for token, _ in groupby(row) if token != self.blank] for row in rows]
+        best, highest = scores.argmax(dim=-1), scores.amax(dim=-1)
+        probabilities = (highest - scores.logsumexp(dim=-1)).exp()
+        rows = zip(best.tolist(), probabilities.tolist(), lengths.tolist(), strict=True)
+        return [self._path(row[:length], each[:length]) for row, each, length in rows]
+
+    def _path(self, best: Sequence[int], probabilities: Sequence[float]) -> Aligned:
+        path, frame = Aligned([], [], []), 0
+        for token, repetitions in groupby(best):
+            end = frame + sum(1 for _ in repetitions)
+            if token != self.blank:
+                path.tokens.append(token)
+                path.spans.append((frame, end))
+                path.probabilities.append(fmean(probabilities[frame:end]))
+            frame = end
+        return path
 
     def _run(self, inputs: Mapping[str, Any], language: str) -> Any:
         return self.hub(**inputs)
@@ -114,6 +131,7 @@ class Mms(Ctc):
         self._codes = mms_codes(tokenizer)
         self.languages = tuple(self._codes)
         self.heads = nn.ModuleDict()
+        self._special = False
 
     def load_languages(self, languages: Iterable[str]) -> None:
         for language in languages:
@@ -125,7 +143,15 @@ class Mms(Ctc):
     def symbols(self, language: str) -> int:
         return len(dict(self._head(language).items())["lm_head.weight"])
 
+    def specialize(self, language: str) -> None:
+        for name, tensor in self._head(language).items():
+            module, _, leaf = name.rpartition(".")
+            setattr(self.hub.get_submodule(module), leaf, nn.Parameter(tensor.detach()))
+        self._special = True
+
     def _run(self, inputs: Mapping[str, Any], language: str) -> Any:
+        if self._special:
+            return self.hub(**inputs)
         head = self._head(language)
         return torch.func.functional_call(self.hub, dict(head.items()), kwargs=dict(inputs))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, pad_lengths
+from asr_pathways.models.hub.base import Aligned, ExtractorFrontend, HubModel, pad_lengths
 from asr_pathways.models.rnnt_loss import rnnt_loss
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class HubTransducer(HubModel):
     """Any of transformers' ``...ForRNNT`` and ``...ForTDT``: one vocabulary, whatever the language."""
 
     unprunable = ("joint", "encoder_projector", "decoder.decoder_projector")
+    stepwise = ("decoder", "joint")
     blank: int
 
     def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
@@ -31,9 +32,6 @@ class HubTransducer(HubModel):
         self.blank = int(hub.config.blank_token_id)
         self.durations = list(getattr(hub.config, "durations", []))
         lookahead = getattr(hub.config.encoder_config, "default_num_lookahead_tokens", None)
-        # The scores of durations follow those of tokens: the search must not choose one as a token.
-        size = int(hub.config.vocab_size)
-        self._suppressed = list(range(size, size + len(self.durations))) or None
         self._options = {} if lookahead is None else {"num_lookahead_tokens": lookahead}
 
     def encodings_for(self, targets: Sequence[int]) -> int:
@@ -84,18 +82,59 @@ class HubTransducer(HubModel):
         )
         return costs
 
-    @torch.no_grad()
     def decode(self, features: Tensor, lengths: Tensor, language: str) -> list[list[int]]:
-        """Greedy search by transformers' ``generate``."""
-        mask = pad_lengths(lengths, features.shape[1]).long()
-        frames = int(self.output_lengths(lengths).max())
-        sequences = self.hub.generate(
-            input_features=features,
-            attention_mask=mask,
-            decoder_start_token_id=self.blank,
-            suppress_tokens=self._suppressed,
-            max_new_tokens=self.hub.max_symbols_per_step * max(1, frames),
-            **self._options,
-        ).sequences
+        """Greedy search."""
+        return [row.tokens for row in self.aligned(features, lengths, language)]
+
+    @torch.no_grad()
+    def aligned(self, features: Tensor, lengths: Tensor, language: str) -> list[Aligned]:
+        """As `decode`, which finds what transformers' ``generate`` does; that takes longer and returns no probability.
+
+        A token is of the frame that emitted it, and of those that its duration skips.
+        """
+        encoded = self._encode(features, lengths)
+        frames, ends = encoded.pooler_output, encoded.attention_mask.sum(-1)
+        rows, at, run = torch.arange(len(ends), device=ends.device), torch.zeros_like(ends), torch.zeros_like(ends)
+        most = self.hub.max_symbols_per_step * max(1, int(ends.max()))
+        predicted, state = self._predict(torch.full_like(ends, self.blank), None)
+        steps: list[tuple[Tensor, ...]] = []
+        while len(steps) < most and bool((live := at < ends).any()):
+            here = frames[rows, at.clamp(max=frames.shape[1] - 1), None]
+            scores = self.hub.joint(decoder_hidden_states=predicted, encoder_hidden_states=here)[:, 0]
+            tokens, probabilities, moves = self._choose(scores)
+            emitted = live & (tokens != self.blank)
+            run = torch.where(emitted, run + 1, 0)
+            if not self.durations:
+                moves = (~emitted | (run >= self.hub.max_symbols_per_step)).long()
+                run = torch.where(moves > 0, 0, run)
+            ended = torch.minimum(at + moves.clamp(min=1), ends)
+            steps.append((torch.where(emitted, tokens, self.blank), at, ended, probabilities))
+            at = at + moves
+            if emitted.any():
+                new, after = self._predict(tokens, state)
+                predicted = torch.where(emitted[:, None, None], new, predicted)
+                state = tuple(torch.where(emitted[None, :, None], *pair) for pair in zip(after, state, strict=True))
+        columns = [torch.stack(column, dim=1).tolist() for column in zip(*steps, strict=True)]
+        return [self._path(row) for row in zip(*columns, strict=True)] or [Aligned([], [], []) for _ in rows]
+
+    def _path(self, row: Sequence[Sequence[Any]]) -> Aligned:
+        """What an utterance emitted, by tokens, frames, the frames after, and probabilities of each step."""
         silent = {self.blank, self.hub.config.pad_token_id}
-        return [[token for token in row if token not in silent] for row in sequences.tolist()]
+        kept = [step for step in zip(*row, strict=True) if step[0] not in silent]
+        return Aligned([step[0] for step in kept], [step[1:3] for step in kept], [step[3] for step in kept])
+
+    def _predict(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The prediction network's output (B, 1, D) after tokens (B,), and its state."""
+        decoder = self.hub.decoder
+        hidden, state = decoder.lstm(decoder.embedding(tokens[:, None]), state)
+        return decoder.decoder_projector(hidden), state
+
+    def _choose(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best token, its probability and its duration, each (B,), by the joiner's output."""
+        size = int(self.hub.config.vocab_size)
+        tokens, best = scores[:, :size].argmax(dim=-1), scores[:, :size].amax(dim=-1)
+        probabilities = (best - scores[:, :size].logsumexp(dim=-1)).exp()
+        if not self.durations:
+            return tokens, probabilities, torch.zeros_like(tokens)
+        durations = torch.tensor(self.durations, device=scores.device)[scores[:, size:].argmax(dim=-1)]
+        return tokens, probabilities, torch.where(tokens == self.blank, durations.clamp(min=1), durations)
