@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ class _Identification:
 
     def __init__(self, model: Path | None, asr: AsrModel | None = None) -> None:
         self._model, self._given = model, asr
+        self.lock = threading.Lock()  # the model holds one pathway at a time
 
     @cached_property
     def _asr(self) -> AsrModel:
@@ -47,8 +49,9 @@ class _Identification:
         _ = self._identifier
 
     def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
-        asked = choices(self._asr, self._identifier, languages)
-        return dict(rank(self._asr, self._identifier, self._asr.model.frontend(samples), asked))
+        with self.lock:
+            asked = choices(self._asr, self._identifier, languages)
+            return dict(rank(self._asr, self._identifier, self._asr.model.frontend(samples), asked))
 
 
 class TransducerEngine:
@@ -106,7 +109,8 @@ class TorchEngine:
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
         if words:
             raise PathwaysError("this model times no words")
-        text, _ = recognized(self._asr, samples, language)
+        with self._identification.lock:
+            text, _ = recognized(self._asr, samples, language)
         return Segment(text, 0.0, len(samples) / SAMPLE_RATE, language) if text else None
 
     def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
