@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,18 +14,32 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.serve.answers import busy, error
+from asr_pathways.serve.live import live
 from asr_pathways.serve.service import Busy, Service
 from asr_pathways.serve.transcriptions import transcriptions
+from asr_pathways.serve.vosk import vosk
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
-OPEN = ("/", "/health", "/page/")
-"""Paths that need no token: nothing of the model or of other clients is there."""
+PAGE = Path(__file__).with_name("page")
+
+_PAGE_HEADERS = {  # the page asks nobody else for anything, and stands in no other page
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+OPEN = ("/", "/health")
+"""Paths that need no token, beside the page's files: nothing of the model or of other clients is there."""
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -62,7 +77,11 @@ def make_app(service: Service, *, local: bool) -> Starlette:
 def _routes() -> list[BaseRoute]:
     return [
         Route("/v1/audio/transcriptions", transcriptions, methods=["POST"]),
+        WebSocketRoute("/v1/stream", live),
+        WebSocketRoute("/vosk", vosk),
         Route("/v1/models", _models),
+        Route("/", _page),
+        Mount("/page", StaticFiles(directory=PAGE)),
         Route("/health", _health),
         Route("/metrics", _metrics),
     ]
@@ -79,8 +98,13 @@ async def _models(request: Request) -> Response:
         "languages": recognizer.languages,
         "auto": service.auto,
         "streams": recognizer.streams,
+        "kept": service.kept,
     }
     return JSONResponse({"object": "list", "data": [model]})
+
+
+async def _page(request: Request) -> Response:
+    return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
 
 
 async def _health(request: Request) -> Response:
@@ -90,13 +114,6 @@ async def _health(request: Request) -> Response:
 async def _metrics(request: Request) -> Response:
     service: Service = request.app.state.service
     return PlainTextResponse(service.metrics(), media_type="text/plain; version=0.0.4")
-
-
-def error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error as OpenAI's clients read it."""
-    kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
-    described = {"message": message, "type": "rate_limit_error" if status == 429 else kind, "param": None, "code": None}
-    return JSONResponse({"error": described}, status, headers)
 
 
 async def _bad(_: Request, raised: Exception) -> Response:
@@ -109,7 +126,7 @@ async def _refused(_: Request, raised: Exception) -> Response:
 
 
 async def _busy(_: Request, raised: Exception) -> Response:
-    return error(429, str(raised), {"Retry-After": "1"})
+    return busy(raised)
 
 
 async def _failed(_: Request, raised: Exception) -> Response:
@@ -125,9 +142,7 @@ class _Guard:
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         if scope["type"] in ("http", "websocket") and (refusal := self._refusal(HTTPConnection(scope))) is not None:
             if scope["type"] == "websocket":
-                socket = WebSocket(scope, receive, send)
-                await receive()
-                await socket.send_denial_response(refusal)
+                await WebSocket(scope, receive, send).send_denial_response(refusal)
             else:
                 await refusal(scope, receive, send)
             return

@@ -17,6 +17,7 @@ from typing import TypeVar
 from asr_pathways.data.languages import find_language
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.recognizer import AUTO, Recognizer
+from asr_pathways.serve.shares import kept_shares
 
 T = TypeVar("T")
 
@@ -69,6 +70,7 @@ class Service:
             torch.set_num_threads(1)  # requests run side by side
         self.name = model.resolve().name.removesuffix(".asrp") if model.exists() else str(model)
         self.options = options
+        self.kept = kept_shares(model)
         self.auto = self.recognizer.tells_languages
         self.counts = Counter[tuple[str, str, int]]()
         """Responses by (method, route, status)."""
