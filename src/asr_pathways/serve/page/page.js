@@ -90,6 +90,11 @@ function choose() {
   show();
 }
 
+// Who has scrolled up to read is left there.
+function follow(element) {
+  if (innerHeight + scrollY > document.documentElement.scrollHeight - 250) element.scrollIntoView({ block: "nearest" });
+}
+
 function add(segment, offset) {
   const moved = (value) => Math.round(1000 * (value + offset)) / 1000;
   segments.push({
@@ -102,7 +107,7 @@ function add(segment, offset) {
   time.textContent = `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")} ${added.language}`;
   paragraph.append(time, added.text);
   $("finals").append(paragraph);
-  paragraph.scrollIntoView({ block: "nearest" });
+  follow(paragraph);
   show();
 }
 
@@ -159,7 +164,7 @@ class Live {
     if (message.type === "partial") {
       const seconds = (performance.now() - this.zero) / 1000 - message.end;
       $("latency").textContent = `${seconds.toFixed(2)} s`;
-      $("partial").scrollIntoView({ block: "nearest" });
+      follow($("partial"));
     }
     $("factor").textContent = message.real_time_factor.toFixed(3);
   }
