@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -31,7 +33,8 @@ def serve(model: Path, host: str, port: int, options: Options, ready: Callable[[
         server = make_server(Service(model, options), host)
         name = f"[{host}]" if ":" in host else host
         ready(f"http://{name}:{listener.getsockname()[1]}")
-        server.run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # which is how it ends
+            server.run(sockets=[listener])
 
 
 def make_server(service: Service, host: str) -> uvicorn.Server:
@@ -58,8 +61,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=256)
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, UnicodeError) as error:
+        number = getattr(error, "errno", None)
+        known = number is not None and number > 0 and not isinstance(error, socket.gaierror)
+        reason = os.strerror(number) if known else getattr(error, "strerror", None) or error
         raise PathwaysError(f"{host} port {port}: cannot listen there: {reason}") from None
 
 
