@@ -62,9 +62,9 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=256)
     except (OSError, UnicodeError) as error:
-        number = getattr(error, "errno", None)
-        known = number is not None and number > 0 and not isinstance(error, socket.gaierror)
-        reason = os.strerror(number) if known else getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
+            reason = os.strerror(error.errno)  # without what Python adds to it
         raise PathwaysError(f"{host} port {port}: cannot listen there: {reason}") from None
 
 

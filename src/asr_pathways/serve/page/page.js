@@ -51,7 +51,7 @@ async function open() {
   $("model").textContent = model.id;
   $("languages").append(...[...model.languages, ...(model.auto ? ["auto"] : [])].map(choice));
   $("panel").hidden = false;
-  $("microphone").hidden = !model.streams;
+  for (const element of [$("microphone"), ...document.querySelectorAll(".live")]) element.hidden = !model.streams;
   say(model.streams ? "" : "This model takes whole recordings: drop one.");
   show();
 }
