@@ -154,6 +154,16 @@ RECIPES = [
 
 OPTIONS = [
     Case(
+        "a token that no header can carry",
+        "serve sparse --token s\u00e9cret --port 0",
+        "--token: letters, digits and marks of ASCII are needed, without spaces",
+    ),
+    Case(
+        "an address of another machine",
+        "serve sparse --host 192.0.2.1",
+        "192.0.2.1 port 8000: cannot listen there: Cannot assign requested address",
+    ),
+    Case(
         "refitting that does not fit into memory",
         prune("--config bad.yaml"),
         "recipe: refit_batches: 90000000 batches a language need about ... GB of memory, and ... are free: take fewer, or "

@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from asr_pathways.data.audio import Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.pruning import PathwayConfig, Pathways
+from asr_pathways.pruning import PathwayConfig, Pathways, matching
 from asr_pathways.runtime import recognizer as module
 from asr_pathways.runtime.whisper.engine import WhisperEngine
 from tests.models.hub.conftest import hub_folder  # noqa: F401
@@ -225,3 +226,18 @@ def test_errors_are_one_line(pruned: AsrModel, tmp_path: Path) -> None:
         with pytest.raises(PathwaysError) as raised:
             action()
         assert line in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_threads_may_share_a_model_of_the_hub(hub_folder: Maker, tmp_path: Path) -> None:  # noqa: F811
+    """Its weights hold one pathway at a time."""
+    asr = load_model(hub_folder("wav2vec2"))
+    config = PathwayConfig(sparsity=0.5, exclude=matching(asr.model.network, asr.model.unprunable))
+    asr.pathways = Pathways.attach(asr.model.network, config, ["en", "fr"])
+    overlapping(asr, 0.5)
+    save_model(tmp_path / "two", asr)
+    recognizer = Recognizer(tmp_path / "two")
+    jobs = [(sound(0.5 + 0.1 * seed, seed), language) for seed in range(8) for language in ("en", "fr")]
+    alone = [recognizer.transcribe(samples, language=language).text for samples, language in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda job: recognizer.transcribe(job[0], language=job[1]).text, jobs))
+    assert together == alone

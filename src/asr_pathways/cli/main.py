@@ -17,6 +17,7 @@ from asr_pathways.cli.bench import bench
 from asr_pathways.cli.data import app as data_app
 from asr_pathways.cli.export import export
 from asr_pathways.cli.live import PartialLine, UntilInterrupted
+from asr_pathways.cli.serve import serve
 from asr_pathways.cli.tables import split_languages
 from asr_pathways.console import print_table
 from asr_pathways.errors import PathwaysError, one_line, visible
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.command()(export)
 app.command()(bench)
+app.command()(serve)
 
 _debug = False
 

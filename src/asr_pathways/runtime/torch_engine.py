@@ -56,6 +56,7 @@ class _Identification:
 
     def __init__(self, model: Path | None, asr: AsrModel | None = None) -> None:
         self._model, self._given = model, asr
+        self.lock = threading.Lock()  # the model holds one pathway at a time
 
     @cached_property
     def _asr(self) -> AsrModel:
@@ -77,8 +78,9 @@ class _Identification:
         _ = self._identifier
 
     def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
-        asked = choices(self._asr, self._identifier, languages)
-        return dict(rank(self._asr, self._identifier, self._asr.model.frontend(samples), asked))
+        with self.lock:
+            asked = choices(self._asr, self._identifier, languages)
+            return dict(rank(self._asr, self._identifier, self._asr.model.frontend(samples), asked))
 
 
 class TransducerEngine:

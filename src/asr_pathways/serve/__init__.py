@@ -1,0 +1,1 @@
+"""A MODEL behind HTTP: OpenAI's transcriptions, streams over WebSockets, and a page with live captions."""

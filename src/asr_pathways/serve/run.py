@@ -1,0 +1,76 @@
+"""A server until it is interrupted."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import uvicorn
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.serve.app import make_app
+from asr_pathways.serve.service import Options, Service
+
+MESSAGE = 1 << 20
+"""Bytes of a message of a WebSocket, at most."""
+
+
+def serve(model: Path, host: str, port: int, options: Options, ready: Callable[[str], None]) -> None:
+    """Serves a MODEL until the process is interrupted.
+
+    Args:
+        host, port: to listen at; port 0: any that is free.
+        ready: is called with the server's address once it listens.
+
+    Raises:
+        PathwaysError: if there is no such MODEL, or the address cannot be listened at.
+    """
+    with listen(host, port) as listener:
+        server = make_server(Service(model, options), host)
+        name = f"[{host}]" if ":" in host else host
+        ready(f"http://{name}:{listener.getsockname()[1]}")
+        with suppress(KeyboardInterrupt):  # which is how it ends
+            server.run(sockets=[listener])
+
+
+def make_server(service: Service, host: str) -> uvicorn.Server:
+    """A server that listens at ``host``, with what bounds a connection."""
+    config = uvicorn.Config(
+        make_app(service, local=is_loopback(host)),
+        log_level="warning",  # what is below that has the addresses of streams, with their tokens
+        access_log=False,
+        server_header=False,
+        ws="websockets-sansio",
+        ws_max_size=MESSAGE,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=3,
+    )
+    return uvicorn.Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        PathwaysError: if the address is none of this machine's, or in use.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=256)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
+            reason = os.strerror(error.errno)  # without what Python adds to it
+        raise PathwaysError(f"{host} port {port}: cannot listen there: {reason}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

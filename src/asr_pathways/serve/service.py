@@ -1,0 +1,181 @@
+"""What all requests share: the recogniser, a bounded pool of threads that run it, and counters."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from asr_pathways.data.languages import find_language
+from asr_pathways.errors import PathwaysError
+from asr_pathways.runtime.recognizer import AUTO, Recognizer
+from asr_pathways.serve.shares import kept_shares
+
+T = TypeVar("T")
+
+WAITING = 8
+"""Recordings that may wait for each thread; one more is refused."""
+
+UPLOADS = 64
+"""Requests whose bodies are received at once; one more is refused."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of a server.
+
+    Attributes:
+        threads: recordings and pieces of streams that are recognised at once.
+        max_streams: streams that are open at once.
+        max_upload: bytes of a request.
+        token: what clients must send; None: they need none.
+    """
+
+    threads: int = 2
+    max_streams: int = 16
+    max_upload: int = 100_000_000
+    token: str | None = None
+
+
+class Busy(Exception):
+    """Refused: there is already as much to do as the options allow."""
+
+
+class Service:
+    """One model and its limits. All but `run`'s functions is called in the thread of the event loop.
+
+    Args:
+        model: the MODEL.
+        options: limits.
+
+    Raises:
+        PathwaysError: as `Recognizer` does, or for a token that no header can carry.
+    """
+
+    def __init__(self, model: Path, options: Options) -> None:
+        if options.token is not None and not re.fullmatch("[!-~]+", options.token):
+            raise PathwaysError("--token: letters, digits and marks of ASCII are needed, without spaces")
+        self.recognizer = Recognizer(model)
+        if "torch" in sys.modules:
+            import torch
+
+            torch.set_num_threads(1)  # requests run side by side
+        self.name = model.resolve().name.removesuffix(".asrp") if model.exists() else str(model)
+        self.options = options
+        self.kept = kept_shares(model)
+        self.auto = self.recognizer.tells_languages
+        self.counts = Counter[tuple[str, str, int]]()
+        """Responses by (method, route, status)."""
+        self.audio_seconds = self.compute_seconds = 0.0
+        self.streams = self.jobs = self._uploads = 0
+        self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="recognise")
+
+    def language(self, asked: str | None) -> str:
+        """The code of a language that a client names; of one that names none: ``auto``, or the model's only one.
+
+        Raises:
+            PathwaysError: for an unknown language, ``auto`` where the model tells none apart, or none named.
+        """
+        known = self.recognizer.languages
+        if not asked or asked == AUTO:
+            if len(known) == 1:
+                return known[0]
+            if not self.auto:
+                raise PathwaysError(f"language: choose one of {' '.join(known)}")
+            return AUTO
+        if (code := find_language(asked, known)) is None:
+            raise PathwaysError(f"unknown language {asked!r}: this model knows {' '.join(known)}")
+        return code
+
+    @contextmanager
+    def upload(self) -> Iterator[None]:
+        """While a body is received.
+
+        Raises:
+            Busy: if too many are.
+        """
+        if self._uploads >= UPLOADS:
+            raise Busy("too many uploads at once: try again in a second")
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """While a stream is open.
+
+        Raises:
+            Busy: if too many are.
+        """
+        if self.streams >= self.options.max_streams:
+            raise Busy(f"all {self.options.max_streams} streams are in use: try again later")
+        self.streams += 1
+        try:
+            yield
+        finally:
+            self.streams -= 1
+
+    async def recording(self, function: Callable[[], T]) -> T:
+        """Runs what recognises a recording in a thread.
+
+        Raises:
+            Busy: if too many wait already.
+        """
+        if self.jobs >= self.options.threads * (1 + WAITING):
+            raise Busy("too many recordings wait already: try again in a second")
+        self.jobs += 1
+        try:
+            # What runs cannot be stopped: it counts until it ends, even where nobody waits for it any more.
+            job = asyncio.ensure_future(self.run(function))
+            job.add_done_callback(self._ended)
+        except BaseException:
+            self.jobs -= 1
+            raise
+        return await asyncio.shield(job)
+
+    def _ended(self, job: asyncio.Future[T]) -> None:
+        self.jobs -= 1
+        if not job.cancelled():
+            job.exception()  # seen, where nobody waits for it any more
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Runs a function in a thread of the pool, and counts its time."""
+
+        def timed() -> tuple[T, float]:
+            begun = time.perf_counter()
+            result = function()
+            return result, time.perf_counter() - begun
+
+        result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+        self.compute_seconds += seconds
+        return result
+
+    def close(self) -> None:
+        """Waits for no recording that has not begun."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def metrics(self) -> str:
+        """All counts in Prometheus' text format."""
+        lines = ["# TYPE asr_pathways_responses_total counter"]
+        for (method, route, status), count in sorted(self.counts.items()):
+            labels = f'method="{method}",route="{route}",status="{status}"'
+            lines.append(f"asr_pathways_responses_total{{{labels}}} {count}")
+        for name, kind, value in (
+            ("audio_seconds_total", "counter", round(self.audio_seconds, 3)),
+            ("compute_seconds_total", "counter", round(self.compute_seconds, 3)),
+            ("streams", "gauge", self.streams),
+            ("streams_limit", "gauge", self.options.max_streams),
+            ("recordings", "gauge", self.jobs),
+        ):
+            lines += [f"# TYPE asr_pathways_{name} {kind}", f"asr_pathways_{name} {value}"]
+        return "\n".join([*lines, ""])

@@ -1,0 +1,116 @@
+"""A headless Chromium with a microphone that plays a file, driven by its own protocol."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from websockets.sync.client import ClientConnection, connect
+
+CHROMIUM = shutil.which("chromium")
+
+
+class Browser:
+    """One page."""
+
+    def __init__(self, page: ClientConnection) -> None:
+        self._page, self._numbers = page, itertools.count()
+        self.requested: list[str] = []
+        self.problems: list[str] = []
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.ask(f"{domain}.enable")
+
+    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """The answer to a command; what happens meanwhile is noted."""
+        number = next(self._numbers)
+        self._page.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._page.recv(30))
+            if message.get("id") == number:
+                assert "error" not in message, message["error"]
+                answer = message["result"]
+                assert isinstance(answer, dict)
+                return answer
+            self._note(message.get("method"), message.get("params", {}))
+
+    def _note(self, method: str | None, about: dict[str, Any]) -> None:
+        if method == "Network.requestWillBeSent":
+            self.requested.append(about["request"]["url"])
+        elif method == "Network.webSocketCreated":
+            self.requested.append(about["url"])
+        elif method == "Runtime.exceptionThrown":
+            self.problems.append(json.dumps(about["exceptionDetails"]))
+        elif method == "Log.entryAdded" and about["entry"]["level"] == "error":
+            self.problems.append(about["entry"]["text"])
+
+    def run(self, script: str) -> Any:
+        """The value of an expression; of a promise, what it brings."""
+        answer = self.ask(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True
+        )
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def until(self, script: str, seconds: float = 30.0) -> Any:
+        """The value of an expression as soon as it is true."""
+        latest = time.monotonic() + seconds
+        while not (value := self.run(script)):
+            assert time.monotonic() < latest, f"{script}: {self.run('document.body.innerText')} {self.problems}"
+            time.sleep(0.05)
+        return value
+
+    def open(self, url: str) -> None:
+        self.ask("Page.navigate", url=url)
+        self.until(f"location.href.startsWith({url!r}) && document.readyState === 'complete'")
+
+    def picture(self, path: Path, width: int, height: int = 900, dark: bool = False) -> None:
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.ask("Emulation.setEmulatedMedia", features=[scheme])
+        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot")["data"]))
+
+    def press(self, key: str, code: int) -> None:
+        for kind in ("rawKeyDown", "char", "keyUp"):
+            text = {"text": " "} if key == " " and kind == "char" else {}
+            if kind != "char" or text:
+                self.ask("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)
+
+
+@contextmanager
+def browser(folder: Path, sound: Path) -> Iterator[Browser]:
+    """A browser whose microphone plays a WAV file over and over."""
+    assert CHROMIUM is not None
+    options = [
+        "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={folder}", "--no-first-run", "--disable-gpu",
+        "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={sound}", "--disable-dev-shm-usage", "--disable-background-networking",
+    ]  # fmt: skip
+    if os.geteuid() == 0:
+        options.append("--no-sandbox")
+    process = subprocess.Popen(
+        [CHROMIUM, *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        latest = time.monotonic() + 60
+        place = folder / "DevToolsActivePort"
+        while not place.is_file() or not place.read_text():
+            assert time.monotonic() < latest and process.poll() is None
+            time.sleep(0.05)
+        port = place.read_text().split()[0]
+        with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as answer:
+            (page,) = [target for target in json.load(answer) if target["type"] == "page"]
+        with connect(page["webSocketDebuggerUrl"], max_size=None, open_timeout=30) as connection:
+            yield Browser(connection)
+    finally:
+        process.terminate()
+        process.wait(30)

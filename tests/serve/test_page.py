@@ -1,0 +1,130 @@
+"""The page, in a real browser where there is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.runtime.recognizer import Recognizer
+from asr_pathways.serve.shares import kept_shares
+from tests.serve.chromium import CHROMIUM, browser
+from tests.serve.conftest import Running, running, wav
+from tests.serve.test_streams import until_free
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    path = tmp_path / "spoken.wav"
+    path.write_bytes(wav())
+    return path
+
+
+@needs_browser
+def test_a_microphone_becomes_captions_in_the_language_of_the_button(
+    server: Running, tmp_path: Path, sound: Path
+) -> None:
+    with browser(tmp_path / "profile", sound) as page:
+        page.open(server.url)
+        page.until("document.querySelectorAll('#languages input').length === 2")
+        assert page.run("document.getElementById('model').textContent") == "two"
+        assert "keeps 30% of the model" in page.run("document.getElementById('pathway').textContent")
+        assert page.run("document.activeElement.tagName") == "BODY"
+        page.press("Tab", 9)
+        assert page.run("document.activeElement.value") == "en"
+        page.press("ArrowRight", 39)
+        assert page.run("document.querySelector('input[name=language]:checked').value") == "fr"
+        page.press("Tab", 9)
+        assert page.run("document.activeElement.id") == "microphone"
+        page.press(" ", 32)
+        page.until("document.getElementById('partial').textContent")
+        assert page.run("document.getElementById('partial').lang") == "fr"
+        assert page.run("document.getElementById('level').value") > 0.3
+        assert page.until("parseFloat(document.getElementById('latency').textContent)") < 10
+        assert page.run("document.getElementById('microphone').textContent") == "Stop"
+        page.run("document.querySelector('input[value=en]').click()")
+        page.until("!!document.querySelector('#finals p[lang=fr]')")
+        page.until("document.getElementById('partial').lang === 'en' && document.getElementById('partial').textContent")
+        for width in (360, 1400):
+            page.picture(tmp_path / f"{width}.png", width)
+            assert page.run("document.documentElement.scrollWidth <= innerWidth")
+        page.run("document.getElementById('microphone').click()")
+        page.until("document.getElementById('status').textContent === 'Stopped.'")
+        until_free(server)
+        spoken = page.run("[...document.querySelectorAll('#finals p')].map((p) => p.lang)")
+        assert spoken[0] == "fr" and spoken[-1] == "en"
+        assert not page.run("document.getElementById('srt').disabled")
+        hosts = {url.split("/")[2] for url in page.requested if not url.startswith("data:")}
+        assert hosts == {server.url.removeprefix("http://")} and page.problems == []
+
+
+@needs_browser
+def test_a_file_is_transcribed_and_a_token_is_asked_for(
+    two_file: Path, recognizer: Recognizer, tmp_path: Path, sound: Path
+) -> None:
+    wanted = recognizer.transcribe(sound, language="en").text
+    with running(two_file, token="secret") as server, browser(tmp_path / "profile", sound) as page:
+        page.open(server.url)
+        page.until("!document.getElementById('login').hidden")
+        page.run("document.getElementById('token').value = 'secret', document.querySelector('#login button').click()")
+        page.until("!document.getElementById('panel').hidden")
+        root = page.ask("DOM.getDocument")["root"]["nodeId"]
+        node = page.ask("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+        page.ask("DOM.setFileInputFiles", nodeId=node, files=[str(sound)])
+        page.until("!!document.querySelector('#finals p')")
+        assert page.run("document.querySelector('#finals p').lastChild.textContent") == wanted
+        page.run("document.getElementById('microphone').click()")
+        page.until("document.getElementById('partial').textContent")  # the stream has the token, too
+        page.run("document.getElementById('microphone').click()")
+        until_free(server)
+
+
+@needs_browser
+def test_captions_are_subrip_of_short_lines(server: Running, tmp_path: Path, sound: Path) -> None:
+    words = [{"word": f"word{number:02}", "start": number / 2, "end": number / 2 + 0.4} for number in range(30)]
+    words.append({"word": "-->", "start": 3700.0, "end": 3700.5})
+    segments = [{"text": " ".join(word["word"] for word in words), "start": 0, "end": 3701, "words": words}]
+    with browser(tmp_path / "profile", sound) as page:
+        page.open(server.url)
+        text = page.run(f"import('/page/srt.js').then((module) => module.srt({json.dumps(segments)}))")
+    cues = text.rstrip("\n").split("\n\n")
+    assert cues[0].startswith("1\n00:00:00,000 --> 00:00:05,900\nword00 ")
+    assert cues[-1] == f"{len(cues)}\n01:01:40,000 --> 01:01:40,500\n->"
+    lines = [line for cue in cues for line in cue.split("\n")[2:]]
+    assert max(map(len, lines)) <= 44 and " ".join(lines).split() == [word["word"] for word in words[:-1]] + ["->"]
+
+
+def test_the_page_says_what_it_may_ask_for(server: Running) -> None:
+    with urlopen(server.url, timeout=20) as answer:
+        policy, text = answer.headers["Content-Security-Policy"], answer.read().decode()
+    assert policy.startswith("default-src 'none'; script-src 'self'; ") and "unsafe" not in policy
+    assert "http" not in text
+    for name in ("page.js", "srt.js", "page.css", "microphone.js"):
+        with urlopen(f"{server.url}/page/{name}", timeout=20) as answer:
+            assert answer.status == 200 and b"http://" not in answer.read().replace(b"http://www.w3.org", b"")
+
+
+@pytest.mark.parametrize("form", ["bundle", "folder", "dense"])
+def test_shares_are_what_masks_keep(
+    five: AsrModel, five_file: Path, dense_model: Path, tmp_path: Path, form: str
+) -> None:
+    if form == "dense":
+        assert kept_shares(dense_model) == {}
+        return
+    path = five_file
+    if form == "folder":
+        path = tmp_path / "five"
+        save_model(path, five)
+    assert five.pathways is not None
+    wanted = {
+        language: sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+        for language in five.languages
+        for masks in [five.pathways.mask(language)]
+    }
+    assert kept_shares(path) == pytest.approx(wanted)
