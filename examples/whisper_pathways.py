@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from asr_pathways import Recognizer
 from asr_pathways.bundle.load import load_model
-from asr_pathways.model_folder.decode import transcribe
 from asr_pathways.training.config import OptimizerConfig, PruneRecipe
 from asr_pathways.training.prune import prune
 
@@ -21,7 +21,7 @@ def main(model: Path, data: Path, languages: Sequence[str], out: Path, steps: in
     heard = {}
     for language in languages:
         recording = next((data / "audio" / language).glob("*.flac"))
-        heard[language] = transcribe(sparse, recording, language).text
+        heard[language] = Recognizer(sparse, language).transcribe(recording).text
         print(language, recording.name, heard[language])
     return heard
 

@@ -24,6 +24,7 @@ from asr_pathways.data.corpus import build_corpus, load_cuts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.models.hub import whisper as whisper_module
 from asr_pathways.pruning import PathwayConfig, Pathways
 from tests.models.hub.tiny import hubert, parakeet_ctc, whisper
 
@@ -51,6 +52,21 @@ def sparse(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rivals have no guards, and a random model loops."""
+    monkeypatch.setattr(whisper_module, "loop_end", lambda tokens: None)
+    monkeypatch.setattr(whisper_module, "varied", lambda tokens, text_of: len(tokens))
+    monkeypatch.setattr(whisper_module, "is_silence", lambda no_speech, log_probability: False)
+
+
+def suppress(asr: AsrModel, tokens: list[int]) -> None:
+    """Tokens that do not come first."""
+    model: Any = asr.model
+    model.network.generation_config.begin_suppress_tokens = tokens
+    model._never_first = [*model._never, *tokens]
+
+
 def decoded(asr: AsrModel, samples: Samples, language: str) -> list[int]:
     features = asr.model.frontend(samples)[None]
     with asr.inference(language):
@@ -62,20 +78,20 @@ def recordings() -> list[Samples]:
 
 
 @pytest.mark.parametrize("padding", ["window", "longest"])
-def test_a_loop_over_layers_finds_what_the_model_decodes(dense: Path, padding: str) -> None:
+def test_a_loop_over_layers_finds_what_the_model_decodes(dense: Path, padding: str, unguarded: None) -> None:
     asr = load_model(dense)
     model: Any = asr.model.eval()
     model.network.config.padding = padding
-    model.network.generation_config.begin_suppress_tokens = decoded(asr, recordings()[0], "fr")[:1]
+    suppress(asr, decoded(asr, recordings()[0], "fr")[:1])
     first: list[bool] = []
     for samples in recordings():
         features = model.frontend(samples)[None]
         found = greedy(model, features, torch.tensor([features.shape[1]]), "fr", lambda: first.append(True))
-        assert found == decoded(asr, samples, "fr") and len(found) > 1
+        assert found == decoded(asr, samples, "fr")[: len(found)] and len(found) > 1  # rivals stop at a rate
     assert first == [True] * 3
 
 
-def test_onnxruntime_finds_what_the_model_decodes(dense: Path, tmp_path: Path) -> None:
+def test_onnxruntime_finds_what_the_model_decodes(dense: Path, tmp_path: Path, unguarded: None) -> None:
     pytest.importorskip("onnxruntime")
     from asr_pathways.bench.whisper_onnxruntime import OnnxWhisper
 
@@ -85,13 +101,14 @@ def test_onnxruntime_finds_what_the_model_decodes(dense: Path, tmp_path: Path) -
     for padding in ("longest", "window"):
         asr.model.network.config.padding = padding  # type: ignore[union-attr]
         suppressed = decoded(asr, recordings()[0], "fr")[:1]
-        asr.model.network.generation_config.begin_suppress_tokens = suppressed  # type: ignore[union-attr]
+        suppress(asr, suppressed)
         changed = {"short_windows": padding == "longest", "suppressed_first": suppressed}
         (place / "search.json").write_text(json.dumps({**search, **changed}))
         recognizer = OnnxWhisper(place, 1)
         recognizer.load()
         for samples in recordings():
-            assert recognizer.tokens(samples, lambda: None) == decoded(asr, samples, "fr")
+            found = recognizer.tokens(samples, lambda: None)
+            assert found == decoded(asr, samples, "fr")[: len(found)] and found
     quantized = OnnxWhisper(prepare("onnxruntime int8", dense, "fr", tmp_path), 1)
     quantized.load()
     assert quantized.transcribe(sound(3.0), lambda: None)  # in three windows
@@ -252,7 +269,9 @@ def test_bench_of_a_model_prints_a_row_for_each_system(
         assert set(row["clips"]) == {"1", "2"}
         for length, clip in row["clips"].items():
             assert clip["rtf"] == pytest.approx(clip["seconds"] / float(length))
-            assert 0 < clip["first_token_s"] < clip["seconds"]
+            first = clip["first_token_s"]  # ours does not tell
+            assert (first is None) == (row["system"] == "asr-pathways")
+            assert first is None or 0 < first < clip["seconds"]
 
 
 def test_a_process_says_why_it_cannot_load(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_ctrl_c_at_the_microphone_prints_the_final_result_first() -> None:
     assert shown.startswith(b"... ") and b"Traceback" not in process.stderr.read()
     # Nothing that was said is lost: what was in the pipe when the interrupt came, and the last words.
     results = [json.loads(line) for line in out.splitlines()]
-    assert results and sum(result["seconds"] for result in results) == pytest.approx(len(samples) / 16_000, abs=0.01)
+    assert results and sum(result["duration"] for result in results) == pytest.approx(len(samples) / 16_000, abs=0.01)
     assert results[-1]["text"]
 
 

@@ -92,7 +92,7 @@ def test_train_prune_evaluate_transcribe_inspect(
     assert run("transcribe", sparse, spoken_file, "--language", "fr", "--format", "json") == 0
     heard = json.loads(capsys.readouterr().out)
     assert heard["language"] == "fr"
-    assert heard["seconds"] == pytest.approx(0.3)
+    assert heard["duration"] == pytest.approx(0.3)
 
 
 def test_streaming_gives_the_same_words_as_the_whole_file(
@@ -212,7 +212,7 @@ def test_a_wav_of_another_rate_and_two_channels_is_transcribed(
     path = tmp_path / "stereo.wav"
     soundfile.write(path, np.zeros((8000, 2), dtype=np.float32), 8000)
     assert run("transcribe", sparse_model, path, "--language", "en", "--format", "json") == 0
-    assert json.loads(capsys.readouterr().out)["seconds"] == pytest.approx(1.0)
+    assert json.loads(capsys.readouterr().out)["duration"] == pytest.approx(1.0)
 
 
 def one_line(capsys: pytest.CaptureFixture[str], *parts: str) -> None:

@@ -152,6 +152,8 @@ def test_references_without_words_are_known_before_anything_is_decoded(monkeypat
         return [Batch("fr", [one.id for one in cuts], texts, torch.ones(len(cuts), 2), torch.full((len(cuts),), 2))]
 
     monkeypatch.setattr(decode, "eval_batches", batches)
+    monkeypatch.setattr(decode, "read_cut", lambda cut: None)
+    monkeypatch.setattr(decode, "is_silent", lambda samples: False)
     with pytest.raises(PathwaysError, match="fr: none of its references has words"):
         decode.decode_cuts(asr, [cut("a", "[rires]")], progress=False)
     assert log == []

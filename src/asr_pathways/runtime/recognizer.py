@@ -24,7 +24,7 @@ import numpy as np
 
 from asr_pathways.bundle.layout import is_bundle
 from asr_pathways.bundle.reading import Reader
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, resample
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, require_scale, resample
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.voice_activity import is_silent, speech_segments
 from asr_pathways.errors import PathwaysError
@@ -43,6 +43,9 @@ AUTO = "auto"
 
 IDENTIFIED = 30.0
 """Seconds of a recording's speech, from its start, that decide which language it is in."""
+
+LEAST = 0.04
+"""Seconds of a recording: less is no word, and less than some models have a frame for."""
 
 UNCERTAIN = 0.6
 """Probability of the likeliest language below which a user is told that it is uncertain."""
@@ -316,14 +319,21 @@ class Recognizer:
 
 def _samples(audio: str | Path | Samples, sample_rate: int, channel: int | None) -> Samples:
     """At 16 kHz."""
+    where = ""
     if isinstance(audio, (str, Path)):
-        return read_audio(Path(audio), channel=channel)
-    samples = np.asarray(audio)
-    if samples.ndim != 1 or samples.dtype != np.float32:
-        raise PathwaysError(f"samples: a float32 vector in [-1, 1] is needed, not {samples.dtype} {samples.shape}")
-    if not np.isfinite(samples).all():
-        raise PathwaysError("samples: some are not finite")
-    return resample(samples, sample_rate)
+        samples, where = read_audio(Path(audio), channel=channel), f"{audio}: "
+    else:
+        samples = np.asarray(audio)
+        if samples.ndim != 1 or samples.dtype != np.float32:
+            raise PathwaysError(f"samples: a float32 vector in [-1, 1] is needed, not {samples.dtype} {samples.shape}")
+        if not np.isfinite(samples).all():
+            raise PathwaysError("samples: some are not finite")
+        require_scale(samples)
+        samples = resample(samples, sample_rate)
+    if len(samples) < LEAST * SAMPLE_RATE:
+        milliseconds = 1000 * len(samples) / SAMPLE_RATE
+        raise PathwaysError(f"{where}only {milliseconds:.0f} ms of audio: too short to recognise")
+    return samples
 
 
 def _moved(segment: Segment, seconds: float) -> Segment:

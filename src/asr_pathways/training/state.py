@@ -98,7 +98,7 @@ def read_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     except PathwaysError:
         raise
     except (PermissionError, MemoryError) as error:  # of the machine, not of the file
-        raise PathwaysError(f"{path}: cannot read checkpoint: {error or 'out of memory'}") from None
+        raise PathwaysError(f"{path}: cannot read checkpoint: {str(error) or 'out of memory'}") from None
     except UnpicklingError:  # torch would advise to load it all the same
         raise DamagedCheckpoint(
             f"{path}: not a readable checkpoint: it holds more than tensors and plain values, and is not loaded"
