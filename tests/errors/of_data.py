@@ -269,8 +269,8 @@ TEXT = [
     Case(
         "a text in training that cannot be spoken in its time: likewise",
         prune(),
-        "utterance en-train-0: 594 letters in 0.30 s: the text cannot be spoken in it",
-        changed_rows("train", first(supervision={"text": "hello " * 99})),
+        "utterance en-train-0: 595 letters in 0.30 s: the text cannot be spoken in it",
+        changed_rows("train", first(supervision={"text": "four " * 119})),
         0,
         "run",
     ),

@@ -23,7 +23,7 @@ from asr_pathways.data.corpora.espeak import Espeak
 from asr_pathways.data.corpus import build_corpus, load_cuts
 from asr_pathways.data.normalize import scoring_text
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder.decode import decode_cuts
+from asr_pathways.model_folder.decode import decode_cuts, recognized
 from asr_pathways.model_folder.language_id import LanguageIdentifier, choices, rank
 from asr_pathways.model_folder.model import AsrModel, HubCard
 from asr_pathways.runtime.recognizer import Recognizer
@@ -70,6 +70,33 @@ class Listener(nn.Module):
 class Numbers:
     def decode(self, ids: Sequence[int], language: str) -> str:
         return " ".join(f"{language}{index}" for index in ids)
+
+
+class PlainEngine:
+    """Runs any model, as the training side decodes it."""
+
+    free_text = True
+
+    def __init__(self, asr: AsrModel, *_: object) -> None:
+        self.asr, self.languages, self.window = asr, asr.languages, asr.model.window
+
+    def check_identification(self) -> None:
+        assert self.asr.model.tells_languages
+
+    def load(self, language: str) -> None:
+        pass
+
+    def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
+        text, _ = recognized(self.asr, samples, language)
+        return Segment(text, 0.0, len(samples) / SAMPLE_RATE, language) if text else None
+
+    def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
+        return dict(rank(self.asr, None, self.asr.model.frontend(samples), languages))
+
+
+@pytest.fixture(autouse=True)
+def plain_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr_pathways.runtime.torch_engine.TorchEngine", PlainEngine)
 
 
 def asr(window: float = 30.0) -> Any:

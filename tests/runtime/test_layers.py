@@ -199,7 +199,7 @@ def test_weights_that_are_no_matrices_are_refused() -> None:
 
 def test_the_output_layer_is_made_once() -> None:
     layers, embedding = Layers(), weight()
-    assert layers.output(embedding, RUNNER) is layers.output(embedding, RUNNER)
+    assert layers.output(embedding, None, RUNNER) is layers.output(embedding, None, RUNNER)
 
 
 def test_torch_is_not_imported() -> None:

@@ -125,7 +125,7 @@ def every_variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         from asr_pathways.runtime import layers
 
         every = layers.formats
-        monkeypatch.setattr(layers, "formats", lambda precision: [x for x in every(precision) if x.kind != "bitmap"])
+        monkeypatch.setattr(layers, "formats", lambda *of: [x for x in every(*of) if x.kind != "bitmap"])
     yield name
 
 
