@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from asr_pathways import ranks
 from asr_pathways.pruning.prunable import CONVOLUTIONS, Prunable, by_module, matches
-from asr_pathways.pruning.scores import Evidence, Need, Score
+from asr_pathways.pruning.scores import Evidence, Need, Score, Sensitivity
 from asr_pathways.pruning.weights import hook_gradients, no_autograd
 
 # Means need few samples, so that observing costs a training step about a hundredth of its time.
@@ -101,6 +101,7 @@ class Observations:
     def __init__(self, score: type[Score], prunable: Sequence[Prunable]) -> None:
         self._observers = {need: OBSERVERS[need](prunable) for need in sorted(score.needs)}
         if isinstance(products := self._observers.get("products"), RunningProducts):
+            assert issubclass(score, Sensitivity), f"score {score.name}: what needs products is a kind of sensitivity"
             products.score = score
         self._weights = {one.name: one.parameter for one in prunable}
 
@@ -290,7 +291,7 @@ class GradientSums(Observer):
 class RunningProducts(GradientSums):
     """What ``score`` keeps of theta * gradient from step to step: (vectors, ...) bfloat16, by pathway and tensor."""
 
-    score: type[Score]
+    score: type[Sensitivity]
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         super().__init__(prunable)

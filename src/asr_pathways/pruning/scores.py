@@ -55,14 +55,12 @@ class Score(ABC):
         swaps: whether adaptation swaps weights by it, the smallest for those of highest score, instead of choosing
             the whole mask; pruning goes by magnitude then.
         options: its arguments, which are fields of `PathwayConfig`.
-        vectors: how many running values a weight it keeps of theta * gradient, where it needs products.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[Need]] = frozenset()
     swaps: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ()
-    vectors: ClassVar[int] = 0
 
     def __init_subclass__(cls) -> None:
         SCORES[cls.name] = cls
@@ -84,11 +82,6 @@ class Score(ABC):
     def swapped(self, language_steps: int) -> float:
         """The share of a mask that adaptation swaps after so many steps of its language."""
         return 0.0
-
-    @staticmethod
-    def count(running: Tensor, product: Tensor) -> None:
-        """Counts a training step's theta * gradient (...) in ``running`` (vectors, ...), both of float32."""
-        raise NotImplementedError("a score that needs products defines count()")
 
 
 class Magnitude(Score):
@@ -163,15 +156,20 @@ class Sensitivity(Score):
     """The running mean of |theta * g|: how much the loss changes without the weight, to first order.
 
     Molchanov et al., arXiv 1906.10771. g is taken at m * theta; theta is dense, so that pruned weights have a score.
-    A tensor that no gradient reached is scored by magnitude, as are first masks.
+    A tensor that no gradient reached is scored by magnitude, as are first masks. Every score that needs products is a
+    subclass.
+
+    Attributes:
+        vectors: how many running values a weight are kept of theta * gradient.
     """
 
     name = "sensitivity"
     needs = frozenset({"products"})
-    vectors = 1
+    vectors: ClassVar[int] = 1
 
     @staticmethod
     def count(running: Tensor, product: Tensor) -> None:
+        """Counts a training step's theta * gradient (...) in ``running`` (vectors, ...), both of float32."""
         running[0].lerp_(product.abs(), 1 - MEAN)
 
     def of(self, evidence: Evidence) -> Tensor:
