@@ -20,6 +20,7 @@ from asr_pathways.bundle.load import load_model
 from asr_pathways.data.audio import Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.language_id import LanguageIdentifier
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
 from asr_pathways.runtime import recognizer as module
@@ -160,6 +161,22 @@ def test_language_probabilities_are_those_of_the_training_side(pruned: AsrModel,
             total += shares
     wanted = dict(zip(("en", "fr"), (total / total.sum()).tolist(), strict=True))
     assert recognizer.transcribe(samples).languages == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("form", ["bundle", "folder"])
+def test_a_fitted_identifier_replaces_the_language_tokens(pruned: AsrModel, tmp_path: Path, form: str) -> None:
+    run = tmp_path / "two"
+    save_model(run, pruned)
+    dim = 2 * pruned.model.network.config.d_model  # type: ignore[union-attr]
+    bias = torch.tensor([-1.0, 2.0])
+    LanguageIdentifier(["en", "fr"], torch.zeros(dim), torch.ones(dim), torch.zeros(dim, 2), bias).save(run)
+    path = run
+    if form == "bundle":
+        path = tmp_path / "two.asrp"
+        write_bundle(pruned, path, identifier=(run / "language_id.safetensors").read_bytes())
+    found = Recognizer(path, "auto").transcribe(sound(0.8))
+    assert found.language == "fr"
+    assert found.languages == pytest.approx(dict(zip(("en", "fr"), bias.softmax(0).tolist(), strict=True)))
 
 
 def test_weights_of_languages_beyond_the_memory_are_dropped(pruned: AsrModel, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from asr_pathways.bundle.bundle import Bundle
 from asr_pathways.bundle.layout import IDENTIFIER, is_bundle
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import load_folder
-from asr_pathways.model_folder.language_id import FILE, LanguageIdentifier
+from asr_pathways.model_folder.language_id import LanguageIdentifier
 from asr_pathways.model_folder.model import AsrModel
 
 
@@ -46,13 +46,3 @@ def load_identifier(model: Path) -> LanguageIdentifier:
     with tempfile.TemporaryDirectory(prefix="asr-pathways-") as temporary:
         (Path(temporary) / IDENTIFIER).write_bytes(bundle.file(IDENTIFIER))
         return LanguageIdentifier.read(Path(temporary) / IDENTIFIER, model / IDENTIFIER)
-
-
-def find_identifier(model: Path, asr: AsrModel) -> LanguageIdentifier | None:
-    """The language identifier of a MODEL; None if it has none, and ``asr``, its model, tells languages apart by itself.
-
-    Raises:
-        PathwaysError: if there is no way to tell them apart, or the identifier is broken.
-    """
-    fitted = Bundle.open(model).has(IDENTIFIER) if is_bundle(model) else (model / FILE).is_file()
-    return load_identifier(model) if fitted or not asr.model.tells_languages else None

@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 ReaderT = TypeVar("ReaderT", bound="Reader")
 
 
+def has_identifier(model: Path) -> bool:
+    """Whether a language identifier was fitted for a MODEL: it is in the folder, or in the bundle.
+
+    Raises:
+        BundleError: if the bundle cannot be read.
+    """
+    if layout.is_bundle(model):
+        return Reader.open(model).has(layout.IDENTIFIER)
+    return (model / layout.IDENTIFIER).is_file()
+
+
 class Reader:
     """An open bundle: what is not asked for is not read, and only bits are kept, of the union and of one mask.
 

@@ -15,13 +15,12 @@ from asr_pathways.data.batches import Batch, eval_batches, read_cut
 from asr_pathways.data.corpus import languages_of, load_cuts, texts_of
 from asr_pathways.data.normalize import letters_apart, scoring_text
 from asr_pathways.data.progress import track
-from asr_pathways.data.tokenizer import Tokenizer, lost_words
+from asr_pathways.data.tokenizer import lost_words
 from asr_pathways.data.voice_activity import is_silent, speech_segments
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.wer import Utterance, require_words
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.emformer import STRIDE
-from asr_pathways.models.transducer import GreedySearch, Transducer
 
 Span = tuple[int, int]  # samples
 
@@ -33,29 +32,13 @@ def _spans(samples: Samples, window: float) -> list[Span]:
     return speech_segments(samples, longest=window)
 
 
-def recognized(asr: AsrModel, samples: Samples, language: str) -> tuple[str, list[tuple[str, float]]]:
-    """The text of samples that fit the model's window, and its word pieces with their times if it is a transducer."""
-    model, device = asr.model, asr.device
-    tokens: list[tuple[str, float]] = []
+def recognized(asr: AsrModel, samples: Samples, language: str) -> str:
+    """The text of samples that fit the model's window."""
     with asr.inference(language):
-        features = model.frontend(samples)[None].to(device)
-        lengths = torch.tensor([features.shape[1]], device=device)
-        if isinstance(model, Transducer):
-            search = GreedySearch(model, 1)
-            search.accept(model.encodings(features, lengths, language)[0])
-            (ids,) = search.symbols
-            tokens = _timed(asr, language, search)
-        else:
-            (ids,) = model.decode(features, lengths, language)
-        return asr.tokenizer.decode(ids, language), tokens
-
-
-def _timed(asr: AsrModel, language: str, search: GreedySearch) -> list[tuple[str, float]]:
-    """Word pieces and their times in seconds."""
-    assert isinstance(asr.tokenizer, Tokenizer)
-    pieces = asr.tokenizer.of(language).pieces()
-    emitted = zip(search.symbols[0], search.frames[0], strict=True)
-    return [(pieces[symbol], round(frame * STRIDE * 0.01, 2)) for symbol, frame in emitted]
+        features = asr.model.frontend(samples)[None].to(asr.device)
+        lengths = torch.tensor([features.shape[1]], device=asr.device)
+        (ids,) = asr.model.decode(features, lengths, language)
+        return asr.tokenizer.decode(ids, language)
 
 
 def read_samples(path: Path, channel: int | None = None) -> Samples:
@@ -111,7 +94,7 @@ def decode_cuts(asr: AsrModel, cuts: Iterable[Any], *, progress: bool = True) ->
         reference, samples = cut.supervisions[0], read_cut(cut)
         parts = [samples[start:end] for start, end in _spans(samples, model.window)]
         spoken_parts = [part for part in parts if not (model.free_text and is_silent(part))]  # else it makes words up
-        texts = [recognized(asr, part, reference.language)[0] for part in spoken_parts]
+        texts = [recognized(asr, part, reference.language) for part in spoken_parts]
         hypothesis = " ".join(filter(None, texts))
         utterances.append(pair(cut.id, reference.language, reference.text, hypothesis, model.free_text))
     return sorted(utterances, key=lambda utterance: utterance.language)

@@ -33,9 +33,6 @@ FILE = "language_id.safetensors"
 DECAY = 1e-2
 """Weight decay of the head; encodings are wide and utterances few."""
 
-UNCERTAIN = 0.6
-"""Probability of the likeliest language below which a user is told that it is uncertain."""
-
 UTTERANCES = 2000
 """Of a language and a split at most about so many are used: a linear head needs no more."""
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from asr_pathways.bundle.layout import is_bundle
-from asr_pathways.bundle.reading import Reader
+from asr_pathways.bundle.reading import Reader, has_identifier
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, require_scale, resample
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.voice_activity import is_silent, speech_segments
@@ -31,8 +31,8 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels.extension import available, warn_of_dense_products
 from asr_pathways.runtime.layers import Precision, Product, Timing
 from asr_pathways.runtime.results import Result, Segment
-from asr_pathways.runtime.whisper.engine import WhisperEngine
-from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, is_whisper
+from asr_pathways.runtime.whisper.engine import Identifier, WhisperEngine
+from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, WhisperSource, is_whisper
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.model import AsrModel
@@ -247,10 +247,9 @@ class Recognizer:
         self, model: str | Path | AsrModel, threads: int, precision: Precision, memory: float, options: dict[str, Any]
     ) -> Engine:
         path = Path(model) if isinstance(model, (str, Path)) else None
-        if path is not None and is_bundle(path):
-            bundle = Reader.open(path)
-            if is_whisper(bundle) and available():
-                return WhisperEngine(BundleSource(bundle), threads, precision, memory, options["beam"])
+        bundle = Reader.open(path) if path is not None and is_bundle(path) else None
+        if bundle is not None and is_whisper(bundle) and available():
+            return self._whisper(BundleSource(bundle), path, None, threads, precision, memory, options)
         from asr_pathways.bundle.load import load_model
         from asr_pathways.model_folder.card import ModelCard
         from asr_pathways.models.hub.whisper import Whisper
@@ -263,20 +262,36 @@ class Recognizer:
             self._streaming = StreamingTransducer(source, threads=threads, memory=memory, **options)
             return TransducerEngine(self._streaming, path)
 
-        if path is not None and is_bundle(path) and isinstance(Reader.open(path).config.card, ModelCard):
+        if path is not None and bundle is not None and isinstance(bundle.config.card, ModelCard):
             return streaming(open_source(path))
         asr = load_model(Path(model)) if isinstance(model, (str, Path)) else model
         if isinstance(asr.model, Transducer):
             return streaming(ModelSource(asr))
         if isinstance(asr.model, Whisper) and available():
-            return WhisperEngine(
-                FolderSource(asr, str(path or "the model")), threads, precision, memory, options["beam"]
-            )
+            source = FolderSource(asr, str(path or "the model"))
+            return self._whisper(source, path, asr, threads, precision, memory, options)
         if options["beam"] > 1:
             raise PathwaysError(f"{path or 'the model'}: has no beam search here: leave the beam at 1")
         if not available():
             warn_of_dense_products()
         return TorchEngine(asr, path, threads, precision, memory)
+
+    def _whisper(
+        self,
+        source: WhisperSource,
+        path: Path | None,
+        asr: AsrModel | None,
+        threads: int,
+        precision: Precision,
+        memory: float,
+        options: dict[str, Any],
+    ) -> Engine:
+        identifier: Identifier | None = None
+        if path is not None and has_identifier(path):  # it was fitted to replace the language tokens, and needs torch
+            from asr_pathways.runtime.torch_engine import Identification
+
+            identifier = Identification(path, asr)
+        return WhisperEngine(source, threads, precision, memory, options["beam"], identifier)
 
     def _check(self, language: str) -> str:
         code = find_language(language, self.languages) if self.languages else language

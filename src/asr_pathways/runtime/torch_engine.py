@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from asr_pathways.bundle.load import load_identifier, load_model
+from asr_pathways.bundle.reading import has_identifier
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.language_id import LanguageIdentifier, choices, rank
@@ -46,8 +47,8 @@ TINY = 1e-10
 """A probability is taken to be at least this, where its logarithm is averaged."""
 
 
-class _Identification:
-    """Tells languages apart by a fitted identifier, or by the model itself.
+class Identification:
+    """Tells languages apart by the identifier that was fitted for a MODEL; without one, by the model itself if it can.
 
     Args:
         model: the MODEL, where the identifier is; None: there is none.
@@ -70,8 +71,10 @@ class _Identification:
 
     @cached_property
     def _identifier(self) -> LanguageIdentifier | None:
-        """None if the model tells languages apart by itself."""
-        return None if self._given and self._given.model.tells_languages else load_identifier(self._path)
+        """None if none was fitted, and the model tells languages apart by itself."""
+        fitted = self._model is not None and has_identifier(self._model)
+        by_itself = self._given is not None and self._given.model.tells_languages
+        return None if by_itself and not fitted else load_identifier(self._path)
 
     def check(self) -> None:
         """Raises PathwaysError if languages cannot be told apart."""
@@ -79,7 +82,8 @@ class _Identification:
 
     def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
         with self.lock:
-            asked = choices(self._asr, self._identifier, languages)
+            every = set(languages) >= set(self._asr.languages)  # then those that the identifier knows
+            asked = choices(self._asr, self._identifier, None if every else languages)
             return dict(rank(self._asr, self._identifier, self._asr.model.frontend(samples), asked))
 
 
@@ -96,7 +100,7 @@ class TransducerEngine:
 
     def __init__(self, streaming: StreamingTransducer, model: Path | None) -> None:
         self._streaming, self.languages = streaming, streaming.languages
-        self._identification = _Identification(model)
+        self._identification = Identification(model)
 
     def check_identification(self) -> None:
         self._identification.check()
@@ -152,7 +156,7 @@ class TorchEngine:
         assert isinstance(asr.model, HubModel)
         self._asr, self._model, self._threads, self._memory = asr, asr.model.eval(), threads, memory
         self.languages, self.window, self.free_text = asr.languages, asr.model.window, asr.model.free_text
-        self._identification = _Identification(model, asr)
+        self._identification = Identification(model, asr)
         granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
         self.layers = Layers(precision, granularity, threads, torch=True) if available() else None
         self._pathways: OrderedDict[str, _Pathway] = OrderedDict()

@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,16 @@ ENGLISH_TOKENS = 51864
 
 FRAME = 0.02
 """Seconds of a frame of the encoder."""
+
+
+class Identifier(Protocol):
+    """Tells languages apart in the engine's place."""
+
+    def check(self) -> None:
+        """Raises `PathwaysError` if it cannot."""
+
+    def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
+        """As `WhisperEngine.probabilities`."""
 
 
 class WhisperEngine:
@@ -61,7 +71,9 @@ class WhisperEngine:
         precision: Precision = "auto",
         memory: float = math.inf,
         beam: int = 1,
+        identifier: Identifier | None = None,
     ) -> None:
+        self._identifier = identifier
         self._source, self._threads, self._memory = source, threads, memory
         self._shape = Shape.read(source.config, f"{source.where}: config.json")
         self._tokens = _tokens(source)
@@ -87,7 +99,9 @@ class WhisperEngine:
 
     def check_identification(self) -> None:
         """Raises `PathwaysError` if it does not tell its languages apart."""
-        if len(self._language_tokens) < 2:
+        if self._identifier is not None:
+            self._identifier.check()
+        elif len(self._language_tokens) < 2:
             raise PathwaysError(f"{self._source.where}: an English-only Whisper tells no languages apart")
 
     def load(self, language: str) -> None:
@@ -125,7 +139,8 @@ class WhisperEngine:
         return Segment(text, 0.0, seconds, language, timed, no_speech, found.mean)
 
     def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
-        """The probability of each of some languages, by Whisper's language tokens: of samples as of `recognize`.
+        """The probability of each of some languages, of samples as of `recognize`: by the identifier that was fitted,
+        or else by Whisper's language tokens.
 
         Of a pruned model it is the mean over the pathways of these languages: each was trained on one.
 
@@ -133,6 +148,8 @@ class WhisperEngine:
             PathwaysError: if the model is English-only, or the samples are too short or too long.
         """
         self.check_identification()
+        if self._identifier is not None:
+            return self._identifier.probabilities(samples, languages)
         features, _ = self._features(samples)
         tokens = list(self._language_tokens)
         places = {language: tokens.index(self._code(language)) for language in languages}
