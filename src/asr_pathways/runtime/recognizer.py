@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,7 +29,7 @@ from asr_pathways.data.languages import find_language
 from asr_pathways.data.voice_activity import is_silent, speech_segments
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels.extension import available, warn_of_dense_products
-from asr_pathways.runtime.layers import Precision, Product, Timing
+from asr_pathways.runtime.layers import Plan, Precision
 from asr_pathways.runtime.results import Result, Segment
 from asr_pathways.runtime.whisper.engine import Identifier, WhisperEngine
 from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, WhisperSource, is_whisper
@@ -72,6 +72,13 @@ class Engine(Protocol):
 
     def load(self, language: str) -> None:
         """Prepares a language's pathway now."""
+
+    def plan(self) -> Plan:
+        """The timings of the products of all of its pathways, in each format; the one that is used first.
+
+        Raises:
+            PathwaysError: without kernels.
+        """
 
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
         """The segment of samples (N,) at 16 kHz, of at most `window` seconds; None if it has no words."""
@@ -162,17 +169,13 @@ class Recognizer:
         """
         self._engine.load(self._check(language))
 
-    def plan(self) -> Mapping[Product, Sequence[Timing]]:
-        """How a Whisper's products are computed on this machine: the timings of each, the one that is used first.
+    def plan(self) -> Plan:
+        """How the model's products are computed on this machine: the timings of each, the one that is used first.
 
         Raises:
-            PathwaysError: for another model, whose products are all computed in one way.
+            PathwaysError: without compiled kernels, where torch computes all.
         """
-        if not isinstance(self._engine, WhisperEngine):
-            raise PathwaysError("only products of a Whisper are computed in several ways: this model has no plan")
-        for language in self.languages:
-            self.load(language)
-        return self._engine.layers.plan
+        return self._engine.plan()
 
     def transcribe(
         self,
@@ -259,7 +262,9 @@ class Recognizer:
         from asr_pathways.runtime.torch_engine import TorchEngine, TransducerEngine
 
         def streaming(source: PathwaySource) -> Engine:
-            self._streaming = StreamingTransducer(source, threads=threads, memory=memory, **options)
+            self._streaming = StreamingTransducer(
+                source, threads=threads, precision=precision, memory=memory, **options
+            )
             return TransducerEngine(self._streaming, path)
 
         if path is not None and bundle is not None and isinstance(bundle.config.card, ModelCard):

@@ -50,10 +50,11 @@ struct Strided {
 constexpr int64_t kMostCodes = int64_t{1} << 17;
 
 // Packs into `dense`, whose memory is used again. Of i8, scale = largest |weight| of the row / 127, at least the
-// smallest normal float; NaN, as are then all products of the row, if one of them is not finite.
+// smallest normal float; NaN, as are then all products of the row, if one of them is not finite;
+// its rows are contiguous.
 void pack_dense(Strided weight, int64_t rows, int64_t columns, Item item, Dense& dense);
 
-// Takes the zeros out of a packed weight.
+// Takes the zeros out of a packed weight. Throws std::invalid_argument if this CPU's kernels do not expand it.
 void compress(Dense& dense);
 
 // Room of this thread for some panels of a weight of so many columns; valid until the next call. Not inline: kernels

@@ -18,8 +18,7 @@
 #define LANES 16
 #define BFLOAT16_PRODUCTS
 #define INT8_PRODUCTS
-#define EXPANSION
-#include "multiply_few_rows.h"
+#define EXPANSION 8  // bits of the smallest item
 #include "multiply_kernels.h"
 
 #if defined(__clang__)
@@ -29,8 +28,8 @@
 #endif
 
 const sparse::Kernels* sparse::avx512_bf16_kernels() {
-    static const Kernels kernels = {"avx512_bf16", widest_tile, transpose, multiply,    multiply_few, kFewRows,
-                                    lstm,          kSteps,      kDense,    kCodeOffset, kTransformer};
+    static const Kernels kernels = {"avx512_bf16", widest_tile, transpose,   multiply,    lstm,
+                                    kSteps,        kDense,      kCodeOffset, kTransformer};
     static const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                                   __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&

@@ -19,7 +19,7 @@ void multiply(const Dense& w, const float* bias, const float* x, int64_t n, floa
     thread_local Aligned<uint32_t> words;
     thread_local Aligned<float> scales;
     const DenseKernels& kernels = runner.kernels.dense;
-    if (w.compressed() && !kernels.expands)
+    if (w.compressed() && !kernels.expands(w.item))
         throw std::invalid_argument(std::string("kernels ") + runner.kernels.name + " need weights with their zeros");
     const int64_t most = std::min(n, kRowsAtOnce);
     if (static_cast<int64_t>(words.size()) < most * w.words()) words.resize(most * w.words());
@@ -47,7 +47,7 @@ void multiply(const Linear& by, const float* x, int64_t n, float* y, const Runne
     if (by.dense)
         multiply(*by.dense, by.bias, x, n, y, by.dense->rows, runner);
     else
-        multiply(Product{*by.sparse, by.bias}, x, n, y, runner);
+        multiply(*by.sparse, by.bias, x, n, y, runner);
 }
 
 }  // namespace sparse
