@@ -58,7 +58,7 @@ def measure(
             packed = [
                 Packed(granularity, one, [prune(weight, sparsity, granularity) for weight in dense])
                 for granularity in granularities
-                for one in formats("auto")
+                for one in formats("auto", granularity=granularity)
             ]
             for n in rows:
                 yield from compare(dense, packed, n, sparsity, rounds)

@@ -48,11 +48,11 @@ class Format:
     Attributes:
         item: what values are rounded to.
         kind: ``sparse``: nonzeros with their columns; ``bitmap``: nonzeros and a bit a weight; ``dense``: all;
-            ``torch``: all, multiplied by torch.
+            ``gathered``: nonzeros of n:m masks, with their columns in 64; ``torch``: all, multiplied by torch.
     """
 
     item: Literal["float32", "bfloat16", "int8"]
-    kind: Literal["sparse", "bitmap", "dense", "torch"]
+    kind: Literal["sparse", "bitmap", "dense", "gathered", "torch"]
 
     @property
     def name(self) -> str:
@@ -65,6 +65,9 @@ class Format:
             return sparse, sparse.nbytes
         if self.kind == "torch":
             return weight, weight.nbytes
+        if self.kind == "gathered":
+            gathered = extension.built().Gathered(weight)
+            return gathered, gathered.nbytes
         dense = extension.built().Dense(weight, self.item, self.kind == "bitmap")
         return dense, dense.nbytes
 
@@ -123,13 +126,15 @@ Plan = Mapping[Product, Sequence[Timing]]
 """The timings of the formats of each product, the one that is used first."""
 
 
-def formats(precision: Precision, torch: bool = False) -> list[Format]:
-    """The formats that this CPU's kernels have for a precision; and torch's own."""
+def formats(precision: Precision, torch: bool = False, granularity: str = "unstructured") -> list[Format]:
+    """The formats that this CPU's kernels have for a precision and masks of a granularity; and torch's own."""
     items: tuple[Any, ...] = ("float32",) if precision == "float32" else ("float32", "bfloat16", "int8")
     made = [Format("float32", "sparse")]
     for item in items:
         made += [Format(item, "bitmap")] if extension.built().expands(item) else []
         made += [Format(item, "dense")]
+    if "int8" in items and isinstance(parse_granularity(granularity), NOfM) and extension.built().gathers():
+        made.append(Format("int8", "gathered"))
     return [*made, Format("float32", "torch")] if torch else made
 
 
@@ -156,7 +161,7 @@ class Layers:
             raise PathwaysError(f"precision: {precision!r}: choose auto or float32")
         self.precision, self.granularity, self.threads = precision, granularity, threads
         self.plan: dict[Product, list[Timing]] = {}
-        self._known = _Known(formats(precision, torch), granularity, threads)
+        self._known = _Known(formats(precision, torch, granularity), granularity, threads)
         self._outputs: dict[bytes | None, Any] = {}
 
     @property

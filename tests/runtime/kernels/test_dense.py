@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_refused() -> None:
         (lambda: kernels().Dense(weight, "int4", False), "weights are float32, bfloat16 or int8"),
         (lambda: kernels().Dense(weight[0], "int8", False), "a dense weight is a matrix"),
         (lambda: kernels().Dense(np.zeros((0, 4), np.float32), "int8", False), "a dense weight is a matrix"),
-        (lambda: kernels().Linear(None, None), "a linear layer has a sparse or a dense weight"),
+        (lambda: kernels().Linear(None, None), "a linear layer has a sparse, a dense or a gathered weight"),
         (lambda: kernels().Linear(dense, numbers(6)), "a bias has a value for each row"),
         (lambda: kernels().Linear(dense, np.zeros(8)), "Cannot cast array data"),
         (lambda: linear.multiply(numbers(3, 8), (1, "")), "as many columns as the weight"),

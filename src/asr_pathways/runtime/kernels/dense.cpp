@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 #include "multiply.h"
 
@@ -105,6 +106,39 @@ void compress(Dense& dense) {
     std::memcpy(dense.items.data(), kept.data(), bytes);
     std::memset(dense.items.data() + bytes, 0, kReadAhead);
     Aligned<uint32_t>().swap(dense.packed);
+}
+
+void gather(Dense& dense, Gathered& gathered) {
+    gathered.rows = dense.rows;
+    gathered.columns = dense.columns;
+    gathered.scales = std::move(dense.scales);
+    gathered.sums = std::move(dense.sums);
+    const int64_t words = dense.words(), in_group = Gathered::kGroup / 4;
+    for (int64_t panel = 0; panel < dense.panels(); ++panel) {
+        gathered.starts.push_back(static_cast<int64_t>(gathered.items.size()) / Gathered::kPairBytes);
+        for (int64_t first = 0; first < words; first += in_group) {
+            uint8_t columns[kPanelRows][Gathered::kGroup] = {}, codes[kPanelRows][Gathered::kGroup] = {};
+            int most = 0;
+            for (int64_t row = 0; row < kPanelRows; ++row) {
+                int count = 0;
+                for (int64_t word = first; word < std::min(words, first + in_group); ++word) {
+                    uint8_t items[4];
+                    std::memcpy(items, &dense.packed[(panel * words + word) * kPanelRows + row], sizeof items);
+                    for (int64_t i = 0; i < 4; ++i) {
+                        if (!items[i]) continue;
+                        columns[row][count] = static_cast<uint8_t>(4 * (word - first) + i);
+                        codes[row][count++] = items[i];
+                    }
+                }
+                most = std::max(most, (count + 3) / 4);
+            }
+            gathered.counts.push_back(static_cast<uint8_t>(most));
+            for (int four = 0; four < most; ++four)
+                for (const auto& part : {columns, codes})
+                    for (int64_t row = 0; row < kPanelRows; ++row)
+                        gathered.items.insert(gathered.items.end(), part[row] + 4 * four, part[row] + 4 * four + 4);
+        }
+    }
 }
 
 Dense& room_for(int64_t panels, int64_t columns, Item item) {

@@ -394,7 +394,61 @@ void convert(Item item, const float* x, int64_t stride, int64_t n, int64_t colum
     }
 }
 
-constexpr DenseKernels kDense = {expands, compress_items, convert, multiply_dense};
+#ifdef GATHERING
+template <int Rows>
+void multiply_gathered_rows(const Gathered& w, int64_t panel, const uint8_t* x, int64_t x_stride, const float* scales,
+                            float* y, int64_t stride, const float* bias) {
+    const uint8_t* const counts = w.counts.data() + panel * w.groups();
+    const uint8_t* items = w.items.data() + w.starts[panel] * Gathered::kPairBytes;
+    __m512i sums[Rows];
+    for (int r = 0; r < Rows; ++r) sums[r] = _mm512_setzero_si512();
+    for (int64_t group = 0; group < w.groups(); ++group, x += Gathered::kGroup)
+        for (int pair = 0; pair < counts[group]; ++pair, items += Gathered::kPairBytes) {
+            const __m512i columns = _mm512_loadu_si512(items), codes = _mm512_loadu_si512(items + 64);
+            __builtin_prefetch(items + kPrefetch);
+            __builtin_prefetch(items + kPrefetch + 64);
+#pragma GCC unroll 16
+            for (int r = 0; r < Rows; ++r) {
+                const __m512i fetched = _mm512_permutexvar_epi8(columns, _mm512_loadu_si512(x + r * x_stride));
+                sums[r] = _mm512_dpbusd_epi32(sums[r], fetched, codes);
+            }
+        }
+    const int64_t row = panel * kPanelRows, left = w.rows - row;
+    const auto stored = static_cast<__mmask16>(left < kPanelRows ? (1 << left) - 1 : 0xffff);
+    const __m512i offset = _mm512_slli_epi32(_mm512_loadu_si512(w.sums.data() + row), 7);  // times kCodeOffset
+    const __m512 scale = _mm512_loadu_ps(w.scales.data() + row);
+    const __m512 added = bias ? _mm512_maskz_loadu_ps(stored, bias + row) : _mm512_setzero_ps();
+    for (int r = 0; r < Rows; ++r) {
+        const __m512 exact = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[r], offset)), scale);
+        const __m512 out = _mm512_fmadd_ps(exact, _mm512_set1_ps(scales[r]), added);
+        _mm512_mask_storeu_ps(y + r * stride + row, stored, out);
+    }
+}
+
+template <int Rows>
+void multiply_last_gathered(const Gathered& w, int64_t panel, const uint8_t* x, int64_t x_stride, const float* scales,
+                            int64_t count, float* y, int64_t stride, const float* bias) {
+    if constexpr (Rows > 0) {
+        if (count == Rows) return multiply_gathered_rows<Rows>(w, panel, x, x_stride, scales, y, stride, bias);
+        multiply_last_gathered<Rows - 1>(w, panel, x, x_stride, scales, count, y, stride, bias);
+    }
+}
+
+void multiply_gathered(const Gathered& w, int64_t first, int64_t last, const uint8_t* x, int64_t x_stride,
+                       const float* scales, int64_t n, float* y, int64_t stride, const float* bias) {
+    constexpr int at_once = 16;
+    for (int64_t panel = first; panel < last; ++panel)
+        for (int64_t row = 0; row < n; row += at_once)
+            multiply_last_gathered<at_once>(w, panel, x + row * x_stride, x_stride, scales + row,
+                                            n - row < at_once ? n - row : at_once, y + row * stride, stride, bias);
+}
+static_assert(kCodeOffset == 128);
+#else
+constexpr void (*multiply_gathered)(const Gathered&, int64_t, int64_t, const uint8_t*, int64_t, const float*, int64_t,
+                                    float*, int64_t, const float*) = nullptr;
+#endif
+
+constexpr DenseKernels kDense = {expands, compress_items, convert, multiply_dense, multiply_gathered};
 
 }  // namespace
 }  // namespace sparse

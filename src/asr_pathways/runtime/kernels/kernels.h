@@ -49,6 +49,10 @@ struct DenseKernels {
     // is converted, y has `stride` floats from row to row. The bias may be null.
     void (*multiply)(const Dense& w, int64_t first, int64_t last, const uint32_t* x, const float* scales, int64_t n,
                      float* y, int64_t stride, const float* bias);
+    // The same of gathered weights, x of i8 with `x_stride` bytes from row to row, of which 64 may be read after the
+    // last; null where no kernel reads them.
+    void (*multiply_gathered)(const Gathered& w, int64_t first, int64_t last, const uint8_t* x, int64_t x_stride,
+                              const float* scales, int64_t n, float* y, int64_t stride, const float* bias);
 };
 
 // Dense operations of a transformer.

@@ -12,6 +12,7 @@
 
 namespace py = pybind11;
 using sparse::Dense;
+using sparse::Gathered;
 using sparse::Item;
 using sparse::Matrix;
 
@@ -57,6 +58,14 @@ std::unique_ptr<Dense> make_dense(const Floats& weight, const std::string& item,
     return dense;
 }
 
+std::unique_ptr<Gathered> make_gathered(const Floats& weight) {
+    const std::unique_ptr<Dense> dense = make_dense(weight, "int8", false);
+    py::gil_scoped_release release;
+    auto gathered = std::make_unique<Gathered>();
+    sparse::gather(*dense, *gathered);
+    return gathered;
+}
+
 std::unique_ptr<Matrix> make_sparse(const Floats& weight, int block) {
     check(weight.ndim() == 2 && weight.size() > 0, "a sparse weight is a matrix");
     check(block == 1 || block == 4 || block == 8, "blocks have 1, 4 or 8 rows");
@@ -67,10 +76,12 @@ std::unique_ptr<Matrix> make_sparse(const Floats& weight, int block) {
 }
 
 LinearOf make_linear(const py::object& weight, const py::object& bias) {
-    LinearOf linear{{nullptr, nullptr, nullptr}, weight, bias};
+    LinearOf linear{{nullptr, nullptr, nullptr, nullptr}, weight, bias};
     if (py::isinstance<Matrix>(weight)) linear.layer.sparse = weight.cast<const Matrix*>();
     if (py::isinstance<Dense>(weight)) linear.layer.dense = weight.cast<const Dense*>();
-    check(linear.layer.sparse || linear.layer.dense, "a linear layer has a sparse or a dense weight");
+    if (py::isinstance<Gathered>(weight)) linear.layer.gathered = weight.cast<const Gathered*>();
+    check(linear.layer.sparse || linear.layer.dense || linear.layer.gathered,
+          "a linear layer has a sparse, a dense or a gathered weight");
     if (!bias.is_none()) {
         const auto values = bias.cast<Floats>();
         check(values.ptr() == bias.ptr(), "a bias is contiguous and of float32");
@@ -316,6 +327,10 @@ py::tuple best(const Output& made, const Floats& hidden, int64_t count, const py
 
 void bind_transformer(py::module_& module) {
     py::class_<Dense>(module, "Dense").def(py::init(&make_dense)).def_property_readonly("nbytes", &Dense::bytes);
+    py::class_<Gathered>(module, "Gathered")
+        .def(py::init(&make_gathered))
+        .def_property_readonly("nbytes", &Gathered::bytes);
+    module.def("gathers", [] { return sparse::find_kernels("")->dense.multiply_gathered != nullptr; });
     py::class_<Matrix>(module, "Sparse").def(py::init(&make_sparse)).def_property_readonly("nbytes", &Matrix::bytes);
     py::class_<LinearOf>(module, "Linear")
         .def(py::init(&make_linear))
