@@ -159,6 +159,11 @@ OPTIONS = [
         "--token: letters, digits and marks of ASCII are needed, without spaces",
     ),
     Case(
+        "a token for clients that cannot send it",
+        "serve sparse --port 0 --wyoming 0 --token secret",
+        "--wyoming: its clients send no token: leave --token out, or serve Wyoming by itself",
+    ),
+    Case(
         "an address of another machine",
         "serve sparse --host 192.0.2.1",
         "192.0.2.1 port 8000: cannot listen there: Cannot assign requested address",
