@@ -65,6 +65,17 @@ def test_every_method_ends_at_its_sparsity(tmp_path: Path, dense_model: Path, sp
         assert pruned.pathways.overlap()[("en", "fr")] == 1
 
 
+def test_a_pruned_model_is_shown_beside_its_dense_one(
+    tmp_path: Path, dense_model: Path, speech: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(dense_model, speech, tmp_path, steps=1)
+    printed = capsys.readouterr().err
+    assert "Pruning (dynamic): about" in printed and "1 steps of" in printed and "nan" not in printed
+    quality = load_model(tmp_path).card.quality
+    assert re.match(r"WER on dev: [0-9.]+%, dense [0-9.]+% \(.+ points\); not usable: more than half", quality)
+    assert all(line in printed for line in quality.split("; "))
+
+
 def test_one_language_makes_a_sparse_monolingual_model(tmp_path: Path, dense_model: Path, speech: Path) -> None:
     run(dense_model, speech, tmp_path, "adaptive", steps=7, languages=["fr"])
     pruned = load_model(tmp_path)

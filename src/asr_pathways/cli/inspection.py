@@ -69,6 +69,8 @@ def _sizes(asr: AsrModel, folder: Path) -> Table:
         if summary.mean_iou is not None:
             table.add_row("mean IoU of pathways", f"{summary.mean_iou:.3f}")
         table.add_row("masks", size(summary.mask_bytes))
+    if card.quality:
+        table.add_row("quality", card.quality)
     for line in card.attribution:
         table.add_row("attribution", line)
     return table

@@ -28,11 +28,13 @@ class Card(Config):
         languages: those that it was trained on; empty if that is not known.
         attribution: as the sources of its data require.
         added: languages that were added with their own word pieces (`tokenizer-LANGUAGE.model`).
+        quality: of a pruned model: its WER on dev beside the dense one's, and a warning if it is not usable.
     """
 
     languages: tuple[Code, ...] = ()
     attribution: tuple[str, ...] = ()
     added: tuple[Code, ...] = ()
+    quality: str = ""
 
 
 class ModelCard(Card):
