@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from asr_pathways.errors import PathwaysError
+from asr_pathways.shrink.plans import HUB, OWN, Plan, choose, parse_budget
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30m", 1800), ("1h30m", 5400), ("90s", 90), ("90", 90), ("0", 0), ("8h", 28800)]
+)
+def test_a_budget_is_a_time(text: str, seconds: float) -> None:
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "30 minutes", "-1", "1.5h", "m"])
+def test_what_is_no_time_is_an_error(text: str) -> None:
+    with pytest.raises(PathwaysError, match="not a time such as 30m"):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize("plans", [HUB, OWN])
+def test_the_longest_plan_within_the_budget_is_chosen(plans: tuple[Plan, ...]) -> None:
+    def seconds(plan: Plan) -> float:
+        return 10.0 + plan.finetune + plan.steps
+
+    taken = [seconds(plan) for plan in plans]
+    assert taken == sorted(taken, reverse=True)
+    for plan in plans:
+        assert choose(plans, seconds, seconds(plan)) is plan
+    assert choose(plans, seconds, 0.0) is plans[-1]
+    assert plans[-1].steps == plans[-1].finetune == 0
