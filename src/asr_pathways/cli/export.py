@@ -10,6 +10,7 @@ import typer
 
 from asr_pathways.cli.tables import split_languages
 from asr_pathways.errors import PathwaysError
+from asr_pathways.formats import percent, size
 
 if TYPE_CHECKING:
     from asr_pathways.bundle.layout import Score
@@ -64,7 +65,12 @@ def export(
         from asr_pathways.export.dense_copy import write_dense_copy
 
         write_dense_copy(asr, out, chosen)
-        typer.echo(f"{out}: model written", err=True)
+        written = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
+        typer.echo(
+            f"{out}: a dense model of {size(written)} with zeros written in: safetensors stores each of them, so it is as "
+            "large and as fast as before; small and fast is the bundle (--format bundle)",
+            err=True,
+        )
         return
     from asr_pathways.export.onnx import export_onnx
     from asr_pathways.export.sherpa import export_sherpa
@@ -88,7 +94,6 @@ def _bundle(
     from asr_pathways.bundle.layout import IDENTIFIER, QUANTITIES, is_bundle
     from asr_pathways.bundle.load import load_model
     from asr_pathways.bundle.vocabulary import read_texts, tokens_of
-    from asr_pathways.formats import percent, size
 
     quantity = next((known for known in QUANTITIES if known == (dtype or "float16")), None)
     if quantity is None:
