@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from asr_pathways.errors import PathwaysError
@@ -30,3 +32,17 @@ def test_the_longest_plan_within_the_budget_is_chosen(plans: tuple[Plan, ...]) -
         assert choose(plans, seconds, seconds(plan)) is plan
     assert choose(plans, seconds, 0.0) is plans[-1]
     assert plans[-1].steps == plans[-1].finetune == 0
+
+
+def test_the_page_has_the_plans() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "shrink.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.count(" | ") == 5][1:]
+    found = [
+        (
+            *(int(cell.replace(",", "")) for cell in row[:3]),
+            tuple(float(cell.rstrip("%")) / 100 for cell in row[3:5]),
+            tuple(map(float, row[5].split(" to "))),
+        )
+        for row in rows
+    ]
+    assert found == [(plan.finetune, plan.refit, plan.steps, plan.sparsity, plan.errors) for plan in HUB]

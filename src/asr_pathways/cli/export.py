@@ -67,8 +67,8 @@ def export(
         write_dense_copy(asr, out, chosen)
         written = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
         typer.echo(
-            f"{out}: a dense model of {size(written)} with zeros written in: safetensors stores each of them, so it is as "
-            "large and as fast as before; small and fast is the bundle (--format bundle)",
+            f"{out}: a dense model of {size(written)} with its zeros written in: safetensors stores them all, so it is "
+            "as large and as fast as before; small and fast is the bundle (--format bundle)",
             err=True,
         )
         return

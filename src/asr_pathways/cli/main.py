@@ -466,14 +466,29 @@ def experiment(
 
 @app.command()
 def demo(
-    model: Annotated[Path, typer.Option(help="The dense MODEL to prune.")] = Path("models/tiny"),
+    model: Annotated[
+        Path, typer.Option(help="The dense MODEL to prune; one of the hub by [b]shrink[/b], in half an hour.")
+    ] = Path("models/tiny"),
     out: Annotated[Path, typer.Option(help="Where everything goes; a second run goes on there.")] = Path("demo"),
     source: From = None,
     fast: Annotated[bool, typer.Option("--fast", help="Fewer training steps.")] = False,
 ) -> None:
     """The main job: prunes a real model to 70% on real speech by Dynamic ASR Pathways, and writes report.html."""
     from asr_pathways.experiment.demo import run_demo
+    from asr_pathways.model_folder.folder import is_own
 
+    if not is_own(model):
+        from asr_pathways.bundle.load import load_model
+        from asr_pathways.data.corpora.prompts import LANGUAGES, prepare_prompts
+        from asr_pathways.shrink.command import shrink as run
+
+        load_model(model)  # a wrong --model is reported before anything is fetched
+        if fast:
+            raise PathwaysError(f"--fast is of models of this package: {model} takes half an hour")
+        if not (out / "data" / "corpus.json").exists():
+            prepare_prompts(out / "data", source, LANGUAGES)
+        run(model, out / "data", out / "shrunk", LANGUAGES, budget=1500.0, resume=True)
+        return
     run_demo(model, out, source=source, fast=fast)
 
 

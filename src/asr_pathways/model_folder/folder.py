@@ -56,6 +56,12 @@ def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrMod
     return asr
 
 
+def is_own(model: Path) -> bool:
+    """Whether a MODEL is a folder of ours, and not one of Hugging Face, a name on the hub, or a bundle."""
+    card = model / CARD
+    return card.is_file() and isinstance(raw := read_json(card), dict) and "format" in raw
+
+
 def save_model(folder: Path, asr: AsrModel) -> None:
     """Writes a MODEL folder; each file is written whole or not at all, the card last.
 
