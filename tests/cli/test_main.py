@@ -82,7 +82,7 @@ def test_few_clips_of_a_user_are_pruned_on_with_honest_lines(
     manifest.write_text("\n".join(map(json.dumps, rows)))
     assert run("data", "manifest", data, manifest) == 0
     printed = capsys.readouterr()
-    assert "speech" in printed.out and "6 s" in printed.out and "hours" not in printed.out
+    assert "speech" in printed.out and "7 s" in printed.out and "hours" not in printed.out
     for line in (
         "de: no dev utterances: models are chosen by the other languages",
         "de: 2 words in test: differences below 99.0 points of WER are not shown",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.shrink.planning import Chosen
 from asr_pathways.shrink.plans import HUB, OWN, Plan, choose, parse_budget
 
 
@@ -46,3 +47,23 @@ def test_the_page_has_the_plans() -> None:
         for row in rows
     ]
     assert found == [(plan.finetune, plan.refit, plan.steps, plan.sparsity, plan.errors) for plan in HUB]
+
+
+def test_a_slow_machine_takes_fewer_steps() -> None:
+    chosen = Chosen(
+        model="m",
+        named=("fr",),
+        languages=("fr",),
+        target="size",
+        budget=1800,
+        finetune=100,
+        steps=300,
+        refit=12,
+        sparsity=0.7,
+        dtype="int8",
+        precision="32-true",
+        pace=1.0,
+    )
+    assert chosen.in_time(0.5) == chosen.in_time(1.05) == chosen
+    assert chosen.in_time(1.5).steps == 200
+    assert chosen.model_copy(update={"pace": 0.0}).in_time(9.0).steps == 300

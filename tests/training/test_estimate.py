@@ -17,7 +17,7 @@ from tests.conftest import make_model
 from tests.models.hub.tiny import whisper
 from tests.training.helpers import dev_batches, loop_config, same
 
-PACE = Pace(step=2.0, forward=0.5, utterance=0.1, saved=10**9, weights=10**8, resident=10**9, refitted=30.0)
+PACE = Pace(step=3.0, own=2.0, forward=0.5, utterance=0.1, saved=10**9, weights=10**8, resident=10**9, refitted=30.0)
 
 
 @pytest.fixture
@@ -77,6 +77,7 @@ def test_an_estimate_adds_up() -> None:
     assert without.seconds == pytest.approx(2 * (4 + 12) * 0.5 + 60.0) and without.memory == 10**9
     distilled = recipe.model_copy(update={"distillation": 1.0})
     assert estimate(PACE, distilled, 2, 20).memory == plain.memory + 4 * 10**8
+    assert estimate(PACE, distilled, 2, 20).seconds == pytest.approx(pruned.seconds + 100 * 1.0)
 
 
 def test_a_whisper_is_measured_as_it_trains(speech: Path, tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ class Costs:
         second = _FRAMES * weights / _MULTIPLICATIONS  # of training on a second of speech
         whole = recipe.data.max_seconds * _FILLED * second
         distils = isinstance(recipe, PruneRecipe) and bool(recipe.distillation or recipe.soft_targets)
-        step, forward = whole * (4 / 3 if distils else 1) * recipe.accumulate, whole / 3
-        return Pace(step, forward, UTTERANCE * second, 0, weights, 0, weights / _SOLVED)
+        own, forward = whole * recipe.accumulate, whole / 3
+        return Pace(own * (4 / 3 if distils else 1), own, forward, UTTERANCE * second, 0, weights, 0, weights / _SOLVED)
 
     def _weights(self, cell: Cell) -> int:
         start = root_of(self._plan, cell)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 
@@ -75,9 +75,7 @@ def shrink(
         if not data.is_dir():
             data = _imported(data, out / "data")
         chosen = known or choose_plan(model, data, out, languages, target, budget)
-        job = Job(out, data, chosen)
-        _train(job)
-        _finish(job)
+        _finish(_trained(Job(out, data, chosen)))
 
 
 def _known(out: Path, asked: dict[str, object], languages: Sequence[str], resume: bool) -> Chosen | None:
@@ -88,7 +86,7 @@ def _known(out: Path, asked: dict[str, object], languages: Sequence[str], resume
     if not resume:
         raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
     known = parse_config(Chosen, read_json(path), str(path))
-    before = {name: getattr(known, name) for name in asked} | {"languages": sorted(known.languages)}
+    before = {name: getattr(known, name) for name in asked} | {"languages": list(known.named)}
     if changed := ", ".join(differences({**asked, "languages": sorted(languages)}, before)):
         raise PathwaysError(f"{out}: the run there was asked for otherwise: {changed}: cannot resume it")
     return known
@@ -104,12 +102,16 @@ def _imported(manifest: Path, out: Path) -> Path:
     return out
 
 
-def _train(job: Job) -> None:
-    """Finetunes, if that was chosen, and prunes; what is done already is not done again."""
+def _trained(job: Job) -> Job:
+    """Finetunes, if that was chosen, and prunes, with what is chosen then; what is done already is not done again."""
     chosen, dense, pruned = job.chosen, job.out / "dense", job.out / "pruned"
     if chosen.finetune and not has_ended(dense):
         recipe, start = tuning_of(chosen.finetune, chosen.precision), Path(chosen.model)
-        train(recipe, job.data, dense, init=start, languages=chosen.languages, resume=_begun(dense))
+        state = train(recipe, job.data, dense, init=start, languages=chosen.languages, resume=_begun(dense))
+        chosen = chosen.in_time(state.seconds / max(1, state.step))
+        if chosen != job.chosen:
+            print(f"steps took longer than expected: {chosen.steps:,} of them after pruning", file=sys.stderr)
+            write_json(job.out / "plan.json", chosen.model_dump(mode="json"))
         remove_checkpoints(dense)
     if not has_ended(pruned):
         prune(
@@ -123,6 +125,7 @@ def _train(job: Job) -> None:
             resume=_begun(pruned),
         )
         remove_checkpoints(pruned)
+    return replace(job, chosen=chosen)
 
 
 def _begun(folder: Path) -> bool:

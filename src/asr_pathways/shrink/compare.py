@@ -63,10 +63,11 @@ class TestSet:
             PathwaysError: if neither has anything.
         """
         for split in ("test", "dev"):
-            found = {
-                language: [c for c in load_cuts(data, split) if _language(c) == language] for language in languages
-            }
-            if cuts := [cut for group in found.values() for cut in sorted(group, key=lambda cut: cut.id)[:MOST]]:
+            found: dict[str, list[Any]] = {language: [] for language in languages}
+            for cut in sorted(load_cuts(data, split), key=lambda cut: cut.id):
+                if len(group := found.get(_language(cut), [])) < MOST:
+                    group.append(cut)
+            if cuts := [cut for group in found.values() for cut in group]:
                 missing = [language for language, group in found.items() if not group]
                 if missing:
                     print(f"{data}: no {split} utterances of {', '.join(missing)}: not compared", file=sys.stderr)

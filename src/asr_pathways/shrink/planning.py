@@ -30,14 +30,22 @@ RecipeT = TypeVar("RecipeT", bound=LoopConfig)
 _SAMPLE = 6
 """Utterances a language by which the dense model's WER and speed are guessed."""
 
+_SLOWER = 1.1
+"""Times the expected seconds from which steps are left out, so that the budget holds."""
+
 _FIXED = 30.0
 """Seconds for loading, measuring and writing."""
 
 
 class Chosen(Config):
-    """What was asked for, and what was chosen: ``plan.json`` in the run folder, by which a run goes on."""
+    """What was asked for, and what was chosen: ``plan.json`` in the run folder, by which a run goes on.
+
+    ``named`` are the languages as they were written, ``pace`` is how many seconds a step of finetuning is expected to
+    take; 0 if that does not count any more.
+    """
 
     model: str
+    named: tuple[str, ...]
     languages: tuple[str, ...]
     target: Target
     budget: float
@@ -47,6 +55,14 @@ class Chosen(Config):
     sparsity: float
     dtype: Quantity
     precision: Precision
+    pace: float = 0.0
+
+    def in_time(self, pace: float) -> Chosen:
+        """With fewer steps after finetuning if its steps took ``pace`` seconds each, far more than expected."""
+        slower = pace / self.pace if self.pace else 1.0
+        if slower < _SLOWER:
+            return self
+        return self.model_copy(update={"steps": max(1, round(self.steps / slower)), "pace": 0.0})
 
 
 def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], target: Target, budget: float) -> Chosen:
@@ -71,6 +87,7 @@ def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], ta
     plan = choose(OWN if isinstance(asr.model, Transducer) else HUB, seconds, budget)
     chosen = Chosen(
         model=str(model),
+        named=tuple(sorted(languages)),
         languages=codes,
         target=target,
         budget=budget,
@@ -80,6 +97,7 @@ def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], ta
         sparsity=plan.sparsity_for(target),
         dtype=DTYPES[target],
         precision=costs.precision,
+        pace=costs.tuning_step if plan.finetune else 0.0,
     )
     for line in _lines(chosen, plan, costs.of(plan), seconds(plan), dense, scoring):
         print(line, file=sys.stderr)
@@ -129,6 +147,11 @@ class _Costs:
         dev = inputs.dev(asr)
         pace = measure(asr.model, inputs.sample(asr), recipe, next(iter(dev), None), fabric.autocast)
         return pace, sum(map(len, dev))
+
+    @property
+    def tuning_step(self) -> float:
+        """Seconds of a step without a teacher."""
+        return self._paces[True][0].own
 
     def of(self, plan: Plan) -> list[Estimate]:
         """Of finetuning, if there is any, and of pruning."""

@@ -42,7 +42,8 @@ class Pace:
     """What a model takes on this machine.
 
     Attributes:
-        step: seconds of a training step on a whole batch, teacher and optimizer included.
+        step: seconds of a training step on a whole batch, optimizer included, and the teacher if there is one.
+        own: those without the teacher.
         forward: seconds of a forward pass on it without gradients, in float32, as for calibration and refitting.
         utterance: seconds to decode one.
         saved: bytes that a step keeps for its backward pass.
@@ -52,6 +53,7 @@ class Pace:
     """
 
     step: float
+    own: float
     forward: float
     utterance: float
     saved: int
@@ -101,7 +103,7 @@ def measure(
             model.train_on_short_windows()
         model.train()
         teacher = isinstance(config, PruneRecipe) and bool(config.distillation or config.soft_targets)
-        saved = step = 0.0
+        saved = step = own = 0.0
         if config.optimizer.steps:
             part = first(batch, max(1, len(batch) // _SAMPLE))
             saved = _padded(batch) / _padded(part) * _saved(model, part.to(device), autocast)
@@ -116,7 +118,8 @@ def measure(
             torch.nn.utils.clip_grad_norm_(list(model.parameters()), 1.0)
             optimizer.step()
             _wait(device)
-            step = (time.monotonic() - began + teacher * forward) * config.accumulate
+            own = (time.monotonic() - began) * config.accumulate
+            step = own + teacher * forward * config.accumulate
             del optimizer, loss
         model.eval()
         began = time.monotonic()
@@ -127,18 +130,18 @@ def measure(
         refits = isinstance(config, PruneRecipe) and config.refit_batches > 0
         utterance = 0.0 if dev is None else _decoding(model, first(dev, _SAMPLE).to(device))
         refitted = solving_seconds(_linear(model)) if refits else 0.0
-        return Pace(step, forward, utterance, int(saved), weights, resident, refitted)
+        return Pace(step, own, forward, utterance, int(saved), weights, resident, refitted)
 
 
 def estimate(pace: Pace, config: LoopConfig, languages: int, dev: int) -> Estimate:
     """Of a run of ``config`` in so many languages, that scores ``dev`` utterances at a time."""
     steps = config.optimizer.steps
     scorings = max(1, math.ceil(steps / config.evaluation.every))
-    seconds, parts = steps * pace.step, [f"{steps:,} steps of {pace.step:.2g} s"] if steps else []
-    teacher = False
+    teacher = isinstance(config, PruneRecipe) and bool(config.distillation or config.soft_targets)
+    step = pace.step if teacher else pace.own
+    seconds, parts = steps * step, [f"{steps:,} steps of {step:.2g} s"] if steps else []
     if isinstance(config, PruneRecipe):
         scorings += 1  # the dense model is scored first
-        teacher = bool(config.distillation or config.soft_targets)
         seconds += languages * config.calibration_batches * pace.forward
         if config.refit_batches:
             refitting = languages * (2 * config.refit_batches * pace.forward + pace.refitted)
