@@ -34,7 +34,8 @@ def test_without_time_nothing_is_trained_and_a_bundle_is_there(
     shrink(dense, speech, out, ["fr", "en"])
     printed = capsys.readouterr()
     assert "plan: 50% sparse in fr, en: refitting on 1 batches a language, no training" in printed.err
-    assert "--budget 30m" in printed.err and "time: about" in printed.err and "nan" not in printed.err
+    assert "with a budget of" in printed.err and "it is trained, too" in printed.err
+    assert "time: about" in printed.err and "nan" not in printed.err
     for line in ("dense", "pruned, 50%", "asr-pathways transcribe", "asr-pathways serve", "--format hf"):
         assert line in printed.out
     bundle = Bundle.open(out / "small.asrp")
@@ -63,7 +64,8 @@ def test_what_is_done_is_not_done_again(
     printed = capsys.readouterr()
     assert "plan:" not in printed.err and "finetuned, dense" in printed.out and "pruned, 70%" in printed.out
     assert (tmp_path / "dense" / "model.safetensors").stat().st_mtime_ns == finetuned
-    assert read_json(tmp_path / "pruned" / "history.json")[-1]["step"] == 3
+    steps = read_json(tmp_path / "plan.json")["steps"]  # fewer than planned if the machine was slow just now
+    assert read_json(tmp_path / "pruned" / "history.json")[-1]["step"] == steps <= 3
     assert Bundle.open(tmp_path / f"{tmp_path.name}.asrp").config.dtype == "int8"
 
 

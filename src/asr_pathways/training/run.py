@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -160,6 +161,7 @@ def launch(config: LoopConfig) -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it uses is what the recipe says
     count, here = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     # Buffers never change here, and some parameters are of some languages only.
     strategy: Any = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if count > 1 else "auto"
