@@ -9,7 +9,7 @@ KERNELS = Path("src/asr_pathways/runtime/kernels")
 
 
 def extensions() -> list[Extension]:
-    """The extension; without a compiler the package installs, too, and computes dense products: but not wheels to share."""
+    """The extension: without a compiler the package installs and computes dense products; but not so wheels to share."""
     try:
         import pybind11
     except ImportError:
