@@ -9,7 +9,7 @@ KERNELS = Path("src/asr_pathways/runtime/kernels")
 
 
 def extensions() -> list[Extension]:
-    """The extension: without a compiler the package installs and computes dense products; but not so wheels to share."""
+    """The extension: without a compiler the package installs and multiplies densely; wheels to share must have it."""
     try:
         import pybind11
     except ImportError:
