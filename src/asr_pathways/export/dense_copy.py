@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from asr_pathways.bundle.layout import Score
 from asr_pathways.errors import PathwaysError
+from asr_pathways.export.hub_card import hub_card
 from asr_pathways.files import atomic_folder
+from asr_pathways.model_folder.card import HubCard
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 
 
-def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) -> None:
-    """Writes a MODEL folder without pathways; that of a Hugging Face model loads in transformers.
+def write_dense_copy(
+    asr: AsrModel, out: Path, languages: Sequence[str] | None, scores: Mapping[str, Score] | None = None
+) -> None:
+    """Writes a MODEL folder without pathways; that of a Hugging Face model loads in transformers, and has a README.md.
 
     The weights of ``asr`` are overwritten.
+
+    Args:
+        asr: with pathways.
+        out: the folder.
+        languages: one; None if there is only one.
+        scores: WER by language, for README.md.
 
     Raises:
         PathwaysError: if there are no pathways, not just one language is chosen, or it has word pieces of its own.
@@ -32,9 +43,12 @@ def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) 
         raise PathwaysError(f"{language} has word pieces of its own, for which a dense copy has no place: use a bundle")
     if out.is_dir() and any(out.iterdir()):
         raise PathwaysError(f"{out}: has files in it: choose another folder")
-    network, state = pathways.model, pathways.extract(language)
+    network, state, sparsity = pathways.model, pathways.extract(language), pathways.summary().sparsity[language]
     pathways.detach()
     network.load_state_dict(state)
     card = asr.card.model_copy(update={"languages": (language,), "added": ()})
     with atomic_folder(out) as folder:
         save_model(folder, AsrModel(asr.model, asr.tokenizer, card))
+        if isinstance(card, HubCard):
+            text = hub_card(card, out.name, sparsity, scores or {})
+            (folder / "README.md").write_text(text, encoding="utf-8")

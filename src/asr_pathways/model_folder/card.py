@@ -47,7 +47,12 @@ class ModelCard(Card):
 
 
 class HubCard(Card):
-    """The contents of ``asr_pathways.json`` in a Hugging Face folder."""
+    """The contents of ``asr_pathways.json`` in a Hugging Face folder.
+
+    Attributes:
+        base: the name on the hub of the model that it was made from, if it was read by a name.
+    """
 
     format: Literal["asr-pathways-hub"] = "asr-pathways-hub"
     version: Literal[1] = 1
+    base: str | None = None

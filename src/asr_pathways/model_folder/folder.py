@@ -43,6 +43,7 @@ def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrMod
         if download is not None:
             return load_folder(download, device)
         asr = _load_hub(name)
+        asr.card = asr.card.model_copy(update={"base": name.partition("@")[0]})
     elif not (folder / CARD).is_file():
         raise PathwaysError(f"{folder}: not a model folder: it has no {CARD}")
     else:
