@@ -359,9 +359,6 @@ def _streamed(
     """From a file to its final results; partial ones go to stderr."""
     from asr_pathways.runtime.transcription import transcribe_live, transcribe_stream
 
-    if not recognizer.streams:
-        raise PathwaysError("only the transducers of this package stream: leave --stream out")
-
     def shown(results: Iterable[tuple[Result, bool]]) -> Iterator[Result]:
         line = PartialLine()
         try:
