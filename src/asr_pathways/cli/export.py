@@ -44,7 +44,8 @@ def export(
     """Writes a pruned model as one bundle of all its languages, or in a form that other programs read.
 
     bundle: weights that some language keeps, and a mask of bits a language; every MODEL argument accepts it.
-    hf: a model folder (of a Hugging Face model: one that transformers loads) with the zeros of one language written in.
+    hf: a model folder (of a Hugging Face model: one that transformers loads) with the zeros of one language written in;
+    of a pathway of whole neurons, a smaller model.
     onnx, sherpa: streaming graphs of one language, or of several in a folder each; sherpa-onnx runs the latter.
 
     Example: asr-pathways export runs/dynamic dynamic.asrp
@@ -63,8 +64,8 @@ def export(
     if format == "hf":
         from asr_pathways.export.dense_copy import write_dense_copy
 
-        write_dense_copy(asr, out, chosen)
-        typer.echo(f"{out}: model written", err=True)
+        sizes = write_dense_copy(asr, out, chosen)
+        typer.echo(", ".join([f"{out}: model written", *(f"{key} {size:,}" for key, size in sizes.items())]), err=True)
         return
     from asr_pathways.export.onnx import export_onnx
     from asr_pathways.export.sherpa import export_sherpa

@@ -1,4 +1,7 @@
-"""``export --format hf``: one language of a pruned model as an ordinary dense model, with the zeros written in."""
+"""``export --format hf``: one language of a pruned model as an ordinary dense model, with the zeros written in.
+
+Of pathways of whole neurons it is a smaller model, without the neurons that were dropped.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,19 @@ from pathlib import Path
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder
+from asr_pathways.model_folder.card import ModelCard
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.models.transducer import Transducer
 
 
-def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) -> None:
+def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) -> dict[str, int]:
     """Writes a MODEL folder without pathways; that of a Hugging Face model loads in transformers.
 
     The weights of ``asr`` are overwritten.
+
+    Returns:
+        {key of the model's config: neurons of its feed-forward layers}, where they became fewer.
 
     Raises:
         PathwaysError: if there are no pathways, not just one language is chosen, or it has word pieces of its own.
@@ -32,9 +40,14 @@ def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) 
         raise PathwaysError(f"{language} has word pieces of its own, for which a dense copy has no place: use a bundle")
     if out.is_dir() and any(out.iterdir()):
         raise PathwaysError(f"{out}: has files in it: choose another folder")
-    network, state = pathways.model, pathways.extract(language)
+    network, state, mask = pathways.model, pathways.extract(language), pathways.mask(language)
     pathways.detach()
     network.load_state_dict(state)
+    kept = {first: mask[first].any(dim=1) for first, _ in pathways.pairs}
+    sizes = asr.model.drop_neurons(kept) if kept else {}
     card = asr.card.model_copy(update={"languages": (language,), "added": ()})
+    if isinstance(card, ModelCard) and isinstance(asr.model, Transducer):
+        card = card.model_copy(update={"model": asr.model.config})
     with atomic_folder(out) as folder:
         save_model(folder, AsrModel(asr.model, asr.tokenizer, card))
+    return sizes

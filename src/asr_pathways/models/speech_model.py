@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.models.feed_forward import FeedForwards, drop_neurons
 
 if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
@@ -28,6 +29,7 @@ class SpeechModel(nn.Module, ABC):
         pads_to_window: whether every input takes the time of a whole window.
         free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
         blank: the symbol that stands for no text; None: there is none.
+        feed_forwards: the feed-forward layers of `network` whose neurons can be pruned.
     """
 
     unprunable: tuple[str, ...] = ()
@@ -38,6 +40,7 @@ class SpeechModel(nn.Module, ABC):
     free_text: bool = False
     tells_languages: bool = False
     blank: int | None = None
+    feed_forwards: tuple[FeedForwards, ...] = ()
     window: float = float("inf")
     """Seconds of audio that are decoded at once; longer recordings are cut at pauses."""
 
@@ -156,6 +159,29 @@ class SpeechModel(nn.Module, ABC):
     def language_parameters(self, language: str) -> list[nn.Parameter]:
         """Parameters beside those of `network` that serve one language only."""
         return []
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """How the names of the linear layers around neurons end, as `PathwayConfig.pairs` takes them."""
+        return tuple(dict.fromkeys((one.first, one.second) for one in self.feed_forwards))
+
+    def drop_neurons(self, kept: Mapping[str, Tensor]) -> dict[str, int]:
+        """Makes `feed_forwards` smaller for good, and its config likewise; see `feed_forward.drop_neurons`.
+
+        Args:
+            kept: {name of the weight of a first layer: bool (N,)}.
+
+        Returns:
+            {key of the config: neurons}.
+        """
+        sizes = {one.size: drop_neurons(self.network, one, kept) for one in self.feed_forwards}
+        for key, size in sizes.items():
+            self._set_size(key.split("."), size)
+        return sizes
+
+    @abstractmethod
+    def _set_size(self, keys: Sequence[str], size: int) -> None:
+        """Changes a size of the config, found by these keys."""
 
     def train_on_short_windows(self) -> None:
         """Called before the first training step; a model that pads its input may stop doing so from here on."""

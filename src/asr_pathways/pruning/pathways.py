@@ -46,7 +46,7 @@ class Pathways:
         self._state = state
         self._config = state.config
         self._masks = state.masks
-        self._weights = MaskedWeights(state.prunable)
+        self._weights = MaskedWeights(state.prunable, state.granularity)
         self._active = ActivePathway(model, state, self._weights)
         self._selector = MaskSelector(state.config, state.prunable, state.observations)
 
@@ -106,6 +106,11 @@ class Pathways:
     def names(self) -> tuple[str, ...]:
         """The prunable tensors, by their first names in the model."""
         return self._state.names
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Of granularity ``neurons``: the names of each pair of weights that share their neurons; else none."""
+        return tuple(zip(self.names[::2], self.names[1::2], strict=True)) if self._config.pairs else ()
 
     @property
     def sparsity(self) -> float:

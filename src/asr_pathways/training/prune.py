@@ -23,7 +23,7 @@ from asr_pathways.training.run import Run, open_run
 from asr_pathways.training.state import TrainingState
 
 INITS = ("omp", "lap", "lsp")
-_STRUCTURE = ("granularity", "allocation", "include", "exclude")
+_STRUCTURE = ("granularity", "pairs", "allocation", "include", "exclude")
 """Options of pathways that runs for first masks have in common with the run that starts from them."""
 
 
@@ -99,6 +99,8 @@ def pathway_config(
     if "sparsity" in recipe.pathways:
         raise PathwaysError("recipe: pathways.sparsity: sparsity is an option beside the recipe: leave it out")
     options = {"exclude": matching(asr.model.network, asr.model.unprunable), **recipe.pathways}
+    if options.get("granularity") == "neurons":
+        options.setdefault("pairs", asr.model.pairs)
     steps = recipe.optimizer.steps
     config = METHODS[method].config(sparsity, steps, languages, **options)
     last = config.prune_start + (len(config.stages) - 1) * (config.prune_every or 0)

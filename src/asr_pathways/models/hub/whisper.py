@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from asr_pathways.data.languages import find_language
 from asr_pathways.errors import PathwaysError
+from asr_pathways.models.feed_forward import FeedForwards
 from asr_pathways.models.guards import LEAST_LOG_PROBABILITY, is_silence, loop_end, varied
 from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, pad_lengths
 
@@ -70,6 +71,9 @@ class Whisper(HubModel):
     def __init__(self, hub: Any, tokenizer: Any, extractor: Any) -> None:
         frontend = ExtractorFrontend(extractor, "input_features", FRAME_RATE, transposed=True)
         super().__init__(hub, frontend, [tokenizer, extractor])
+        self.feed_forwards = tuple(
+            FeedForwards(f"model.{part}", "fc1", "fc2", f"{part}_ffn_dim") for part in ("encoder", "decoder")
+        )
         self._start = _token(tokenizer, "<|startoftranscript|>")
         self._end = int(hub.config.eos_token_id)
         self._languages = language_tokens(tokenizer) if _multilingual(hub) else {}
