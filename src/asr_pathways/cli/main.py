@@ -99,6 +99,13 @@ def prune(
     ] = "omp",
     config: Annotated[Path | None, typer.Option(help="A recipe, such as recipes/prune.yaml.")] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Training steps, instead of the recipe's.")] = None,
+    drop_layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PART:N,...",
+            help="Leave out so many layers first, those that the loss needs least, such as encoder:2,decoder:1.",
+        ),
+    ] = None,
     resume: Resume = False,
 ) -> None:
     """Prunes a dense model into one sparse pathway per language.
@@ -108,10 +115,16 @@ def prune(
 
     Example: asr-pathways prune models/tiny --data data/prompts --method dynamic --sparsity 0.7 --out runs/dynamic
     """
+    from asr_pathways.config import parse_config
     from asr_pathways.training.config import PruneRecipe
     from asr_pathways.training.prune import prune as run
 
     recipe = (PruneRecipe.read(config) if config else PruneRecipe()).with_steps(steps)
+    if drop_layers is not None:
+        counts = dict(part.strip().partition(":")[::2] for part in drop_layers.split(","))
+        recipe = parse_config(
+            PruneRecipe, {**recipe.model_dump(), "drop_layers": counts}, f"--drop-layers {drop_layers}"
+        )
     run(
         model,
         data,

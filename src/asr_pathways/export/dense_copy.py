@@ -10,10 +10,8 @@ from pathlib import Path
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder
-from asr_pathways.model_folder.card import ModelCard
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.models.transducer import Transducer
 
 
 def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) -> dict[str, int]:
@@ -40,14 +38,13 @@ def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) 
         raise PathwaysError(f"{language} has word pieces of its own, for which a dense copy has no place: use a bundle")
     if out.is_dir() and any(out.iterdir()):
         raise PathwaysError(f"{out}: has files in it: choose another folder")
-    network, state, mask = pathways.model, pathways.extract(language), pathways.mask(language)
+    network, state, neurons = pathways.model, pathways.extract(language), pathways.neurons(language)
     pathways.detach()
     network.load_state_dict(state)
-    kept = {first: mask[first].any(dim=1) for first, _ in pathways.pairs}
-    sizes = asr.model.drop_neurons(kept) if kept else {}
+    sizes = asr.model.drop_neurons(neurons) if neurons else {}
     card = asr.card.model_copy(update={"languages": (language,), "added": ()})
-    if isinstance(card, ModelCard) and isinstance(asr.model, Transducer):
-        card = card.model_copy(update={"model": asr.model.config})
+    alone = AsrModel(asr.model, asr.tokenizer, card)
+    alone.note_sizes()
     with atomic_folder(out) as folder:
-        save_model(folder, AsrModel(asr.model, asr.tokenizer, card))
+        save_model(folder, alone)
     return sizes

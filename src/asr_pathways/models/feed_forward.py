@@ -51,13 +51,12 @@ def drop_neurons(model: nn.Module, layers: FeedForwards, kept: Mapping[str, Tens
     for (first, second), one in zip(pairs, chosen, strict=True):
         assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
         order = torch.sort(one.byte(), descending=True, stable=True).indices[:size].sort().values
-        first.weight = _part(first.weight[order.to(first.weight.device)])
-        second.weight = _part(second.weight[:, order.to(second.weight.device)])
+        first.weight, second.weight = _part(first.weight, 0, order), _part(second.weight, 1, order)
         if first.bias is not None:
-            first.bias = _part(first.bias[order.to(first.bias.device)])
+            first.bias = _part(first.bias, 0, order)
         first.out_features = second.in_features = size
     return size
 
 
-def _part(values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values.detach().clone(memory_format=torch.contiguous_format))
+def _part(values: Tensor, dim: int, order: Tensor) -> nn.Parameter:
+    return nn.Parameter(values.detach().index_select(dim, order.to(values.device)), values.requires_grad)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ class SpeechModel(nn.Module, ABC):
         free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
         blank: the symbol that stands for no text; None: there is none.
         feed_forwards: the feed-forward layers of `network` whose neurons can be pruned.
+        stacks: {part that may lose layers: (name of their `ModuleList` in `network`, key of their number in config)}.
     """
 
     unprunable: tuple[str, ...] = ()
@@ -41,6 +43,7 @@ class SpeechModel(nn.Module, ABC):
     tells_languages: bool = False
     blank: int | None = None
     feed_forwards: tuple[FeedForwards, ...] = ()
+    stacks: Mapping[str, tuple[str, str]] = MappingProxyType({})
     window: float = float("inf")
     """Seconds of audio that are decoded at once; longer recordings are cut at pauses."""
 
@@ -178,6 +181,23 @@ class SpeechModel(nn.Module, ABC):
         for key, size in sizes.items():
             self._set_size(key.split("."), size)
         return sizes
+
+    def layers(self, part: str) -> nn.ModuleList:
+        """The layers of one of `stacks`."""
+        stack = self.network.get_submodule(self.stacks[part][0])
+        assert isinstance(stack, nn.ModuleList)
+        return stack
+
+    def put_layers(self, part: str, layers: Iterable[nn.Module]) -> None:
+        """Makes these the layers of one of `stacks`."""
+        name, key = self.stacks[part]
+        stack = nn.ModuleList(layers)
+        self.network.set_submodule(name, stack)
+        self._set_size(key.split("."), len(stack))
+
+    def drop_layer(self, part: str, index: int) -> None:
+        """Leaves a layer of one of `stacks` out for good; those after it move up."""
+        self.put_layers(part, [layer for place, layer in enumerate(self.layers(part)) if place != index])
 
     @abstractmethod
     def _set_size(self, keys: Sequence[str], size: int) -> None:

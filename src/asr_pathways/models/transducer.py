@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -82,6 +83,7 @@ class Transducer(SpeechModel):
     """Modules that stay dense: output layers, and convolutions of one weight a channel and tap."""
 
     matched = ("encoder",)
+    stacks = MappingProxyType({"encoder": ("encoder.layers", "encoder.layers")})
     feed_forwards = (FeedForwards("encoder", "feed_forward.1", "feed_forward.3", "encoder.ffn_dim"),)
 
     def __init__(self, config: TransducerConfig) -> None:

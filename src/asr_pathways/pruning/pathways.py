@@ -108,11 +108,6 @@ class Pathways:
         return self._state.names
 
     @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Of granularity ``neurons``: the names of each pair of weights that share their neurons; else none."""
-        return tuple(zip(self.names[::2], self.names[1::2], strict=True)) if self._config.pairs else ()
-
-    @property
     def sparsity(self) -> float:
         """The sparsity that pruning has reached; `config.sparsity` once the schedule has run out."""
         return self._state.sparsity
@@ -348,6 +343,13 @@ class Pathways:
     def overlap(self) -> dict[tuple[str, str], float]:
         """Intersection over union of the masks of every pair of languages; 1.0 means that they are the same."""
         return overlaps(self._masks, self._state.by_language)
+
+    def neurons(self, language: str) -> dict[str, Tensor]:
+        """Of granularity ``neurons``: {first weight of a pair, by name: bool (N,), True at kept ones}; else nothing."""
+        if len(self._state.granularity.parts) == 1:
+            return {}
+        mask = self.mask(language)
+        return {name: mask[name].any(dim=1) for name in self.names[::2]}
 
     def summary(self) -> Summary:
         """Sparsities by language and tensor, union density, mean overlap, bytes of masks."""

@@ -17,6 +17,7 @@ from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
 from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.inputs import Inputs, choose_masks
+from asr_pathways.training.layers import check_layers, drop_layers
 from asr_pathways.training.loop import train_in
 from asr_pathways.training.refitting import refit
 from asr_pathways.training.run import Run, open_run
@@ -72,6 +73,7 @@ def prune(
         languages = dense.languages_for(languages, inputs.languages)
         dense.model.load_languages(languages)
         dense.model.to(run.fabric.device)
+        check_layers(dense.model, recipe.drop_layers)
         config = pathway_config(dense, method, sparsity, languages, recipe)
         _check_start(init, method, config, languages, recipe)
         inputs.select(languages)
@@ -117,6 +119,10 @@ def _distillation(dense: AsrModel, recipe: PruneRecipe) -> Distillation | None:
         return None
     if recipe.distillation and not dense.model.matched:
         raise PathwaysError("recipe: distillation: only for Whisper and the transducers of this package: leave it out")
+    if recipe.distillation and recipe.drop_layers:
+        raise PathwaysError(
+            "recipe: distillation: compares layer by layer, and some are left out: use soft_targets alone"
+        )
     if recipe.soft_targets and not dense.model.classifier:
         raise PathwaysError("recipe: soft_targets: only for Whisper and CTC models but Parakeet: leave it out")
     return Distillation(dense.model, recipe.distillation, recipe.soft_targets)
@@ -130,6 +136,8 @@ def _check_start(
         raise PathwaysError(
             f"--init {init} starts from masks of full sparsity, and method {method} prunes by stages: use omp"
         )
+    if init != "omp" and recipe.drop_layers:
+        raise PathwaysError(f"--init {init}: its masks are of all layers: use omp, or leave drop_layers out")
     if init == "lsp" and config.shared and len(languages) > 1:
         raise PathwaysError(f"--init lsp makes a mask for each language, and method {method} has one for all: use lap")
     if recipe.refit_batches and (config.stage_at(0) != config.sparsity or config.rewind):
@@ -156,6 +164,7 @@ def _first_pathways(
 ) -> AsrModel:
     """``dense`` with pathways of the inputs' languages and the first masks of ``init``."""
     first = run.fabric.is_global_zero
+    drop_layers(dense, inputs, recipe.drop_layers, recipe.calibration_batches)
     before = copy.deepcopy(dense.model) if recipe.refit_batches else None
     pathways = Pathways.attach(dense.model.network, config, dense.card.languages)
     asr = AsrModel(dense.model, dense.tokenizer, dense.card, pathways)
