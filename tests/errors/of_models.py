@@ -80,7 +80,7 @@ RECIPES = [
     Case(
         "blocks that do not exist",
         BAD_RECIPE,
-        "pruning: granularity: granularity 'block:0x4' is none of unstructured, block:RxC (block:4x1), n:m (2:4)",
+        "pruning: granularity: granularity 'block:0x4' is none of unstructured, block:RxC (block:4x1), n:m (2:4), neurons",
         pathways("granularity: 'block:0x4'"),
     ),
     Case(

@@ -233,6 +233,10 @@ def test_masks_from_a_pruned_model(tmp_path: Path, dense_model: Path, speech: Pa
         ({"method": "imp", "steps": 8, "init": "lsp"}, "--init lsp starts from masks of full sparsity, and method imp"),
         ({"method": "omp", "init": "lsp"}, "--init lsp makes a mask for each language, and method omp has one"),
         ({"method": "imp", "steps": 4}, r"imp reaches sparsity 0.7 at step 5, and the run ends at step 4"),
+        ({"init": "lap", "drop_layers": {"encoder": 1}}, "--init lap: its masks are of all layers"),
+        ({"drop_layers": {"decoder": 1}}, "drop_layers: decoder: of this model, encoder may lose layers"),
+        ({"drop_layers": {"encoder": 2}}, "drop_layers: encoder: 2 of 2 layers: at least one has to stay"),
+        ({"drop_layers": {"encoder": 1}, "distillation": 1.0}, "distillation: compares layer by layer"),
         ({"init": "lap", "init_steps": 0}, r"imp reaches sparsity 0.7 at step 5, and the run ends at step 0"),
     ],
 )

@@ -55,7 +55,7 @@ class Pathways:
         self._state = state
         self._config = state.config
         self._masks = state.masks
-        self._weights = MaskedWeights(state.prunable)
+        self._weights = MaskedWeights(state.prunable, state.granularity)
         self._active = ActivePathway(model, state, self._weights)
         self._selector = MaskSelector(state.config, state.prunable, state.observations)
 
@@ -352,6 +352,13 @@ class Pathways:
     def overlap(self) -> dict[tuple[str, str], float]:
         """Intersection over union of the masks of every pair of languages; 1.0 means that they are the same."""
         return overlaps(self._masks, self._state.by_language)
+
+    def neurons(self, language: str) -> dict[str, Tensor]:
+        """Of granularity ``neurons``: {first weight of a pair, by name: bool (N,), True at kept ones}; else nothing."""
+        if len(self._state.granularity.parts) == 1:
+            return {}
+        mask = self.mask(language)
+        return {name: mask[name].any(dim=1) for name in self.names[::2]}
 
     def summary(self) -> Summary:
         """Sparsities by language and tensor, union density, mean overlap, bytes of masks."""
