@@ -55,9 +55,9 @@ def hub_card(
         lines += [f"{kind}, a smaller dense model: {kept}.", ""]
     else:
         lines += [
-            f"{kind}: {percent(sparsity)}% of the weights of its linear and convolution layers are zero, written into an "
-            "ordinary dense model. It is as large and as fast as that; a bundle of asr-pathways stores no zeros and does "
-            "not multiply by them.",
+            f"{kind}: {percent(sparsity)}% of the weights of its linear and convolution layers are zero, written into "
+            "an ordinary dense model. It is as large and as fast as that; a bundle of asr-pathways stores no zeros and "
+            "does not multiply by them.",
             "",
         ]
     if score is not None:
