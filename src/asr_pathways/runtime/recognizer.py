@@ -96,8 +96,9 @@ class Recognizer:
         languages: those among which ``auto`` chooses; None: all of the model's.
         memory: bytes that weights of pathways may take before the least recently used are dropped.
         beam: hypotheses of beam search, of a Whisper or a transducer of this package; 1 is greedy search.
-        phrases, bonus: of such a transducer; see `StreamingTransducer`.
-        endpointing: of streams.
+        phrases: that such a transducer prefers.
+        bonus: for each word piece of a phrase, in nats.
+        endpointing: when silence ends a segment of a stream.
 
     Raises:
         PathwaysError: if there is no such model, it is broken, or a language or option is not one that fits.

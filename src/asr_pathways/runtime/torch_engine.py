@@ -243,6 +243,8 @@ class TorchEngine:
             state, pruned = pathways.extract(language), pathways.names
             # the tensors of an added language take turns in the model's own
             place(model.network, state if pathways.added else {name: state[name] for name in pruned})
+            if neurons := pathways.neurons(language):
+                model.drop_neurons(neurons)
         model.specialize(language)
         nbytes = 0 if self.layers is None else self._compile(model, language, pruned, self.layers)
         common = {id(tensor) for tensor in self._model.parameters()}
