@@ -193,5 +193,5 @@ def _load_masks(pathways: Pathways, folders: Sequence[Path], init: str | Sequenc
 def _recipe_of_first_masks(recipe: PruneRecipe) -> PruneRecipe:
     """The recipe of the runs of ``lap`` and ``lsp``: plain pruning with the same structure of masks."""
     structure = {key: recipe.pathways[key] for key in _STRUCTURE if key in recipe.pathways}
-    plain = {"pathways": structure, "distillation": 0.0, "soft_targets": 0.0, "refit_batches": 0}
+    plain = {"pathways": structure, "distillation": 0.0, "soft_targets": 0.0, "refit_batches": 0, "refit_steps": 0}
     return recipe.with_steps(recipe.init_steps).model_copy(update=plain)
