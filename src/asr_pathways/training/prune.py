@@ -130,6 +130,8 @@ def _check_start(
         )
     if init == "lsp" and config.shared and len(languages) > 1:
         raise PathwaysError(f"--init lsp makes a mask for each language, and method {method} has one for all: use lap")
+    if init == "lsp" and config.shared_middle and len(languages) > 1:
+        raise PathwaysError("--init lsp makes masks for each language, and shared_middle has one for all: use lap")
     if recipe.refit_batches and (config.stage_at(0) != config.sparsity or config.rewind):
         raise PathwaysError(f"recipe: refit_batches: method {method} does not start with final masks: leave it out")
 

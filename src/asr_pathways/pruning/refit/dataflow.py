@@ -128,9 +128,7 @@ def trace(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) ->
         needed = flow.needed([number for later, _ in starts[place:] for number in begun[later][1]], outputs)
         size = sum(ended[name][2] for name in needed)
         seconds, completes = begun[when][3] - before, completed.get(place, "")
-        groups.append(
-            Group(tuple(group), tuple(sorted(outermost)), tuple(sorted(needed)), size, seconds, completes)
-        )
+        groups.append(Group(tuple(group), tuple(sorted(outermost)), tuple(sorted(needed)), size, seconds, completes))
         before = max((ended[name][3] for name in needed), default=start)
     return groups
 
