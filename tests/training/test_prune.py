@@ -65,6 +65,17 @@ def test_every_method_ends_at_its_sparsity(tmp_path: Path, dense_model: Path, sp
         assert pruned.pathways.overlap()[("en", "fr")] == 1
 
 
+def test_a_pruned_model_is_shown_beside_its_dense_one(
+    tmp_path: Path, dense_model: Path, speech: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(dense_model, speech, tmp_path, steps=1)
+    printed = capsys.readouterr().err
+    assert "Pruning (dynamic): about" in printed and "1 steps of" in printed and "nan" not in printed
+    quality = load_model(tmp_path).card.quality
+    assert re.match(r"WER on dev: [0-9.]+%, dense [0-9.]+% \(.+ points\); not usable: more than half", quality)
+    assert all(line in printed for line in quality.split("; "))
+
+
 def test_one_language_makes_a_sparse_monolingual_model(tmp_path: Path, dense_model: Path, speech: Path) -> None:
     run(dense_model, speech, tmp_path, "adaptive", steps=7, languages=["fr"])
     pruned = load_model(tmp_path)
@@ -226,6 +237,10 @@ def test_masks_from_a_pruned_model(tmp_path: Path, dense_model: Path, speech: Pa
         ({"method": "imp", "steps": 8, "init": "lsp"}, "--init lsp starts from masks of full sparsity, and method imp"),
         ({"method": "omp", "init": "lsp"}, "--init lsp makes a mask for each language, and method omp has one"),
         ({"method": "imp", "steps": 4}, r"imp reaches sparsity 0.7 at step 5, and the run ends at step 4"),
+        ({"init": "lap", "drop_layers": {"encoder": 1}}, "--init lap: its masks are of all layers"),
+        ({"drop_layers": {"decoder": 1}}, "drop_layers: decoder: of this model, encoder may lose layers"),
+        ({"drop_layers": {"encoder": 2}}, "drop_layers: encoder: 2 of 2 layers: at least one has to stay"),
+        ({"drop_layers": {"encoder": 1}, "distillation": 1.0}, "distillation: compares layer by layer"),
         ({"init": "lap", "init_steps": 0}, r"imp reaches sparsity 0.7 at step 5, and the run ends at step 0"),
     ],
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,6 +22,14 @@ from asr_pathways.pruning.selection import Factor, MaskSelector
 from asr_pathways.pruning.state import State
 from asr_pathways.pruning.summary import MaskEvent, Summary, mean_iou, overlaps, summarize
 from asr_pathways.pruning.weights import MaskedWeights, copy_weights, no_autograd, reset_revived, rewind
+
+_MEANT = {
+    "masks": "mask(language), or masks_of(name of a tensor)",
+    "density": "summary().union_density, or 1 - sparsity",
+    "iou": "overlap()",
+    "prune": "step(optimizer), which prunes when it is due, or adapt(language)",
+}
+"""What is meant by names that it has not."""
 
 
 class Pathways:
@@ -46,7 +55,7 @@ class Pathways:
         self._state = state
         self._config = state.config
         self._masks = state.masks
-        self._weights = MaskedWeights(state.prunable)
+        self._weights = MaskedWeights(state.prunable, state.granularity)
         self._active = ActivePathway(model, state, self._weights)
         sharing = dict.fromkeys(state.middle, state.keys)
         self._selector = MaskSelector(state.config, state.prunable, state.observations, sharing)
@@ -347,6 +356,13 @@ class Pathways:
         """Intersection over union of the masks of every pair of languages; 1.0 means that they are the same."""
         return overlaps(self._masks, self._state.by_language)
 
+    def neurons(self, language: str) -> dict[str, Tensor]:
+        """Of granularity ``neurons``: {first weight of a pair, by name: bool (N,), True at kept ones}; else nothing."""
+        if len(self._state.granularity.parts) == 1:
+            return {}
+        mask = self.mask(language)
+        return {name: mask[name].any(dim=1) for name in self.names[::2]}
+
     def summary(self) -> Summary:
         """Sparsities by language and tensor, union density, mean overlap, bytes of masks."""
         return summarize(self._masks, self._state.prunable, self._state.by_language)
@@ -422,6 +438,13 @@ class Pathways:
             f"Pathways({', '.join(self.languages)}: {len(self.names)} tensors at sparsity {self.sparsity:g}, "
             f"step {self.steps})"
         )
+
+    if not TYPE_CHECKING:  # which is to go on calling wrong names wrong
+
+        def __getattr__(self, name: str) -> Any:
+            near = _MEANT.get(name) or ", ".join(get_close_matches(name, dir(type(self)), 2))
+            hint = f": use {near}" if near and not name.startswith("_") else ""
+            raise AttributeError(f"Pathways has no {name!r}{hint}")
 
     def _new_mask(self, key: str, sparsity: float, factor: Factor | None = None) -> list[Tensor]:
         """The packed first mask of a pathway."""

@@ -13,9 +13,10 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning import storage
 from asr_pathways.pruning.config import SHARED, PathwayConfig
 from asr_pathways.pruning.extension import Extension
+from asr_pathways.pruning.granularity import parse_granularity
 from asr_pathways.pruning.masks import PackedMasks
 from asr_pathways.pruning.observe import Observations
-from asr_pathways.pruning.prunable import find_prunable, in_the_middle
+from asr_pathways.pruning.prunable import in_the_middle, to_prune
 from asr_pathways.pruning.scores import SCORES
 
 
@@ -36,7 +37,8 @@ class State:
         self.config = config
         self.keys = config.pathways(languages)
         self.languages = tuple(languages)
-        self.prunable = find_prunable(model, config.include, config.exclude)
+        self.granularity = parse_granularity(config.granularity)
+        self.prunable = to_prune(model, config)
         self.masks = PackedMasks(self.prunable, self.keys)
         self.middle = in_the_middle(model, self.prunable) if config.shared_middle else frozenset[int]()
         if config.shared_middle and not self.middle:
@@ -161,7 +163,9 @@ class State:
         for name, tensor in mask.items():
             if tensor.dtype != torch.bool:
                 raise PathwaysError(f"mask: {name} is {tensor.dtype}, not torch.bool")
-        self.masks.put(key, (mask[one.name].to(one.parameter.device) for one in self.prunable))
+        masks = [mask[one.name] for one in self.prunable]
+        self._check_units("mask", masks)
+        self.masks.put(key, (one.to(each.parameter.device) for one, each in zip(masks, self.prunable, strict=True)))
         self.share_middle(key)
 
     def state_dict(self) -> dict[str, Any]:
@@ -210,4 +214,17 @@ class State:
 
     def _put_packed(self, packed: storage.ByLanguage) -> None:
         for key, named in packed.items():
-            self.masks.put_packed(key, [named[name] for name in self.names])
+            ordered = [named[name] for name in self.names]
+            if len(self.granularity.parts) > 1:
+                self._check_units(f"mask of {key}", self.masks.unpack(ordered))
+            self.masks.put_packed(key, ordered)
+
+    def _check_units(self, where: str, masks: Sequence[Tensor]) -> None:
+        """Raises PathwaysError unless weights that share their units have the same ones whole: not all are masked."""
+        parts = self.granularity.parts
+        for start in range(0, len(masks) if len(parts) > 1 else 0, len(parts)):
+            group = masks[start : start + len(parts)]
+            units = parts[0].pool(group[0].float()) > 0
+            if not all(torch.equal(part.expand(units, one.shape), one) for part, one in zip(parts, group, strict=True)):
+                names = " and ".join(self.names[start : start + len(parts)])
+                raise PathwaysError(f"{where}: does not keep whole {self.config.granularity} of {names}")

@@ -98,6 +98,10 @@ class PruneRecipe(LoopConfig):
     soft_targets: float = Field(
         default=0.0, ge=0, le=1, description="share of the loss on the dense model's posteriors, in place of the text"
     )
+    drop_layers: dict[str, Annotated[int, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="{encoder: 2, decoder: 1}: so many layers are left out first, by the loss without them",
+    )
     init_steps: int = Field(default=1000, ge=0, description="steps of each pruning run that --init lsp or lap needs")
 
     @model_validator(mode="after")

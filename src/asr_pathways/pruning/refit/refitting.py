@@ -103,18 +103,10 @@ class Refitting(Generic[T]):
 
     def seconds(self, batches: int, steps: int = 0) -> float:
         """How long it takes with ``batches`` of each language, about: the forward passes, and the solutions."""
-        languages, weights = len(self._pathways.languages), [layer.weight.float() for layer in self._layers.values()]
-        if not weights:
-            return 0.0
-        largest = max(weights, key=Tensor.numel)
-        square = largest.new_zeros(largest.shape[1], largest.shape[1])
-        began = time.monotonic()
-        with torch.no_grad():
-            largest @ square
-        product = (time.monotonic() - began) / (largest.numel() * largest.shape[1])
-        solving = languages * STEPS / 2 * product * sum(weight.numel() * weight.shape[1] for weight in weights)
-        forward = 2 * languages * batches * sum(group.seconds for group in self.groups)
-        return forward + solving + 3 * languages * steps * sum(group.seconds for group in self.blocks)
+        languages, weights = len(self._pathways.languages), [layer.weight for layer in self._layers.values()]
+        passes = 2 * languages * batches * sum(group.seconds for group in self.groups)
+        on_blocks = 3 * languages * steps * sum(group.seconds for group in self.blocks)
+        return passes + on_blocks + languages * solving_seconds(weights)
 
     def run(
         self,
@@ -253,6 +245,19 @@ def solve(
         before, length = length, dot(residual, scaled)
         direction = scaled + length / before.clamp(min=torch.finfo(weight.dtype).tiny) * direction
     return torch.where(kept, solution, weight)
+
+
+def solving_seconds(weights: Sequence[Tensor]) -> float:
+    """How long `solve` takes for layers of these weights, a mask, about: by a product that is timed here."""
+    if not weights:
+        return 0.0
+    largest = max(weights, key=Tensor.numel).detach().float()
+    square = largest.new_zeros(largest.shape[1], largest.shape[1])
+    began = time.monotonic()
+    with torch.no_grad():
+        largest @ square
+    product = (time.monotonic() - began) / (largest.numel() * largest.shape[1])
+    return STEPS / 2 * product * sum(weight.numel() * weight.shape[1] for weight in weights)
 
 
 def _linear_layers(pathways: Pathways) -> dict[str, nn.Linear]:
