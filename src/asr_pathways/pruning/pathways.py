@@ -57,7 +57,8 @@ class Pathways:
         self._masks = state.masks
         self._weights = MaskedWeights(state.prunable, state.granularity)
         self._active = ActivePathway(model, state, self._weights)
-        self._selector = MaskSelector(state.config, state.prunable, state.observations)
+        sharing = dict.fromkeys(state.middle, state.keys)
+        self._selector = MaskSelector(state.config, state.prunable, state.observations, sharing)
 
     @classmethod
     def attach(cls, model: nn.Module, config: PathwayConfig, languages: Sequence[str]) -> Pathways:
@@ -321,6 +322,8 @@ class Pathways:
     def set_mask(self, language: str, mask: Mapping[str, Tensor]) -> None:
         """Replaces a language's mask by ``mask``: {tensor's name: bool tensor}, with every prunable tensor.
 
+        What all languages share of it (`PathwayConfig.shared_middle`) is replaced for all.
+
         Raises:
             PathwaysError: if a tensor is missing, unknown, not bool, or of another shape, or if another language
                 was added after this one.
@@ -474,6 +477,7 @@ class Pathways:
         before = self._masks.packed(key)
         union_before = self._masks.packed_union(state.keys)
         self._masks.put(key, new)
+        state.share_middle(key)
         after = self._masks.packed(key)
         if config.revived == "reset" and optimizer is not None:
             revived = [now & ~earlier for now, earlier in zip(after, union_before, strict=True)]

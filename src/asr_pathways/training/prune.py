@@ -170,6 +170,8 @@ def _check_start(
         raise PathwaysError(f"--init {init}: its masks are of all layers: use omp, or leave drop_layers out")
     if init == "lsp" and config.shared and len(languages) > 1:
         raise PathwaysError(f"--init lsp makes a mask for each language, and method {method} has one for all: use lap")
+    if init == "lsp" and config.shared_middle and len(languages) > 1:
+        raise PathwaysError("--init lsp makes masks for each language, and shared_middle has one for all: use lap")
     if recipe.refit_batches and (config.stage_at(0) != config.sparsity or config.rewind):
         raise PathwaysError(f"recipe: refit_batches: method {method} does not start with final masks: leave it out")
 
@@ -234,5 +236,5 @@ def _load_masks(pathways: Pathways, folders: Sequence[Path], init: str | Sequenc
 def _recipe_of_first_masks(recipe: PruneRecipe) -> PruneRecipe:
     """The recipe of the runs of ``lap`` and ``lsp``: plain pruning with the same structure of masks."""
     structure = {key: recipe.pathways[key] for key in _STRUCTURE if key in recipe.pathways}
-    plain = {"pathways": structure, "distillation": 0.0, "soft_targets": 0.0, "refit_batches": 0}
+    plain = {"pathways": structure, "distillation": 0.0, "soft_targets": 0.0, "refit_batches": 0, "refit_steps": 0}
     return recipe.with_steps(recipe.init_steps).model_copy(update=plain)
