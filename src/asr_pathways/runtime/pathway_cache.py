@@ -84,6 +84,8 @@ class PathwayCache:
         source = self._source
         dense, pruned = source.dense(language), source.pruned(language)
         model = assemble(source.card, dense)
+        if source.granularity == "neurons":
+            pruned = _without_neurons(model, pruned)
         if not available():
             warn_of_dense_products()
         nbytes = 0 if self.layers is None else self._compile(model, dense, pruned, self.layers)
@@ -149,6 +151,15 @@ def assemble(card: ModelCard, tensors: Mapping[str, Tensor]) -> Transducer:
             module.distances = module.make_distances(card.model.encoder)
     place(model, tensors)
     return model.eval()
+
+
+def _without_neurons(model: Transducer, pruned: Mapping[str, Pruned]) -> dict[str, Pruned]:
+    """Drops the neurons that only zeros follow, and returns what is left of the weights."""
+    place(model, {name: weight.dense() for name, weight in pruned.items()})
+    layers = [names for one in model.feed_forwards for names in one.layers(model)]
+    after = {f"{first}.weight": f"{second}.weight" for first, second in layers}
+    model.drop_neurons({name: model.get_parameter(after[name]).any(dim=0) for name in after.keys() & pruned.keys()})
+    return {name: Pruned.of(model.get_parameter(name)) for name in pruned}
 
 
 def place(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
