@@ -356,3 +356,22 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_demo_of_a_model_of_the_hub_shrinks_it_on_the_prompts(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[tuple[object, ...]] = []
+    monkeypatch.setattr("asr_pathways.data.corpora.prompts.prepare_prompts", lambda *words: called.append(words))
+    monkeypatch.setattr(
+        "asr_pathways.shrink.command.shrink", lambda *words, **options: called.append((*words, options))
+    )
+    model, out = whisper(tmp_path / "whisper"), tmp_path / "demo"
+    assert run("demo", "--model", model, "--out", out) == 0
+    languages = ("en", "es", "fr", "it", "ru")
+    assert called[0] == (out / "data", None, languages)
+    assert called[1] == (model, out / "data", out / "shrunk", languages, {"budget": 1500.0, "resume": True})
+    assert run("demo", "--model", model, "--out", out, "--fast") == 1
+    assert "--fast is of models of this package" in capsys.readouterr().err
+    assert run("demo", "--model", tmp_path / "none", "--out", out) == 1
+    assert "no such model folder" in capsys.readouterr().err and len(called) == 2
