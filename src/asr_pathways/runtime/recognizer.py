@@ -36,6 +36,7 @@ from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, Whis
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.model import AsrModel
+    from asr_pathways.runtime.hub_streaming import HubStream, HubStreaming
     from asr_pathways.runtime.streaming import Endpointing, Stream, StreamingTransducer
 
 AUTO = "auto"
@@ -93,6 +94,7 @@ class Recognizer:
         memory: bytes that weights of pathways may take before the least recently used are dropped.
         beam: hypotheses of beam search, of a Whisper or a transducer of this package; 1 is greedy search.
         phrases, bonus, endpointing: of such a transducer; see `StreamingTransducer`.
+        lookahead: of streams of a cache-aware transducer of the hub; see `HubStreaming`.
 
     Raises:
         PathwaysError: if there is no such model, it is broken, or a language or option is not one that fits.
@@ -111,6 +113,7 @@ class Recognizer:
         phrases: Sequence[str] = (),
         bonus: float = 2.0,
         endpointing: Endpointing | None = None,
+        lookahead: int | None = None,
     ) -> None:
         if threads < 1:
             raise PathwaysError(f"threads: {threads}: at least 1 is needed")
@@ -118,9 +121,12 @@ class Recognizer:
             raise PathwaysError(f"beam: {beam}: at least 1 is needed")
         streaming = {"beam": beam, "phrases": phrases, "bonus": bonus, "endpointing": endpointing}
         self._streaming: StreamingTransducer | None = None
-        self._engine = self._open(model, threads, precision, memory, streaming)
+        self._cache_aware: HubStreaming | None = None
+        self._engine = self._open(model, threads, precision, memory, streaming, lookahead)
         if phrases and self._streaming is None:
             raise PathwaysError("phrases: only transducers of this package prefer some")
+        if lookahead is not None and self._cache_aware is None:
+            raise PathwaysError("lookahead: only cache-aware transducers of the hub have a choice of it")
         self._choices = None if languages is None else tuple(map(self._check, languages))
         if self._choices == ():
             raise PathwaysError("languages: at least one is needed")
@@ -143,7 +149,7 @@ class Recognizer:
     @property
     def streams(self) -> bool:
         """Whether `stream` is possible."""
-        return self._streaming is not None
+        return self._streams is not None
 
     @property
     def tells_languages(self) -> bool:
@@ -220,31 +226,41 @@ class Recognizer:
         text = " ".join(segment.text for segment in segments)
         return Result(text, asked, tuple(segments), len(samples) / SAMPLE_RATE, probabilities)
 
-    def stream(self, language: str | None = None) -> Stream:
+    def stream(self, language: str | None = None) -> Stream | HubStream:
         """A new stream, of a model that streams.
 
         Raises:
             PathwaysError: if the model does not stream, or for an unknown language or none.
         """
-        if self._streaming is None:
+        if self._streams is None:
             raise PathwaysError("this model does not stream: use transcribe()")
         asked = language or self._language
         if asked == AUTO:
             raise PathwaysError("a stream cannot wait for the whole recording: name its language, or switch() later")
-        return self._streaming.stream(asked)
+        return self._streams.stream(asked)
 
-    def decode(self, streams: Sequence[Stream]) -> None:
+    def decode(self, streams: Sequence[Any]) -> None:
         """Decodes what streams have accepted, those that are at the same point in one batch.
 
         Raises:
             PathwaysError: if the model does not stream.
         """
-        if self._streaming is None:
+        if self._streams is None:
             raise PathwaysError("this model does not stream: use transcribe()")
-        self._streaming.decode(streams)
+        self._streams.decode(streams)
+
+    @property
+    def _streams(self) -> StreamingTransducer | HubStreaming | None:
+        return self._streaming or self._cache_aware
 
     def _open(
-        self, model: str | Path | AsrModel, threads: int, precision: Precision, memory: float, options: dict[str, Any]
+        self,
+        model: str | Path | AsrModel,
+        threads: int,
+        precision: Precision,
+        memory: float,
+        options: dict[str, Any],
+        lookahead: int | None,
     ) -> Engine:
         path = Path(model) if isinstance(model, (str, Path)) else None
         bundle = Reader.open(path) if path is not None and is_bundle(path) else None
@@ -252,6 +268,7 @@ class Recognizer:
             return self._whisper(BundleSource(bundle), path, None, threads, precision, memory, options)
         from asr_pathways.bundle.load import load_model
         from asr_pathways.model_folder.card import ModelCard
+        from asr_pathways.models.hub.transducer import HubTransducer
         from asr_pathways.models.hub.whisper import Whisper
         from asr_pathways.models.transducer import Transducer
         from asr_pathways.runtime.sources import ModelSource, PathwaySource, open_source
@@ -274,7 +291,12 @@ class Recognizer:
             raise PathwaysError(f"{path or 'the model'}: has no beam search here: leave the beam at 1")
         if not available():
             warn_of_dense_products()
-        return TorchEngine(asr, path, threads, precision, memory)
+        engine = TorchEngine(asr, path, threads, precision, memory)
+        if isinstance(asr.model, HubTransducer) and asr.model.cache_aware is not None:
+            from asr_pathways.runtime.hub_streaming import HubStreaming
+
+            self._cache_aware = HubStreaming(engine, lookahead, options["endpointing"])
+        return engine
 
     def _whisper(
         self,
