@@ -80,7 +80,7 @@ RECIPES = [
     Case(
         "blocks that do not exist",
         BAD_RECIPE,
-        "pruning: granularity: granularity 'block:0x4' is none of unstructured, block:RxC (block:4x1), n:m (2:4)",
+        "pruning: granularity: granularity 'block:0x4' is none of unstructured, block:RxC (block:4x1), n:m (2:4), neurons",
         pathways("granularity: 'block:0x4'"),
     ),
     Case(
@@ -152,11 +152,18 @@ RECIPES = [
     ),
 ]
 
+SHRINK = "shrink dense --data data --out small --languages fr"
+
 OPTIONS = [
     Case(
         "a token that no header can carry",
         "serve sparse --token s\u00e9cret --port 0",
         "--token: letters, digits and marks of ASCII are needed, without spaces",
+    ),
+    Case(
+        "a token for clients that cannot send it",
+        "serve sparse --port 0 --wyoming 0 --token secret",
+        "--wyoming: its clients send no token: leave --token out, or serve Wyoming by itself",
     ),
     Case(
         "an address of another machine",
@@ -169,6 +176,22 @@ OPTIONS = [
         "recipe: refit_batches: 90000000 batches a language need about ... GB of memory, and ... are free: take fewer, or "
         "smaller ones (data.max_seconds)",
         text("bad.yaml", "{optimizer: {steps: 0}, refit_batches: 90000000}"),
+    ),
+    Case(
+        "a budget that is no time",
+        SHRINK + " --budget soon",
+        "--budget soon: not a time such as 30m, 1h30m or 0",
+    ),
+    Case("a target that there is not", SHRINK + " --target price", "--target price: one of accuracy, size, speed"),
+    Case(
+        "a model to shrink that is pruned",
+        SHRINK.replace("dense", "sparse"),
+        "sparse: is pruned already: start from the dense model",
+    ),
+    Case(
+        "a language to shrink to that the model does not know",
+        SHRINK + ",it",
+        "unknown language 'it': this model knows en fr",
     ),
     Case("a sparsity of one", prune(sparsity="1.0"), "pruning: sparsity: Input should be less than 1"),
     Case(
@@ -460,11 +483,6 @@ def flipped(here: Path) -> None:
 MODELS = [
     Case("a model that is not there", "inspect no", "no: no such model folder"),
     Case("a folder that is not a model", "inspect data", "data: not a model folder: it has no config.json"),
-    Case(
-        "a plan of a model that has none",
-        "inspect dense --plan",
-        "only products of a Whisper are computed in several ways: this model has no plan",
-    ),
     Case(
         "config.json cut short",
         "inspect dense",

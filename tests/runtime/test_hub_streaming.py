@@ -18,7 +18,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.hub.transducer import HubTransducer
-from asr_pathways.runtime.streaming import Endpointing
+from asr_pathways.runtime.stream import Endpointing
 from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.prune import prune
 from tests.models.hub.conftest import hub_folder  # noqa: F401

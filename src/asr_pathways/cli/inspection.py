@@ -30,10 +30,10 @@ def inspection_tables(asr: AsrModel, folder: Path) -> Iterator[Table]:
 
 
 def plan_table(model: Path) -> Table:
-    """The ways in which products of a Whisper can be computed on this machine, and which is used.
+    """The ways in which a model's products can be computed on this machine, and which is used.
 
     Raises:
-        PathwaysError: if there is no such model, or it is no Whisper.
+        PathwaysError: if there is no such model, or the kernels were not built.
     """
     recognizer = Recognizer(model, memory=0)
     table = Table("weight", title=f"Products on this machine, one thread ({TOLERANCE:.0%} of error is allowed)")
@@ -44,7 +44,8 @@ def plan_table(model: Path) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("used")
     for product, timings in sorted(recognizer.plan().items()):
-        heads = (f"{product.out}x{product.into}", str(product.percent), str(product.rows))
+        rows = f"{product.rows}{' exact' if product.exact else ''}"
+        heads = (f"{product.out}x{product.into}", str(product.percent), rows)
         for place, timing in enumerate(timings):
             costs = f"{1e6 * timing.seconds:,.1f}", percent(timing.error, 2), size(round(timing.nbytes))
             row = *(heads if place == 0 else ("", "", "")), timing.format.name, *costs, "" if place else "*"
@@ -65,10 +66,12 @@ def _sizes(asr: AsrModel, folder: Path) -> Table:
     if asr.pathways is not None:
         summary = asr.pathways.summary()
         table.add_row("prunable weights", f"{summary.weights:,}")
-        table.add_row("union density", percent(summary.union_density))
+        table.add_row("union density %", percent(summary.union_density))
         if summary.mean_iou is not None:
             table.add_row("mean IoU of pathways", f"{summary.mean_iou:.3f}")
         table.add_row("masks", size(summary.mask_bytes))
+    if card.quality:
+        table.add_row("quality", card.quality)
     for line in card.attribution:
         table.add_row("attribution", line)
     return table
@@ -100,7 +103,7 @@ def _bundle(path: Path) -> Iterator[Table]:
 
 def _sparsity(pathways: Pathways) -> Table:
     summary = pathways.summary()
-    table = Table("tensor", title="Sparsity")
+    table = Table("tensor", title="Sparsity %", caption="The last column: pruned in all pathways")
     for language in pathways.languages:
         table.add_column(language, justify="right")
     table.add_column("in no pathway", justify="right")
@@ -114,7 +117,11 @@ def _sparsity(pathways: Pathways) -> Table:
 
 def _overlap(pathways: Pathways) -> Table:
     pairs = pathways.overlap()
-    table = Table("", title="IoU of pathways")
+    table = Table(
+        "",
+        title="IoU of pathways",
+        caption="Weights that both keep, as a share of those that either keeps: 1 is the same mask",
+    )
     for language in pathways.languages:
         table.add_column(language, justify="right")
     for a in pathways.languages:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, check_rate, require_scale
-from asr_pathways.data.languages import find_language
+from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.hub.base import Aligned
 from asr_pathways.models.hub.transducer import HubTransducer
@@ -22,20 +21,8 @@ from asr_pathways.runtime.fast_conformer import EncoderState, Multiply, Network,
 from asr_pathways.runtime.kernels.extension import check_runner
 from asr_pathways.runtime.layers import Layers
 from asr_pathways.runtime.results import Word
-from asr_pathways.runtime.streaming import Endpointing, StreamResult
+from asr_pathways.runtime.stream import Endpointing, Incoming, StreamResult
 from asr_pathways.runtime.torch_engine import TorchEngine, torch_threads
-
-
-@dataclass(frozen=True)
-class HubStreamResult(StreamResult):
-    """The hypothesis of one segment of a hub model, whose text is as the model writes it."""
-
-    timed: Callable[[], tuple[Word, ...]] = field(repr=False, compare=False, kw_only=True)
-
-    @property
-    def words(self) -> tuple[Word, ...]:
-        """The words, each from the frame that emitted its first token to the end of that of its last."""
-        return self.timed()
 
 
 class HubStreaming:
@@ -48,8 +35,8 @@ class HubStreaming:
         endpointing: when `HubStream.endpoint` is true.
 
     Attributes:
-        languages: that it recognises; empty: any.
-        chunk: seconds of audio that are decoded at once.
+        engine, endpointing: as above.
+        extractor, frame_seconds: of the model.
 
     Raises:
         PathwaysError: for a look-ahead that the model was not trained with.
@@ -66,48 +53,19 @@ class HubStreaming:
             raise PathwaysError(
                 f"lookahead: {lookahead}: this model was trained with {', '.join(map(str, choices))} frames"
             )
-        self.languages, self.endpointing = engine.languages, endpointing or Endpointing()
-        self.frame_seconds = model.frame_seconds
-        self.chunk = (chosen + 1) * self.frame_seconds
-        self.engine, self.frontend = engine, model.frontend
+        self.engine, self.endpointing = engine, endpointing or Endpointing()
+        self.extractor, self.frame_seconds = model.frontend.extractor, model.frame_seconds
         self._model, self._lookahead, self._lock = model.cache_aware, chosen, threading.Lock()
         self._networks: OrderedDict[tuple[str, int | None], _Pathway] = OrderedDict()
 
-    def load(self, language: str) -> None:
-        """Prepares a pathway now, so that the first switch to it does not wait.
-
-        Raises:
-            PathwaysError: for an unknown language.
-        """
-        self.network(self.check(language))
-
-    def stream(self, language: str | None) -> HubStream:
+    def stream(self, language: str, check: Callable[[str], str]) -> HubStream:
         """A new stream.
 
-        Raises:
-            PathwaysError: for an unknown language or none.
+        Args:
+            language: one of the model's codes.
+            check: from what a user calls a language to its code, or a `PathwaysError`.
         """
-        if language is None:
-            raise PathwaysError(
-                f"language: {'choose one of ' + ' '.join(self.languages) if self.languages else 'name it'}"
-            )
-        return HubStream(self, self.check(language))
-
-    def decode(self, streams: Sequence[HubStream]) -> None:
-        """Decodes the whole chunks that streams have accepted, one stream after the other."""
-        for stream in streams:
-            stream.decode()
-
-    def check(self, language: str) -> str:
-        """The model's code of a language.
-
-        Raises:
-            PathwaysError: for an unknown one.
-        """
-        code = find_language(language, self.languages) if self.languages else language
-        if code is None:
-            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
-        return code
+        return HubStream(self, language, check)
 
     def network(self, language: str) -> Network:
         """The network of a language's pathway, made when it is first used; the least recently used are dropped."""
@@ -191,40 +149,27 @@ class _Features:
 class _Segment:
     """The state of decoding one segment."""
 
-    def __init__(self, language: str, network: Network, extractor: Any) -> None:
-        self.language, self.network = language, network
-        self.rate: int | None = None
-        self.samples = 0
+    def __init__(self, network: Network, extractor: Any) -> None:
+        self.incoming, self.samples = Incoming(), 0
         self.search = Search(network)
-        self._features = _Features(extractor)
+        self._network, self._features = network, _Features(extractor)
         self._state: EncoderState = network.encoder.initial_state()
-        self._resampler: Any = None
 
     def accept(self, samples: Samples, rate: int) -> None:
-        if self.rate is None:
-            check_rate(rate)
-            self.rate = rate
-            if rate != SAMPLE_RATE:
-                import soxr
-
-                self._resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
-        elif rate != self.rate:
-            raise PathwaysError(f"sample rate {rate} Hz after {self.rate} Hz: end the segment by final() first")
-        self._add(samples if self._resampler is None else self._resampler.resample_chunk(samples))
-
-    def end(self) -> None:
-        """Decodes all that is left."""
-        if self._resampler is not None:
-            self._add(self._resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
-        self.decode()
-        rest = self._features.rest()
-        if len(rest) or self.search.past:
-            self.search.accept(self.network.encode(rest, self._state, final=True))
+        self._add(self.incoming.accept(samples, rate))
 
     def decode(self) -> None:
         """Decodes the whole chunks."""
-        while (wanted := self.network.encoder.features_wanted(self._state)) <= self._features.ready:
-            self.search.accept(self.network.encode(self._features.take(wanted), self._state))
+        while (wanted := self._network.encoder.features_wanted(self._state)) <= self._features.ready:
+            self.search.accept(self._network.encode(self._features.take(wanted), self._state))
+
+    def end(self) -> None:
+        """Decodes all that is left."""
+        self._add(self.incoming.end())
+        self.decode()
+        rest = self._features.rest()
+        if len(rest) or self.search.past:
+            self.search.accept(self._network.encode(rest, self._state, final=True))
 
     def _add(self, samples: Samples) -> None:
         self.samples += len(samples)
@@ -232,16 +177,16 @@ class _Segment:
 
 
 class HubStream:
-    """One stream of audio, cut into segments; made by `HubStreaming.stream`. The interface is that of `Stream`."""
+    """A `Stream` of a cache-aware transducer; made by `HubStreaming.stream`."""
 
-    def __init__(self, streaming: HubStreaming, language: str) -> None:
-        self._streaming, self._start = streaming, 0.0
+    def __init__(self, streaming: HubStreaming, language: str, check: Callable[[str], str]) -> None:
+        self._streaming, self._check, self._start = streaming, check, 0.0
         self._begin(language)
 
     @property
     def language(self) -> str:
         """The language of the pathway in use."""
-        return self._segment.language
+        return self._language
 
     def accept(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> None:
         """Appends samples (n,), float32 in [-1, 1], at ``sample_rate`` Hz, which stays the same in a segment.
@@ -249,24 +194,11 @@ class HubStream:
         Raises:
             PathwaysError: if ``samples`` is not a float32 vector of finite values in that range, or the rate changes.
         """
-        samples = np.asarray(samples)
-        if samples.ndim != 1 or samples.dtype != np.float32:
-            raise PathwaysError(
-                f"samples must be a float32 vector in [-1, 1], not {samples.dtype} of shape {samples.shape}"
-            )
-        if not np.isfinite(samples).all():
-            raise PathwaysError("samples have values that are not finite")
-        require_scale(samples)
         self._segment.accept(samples, sample_rate)
-
-    def decode(self) -> None:
-        """Decodes the whole chunks that were accepted."""
-        with torch.inference_mode(), torch_threads(self._streaming.engine.threads):
-            self._segment.decode()
 
     def partial(self) -> StreamResult:
         """The hypothesis of the segment so far, up to the last whole chunk."""
-        self.decode()
+        self._decode()
         return self._result(final=False)
 
     def final(self) -> StreamResult:
@@ -275,7 +207,7 @@ class HubStream:
             self._segment.end()
         result = self._result(final=True)
         self._start = result.end
-        self._begin(self.language)
+        self._begin(self._language)
         return result
 
     def switch(self, language: str) -> None:
@@ -284,41 +216,45 @@ class HubStream:
         Raises:
             PathwaysError: for an unknown language, or if the segment has begun.
         """
-        code = self._streaming.check(language)
-        if self._segment.rate is not None:
-            raise PathwaysError("a segment has begun: end it by final() before the language is switched")
+        code = self._check(language)
+        self._segment.incoming.require_end()
         self._begin(code)
 
     def endpoint(self) -> bool:
-        """Whether the segment is over, by the silence since its last word or its length (see `Endpointing`)."""
+        """Whether what was accepted has ended the segment, by the silence since its last word or its length."""
+        self._decode()
         rules, search, frame = self._streaming.endpointing, self._segment.search, self._streaming.frame_seconds
         decoded = frame * search.past
         if not search.frames:
             return decoded >= rules.before_speech
         return decoded - frame * (search.frames[-1] + 1) >= rules.after_speech or decoded >= rules.longest
 
+    def _decode(self) -> None:
+        with torch.inference_mode(), torch_threads(self._streaming.engine.threads):
+            self._segment.decode()
+
     def _begin(self, language: str) -> None:
         """A new segment."""
+        self._language, self._written = language, (0, "", tuple[Word, ...]())
         with torch.inference_mode():
-            network = self._streaming.network(language)
-            self._segment = _Segment(language, network, self._streaming.frontend.extractor)
+            self._segment = _Segment(self._streaming.network(language), self._streaming.extractor)
 
     def _result(self, final: bool) -> StreamResult:
-        segment, streaming, start = self._segment, self._streaming, self._start
-        search, frame, language = segment.search, streaming.frame_seconds, segment.language
-        decoded = segment.samples / SAMPLE_RATE
+        search, engine, frame, start = (
+            self._segment.search,
+            self._streaming.engine,
+            self._streaming.frame_seconds,
+            self._start,
+        )
+        decoded = self._segment.samples / SAMPLE_RATE
         if not final:
             decoded = min(decoded, frame * search.past)
-        spans = [(place, place + 1) for place in search.frames]
-        path = Aligned(list(search.tokens), spans, list(search.probabilities))
-        pieces = streaming.engine.pieces(path.tokens)
-        tokens = [(piece, round(start + frame * at, 2)) for piece, at in zip(pieces, search.frames, strict=True)]
-        return HubStreamResult(
-            language,
-            streaming.engine.text(path.tokens, language),
-            tokens,
-            start,
-            start + decoded,
-            final,
-            timed=lambda: streaming.engine.words(path, language, decoded, start),
-        )
+        if len(search.tokens) > self._written[0]:
+            spans = [(place, place + 1) for place in search.frames]
+            words = engine.words(Aligned(search.tokens, spans, search.probabilities), self._language, decoded, start)
+            self._written = len(search.tokens), engine.text(search.tokens, self._language), words
+        times = [round(start + frame * place, 2) for place in search.frames]
+        tokens = list(zip(engine.pieces(search.tokens), times, strict=True))
+        _, text, words = self._written
+        stable = text if final else text.rpartition(" ")[0]  # the last word may go on
+        return StreamResult(self._language, text, stable, words, start, start + decoded, final, tokens)

@@ -4,7 +4,7 @@
     result = recognizer.transcribe("call.wav", words=True)
     result.text, result.words
 
-A Whisper in a bundle runs without torch and transformers. Transducers of this package stream:
+A Whisper in a bundle runs without torch and transformers. Any MODEL has streams:
 
     stream = recognizer.stream()
     stream.accept(samples, sample_rate)
@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -29,15 +29,17 @@ from asr_pathways.data.languages import find_language
 from asr_pathways.data.voice_activity import is_silent, speech_segments
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels.extension import available, warn_of_dense_products
-from asr_pathways.runtime.layers import Precision, Product, Timing
+from asr_pathways.runtime.layers import Plan, Precision
+from asr_pathways.runtime.local_agreement import AgreementStream
 from asr_pathways.runtime.results import Result, Segment
+from asr_pathways.runtime.stream import Endpointing, Stream
 from asr_pathways.runtime.whisper.engine import Identifier, WhisperEngine
 from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, WhisperSource, is_whisper
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.model import AsrModel
-    from asr_pathways.runtime.hub_streaming import HubStream, HubStreaming
-    from asr_pathways.runtime.streaming import Endpointing, Stream, StreamingTransducer
+    from asr_pathways.runtime.hub_streaming import HubStreaming
+    from asr_pathways.runtime.streaming import StreamingTransducer, TransducerStream
 
 AUTO = "auto"
 """The language that is identified in each recording."""
@@ -62,17 +64,26 @@ class Engine(Protocol):
         languages: that it recognises.
         window: seconds that are recognised at once, at most.
         free_text: whether it writes cased and punctuated text, and makes some up where nobody speaks.
+        times_words: whether it can.
     """
 
     languages: tuple[str, ...]
     window: float
     free_text: bool
+    times_words: bool
 
     def check_identification(self) -> None:
         """Raises `PathwaysError` if it does not tell its languages apart."""
 
     def load(self, language: str) -> None:
         """Prepares a language's pathway now."""
+
+    def plan(self) -> Plan:
+        """The timings of the products of all of its pathways, in each format; the one that is used first.
+
+        Raises:
+            PathwaysError: without kernels.
+        """
 
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
         """The segment of samples (N,) at 16 kHz, of at most `window` seconds; None if it has no words."""
@@ -93,7 +104,9 @@ class Recognizer:
         languages: those among which ``auto`` chooses; None: all of the model's.
         memory: bytes that weights of pathways may take before the least recently used are dropped.
         beam: hypotheses of beam search, of a Whisper or a transducer of this package; 1 is greedy search.
-        phrases, bonus, endpointing: of such a transducer; see `StreamingTransducer`.
+        phrases: that such a transducer prefers.
+        bonus: for each word piece of a phrase, in nats.
+        endpointing: when silence ends a segment of a stream.
         lookahead: of streams of a cache-aware transducer of the hub; see `HubStreaming`.
 
     Raises:
@@ -119,7 +132,8 @@ class Recognizer:
             raise PathwaysError(f"threads: {threads}: at least 1 is needed")
         if beam < 1:
             raise PathwaysError(f"beam: {beam}: at least 1 is needed")
-        streaming = {"beam": beam, "phrases": phrases, "bonus": bonus, "endpointing": endpointing}
+        self._endpointing = endpointing or Endpointing()
+        streaming = {"beam": beam, "phrases": phrases, "bonus": bonus, "endpointing": self._endpointing}
         self._streaming: StreamingTransducer | None = None
         self._cache_aware: HubStreaming | None = None
         self._engine = self._open(model, threads, precision, memory, streaming, lookahead)
@@ -148,8 +162,8 @@ class Recognizer:
 
     @property
     def streams(self) -> bool:
-        """Whether `stream` is possible."""
-        return self._streams is not None
+        """Whether the model itself streams; any other decodes what is being said again and again (`stream`)."""
+        return self._streaming is not None or self._cache_aware is not None
 
     @property
     def tells_languages(self) -> bool:
@@ -168,17 +182,13 @@ class Recognizer:
         """
         self._engine.load(self._check(language))
 
-    def plan(self) -> Mapping[Product, Sequence[Timing]]:
-        """How a Whisper's products are computed on this machine: the timings of each, the one that is used first.
+    def plan(self) -> Plan:
+        """How the model's products are computed on this machine: the timings of each, the one that is used first.
 
         Raises:
-            PathwaysError: for another model, whose products are all computed in one way.
+            PathwaysError: without compiled kernels, where torch computes all.
         """
-        if not isinstance(self._engine, WhisperEngine):
-            raise PathwaysError("only products of a Whisper are computed in several ways: this model has no plan")
-        for language in self.languages:
-            self.load(language)
-        return self._engine.layers.plan
+        return self._engine.plan()
 
     def transcribe(
         self,
@@ -226,32 +236,32 @@ class Recognizer:
         text = " ".join(segment.text for segment in segments)
         return Result(text, asked, tuple(segments), len(samples) / SAMPLE_RATE, probabilities)
 
-    def stream(self, language: str | None = None) -> Stream | HubStream:
-        """A new stream, of a model that streams.
+    def stream(self, language: str | None = None) -> Stream:
+        """A new stream: of a model that streams, or by local agreement (see `AgreementStream`).
 
         Raises:
-            PathwaysError: if the model does not stream, or for an unknown language or none.
+            PathwaysError: for an unknown language or none.
         """
-        if self._streams is None:
-            raise PathwaysError("this model does not stream: use transcribe()")
         asked = language or self._language
         if asked == AUTO:
             raise PathwaysError("a stream cannot wait for the whole recording: name its language, or switch() later")
-        return self._streams.stream(asked)
+        if self._streaming is not None:
+            return self._streaming.stream(asked)
+        if asked is None:
+            raise PathwaysError(f"language: choose one of {' '.join(self.languages)}")
+        if self._cache_aware is not None:
+            return self._cache_aware.stream(self._check(asked), self._check)
+        return AgreementStream(self._engine, self._check(asked), self._check, self._endpointing)
 
-    def decode(self, streams: Sequence[Any]) -> None:
-        """Decodes what streams have accepted, those that are at the same point in one batch.
-
-        Raises:
-            PathwaysError: if the model does not stream.
+    def decode(self, streams: Sequence[Stream]) -> None:
+        """Decodes what streams of this recogniser have accepted; of a model that streams, those that are at the same
+        point in one batch.
         """
-        if self._streams is None:
-            raise PathwaysError("this model does not stream: use transcribe()")
-        self._streams.decode(streams)
-
-    @property
-    def _streams(self) -> StreamingTransducer | HubStreaming | None:
-        return self._streaming or self._cache_aware
+        if self._streaming is not None:
+            self._streaming.decode(cast("Sequence[TransducerStream]", streams))
+            return
+        for stream in streams:
+            stream.partial()
 
     def _open(
         self,
@@ -276,7 +286,9 @@ class Recognizer:
         from asr_pathways.runtime.torch_engine import TorchEngine, TransducerEngine
 
         def streaming(source: PathwaySource) -> Engine:
-            self._streaming = StreamingTransducer(source, threads=threads, memory=memory, **options)
+            self._streaming = StreamingTransducer(
+                source, threads=threads, precision=precision, memory=memory, **options
+            )
             return TransducerEngine(self._streaming, path)
 
         if path is not None and bundle is not None and isinstance(bundle.config.card, ModelCard):

@@ -35,7 +35,7 @@ from asr_pathways.runtime.compiled_layers import (
     rows_of,
 )
 from asr_pathways.runtime.kernels import available
-from asr_pathways.runtime.layers import Layers, Precision
+from asr_pathways.runtime.layers import Layers, Plan, Precision
 from asr_pathways.runtime.pathway_cache import place
 from asr_pathways.runtime.results import Segment, Word
 from asr_pathways.runtime.streaming import StreamingTransducer
@@ -97,6 +97,7 @@ class TransducerEngine:
 
     window = float("inf")
     free_text = False
+    times_words = True
 
     def __init__(self, streaming: StreamingTransducer, model: Path | None) -> None:
         self._streaming, self.languages = streaming, streaming.languages
@@ -107,6 +108,11 @@ class TransducerEngine:
 
     def load(self, language: str) -> None:
         self._streaming.load(language)
+
+    def plan(self) -> Plan:
+        for language in self.languages:
+            self.load(language)
+        return _plan(self._streaming.pathways.layers)
 
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
         stream = self._streaming.stream(language)
@@ -157,6 +163,7 @@ class TorchEngine:
         assert isinstance(asr.model, HubModel)
         self._asr, self.model, self.threads, self.memory = asr, asr.model.eval(), threads, memory
         self.languages, self.window, self.free_text = asr.languages, asr.model.window, asr.model.free_text
+        self.times_words = type(asr.model).aligned is not HubModel.aligned
         self._identification = Identification(model, asr)
         granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
         self.layers = Layers(precision, granularity, threads, torch=True) if available() else None
@@ -170,6 +177,13 @@ class TorchEngine:
     def load(self, language: str) -> None:
         """Prepares a language's pathway now, so that its first use does not wait."""
         self._pathway(language)
+
+    def plan(self) -> Plan:
+        """As `asr_pathways.runtime.recognizer.Engine.plan`."""
+        pathways = self._asr.pathways
+        for language in self.languages[:1] or ("",) if pathways is None else pathways.languages:
+            self.load(language)
+        return _plan(self.layers)
 
     @torch.inference_mode()
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
@@ -258,6 +272,8 @@ class TorchEngine:
             state = pathways.extract(language)
             # the tensors of an added language take turns in the model's own
             place(model.network, state if pathways.added else {name: state[name] for name in pathways.names})
+            if neurons := pathways.neurons(language):
+                model.drop_neurons(neurons)
         model.specialize(language)
         return model
 
@@ -273,8 +289,6 @@ class TorchEngine:
         features = model.frontend(np.zeros(round(EXAMPLE_SECONDS * SAMPLE_RATE), dtype=np.float32))[None]
         with recorded(model.network) as called:
             model.decode(features, torch.tensor([features.shape[1]]), language)
-        # Convolutions come first, and all that follows is made of their output: that is not rounded.
-        exact = Layers("float32", layers.granularity, layers.threads, torch=True)
         originals, nbytes = dict(self.model.network.named_parameters()), 0
         for name in sorted(called):
             module = model.network.get_submodule(name)
@@ -282,14 +296,14 @@ class TorchEngine:
             if not replaceable(module, pruned=not set(pruned).isdisjoint(weights)):
                 continue
             if isinstance(module, nn.Conv1d):
-                convolution = compiled_convolution(module, exact)
+                convolution = compiled_convolution(module, layers)
                 model.network.set_submodule(name, convolution)
                 nbytes += convolution.product.nbytes
                 continue
             if isinstance(module, nn.LSTM):
                 lstm = compiled_lstm(module, layers)
                 model.network.set_submodule(name, lstm)
-                nbytes += sum(matrix.nbytes for cell in lstm.cells for matrix in cell[:2])
+                nbytes += lstm.nbytes
                 continue
             assert isinstance(module, nn.Linear)
             common = all(model.network.get_parameter(one) is originals[one] for one in weights)
@@ -302,6 +316,12 @@ class TorchEngine:
                 nbytes += layer.nbytes
             model.network.set_submodule(name, layer)
         return nbytes
+
+
+def _plan(layers: Layers | None) -> Plan:
+    if layers is None:
+        raise PathwaysError("the sparse kernels were not built: torch computes all products, and there is no plan")
+    return layers.plan
 
 
 _counts: list[int] = []

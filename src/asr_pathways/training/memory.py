@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,13 @@ def keep_freed_memory() -> bool:
     return bool(raised and mallopt(_TRIM_THRESHOLD, _MOST))
 
 
+def release_memory() -> None:
+    """Returns to the system what `keep_freed_memory` keeps: for parts of a job that need memory for other things."""
+    gc.collect()
+    with suppress(AttributeError, TypeError, OSError):  # with another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
     """Bytes that can be allocated on ``device``: on Linux what machine and control group leave; None if unknown."""
     if device.type == "cuda":
@@ -53,3 +61,11 @@ def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
         used = int((group / "memory.current").read_text()) - int(statistics["inactive_file"])
         free.append(int((group / "memory.max").read_text()) - used)
     return max(0, min(free)) if free else None
+
+
+def resident_memory(status: Path = Path("/proc/self/status")) -> int:
+    """Bytes of memory that this process has now, on Linux; 0 if unknown."""
+    with suppress(OSError, ValueError, IndexError):
+        lines = status.read_text().splitlines()
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
+    return 0
