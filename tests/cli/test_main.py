@@ -195,14 +195,14 @@ def test_a_wav_on_standard_input_is_heard_as_the_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     heard: list[np.ndarray] = []
-    accept = streaming.Stream.accept
+    accept = streaming.TransducerStream.accept
 
-    def accepted(self: streaming.Stream, samples: np.ndarray, sample_rate: int = 16_000) -> None:
+    def accepted(self: streaming.TransducerStream, samples: np.ndarray, sample_rate: int = 16_000) -> None:
         assert sample_rate == 8000
         heard.append(samples)
         accept(self, samples, sample_rate)
 
-    monkeypatch.setattr(streaming.Stream, "accept", accepted)
+    monkeypatch.setattr(streaming.TransducerStream, "accept", accepted)
     samples, _ = soundfile.read(spoken_file, dtype="int16")
     wav = io.BytesIO()
     soundfile.write(wav, np.stack([samples, 0 * samples], axis=1), 8000, format="WAV")
@@ -356,3 +356,22 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_demo_of_a_model_of_the_hub_shrinks_it_on_the_prompts(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[tuple[object, ...]] = []
+    monkeypatch.setattr("asr_pathways.data.corpora.prompts.prepare_prompts", lambda *words: called.append(words))
+    monkeypatch.setattr(
+        "asr_pathways.shrink.command.shrink", lambda *words, **options: called.append((*words, options))
+    )
+    model, out = whisper(tmp_path / "whisper"), tmp_path / "demo"
+    assert run("demo", "--model", model, "--out", out) == 0
+    languages = ("en", "es", "fr", "it", "ru")
+    assert called[0] == (out / "data", None, languages)
+    assert called[1] == (model, out / "data", out / "shrunk", languages, {"budget": 1500.0, "resume": True})
+    assert run("demo", "--model", model, "--out", out, "--fast") == 1
+    assert "--fast is of models of this package" in capsys.readouterr().err
+    assert run("demo", "--model", tmp_path / "none", "--out", out) == 1
+    assert "no such model folder" in capsys.readouterr().err and len(called) == 2

@@ -15,6 +15,7 @@ def test_what_a_user_is_to_know_of_a_data_folder(tmp_path: Path) -> None:
         for index in range(6):
             corpus.add("train", f"t{index}", "fr", f"un {'deux ' * index}".strip(), SILENT, "anna")
             corpus.add("train", f"i{index}", "it", "uno due", SILENT, "berta")
+        corpus.add("train", "long", "it", "uno", np.zeros(31 * 16_000, dtype=np.int16))
         corpus.add("test", "one", "fr", "un deux", SILENT, "anna")
         corpus.add("test", "two", "fr", "trois", SILENT, "carla")
         corpus.add("dev", "three", "it", "tre", SILENT)
@@ -24,6 +25,8 @@ def test_what_a_user_is_to_know_of_a_data_folder(tmp_path: Path) -> None:
         "fr: 3 words in test: differences below 80.9 points of WER are not shown",
         "fr: 1 of 2 texts of test are in train too: WER will flatter",
         "it: no test utterances: it cannot be scored; add 'split' to rows of the manifest",
+        "it: 1 utterances of train are longer than 30 s: Whisper is trained without them (more than 100 in all: "
+        "data.max_left_out in a recipe)",
         "1 of 2 speakers of test are in train too: WER of other voices will be higher",
     ]
 

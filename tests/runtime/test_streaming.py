@@ -25,7 +25,7 @@ from asr_pathways.runtime import layers, pathway_cache
 from asr_pathways.runtime.kernels import available, extension
 from asr_pathways.runtime.sources import ModelSource
 from asr_pathways.runtime.stream import Endpointing
-from asr_pathways.runtime.streaming import FRAME, StreamingTransducer, TransducerStream, _Written
+from asr_pathways.runtime.streaming import FRAME, StreamingTransducer, TransducerStream, _words, _Written
 from tests.conftest import LANGUAGES, WORDS, make_model, spoken
 
 needs_kernels = pytest.mark.skipif(not available(), reason="the kernels were not built")
@@ -405,7 +405,7 @@ def test_text_that_grows_is_that_of_all_symbols(tokenizer: Tokenizer, parts: lis
         symbols = [*(symbols[:-1] if changes else symbols), *part]  # beam search may change its mind
         frames = list(range(5, 5 + len(symbols)))
         text, tokens = written.read(symbols, frames)
-        assert text == tokenizer.decode(symbols)
+        assert text == tokenizer.decode(symbols) == " ".join(word.text for word in _words(tokens))
         pieces = tokenizer.pieces()
         assert tokens == [
             (pieces[symbol], round(2.0 + FRAME * frame, 2)) for symbol, frame in zip(symbols, frames, strict=True)

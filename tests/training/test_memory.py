@@ -13,7 +13,7 @@ from asr_pathways.training.memory import free_memory, keep_freed_memory
 
 PROGRAM = """
 import json, resource, torch
-from asr_pathways.training.memory import keep_freed_memory
+from asr_pathways.training.memory import keep_freed_memory, release_memory, resident_memory
 
 def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -24,7 +24,12 @@ def page_faults():
 torch.set_num_threads(1)
 before, kept = page_faults(), keep_freed_memory()
 torch.ones(2**25)  # leaves room for what follows
-print(json.dumps([before, kept, page_faults()]))
+after = page_faults()
+large = torch.ones(2**26)  # 256 MiB
+del large
+held = resident_memory()
+release_memory()
+print(json.dumps([before, kept, after, held - resident_memory()]))
 """
 
 
@@ -35,8 +40,9 @@ def test_freed_memory_is_used_again() -> None:
     """In a new process, for the setting lasts."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=clean, capture_output=True, text=True, check=True)
-    before, kept, after = json.loads(done.stdout)
+    before, kept, after, released = json.loads(done.stdout)
     assert kept and before >= 3 * 10_240 and after < before / 10
+    assert released > 200 * 2**20
 
 
 def test_what_the_environment_says_stays(monkeypatch: pytest.MonkeyPatch) -> None:

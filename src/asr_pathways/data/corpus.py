@@ -277,15 +277,15 @@ def summarize(data: Path) -> list[SplitSummary]:
     return [SplitSummary(*key, totals[key][0], int(totals[key][1]), int(totals[key][2])) for key in keys]
 
 
-def spoken_rows(data: Path, split: str) -> Iterator[tuple[str, str, str | None]]:
-    """Language, text and speaker, if known, of each utterance of a split.
+def spoken_rows(data: Path, split: str) -> Iterator[tuple[str, str, str | None, float]]:
+    """Language, text, speaker (if known) and seconds of each utterance of a split.
 
     Raises:
         PathwaysError: as :func:`load_cuts` does.
     """
     for _, row in _read_rows(data, split):
         spoken = row["supervisions"][0]
-        yield spoken["language"], spoken["text"], spoken.get("speaker")
+        yield spoken["language"], spoken["text"], spoken.get("speaker"), float(row["duration"])
 
 
 def sources_of(data: Path) -> list[About]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from asr_pathways.data.corpus import SPLITS, spoken_rows
@@ -14,6 +14,9 @@ DEVIATION = 0.5
 
 TELLING = 0.05
 """A test split that shows no smaller difference in WER than this is called small."""
+
+WINDOW = 30.0
+"""Seconds of Whisper's window."""
 
 _WITHOUT = {
     "train": "it cannot be trained on",
@@ -36,8 +39,10 @@ def concerns(data: Path) -> list[str]:
     words: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(SPLITS, 0))
     texts: dict[str, dict[str, set[int]]] = defaultdict(lambda: {split: set() for split in SPLITS})
     speakers: dict[str, set[str]] = {split: set() for split in SPLITS}
+    long: Counter[str] = Counter()
     for split in SPLITS:
-        for language, text, speaker in spoken_rows(data, split):
+        for language, text, speaker, seconds in spoken_rows(data, split):
+            long[language] += split == "train" and seconds > WINDOW
             words[language][split] += len(text.split())
             texts[language][split].add(hash(text))
             if speaker:
@@ -49,6 +54,11 @@ def concerns(data: Path) -> list[str]:
                 lines.append(
                     f"{language}: no {split} utterances: {_WITHOUT[split]}; add 'split' to rows of the manifest"
                 )
+        if long[language]:
+            lines.append(
+                f"{language}: {long[language]:,} utterances of train are longer than {WINDOW:g} s: Whisper is trained "
+                "without them (more than 100 in all: data.max_left_out in a recipe)"
+            )
         if counts["test"] and detectable(counts["test"], DEVIATION) > TELLING:
             shown = smallest_difference(counts["test"])
             lines.append(

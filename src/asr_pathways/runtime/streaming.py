@@ -14,7 +14,7 @@ import torch
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.normalize import normalize
-from asr_pathways.data.tokenizer import SPACE, Tokenizer
+from asr_pathways.data.tokenizer import SPACE, UNKNOWN_PIECE, Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.emformer import STRIDE
 from asr_pathways.models.transducer import GreedySearch
@@ -271,6 +271,8 @@ def _words(tokens: list[tuple[str, float]]) -> tuple[Word, ...]:
     """Of word pieces, each from the frame that emitted its first piece to the end of that of its last."""
     words: list[Word] = []
     for piece, time in tokens:
+        if piece == UNKNOWN_PIECE:
+            continue
         end = round(time + FRAME, 2)
         if piece.startswith(SPACE) or not words:
             words.append(Word(piece.removeprefix(SPACE), time, end))

@@ -21,6 +21,7 @@ from asr_pathways.lock import alone_in
 from asr_pathways.shrink.compare import System, TestSet, bytes_of, comparison_table
 from asr_pathways.shrink.planning import Chosen, choose_plan, recipe_of, tuning_of
 from asr_pathways.shrink.plans import Target
+from asr_pathways.training.memory import release_memory
 from asr_pathways.training.prune import prune
 from asr_pathways.training.run import has_ended, remove_checkpoints
 from asr_pathways.training.scoring import beside_dense, warning
@@ -75,6 +76,7 @@ def shrink(
         if not data.is_dir():
             data = _imported(data, out / "data")
         chosen = known or choose_plan(model, data, out, languages, target, budget)
+        release_memory()
         _finish(_trained(Job(out, data, chosen)))
 
 
@@ -113,6 +115,7 @@ def _trained(job: Job) -> Job:
             print(f"steps took longer than expected: {chosen.steps:,} of them after pruning", file=sys.stderr)
             write_json(job.out / "plan.json", chosen.model_dump(mode="json"))
         remove_checkpoints(dense)
+        release_memory()
     if not has_ended(pruned):
         prune(
             job.start,
@@ -125,6 +128,7 @@ def _trained(job: Job) -> Job:
             resume=_begun(pruned),
         )
         remove_checkpoints(pruned)
+        release_memory()
     return replace(job, chosen=chosen)
 
 

@@ -13,6 +13,7 @@ from asr_pathways.config import Config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import write_json
 from asr_pathways.formats import duration, percent, size
+from asr_pathways.model_folder.folder import fastest_device
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.transducer import Transducer
@@ -142,7 +143,8 @@ class _Costs:
 
     def __init__(self, asr: AsrModel, data: Path, out: Path, languages: Sequence[str]) -> None:
         self._model, self._languages = asr.model, languages
-        self.precision: Precision = "bf16-mixed" if multiplies_bfloat16() else "32-true"
+        fast = fastest_device().type == "cuda" or multiplies_bfloat16()
+        self.precision: Precision = "bf16-mixed" if fast else "32-true"
         asr = AsrModel(asr.model, asr.tokenizer, asr.card.model_copy(update={"languages": tuple(languages)}))
         self._paces = {trained: self._measured(asr, data, out, trained) for trained in (True, False)}
 
@@ -172,7 +174,8 @@ class _Costs:
 def recipe_of(model: SpeechModel, steps: int, refit: int, precision: Precision) -> PruneRecipe:
     """The recipe of pruning for a plan."""
     recipe = prune_recipe(model) if steps else oneshot_recipe(model)
-    return _adjusted(recipe.model_copy(update={"refit_batches": refit}), steps, precision)
+    refitting = {"refit_batches": refit, "refit_steps": recipe.refit_steps if refit else 0}
+    return _adjusted(recipe.model_copy(update=refitting), steps, precision)
 
 
 def tuning_of(steps: int, precision: Precision) -> TrainRecipe:

@@ -23,12 +23,15 @@ from asr_pathways.pruning.prunable import matches
 from asr_pathways.pruning.refit.refitting import solving_seconds
 from asr_pathways.training.config import LoopConfig, PruneRecipe
 from asr_pathways.training.inputs import Inputs
-from asr_pathways.training.memory import free_memory, resident_memory
+from asr_pathways.training.memory import free_memory, release_memory, resident_memory
 from asr_pathways.training.run import Run
 
 _FLOAT = 4  # bytes
 _SAMPLE = 4
 """Utterances whose decoding is timed, at most, and the part of a batch whose memory is counted before all of it is."""
+
+_LARGE = 10**7
+"""Weights of a model whose copy takes memory that is worth the time of a collection."""
 
 _END = 5
 """Steps of decoding beside the text's tokens: prompt and end."""
@@ -95,6 +98,20 @@ def measure(
     Raises:
         PathwaysError: if training needs more memory than there is; the option that makes it fit is named.
     """
+    try:
+        return _measured(model, batch, config, dev, autocast)
+    finally:
+        if sum(parameter.numel() for parameter in model.parameters()) > _LARGE:
+            release_memory()  # the copy's, of which training has its own
+
+
+def _measured(
+    model: SpeechModel,
+    batch: Batch,
+    config: LoopConfig,
+    dev: Batch | None,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Pace:
     device, resident = next(model.parameters()).device, resident_memory()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = copy.deepcopy(model)

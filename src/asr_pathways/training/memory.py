@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,13 @@ def keep_freed_memory() -> bool:
         return False
     raised = mallopt(_MMAP_THRESHOLD, _MOST) or mallopt(_MMAP_THRESHOLD, _MOST_ONCE)
     return bool(raised and mallopt(_TRIM_THRESHOLD, _MOST))
+
+
+def release_memory() -> None:
+    """Returns to the system what `keep_freed_memory` keeps: for parts of a job that need memory for other things."""
+    gc.collect()
+    with suppress(AttributeError, TypeError, OSError):  # with another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
