@@ -80,7 +80,7 @@ RECIPES = [
     Case(
         "blocks that do not exist",
         BAD_RECIPE,
-        "pruning: granularity: granularity 'block:0x4' is none of unstructured, block:RxC (block:4x1), n:m (2:4)",
+        "pruning: granularity: granularity 'block:0x4' is none of unstructured, block:RxC (block:4x1), n:m (2:4), neurons",
         pathways("granularity: 'block:0x4'"),
     ),
     Case(
@@ -159,6 +159,11 @@ OPTIONS = [
         "a token that no header can carry",
         "serve sparse --token s\u00e9cret --port 0",
         "--token: letters, digits and marks of ASCII are needed, without spaces",
+    ),
+    Case(
+        "a token for clients that cannot send it",
+        "serve sparse --port 0 --wyoming 0 --token secret",
+        "--wyoming: its clients send no token: leave --token out, or serve Wyoming by itself",
     ),
     Case(
         "an address of another machine",

@@ -71,7 +71,7 @@ def test_a_swap_keeps_the_count_drops_the_smallest_and_grows_the_steepest(
     magnitudes, gradients = torch.rand((2, *shape), generator=generator)
     units = torch.rand(granularity.units(shape), generator=generator) < 0.4
     mask = granularity.expand(units, shape)
-    new = swap(magnitudes, gradients, mask, fraction, granularity)
+    (new,) = swap([magnitudes], [gradients], [mask], fraction, granularity)
     assert new.sum() == mask.sum()
     lost = granularity.pool((mask & ~new).float()) > 0
     grown = granularity.pool((new & ~mask).float()) > 0
@@ -109,9 +109,9 @@ def test_nothing_grows_without_a_gradient(granularity: Granularity) -> None:
     """Of a layer that was dropped or is frozen all are 0; of a neuron that never fires, a row."""
     mask = granularity.expand(torch.arange(granularity.units((8, 6))) % 2 == 0, (8, 6))
     magnitudes, gradients = torch.rand(8, 6), torch.zeros(8, 6)
-    assert torch.equal(swap(magnitudes, gradients, mask, 0.5, granularity), mask)
+    assert torch.equal(*swap([magnitudes], [gradients], [mask], 0.5, granularity), mask)
     gradients[4:6] = 1.0
-    new = swap(magnitudes, gradients, mask, 0.9, granularity)
+    (new,) = swap([magnitudes], [gradients], [mask], 0.9, granularity)
     grown = new & ~mask
     assert new.sum() == mask.sum() and torch.equal(grown[4:6], ~mask[4:6]) and not grown[:4].any() | grown[6:].any()
 

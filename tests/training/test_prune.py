@@ -111,12 +111,13 @@ def test_one_shot_masks_follow_what_each_language_excites(tmp_path: Path, dense_
 def test_kept_weights_are_refitted_before_training(tmp_path: Path, dense_model: Path, speech: Path) -> None:
     run(dense_model, speech, tmp_path / "cut", steps=0)
     run(dense_model, speech, tmp_path / "refitted", steps=0, refit_batches=2)
+    run(dense_model, speech, tmp_path / "blocks", steps=0, refit_batches=2, refit_steps=8)
     run(dense_model, speech, tmp_path / "lap", steps=0, refit_batches=2, init="lap")
     dense = load_model(dense_model)
     cuts = load_cuts(speech, "train", ["en", "fr"])
     batches = list(eval_batches(cuts, dense.tokenizer, frontend=dense.model.frontend))
     distances = []
-    for name in ("cut", "refitted"):
+    for name in ("cut", "refitted", "blocks"):
         pruned = load_model(tmp_path / name)
         assert pruned.pathways is not None and pruned.pathways.at_target
         distance = 0.0
@@ -126,6 +127,7 @@ def test_kept_weights_are_refitted_before_training(tmp_path: Path, dense_model: 
                 distance += float((ours - theirs).square().mean())
         distances.append(distance)
     assert distances[1] < 0.7 * distances[0]
+    assert distances[2] < distances[1]
     with pytest.raises(PathwaysError, match="refit_batches: method imp does not start with final masks"):
         run(dense_model, speech, tmp_path / "imp", "imp", steps=7, refit_batches=2)
     assert not (tmp_path / "imp" / "model.safetensors").exists()
@@ -134,21 +136,23 @@ def test_kept_weights_are_refitted_before_training(tmp_path: Path, dense_model: 
 def test_refitting_goes_on_where_it_was_stopped(
     tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(dense_model, speech, tmp_path / "straight", steps=0, refit_batches=2)
+    options: dict[str, Any] = {"steps": 0, "refit_batches": 2, "refit_steps": 3}
+    run(dense_model, speech, tmp_path / "straight", **options)
     assert re.search(r"Refitting on 2 batches a language: about .* and .* more memory\n", capsys.readouterr().err)
 
     def interrupted(groups: list[object], label: str) -> Iterator[object]:
-        yield from groups[:3]
+        yield from groups[:5]
         raise KeyboardInterrupt
 
     solved = tmp_path / "stopped" / "checkpoints" / "refitted"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("asr_pathways.training.refitting.track", interrupted)
-        run(dense_model, speech, tmp_path / "stopped", steps=0, refit_batches=2)
+        run(dense_model, speech, tmp_path / "stopped", **options)
+    done = len(list(solved.iterdir()))
     second = sorted(solved.iterdir())[1]
     second.write_bytes(second.read_bytes()[:-9])  # damaged: its layers are solved for again
-    run(dense_model, speech, tmp_path / "stopped", steps=0, refit_batches=2, resume=True)
-    assert re.search(r"more memory \(2 of \d+ parts are done\)\n", capsys.readouterr().err)
+    run(dense_model, speech, tmp_path / "stopped", resume=True, **options)
+    assert re.search(rf"more memory \({done - 1} of \d+ parts are done\)\n", capsys.readouterr().err)
     assert not solved.exists()
     straight, resumed = (load_model(tmp_path / name).model.state_dict() for name in ("straight", "stopped"))
     assert same(straight, resumed)
@@ -233,6 +237,10 @@ def test_masks_from_a_pruned_model(tmp_path: Path, dense_model: Path, speech: Pa
         ({"method": "imp", "steps": 8, "init": "lsp"}, "--init lsp starts from masks of full sparsity, and method imp"),
         ({"method": "omp", "init": "lsp"}, "--init lsp makes a mask for each language, and method omp has one"),
         ({"method": "imp", "steps": 4}, r"imp reaches sparsity 0.7 at step 5, and the run ends at step 4"),
+        ({"init": "lap", "drop_layers": {"encoder": 1}}, "--init lap: its masks are of all layers"),
+        ({"drop_layers": {"decoder": 1}}, "drop_layers: decoder: of this model, encoder may lose layers"),
+        ({"drop_layers": {"encoder": 2}}, "drop_layers: encoder: 2 of 2 layers: at least one has to stay"),
+        ({"drop_layers": {"encoder": 1}, "distillation": 1.0}, "distillation: compares layer by layer"),
         ({"init": "lap", "init_steps": 0}, r"imp reaches sparsity 0.7 at step 5, and the run ends at step 0"),
     ],
 )

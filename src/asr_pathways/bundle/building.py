@@ -21,7 +21,7 @@ from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.models.weights import bounded, take_state
 from asr_pathways.pruning import Pathways
-from asr_pathways.pruning.prunable import find_prunable
+from asr_pathways.pruning.prunable import to_prune
 from asr_pathways.pruning.storage import Stored, check_tensors
 
 State = Mapping[str, Tensor]
@@ -83,8 +83,7 @@ def _check_transducer(bundle: Reader, card: ModelCard) -> Tokenizer:
     state = network.state_dict()
     for name in state.keys() - layout.tensors.keys():
         raise BundleError(f"{where}: {name}: missing")
-    config = layout.header.pathways.config
-    targets = find_prunable(network, config.include, config.exclude)
+    targets = to_prune(network, layout.header.pathways.config)
     check_tensors(where, layout.prunable, {target.name: target.shape for target in targets})
     unmasked = state.keys() - layout.prunable.keys()
     for language in layout.header.pathways.added:

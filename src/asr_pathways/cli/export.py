@@ -45,7 +45,8 @@ def export(
     """Writes a pruned model as one bundle of all its languages, or in a form that other programs read.
 
     bundle: weights that some language keeps, and a mask of bits a language; every MODEL argument accepts it.
-    hf: a model folder (of a Hugging Face model: one that transformers loads) with the zeros of one language written in.
+    hf: a model folder (of a Hugging Face model: one that transformers loads) with the zeros of one language written in;
+    of a pathway of whole neurons, a smaller model.
     onnx, sherpa: streaming graphs of one language, or of several in a folder each; sherpa-onnx runs the latter.
 
     Example: asr-pathways export runs/dynamic dynamic.asrp
@@ -66,13 +67,17 @@ def export(
     if format == "hf":
         from asr_pathways.export.dense_copy import write_dense_copy
 
-        write_dense_copy(asr, out, chosen, _known_scores(model, scores))
-        written = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
-        typer.echo(
-            f"{out}: a dense model of {size(written)} with its zeros written in: safetensors stores them all, so it is "
-            "as large and as fast as before; small and fast is the bundle (--format bundle)",
-            err=True,
-        )
+        sizes = write_dense_copy(asr, out, chosen, _known_scores(model, scores))
+        written = size(sum(path.stat().st_size for path in out.iterdir() if path.is_file()))
+        if sizes:
+            smaller = ", ".join(f"{key} {neurons:,}" for key, neurons in sizes.items())
+            typer.echo(f"{out}: a smaller dense model of {written}: {smaller}", err=True)
+        else:
+            typer.echo(
+                f"{out}: a dense model of {written} with its zeros written in: safetensors stores them all, so it is "
+                "as large and as fast as before; small and fast is the bundle (--format bundle)",
+                err=True,
+            )
         return
     from asr_pathways.export.onnx import export_onnx
     from asr_pathways.export.sherpa import export_sherpa

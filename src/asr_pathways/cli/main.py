@@ -109,6 +109,13 @@ def prune(
         Path | None, typer.Option(help="A recipe, such as recipes/prune.yaml.", show_default="by the model's kind")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Training steps, instead of the recipe's.")] = None,
+    drop_layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PART:N,...",
+            help="Leave out so many layers first, those that the loss needs least, such as encoder:2,decoder:1.",
+        ),
+    ] = None,
     resume: Resume = False,
     keep_checkpoints: KeepCheckpoints = False,
 ) -> None:
@@ -135,11 +142,16 @@ def prune(
 
     Example: asr-pathways prune models/tiny --data data/prompts --sparsity 0.7 --out runs/dynamic
     """
+    from asr_pathways.config import parse_config
     from asr_pathways.training.config import PruneRecipe
     from asr_pathways.training.prune import prune as run
 
     if _finished(out, resume):
         return
+    dropped = None
+    if drop_layers is not None:
+        counts = dict(part.strip().partition(":")[::2] for part in drop_layers.split(","))
+        dropped = parse_config(PruneRecipe, {"drop_layers": counts}, f"--drop-layers {drop_layers}").drop_layers
     run(
         model,
         data,
@@ -148,6 +160,7 @@ def prune(
         sparsity=sparsity,
         recipe=PruneRecipe.read(config) if config else None,
         steps=steps,
+        drop_layers=dropped,
         languages=split_languages(languages),
         init=init,
         resume=resume,
@@ -358,9 +371,6 @@ def _streamed(
 ) -> Callable[[Path], Iterator[Result]]:
     """From a file to its final results; partial ones go to stderr."""
     from asr_pathways.runtime.transcription import transcribe_live, transcribe_stream
-
-    if not recognizer.streams:
-        raise PathwaysError("only the transducers of this package stream: leave --stream out")
 
     def shown(results: Iterable[tuple[Result, bool]]) -> Iterator[Result]:
         line = PartialLine()

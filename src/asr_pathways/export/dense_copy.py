@@ -1,4 +1,7 @@
-"""``export --format hf``: one language of a pruned model as an ordinary dense model, with the zeros written in."""
+"""``export --format hf``: one language of a pruned model as an ordinary dense model, with the zeros written in.
+
+Of pathways of whole neurons it is a smaller model, without the neurons that were dropped.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from asr_pathways.model_folder.model import AsrModel
 
 def write_dense_copy(
     asr: AsrModel, out: Path, languages: Sequence[str] | None, scores: Mapping[str, Score] | None = None
-) -> None:
+) -> dict[str, int]:
     """Writes a MODEL folder without pathways; that of a Hugging Face model loads in transformers, and has a README.md.
 
     The weights of ``asr`` are overwritten.
@@ -26,6 +29,9 @@ def write_dense_copy(
         out: the folder.
         languages: one; None if there is only one.
         scores: WER by language, for README.md.
+
+    Returns:
+        {key of the model's config: neurons of its feed-forward layers}, where they became fewer.
 
     Raises:
         PathwaysError: if there are no pathways, not just one language is chosen, or it has word pieces of its own.
@@ -43,12 +49,17 @@ def write_dense_copy(
         raise PathwaysError(f"{language} has word pieces of its own, for which a dense copy has no place: use a bundle")
     if out.is_dir() and any(out.iterdir()):
         raise PathwaysError(f"{out}: has files in it: choose another folder")
-    network, state, sparsity = pathways.model, pathways.extract(language), pathways.summary().sparsity[language]
+    sparsity, neurons = pathways.summary().sparsity[language], pathways.neurons(language)
+    network, state = pathways.model, pathways.extract(language)
     pathways.detach()
     network.load_state_dict(state)
+    sizes = asr.model.drop_neurons(neurons) if neurons else {}
     card = asr.card.model_copy(update={"languages": (language,), "added": ()})
+    alone = AsrModel(asr.model, asr.tokenizer, card)
+    alone.note_sizes()
     with atomic_folder(out) as folder:
-        save_model(folder, AsrModel(asr.model, asr.tokenizer, card))
+        save_model(folder, alone)
         if isinstance(card, HubCard):
-            text = hub_card(card, out.name, sparsity, scores or {})
+            text = hub_card(card, out.name, sparsity, scores or {}, sizes)
             (folder / "README.md").write_text(text, encoding="utf-8")
+    return sizes

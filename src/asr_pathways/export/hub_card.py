@@ -11,7 +11,9 @@ from asr_pathways.model_folder.card import HubCard
 TASK = "automatic-speech-recognition"
 
 
-def hub_card(card: HubCard, name: str, sparsity: float, scores: Mapping[str, Score]) -> str:
+def hub_card(
+    card: HubCard, name: str, sparsity: float, scores: Mapping[str, Score], sizes: Mapping[str, int] | None = None
+) -> str:
     """Metadata and text of the card of a Hugging Face model with the zeros of one language.
 
     Args:
@@ -19,6 +21,7 @@ def hub_card(card: HubCard, name: str, sparsity: float, scores: Mapping[str, Sco
         name: of the model.
         sparsity: share of zeros in the layers that were pruned.
         scores: WER by language, where known.
+        sizes: {key of the model's config: neurons}, of a copy without the neurons that were pruned.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -46,12 +49,17 @@ def hub_card(card: HubCard, name: str, sparsity: float, scores: Mapping[str, Sco
     )
     lines = ["---", data.to_yaml(), "---", f"# {name}", ""]
     source = f" of [{card.base}](https://huggingface.co/{card.base})" if card.base else ""
-    lines += [
-        f"The {language_name(language)} pathway{source}: {percent(sparsity)}% of the weights of its linear and "
-        "convolution layers are zero, written into an ordinary dense model. It is as large and as fast as the dense "
-        "model; a bundle of asr-pathways stores no zeros and does not multiply by them.",
-        "",
-    ]
+    kind = f"The {language_name(language)} pathway{source}"
+    if sizes:
+        kept = ", ".join(f"{key} {neurons:,}" for key, neurons in sizes.items())
+        lines += [f"{kind}, a smaller dense model: {kept}.", ""]
+    else:
+        lines += [
+            f"{kind}: {percent(sparsity)}% of the weights of its linear and convolution layers are zero, written into "
+            "an ordinary dense model. It is as large and as fast as that; a bundle of asr-pathways stores no zeros and "
+            "does not multiply by them.",
+            "",
+        ]
     if score is not None:
         lines += [f"WER: {percent(score.wer)}% of {score.words:,} words.", ""]
     if card.attribution:

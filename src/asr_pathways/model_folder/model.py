@@ -15,6 +15,7 @@ from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.card import HubCard, ModelCard
 from asr_pathways.models.speech_model import SpeechModel
+from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import Pathways
 
 
@@ -79,6 +80,11 @@ class AsrModel:
             return list(self.model.parameters())
         newest = self.pathways.added[-1]
         return [*self.pathways.parameters(newest).values(), *self.model.language_parameters(newest)]
+
+    def note_sizes(self) -> None:
+        """Takes the sizes of a model that became smaller into its card."""
+        if isinstance(self.card, ModelCard) and isinstance(self.model, Transducer):
+            self.card = self.card.model_copy(update={"model": self.model.config})
 
     def use(self, language: str) -> AbstractContextManager[object]:
         """The pathway of ``language`` while the context lasts; nothing for a dense model."""

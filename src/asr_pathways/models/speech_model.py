@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.models.feed_forward import FeedForwards, drop_neurons
 
 if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
@@ -28,6 +30,8 @@ class SpeechModel(nn.Module, ABC):
         pads_to_window: whether every input takes the time of a whole window.
         free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
         blank: the symbol that stands for no text; None: there is none.
+        feed_forwards: the feed-forward layers of `network` whose neurons can be pruned.
+        stacks: {part that may lose layers: (name of their `ModuleList` in `network`, key of their number in config)}.
     """
 
     unprunable: tuple[str, ...] = ()
@@ -38,6 +42,8 @@ class SpeechModel(nn.Module, ABC):
     free_text: bool = False
     tells_languages: bool = False
     blank: int | None = None
+    feed_forwards: tuple[FeedForwards, ...] = ()
+    stacks: Mapping[str, tuple[str, str]] = MappingProxyType({})
     window: float = float("inf")
     """Seconds of audio that are decoded at once; longer recordings are cut at pauses."""
 
@@ -120,6 +126,10 @@ class SpeechModel(nn.Module, ABC):
         """
         return {}
 
+    def input_positions(self, batch: Batch) -> dict[str, Tensor]:
+        """The same, but what the model itself pads every input to its window with counts: it always processes that."""
+        return self.positions(batch)
+
     def prediction_lengths(self, batch: Batch) -> Tensor:
         """How many of the N rows of logits of `classifier` are of each utterance (B,), and not padding.
 
@@ -156,6 +166,46 @@ class SpeechModel(nn.Module, ABC):
     def language_parameters(self, language: str) -> list[nn.Parameter]:
         """Parameters beside those of `network` that serve one language only."""
         return []
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """How the names of the linear layers around neurons end, as `PathwayConfig.pairs` takes them."""
+        return tuple(dict.fromkeys((one.first, one.second) for one in self.feed_forwards))
+
+    def drop_neurons(self, kept: Mapping[str, Tensor]) -> dict[str, int]:
+        """Makes `feed_forwards` smaller for good, and its config likewise; see `feed_forward.drop_neurons`.
+
+        Args:
+            kept: {name of the weight of a first layer: bool (N,)}.
+
+        Returns:
+            {key of the config: neurons}.
+        """
+        sizes = {one.size: drop_neurons(self.network, one, kept) for one in self.feed_forwards}
+        for key, size in sizes.items():
+            self._set_size(key.split("."), size)
+        return sizes
+
+    def layers(self, part: str) -> nn.ModuleList:
+        """The layers of one of `stacks`."""
+        stack = self.network.get_submodule(self.stacks[part][0])
+        assert isinstance(stack, nn.ModuleList)
+        return stack
+
+    def put_layers(self, part: str, layers: Iterable[nn.Module]) -> None:
+        """Makes these the layers of one of `stacks`."""
+        name, key = self.stacks[part]
+        stack = nn.ModuleList(layers)
+        self.network.set_submodule(name, stack)
+        self._set_size(key.split("."), len(stack))
+
+    def drop_layer(self, part: str, index: int) -> None:
+        """Leaves a layer of one of `stacks` out for good; those after it move up."""
+        self.put_layers(part, [layer for place, layer in enumerate(self.layers(part)) if place != index])
+
+    @abstractmethod
+    def _set_size(self, keys: Sequence[str], size: int) -> None:
+        """Changes a size of the config, found by these keys."""
 
     def train_on_short_windows(self) -> None:
         """Called before the first training step; a model that pads its input may stop doing so from here on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.models.config import TransducerConfig
 from asr_pathways.models.emformer import STRIDE, Emformer
+from asr_pathways.models.feed_forward import FeedForwards
 from asr_pathways.models.rnnt_loss import rnnt_loss
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights, save_weights
@@ -81,6 +83,8 @@ class Transducer(SpeechModel):
     """Modules that stay dense: output layers, and convolutions of one weight a channel and tap."""
 
     matched = ("encoder",)
+    stacks = MappingProxyType({"encoder": ("encoder.layers", "encoder.layers")})
+    feed_forwards = (FeedForwards("encoder", "feed_forward.1", "feed_forward.3", "encoder.ffn_dim"),)
 
     def __init__(self, config: TransducerConfig) -> None:
         super().__init__()
@@ -165,6 +169,12 @@ class Transducer(SpeechModel):
 
     def forward_matched(self, batch: Batch) -> None:
         self.encodings(batch.features, batch.feature_lengths, batch.language)
+
+    def _set_size(self, keys: Sequence[str], size: int) -> None:
+        part, key = keys
+        assert part == "encoder"
+        self.encoder.config = self.config.encoder.model_copy(update={key: size})
+        self.config = self.config.model_copy(update={part: self.encoder.config})
 
     @property
     def frontend(self) -> Fbank:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from asr_pathways.config import Config
 from asr_pathways.errors import PathwaysError
-from asr_pathways.pruning.granularity import NOfM, parse_granularity
+from asr_pathways.pruning.granularity import Neurons, NOfM, parse_granularity
 from asr_pathways.pruning.schedule import ScheduleName, stages
 from asr_pathways.pruning.scores import SCORES, Need
 
@@ -53,7 +53,9 @@ class PathwayConfig(Config):
             ``gradient`` keeps the largest magnitudes inside the mask when it prunes, and swaps weights when it adapts.
         activation_power: ``activation`` is |theta| times the rms of inputs to this power. Below 1, the masks of
             languages share more.
-        granularity: ``unstructured``, ``block:RxC`` or ``n:m``.
+        granularity: ``unstructured``, ``block:RxC``, ``n:m`` or ``neurons``. The last prunes the linear layers of
+            ``pairs`` alone: a row of the first layer's weight and the column of the second's that reads it go together.
+        pairs: of ``neurons``: how the names of the two layers end, such as ``fc1`` and ``fc2``; they begin alike.
         allocation: ``uniform``, ``global`` or ``erk``.
         schedule: ``oneshot``, ``iterative``, ``cubic`` or ``linear`` (see `schedule.stages`).
         prune_start: global step of the first stage; 0 prunes when the pathways are attached.
@@ -69,6 +71,9 @@ class PathwayConfig(Config):
         rewind: after each prune the weights go back to where they were when attached, and the optimizer's
             state is cleared (Lottery Ticket Hypothesis).
         shared: one mask for all languages (language-agnostic pruning).
+        shared_middle: masks differ by language in the first and the last third of a model's layers alone; between them
+            is one for all, scored by what was observed of every language (DAMA, arXiv 2602.01008, finds languages in
+            the first and last layers). Of encoder and decoder each.
         include, exclude: patterns (``*``, ``?``) of parameters or of modules, by their names in the model.
     """
 
@@ -76,6 +81,7 @@ class PathwayConfig(Config):
     score: str = "magnitude"
     activation_power: float = Field(default=1.0, gt=0, le=1)
     granularity: str = "unstructured"
+    pairs: tuple[tuple[str, str], ...] = ()
     allocation: AllocationName = "uniform"
     schedule: ScheduleName = "oneshot"
     prune_start: int = Field(default=0, ge=0)
@@ -90,6 +96,7 @@ class PathwayConfig(Config):
     revived: Literal["keep", "reset"] = "keep"
     rewind: bool = False
     shared: bool = False
+    shared_middle: bool = False
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -127,6 +134,12 @@ class PathwayConfig(Config):
             raise ValueError(f"schedule {self.schedule} needs prune_stages, their number")
         if conflict := SCORES[self.score].conflict(dict(self)):
             raise ValueError(conflict)
+        if self.shared_middle and self.shared:
+            raise ValueError("shared_middle: with shared every layer's mask is one for all: leave one of them out")
+        if self.shared_middle and self.allocation == "global":
+            raise ValueError("shared_middle: allocation global keeps other numbers by language: use uniform or erk")
+        if self.shared_middle and SCORES[self.score].swaps:
+            raise ValueError(f"shared_middle: score {self.score} knows one language at a time: use another")
         if self.rewind and self.gradient == "parp":
             raise ValueError("rewind brings back the values that gradient parp has set to zero: use frozen")
         kind = parse_granularity(self.granularity)
@@ -138,7 +151,20 @@ class PathwayConfig(Config):
                     f"granularity {self.granularity} takes schedule oneshot, allocation uniform and any score but "
                     "gradient"
                 )
+        neurons = isinstance(kind, Neurons)
+        if self.pairs and not neurons:
+            raise ValueError(f"pairs are of granularity neurons, not of {self.granularity}: leave them out")
+        if neurons and (self.allocation != "uniform" or self.gradient == "parp"):
+            raise ValueError("granularity neurons takes allocation uniform, and gradient dense or frozen")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_pairs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Files of other granularities are as before there were pairs, so that older releases read them."""
+        values: dict[str, Any] = handler(self)
+        if not self.pairs:
+            values.pop("pairs", None)
+        return values
 
     def pathways(self, languages: Sequence[str]) -> tuple[str, ...]:
         """The names of the masks: one for each language, or the one that they share.

@@ -23,6 +23,16 @@ class Granularity:
         """How many units a weight of ``shape`` has."""
         return math.prod(shape)
 
+    @property
+    def parts(self) -> tuple[Granularity, ...]:
+        """How units lie in each of the successive weights that share them; here each weight has its own."""
+        return (self,)
+
+    @property
+    def implied(self) -> bool:
+        """Whether the zeros of another weight that shares the units make those of this one change no output."""
+        return False
+
     def pool(self, values: Tensor) -> Tensor:
         """The sum over each unit: (units,)."""
         return values.reshape(-1)
@@ -101,21 +111,64 @@ class NOfM(Granularity):
         return units.view(rows, -1)[:, :columns].reshape(tuple(shape))
 
 
+@dataclass(frozen=True)
+class Rows(Granularity):
+    """Rows of the first weight of a pair: what comes of them is multiplied by columns of the second."""
+
+    @property
+    def implied(self) -> bool:
+        return True
+
+    def units(self, shape: Sequence[int]) -> int:
+        return shape[0]
+
+    def pool(self, values: Tensor) -> Tensor:
+        return values.flatten(1).sum(dim=1)
+
+    def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
+        return units.view(-1, *[1] * (len(shape) - 1)).expand(tuple(shape))
+
+
+@dataclass(frozen=True)
+class Columns(Granularity):
+    """Columns of the second weight of a pair."""
+
+    def units(self, shape: Sequence[int]) -> int:
+        return shape[1]
+
+    def pool(self, values: Tensor) -> Tensor:
+        return values.sum(dim=0)
+
+    def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
+        return units.expand(tuple(shape))
+
+
+@dataclass(frozen=True)
+class Neurons(Granularity):
+    """Neurons between two linear layers: a row of the first's weight and the column of the second's that reads it."""
+
+    @property
+    def parts(self) -> tuple[Granularity, ...]:
+        return Rows(), Columns()
+
+
 def parse_granularity(text: str) -> Granularity:
-    """Reads ``unstructured``, ``block:RxC`` (``block:4x1``) or ``n:m`` (``2:4``).
+    """Reads ``unstructured``, ``block:RxC`` (``block:4x1``), ``n:m`` (``2:4``) or ``neurons``.
 
     Raises:
         ValueError: if ``text`` is none of them.
     """
     if text == "unstructured":
         return Granularity()
+    if text == "neurons":
+        return Neurons()
     block = re.fullmatch(r"block:([1-9]\d*)x([1-9]\d*)", text)
     if block:
         return Blocks(int(block[1]), int(block[2]))
     group = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
     if group and int(group[1]) < int(group[2]) <= 255:
         return NOfM(int(group[1]), int(group[2]))
-    raise ValueError(f"granularity {text!r} is none of unstructured, block:RxC (block:4x1), n:m (2:4)")
+    raise ValueError(f"granularity {text!r} is none of unstructured, block:RxC (block:4x1), n:m (2:4), neurons")
 
 
 def _matrix_shape(shape: Sequence[int]) -> tuple[int, int]:

@@ -55,9 +55,10 @@ class Pathways:
         self._state = state
         self._config = state.config
         self._masks = state.masks
-        self._weights = MaskedWeights(state.prunable)
+        self._weights = MaskedWeights(state.prunable, state.granularity)
         self._active = ActivePathway(model, state, self._weights)
-        self._selector = MaskSelector(state.config, state.prunable, state.observations)
+        sharing = dict.fromkeys(state.middle, state.keys)
+        self._selector = MaskSelector(state.config, state.prunable, state.observations, sharing)
 
     @classmethod
     def attach(cls, model: nn.Module, config: PathwayConfig, languages: Sequence[str]) -> Pathways:
@@ -321,6 +322,8 @@ class Pathways:
     def set_mask(self, language: str, mask: Mapping[str, Tensor]) -> None:
         """Replaces a language's mask by ``mask``: {tensor's name: bool tensor}, with every prunable tensor.
 
+        What all languages share of it (`PathwayConfig.shared_middle`) is replaced for all.
+
         Raises:
             PathwaysError: if a tensor is missing, unknown, not bool, or of another shape, or if another language
                 was added after this one.
@@ -352,6 +355,13 @@ class Pathways:
     def overlap(self) -> dict[tuple[str, str], float]:
         """Intersection over union of the masks of every pair of languages; 1.0 means that they are the same."""
         return overlaps(self._masks, self._state.by_language)
+
+    def neurons(self, language: str) -> dict[str, Tensor]:
+        """Of granularity ``neurons``: {first weight of a pair, by name: bool (N,), True at kept ones}; else nothing."""
+        if len(self._state.granularity.parts) == 1:
+            return {}
+        mask = self.mask(language)
+        return {name: mask[name].any(dim=1) for name in self.names[::2]}
 
     def summary(self) -> Summary:
         """Sparsities by language and tensor, union density, mean overlap, bytes of masks."""
@@ -467,6 +477,7 @@ class Pathways:
         before = self._masks.packed(key)
         union_before = self._masks.packed_union(state.keys)
         self._masks.put(key, new)
+        state.share_middle(key)
         after = self._masks.packed(key)
         if config.revived == "reset" and optimizer is not None:
             revived = [now & ~earlier for now, earlier in zip(after, union_before, strict=True)]

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning.granularity import Neurons, parse_granularity
+
+if TYPE_CHECKING:
+    from asr_pathways.pruning.config import PathwayConfig
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Owners = tuple[tuple[nn.Module, str], ...]  # the modules that hold a tensor, each with the attribute that it is there
@@ -51,6 +56,61 @@ def tensors_of(model: nn.Module) -> dict[Tensor, tuple[tuple[str, ...], Owners]]
         tensor: (tuple(name for name, *_ in of_tensor), tuple(dict.fromkeys((m, a) for _, m, a in of_tensor)))
         for tensor, of_tensor in places.items()
     }
+
+
+def to_prune(model: nn.Module, config: PathwayConfig) -> list[Prunable]:
+    """What the masks of a config cover: `find_prunable`, or of granularity ``neurons`` the weights of its pairs."""
+    prunable = find_prunable(model, config.include, config.exclude)
+    if not isinstance(parse_granularity(config.granularity), Neurons):
+        return prunable
+    return [one for pair in find_pairs(model, config.pairs, prunable) for one in pair]
+
+
+def find_pairs(
+    model: nn.Module, pairs: Sequence[tuple[str, str]], prunable: Sequence[Prunable]
+) -> list[tuple[Prunable, Prunable]]:
+    """The weights of every two linear layers whose names end as one of ``pairs`` does and begin alike.
+
+    Returns:
+        Pairs of those among ``prunable``, in their order.
+
+    Raises:
+        PathwaysError: if there are no pairs, one is in no part of the model, or its layers do not follow one another,
+            are not linear, or are not both to be pruned.
+    """
+    if not pairs:
+        raise PathwaysError(
+            "granularity neurons needs pairs, how the names of the two layers around the neurons end: "
+            "pairs=[('fc1', 'fc2')]"
+        )
+    weights = {name: one for one in prunable for name in one.names}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found: dict[str, tuple[Prunable, Prunable]] = {}
+    for first, second in pairs:
+        tails = [name.removesuffix(first) for name in modules if f".{name}".endswith(f".{first}")]
+        both = [tail for tail in tails if f"{tail}{second}" in modules]
+        if not both:
+            raise PathwaysError(f"pairs: no {first} of the model has a {second} beside it: see model.named_modules()")
+        for tail in both:
+            names = f"{tail}{first}", f"{tail}{second}"
+            layers = [modules[name] for name in names]
+            if not all(isinstance(layer, nn.Linear) for layer in layers):
+                raise PathwaysError(f"pairs: {' and '.join(names)} are not two linear layers")
+            if layers[0].out_features != layers[1].in_features:
+                sizes = f"{layers[0].out_features} outputs and {layers[1].in_features} inputs"
+                raise PathwaysError(f"pairs: {' and '.join(names)} do not follow one another: they have {sizes}")
+            chosen = [weights[f"{name}.weight"] for name in names if f"{name}.weight" in weights]
+            if len(chosen) == 1:
+                raise PathwaysError(
+                    f"pairs: of {' and '.join(names)} only {chosen[0].name} is to be pruned: exclude both"
+                )
+            if chosen:
+                found[chosen[0].name] = chosen[0], chosen[1]
+    if not found:
+        raise PathwaysError("nothing to prune: include and exclude leave no pair of layers")
+    if len({one.name for pair in found.values() for one in pair}) != 2 * len(found):
+        raise PathwaysError("pairs: a layer is in two of them")
+    return [found[one.name] for one in prunable if one.name in found]
 
 
 def find_prunable(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> list[Prunable]:
@@ -107,6 +167,19 @@ def _prunable_attributes(module: nn.Module) -> Iterable[str]:
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return [name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight_")]
     return ()
+
+
+def in_the_middle(model: nn.Module, prunable: Sequence[Prunable]) -> frozenset[int]:
+    """Which of ``prunable``, by index, are in the middle third of a list of layers (`ModuleList`, the outermost)."""
+    lists = {f"{name}.": len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    found = set()
+    for index, one in enumerate(prunable):
+        outermost = min((name for name in lists if one.name.startswith(name)), key=len, default="")
+        if outermost:
+            layer, third = int(one.name.removeprefix(outermost).partition(".")[0]), round(lists[outermost] / 3)
+            if third <= layer < lists[outermost] - third:
+                found.add(index)
+    return frozenset(found)
 
 
 def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -74,66 +76,95 @@ def select(
     Args:
         score: from the index of a tensor to its scores (>= 0); called once or twice a tensor, so that not all
             scores are in memory at once (`global` allocation needs them to be).
-        shapes: of all tensors.
+        shapes: of all tensors; those that share their units follow each other (`Granularity.parts`).
         sparsity: share of units that is dropped.
         within: bool masks; only units of which they keep something are kept.
         groups: of each tensor's rows, as in `Prunable`: `global` allocation empties none of them; None: one each.
     """
 
-    def unit_scores(index: int) -> Tensor:
-        scores = granularity.pool(score(index))
+    size = len(granularity.parts)
+    starts = range(0, len(shapes), size)
+
+    def unit_scores(start: int) -> Tensor:
+        scores = _pooled([score(index) for index in range(start, start + size)], granularity)
         if within is not None:
-            scores = scores.where(_active(within[index], granularity), OUT)
+            scores = scores.where(_active(within[start : start + size], granularity), OUT)
         if allocation == "global":  # the best unit of each group comes first
-            count = groups[index] if groups else 1
+            count = groups[start] if groups else 1
             of_groups = scores.view(count if scores.numel() % count == 0 else 1, -1)
             best = torch.zeros_like(of_groups, dtype=torch.bool).scatter_(1, of_groups.argmax(1, keepdim=True), True)
             scores = of_groups.masked_fill(best & (of_groups != OUT), math.inf).view(-1)
         return scores
 
-    units = [granularity.units(shape) for shape in shapes]
+    units = [granularity.parts[0].units(shapes[start]) for start in starts]
     if allocation == "global":
-        counts = global_((unit_scores(index) for index in range(len(shapes))), sparsity)
+        counts = global_(map(unit_scores, starts), sparsity)
     elif allocation == "erk":
         counts = erk(units, shapes, sparsity)
     else:
         counts = [kept(count, sparsity) for count in units]
-    for index, (shape, keep) in enumerate(zip(shapes, counts, strict=True)):
-        scores = unit_scores(index)
+    for start, keep in zip(starts, counts, strict=True):
+        scores = unit_scores(start)
         if within is not None:
             keep = min(keep, int((scores != OUT).count_nonzero()))
-        yield granularity.expand(granularity.choose(scores, keep), shape)
+        yield from _expanded(granularity.choose(scores, keep), shapes[start : start + size], granularity)
 
 
-def swap(magnitudes: Tensor, scores: Tensor, mask: Tensor, fraction: float, granularity: Granularity) -> Tensor:
+def swap(
+    magnitudes: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    fraction: float,
+    granularity: Granularity,
+) -> list[Tensor]:
     """RigL's update: the smallest ``fraction`` of the kept units is replaced by the dropped of highest score.
 
     The number of kept units does not change, nor does any unit grow that scores 0: nothing speaks for it.
 
     Args:
-        magnitudes, scores: (>= 0) of the weight's shape.
-        mask: the present bool mask.
+        magnitudes, scores: (>= 0) of the shapes of the weights that share their units (`Granularity.parts`).
+        masks: the present bool masks.
     """
-    active = _active(mask, granularity)
+    active = _active(masks, granularity)
     kept = int(active.count_nonzero())
-    growing = granularity.pool(scores).where(~active, OUT)
+    growing = _pooled(scores, granularity).where(~active, OUT)
     count = min(round(fraction * kept), int((growing > 0).count_nonzero()))
-    stay = granularity.choose(granularity.pool(magnitudes).where(active, OUT), kept - count)
+    stay = granularity.choose(_pooled(magnitudes, granularity).where(active, OUT), kept - count)
     grow = granularity.choose(growing, count)
-    return granularity.expand(stay | grow, mask.shape)
+    return list(_expanded(stay | grow, [mask.shape for mask in masks], granularity))
 
 
-def _active(mask: Tensor, granularity: Granularity) -> Tensor:
-    return granularity.pool(mask.float()) > 0
+def _pooled(values: Sequence[Tensor], granularity: Granularity) -> Tensor:
+    """Sums over each unit (units,) of the weights that share them."""
+    return reduce(add, (part.pool(one) for part, one in zip(granularity.parts, values, strict=True)))
+
+
+def _active(masks: Sequence[Tensor], granularity: Granularity) -> Tensor:
+    return _pooled([mask.float() for mask in masks], granularity) > 0
+
+
+def _expanded(units: Tensor, shapes: Sequence[Sequence[int]], granularity: Granularity) -> Iterator[Tensor]:
+    return (part.expand(units, shape) for part, shape in zip(granularity.parts, shapes, strict=True))
 
 
 Factor = Callable[[int], Tensor]  # of scores, from the index of a tensor
 
 
 class MaskSelector:
-    """Selects masks by the weights and the observations of a pathway; changes nothing itself."""
+    """Selects masks by the weights and the observations of a pathway; changes nothing itself.
 
-    def __init__(self, config: PathwayConfig, prunable: Sequence[Prunable], observations: Observations) -> None:
+    Args:
+        shared: {index of a tensor: the pathways that share its mask}: it is scored by the sum of their scores.
+    """
+
+    def __init__(
+        self,
+        config: PathwayConfig,
+        prunable: Sequence[Prunable],
+        observations: Observations,
+        shared: Mapping[int, Sequence[str]],
+    ) -> None:
+        self._shared = shared
         self._config = config
         kind = SCORES[config.score]
         self._score = kind(**{option: getattr(config, option) for option in kind.options})
@@ -155,7 +186,7 @@ class MaskSelector:
         if score.swaps or self._observations.missing(pathway):
             score, evidence = Magnitude(), self._observations.weights
         within = current if self._narrows else None
-        return score.name, self._select(score, evidence(pathway), sparsity, within, factor)
+        return score.name, self._select(score, evidence, pathway, sparsity, within, factor)
 
     def adapt(
         self,
@@ -172,9 +203,10 @@ class MaskSelector:
         """
         if missing := self._observations.missing(pathway):
             raise PathwaysError(missing)
-        evidence = self._observations.evidence(pathway)
+        evidence = self._observations.evidence
         if self._score.swaps:
-            return self._score.name, self._swap(pathway, evidence, current, self._score.swapped(language_steps))
+            share = self._score.swapped(language_steps)
+            return self._score.name, self._swap(pathway, evidence(pathway), current, share)
         hysteresis = self._config.hysteresis
 
         def with_hysteresis(index: int) -> Tensor:
@@ -182,18 +214,26 @@ class MaskSelector:
             return of_kept if factor is None else of_kept * factor(index)
 
         adapting = with_hysteresis if hysteresis else factor
-        return self._score.name, self._select(self._score, evidence, sparsity, None, adapting)
+        return self._score.name, self._select(self._score, evidence, pathway, sparsity, None, adapting)
 
     def _select(
         self,
         score: Score,
-        evidence: Callable[[str], Evidence],
+        evidence: Callable[[str], Callable[[str], Evidence]],
+        pathway: str,
         sparsity: float,
         within: Sequence[Tensor] | None,
         factor: Factor | None,
     ) -> Iterator[Tensor]:
+        together = {key for keys in self._shared.values() for key in keys if not self._observations.missing(key)}
+        of = {key: evidence(key) for key in together | {pathway}}
+
         def scores(index: int) -> Tensor:
-            values = score.of(evidence(self._prunable[index].name))
+            name = self._prunable[index].name
+            first, *others = [key for key in self._shared.get(index, ()) if key in of] or [pathway]
+            values = score.of(of[first](name))
+            for other in others:
+                values = values + score.of(of[other](name))
             return values * factor(index) if factor else values
 
         return select(
@@ -209,13 +249,14 @@ class MaskSelector:
     def _swap(
         self, pathway: str, evidence: Callable[[str], Evidence], current: Sequence[Tensor], share: float
     ) -> Iterator[Tensor]:
-        without = []
-        for one, mask in zip(self._prunable, current, strict=True):
-            of_weight = evidence(one.name)
-            scores = self._score.of(of_weight)
-            if not scores.any():
-                without.append(one.name)
-            yield swap(Magnitude().of(of_weight), scores, mask, share, self._granularity)
+        without, size = [], len(self._granularity.parts)
+        for start in range(0, len(current), size):
+            group = [evidence(one.name) for one in self._prunable[start : start + size]]
+            scores = [self._score.of(one) for one in group]
+            if not any(one.any() for one in scores):
+                without.append(self._prunable[start].name)
+            magnitudes = [Magnitude().of(one) for one in group]
+            yield from swap(magnitudes, scores, current[start : start + size], share, self._granularity)
         if without and not self._warned:
             self._warned = True
             some = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning.granularity import Granularity
 from asr_pathways.pruning.prunable import Prunable
 
 
@@ -73,10 +74,16 @@ def _refuse_tracing(modules: frozenset[int], module: nn.Module, _: object) -> No
 
 
 class MaskedWeights:
-    """The prunable weights of a model, with a copy of their dense values while they are masked."""
+    """The prunable weights of a model, with a copy of their dense values while they are masked.
 
-    def __init__(self, prunable: Sequence[Prunable]) -> None:
+    Of neurons only the second weight is masked, which gives the same outputs, bit for bit. So what a dropped neuron
+    would put out is still observed, and so is the gradient of the weights after it: it may come back.
+    """
+
+    def __init__(self, prunable: Sequence[Prunable], granularity: Granularity) -> None:
         self._prunable = list(prunable)
+        implied = [part.implied for part in granularity.parts]
+        self._applied = [index for index in range(len(self._prunable)) if not implied[index % len(implied)]]
         self._weights: list[Tensor] = [one.parameter for one in self._prunable]
         self._dense: list[Tensor] = []
         self._masked: list[Tensor] = []  # what the present masks were written through; empty while dense
@@ -103,7 +110,8 @@ class MaskedWeights:
             # Before the weights change: an interrupt from here on can be undone. What is written through `.data`
             # leaves the version counters of autograd as they are.
             self._masked = self._weights if tracked else [weight.data for weight in self._weights]
-            torch._foreach_mul_(self._masked, [as_number(mask) for mask in masks])
+            applied = [(self._masked[index], as_number(masks[index])) for index in self._applied]
+            torch._foreach_mul_(*map(list, zip(*applied, strict=True)))
         # Autocast caches low-precision copies of the weights, which would have the other values.
         torch.clear_autocast_cache()
 

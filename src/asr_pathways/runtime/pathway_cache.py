@@ -80,6 +80,8 @@ class PathwayCache:
         source = self._source
         model = assemble(source.card, source.dense(language))
         pruned = source.pruned(language)
+        if source.granularity == "neurons":
+            pruned = _without_neurons(model, pruned)
         matrices: dict[str, SparseMatrix] = {}
         if not available():
             warn_of_dense_products()
@@ -100,6 +102,15 @@ def assemble(card: ModelCard, tensors: Mapping[str, Tensor]) -> Transducer:
             module.distances = module.make_distances(card.model.encoder)
     place(model, tensors)
     return model.eval()
+
+
+def _without_neurons(model: Transducer, pruned: Mapping[str, Pruned]) -> dict[str, Pruned]:
+    """Drops the neurons that only zeros follow, and returns what is left of the weights."""
+    place(model, {name: weight.dense() for name, weight in pruned.items()})
+    layers = [names for one in model.feed_forwards for names in one.layers(model)]
+    after = {f"{first}.weight": f"{second}.weight" for first, second in layers}
+    model.drop_neurons({name: model.get_parameter(after[name]).any(dim=0) for name in after.keys() & pruned.keys()})
+    return {name: Pruned.of(model.get_parameter(name)) for name in pruned}
 
 
 def _sparse_weights(

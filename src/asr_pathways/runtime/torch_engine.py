@@ -97,6 +97,7 @@ class TransducerEngine:
 
     window = float("inf")
     free_text = False
+    times_words = True
 
     def __init__(self, streaming: StreamingTransducer, model: Path | None) -> None:
         self._streaming, self.languages = streaming, streaming.languages
@@ -156,6 +157,7 @@ class TorchEngine:
         assert isinstance(asr.model, HubModel)
         self._asr, self._model, self._threads, self._memory = asr, asr.model.eval(), threads, memory
         self.languages, self.window, self.free_text = asr.languages, asr.model.window, asr.model.free_text
+        self.times_words = type(asr.model).aligned is not HubModel.aligned
         self._identification = Identification(model, asr)
         granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
         self.layers = Layers(precision, granularity, threads, torch=True) if available() else None
@@ -241,6 +243,8 @@ class TorchEngine:
             state, pruned = pathways.extract(language), pathways.names
             # the tensors of an added language take turns in the model's own
             place(model.network, state if pathways.added else {name: state[name] for name in pruned})
+            if neurons := pathways.neurons(language):
+                model.drop_neurons(neurons)
         model.specialize(language)
         nbytes = 0 if self.layers is None else self._compile(model, language, pruned, self.layers)
         common = {id(tensor) for tensor in self._model.parameters()}

@@ -6,6 +6,7 @@ from typing import Any
 
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.transducer import Transducer
+from asr_pathways.pruning import matching
 from asr_pathways.training.config import PruneRecipe, TrainRecipe
 
 # As recipes/prune_whisper.yaml, oneshot.yaml and finetune_whisper.yaml, which a test compares.
@@ -22,9 +23,11 @@ _PRUNE_HUB: dict[str, Any] = {
 _ONESHOT_HUB: dict[str, Any] = {
     "optimizer": {"steps": 0},
     "data": {"max_seconds": 28, "speed_factors": [1.0]},
-    "calibration_batches": 12,
-    "refit_batches": 12,
-    "evaluation": {"utterances": 10, "keep_best": 1},
+    "pathways": {"exclude": ["proj_out", "model.encoder.conv*"]},
+    "calibration_batches": 6,
+    "refit_batches": 8,
+    "refit_steps": 12,
+    "evaluation": {"utterances": 5, "keep_best": 1},
 }
 _FINETUNE_HUB: dict[str, Any] = {
     "optimizer": {"steps": 500, "peak_lr": 2e-5, "final_lr": 1e-6, "warmup_steps": 50, "clip_norm": 1.0},
@@ -46,8 +49,13 @@ def prune_recipe(model: SpeechModel) -> PruneRecipe:
 
 
 def oneshot_recipe(model: SpeechModel) -> PruneRecipe:
-    """Without training: masks, and for a model of the hub refitting."""
-    return PruneRecipe().with_steps(0) if isinstance(model, Transducer) else PruneRecipe.model_validate(_ONESHOT_HUB)
+    """Without training: masks, and for a model of the hub refitting; Whisper's few convolutions stay dense."""
+    if isinstance(model, Transducer):
+        return PruneRecipe().with_steps(0)
+    recipe = PruneRecipe.model_validate(_ONESHOT_HUB)
+    excluded = recipe.pathways["exclude"]
+    of_whisper = len(matching(model.network, excluded)) == len(excluded)
+    return recipe if of_whisper else recipe.model_copy(update={"pathways": {}})
 
 
 def finetune_recipe() -> TrainRecipe:

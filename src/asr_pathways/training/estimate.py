@@ -161,7 +161,7 @@ def estimate(pace: Pace, config: LoopConfig, languages: int, dev: int) -> Estima
         scorings += 1  # the dense model is scored first
         seconds += languages * config.calibration_batches * pace.forward
         if config.refit_batches:
-            refitting = languages * (2 * config.refit_batches * pace.forward + pace.refitted)
+            refitting = languages * ((2 * config.refit_batches + 3 * config.refit_steps) * pace.forward + pace.refitted)
             seconds += refitting
             parts.append(f"refitting {duration(refitting)}")
     if dev:

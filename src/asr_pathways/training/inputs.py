@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +105,19 @@ class Inputs:
         self._report_lost_words(asr)
         return batches
 
-    def calibration(self, asr: AsrModel, language: str) -> Iterator[Batch]:
+    def calibration(self, asr: AsrModel, language: str, alone_each: int = 0) -> Iterator[Batch]:
         """Endless batches of one language, neither augmented nor made ahead, of an even sample of a large corpus.
 
-        If the model pads to a window, utterances are joined to fill it.
+        If the model pads to a window, utterances are joined to fill it; but the first one of the first batch, and of
+        each ``alone_each`` after it, is in a window of its own, most of which is silence then; 0: none is.
         """
         cuts = [cut for cut in self.cuts if cut.supervisions[0].language == language]
         cuts = cuts[:: -(-len(cuts) // _CALIBRATION_UTTERANCES)]
         plain = {"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0}
         batches = TrainBatches(cuts, config=self._run.config.data.model_copy(update=plain), **self._options(asr))
-        return (joined(one, asr.model.length_error) if asr.model.pads_to_window else one for one in batches)
+        pads, too_long = asr.model.pads_to_window, asr.model.length_error
+        alone = (int(alone_each > 0 and number % alone_each == 0) for number in count())
+        return (joined(one, too_long, next(alone)) if pads else one for one in batches)
 
     def sample(self, asr: AsrModel) -> Batch:
         """A batch of a training step (without steps: of calibration), by which a run's cost is measured."""

@@ -7,7 +7,7 @@ language) is a run with several.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from asr_pathways.bundle.load import load_model
@@ -21,6 +21,7 @@ from asr_pathways.training.defaults import prune_recipe
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.estimate import report_cost
 from asr_pathways.training.inputs import Inputs, choose_masks
+from asr_pathways.training.layers import check_layers, drop_layers
 from asr_pathways.training.loop import train_in
 from asr_pathways.training.refitting import refit
 from asr_pathways.training.run import Run, open_run
@@ -28,7 +29,7 @@ from asr_pathways.training.scoring import score_dev
 from asr_pathways.training.state import TrainingState
 
 INITS = ("omp", "lap", "lsp")
-_STRUCTURE = ("granularity", "allocation", "include", "exclude")
+_STRUCTURE = ("granularity", "pairs", "allocation", "include", "exclude")
 """Options of pathways that runs for first masks have in common with the run that starts from them."""
 
 
@@ -41,6 +42,7 @@ def prune(
     sparsity: float,
     recipe: PruneRecipe | None = None,
     steps: int | None = None,
+    drop_layers: Mapping[str, int] | None = None,
     languages: Sequence[str] | None = None,
     init: str | Sequence[Path] = "omp",
     resume: bool = False,
@@ -56,6 +58,7 @@ def prune(
         sparsity: share of prunable weights at zero, in [0, 1).
         recipe: steps, data, score, intervals; None: the one that fits the model's kind (`prune_recipe`).
         steps: of training, instead of the recipe's.
+        drop_layers: {part of the model: how many of its layers are left out first}, instead of the recipe's.
         languages: which ones get a pathway; None: all of the model's.
         init: the first masks: ``omp`` (one shot, by the method's score), ``lap`` (a run of iterative magnitude pruning
             on all languages), ``lsp`` (one such run for each language), or those of pruned MODEL folders.
@@ -69,6 +72,8 @@ def prune(
     if dense.pathways is not None:
         raise PathwaysError(f"{model}: is pruned already; pruning starts from a dense model")
     recipe = (recipe or prune_recipe(dense.model)).with_steps(steps)
+    if drop_layers is not None:
+        recipe = recipe.model_copy(update={"drop_layers": dict(drop_layers)})
 
     def pruned_by_magnitude(group: Sequence[str]) -> Path:
         """A MODEL folder of these languages, for ``lap`` and ``lsp``; one that is done already is only resumed."""
@@ -83,6 +88,7 @@ def prune(
         languages = dense.languages_for(languages, inputs.languages)
         dense.model.load_languages(languages)
         dense.model.to(run.fabric.device)
+        check_layers(dense.model, recipe.drop_layers)
         config = pathway_config(dense, method, sparsity, languages, recipe)
         _check_start(init, method, config, languages, recipe)
         inputs.select(languages)
@@ -114,6 +120,8 @@ def pathway_config(
     if "sparsity" in recipe.pathways:
         raise PathwaysError("recipe: pathways.sparsity: sparsity is an option beside the recipe: leave it out")
     options = {"exclude": matching(asr.model.network, asr.model.unprunable), **recipe.pathways}
+    if options.get("granularity") == "neurons":
+        options.setdefault("pairs", asr.model.pairs)
     steps = recipe.optimizer.steps
     config = METHODS[method].config(sparsity, steps, languages, **options)
     last = config.prune_start + (len(config.stages) - 1) * (config.prune_every or 0)
@@ -141,6 +149,10 @@ def _distillation(dense: AsrModel, recipe: PruneRecipe) -> Distillation | None:
         return None
     if recipe.distillation and not dense.model.matched:
         raise PathwaysError("recipe: distillation: only for Whisper and the transducers of this package: leave it out")
+    if recipe.distillation and recipe.drop_layers:
+        raise PathwaysError(
+            "recipe: distillation: compares layer by layer, and some are left out: use soft_targets alone"
+        )
     if recipe.soft_targets and not dense.model.classifier:
         raise PathwaysError("recipe: soft_targets: only for Whisper and CTC models but Parakeet: leave it out")
     return Distillation(dense.model, recipe.distillation, recipe.soft_targets)
@@ -154,8 +166,12 @@ def _check_start(
         raise PathwaysError(
             f"--init {init} starts from masks of full sparsity, and method {method} prunes by stages: use omp"
         )
+    if init != "omp" and recipe.drop_layers:
+        raise PathwaysError(f"--init {init}: its masks are of all layers: use omp, or leave drop_layers out")
     if init == "lsp" and config.shared and len(languages) > 1:
         raise PathwaysError(f"--init lsp makes a mask for each language, and method {method} has one for all: use lap")
+    if init == "lsp" and config.shared_middle and len(languages) > 1:
+        raise PathwaysError("--init lsp makes masks for each language, and shared_middle has one for all: use lap")
     if recipe.refit_batches and (config.stage_at(0) != config.sparsity or config.rewind):
         raise PathwaysError(f"recipe: refit_batches: method {method} does not start with final masks: leave it out")
 
@@ -180,6 +196,7 @@ def _first_pathways(
 ) -> AsrModel:
     """``dense`` with pathways of the inputs' languages and the first masks of ``init``."""
     first = run.fabric.is_global_zero
+    drop_layers(dense, inputs, recipe.drop_layers, recipe.calibration_batches)
     before = copy.deepcopy(dense.model) if recipe.refit_batches else None
     pathways = Pathways.attach(dense.model.network, config, dense.card.languages)
     asr = AsrModel(dense.model, dense.tokenizer, dense.card, pathways)
@@ -219,5 +236,5 @@ def _load_masks(pathways: Pathways, folders: Sequence[Path], init: str | Sequenc
 def _recipe_of_first_masks(recipe: PruneRecipe) -> PruneRecipe:
     """The recipe of the runs of ``lap`` and ``lsp``: plain pruning with the same structure of masks."""
     structure = {key: recipe.pathways[key] for key in _STRUCTURE if key in recipe.pathways}
-    plain = {"pathways": structure, "distillation": 0.0, "soft_targets": 0.0, "refit_batches": 0}
+    plain = {"pathways": structure, "distillation": 0.0, "soft_targets": 0.0, "refit_batches": 0, "refit_steps": 0}
     return recipe.with_steps(recipe.init_steps).model_copy(update=plain)

@@ -7,7 +7,7 @@ import tempfile
 from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import temporary_folder, write_json, writing
+from asr_pathways.models.feed_forward import FeedForwards
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.weights import load_weights
 
@@ -30,6 +31,13 @@ GENERATION = "generation_config.json"
 
 MOST = 1 << 16
 """Frames (or samples) that suffice for one of the encoder, whatever the model."""
+
+FEED_FORWARDS = (
+    FeedForwards("encoder", "linear1", "linear2", "encoder_config.intermediate_size"),
+    FeedForwards("", "intermediate_dense", "output_dense", "intermediate_size"),
+    FeedForwards("", "intermediate.dense", "output.dense", "intermediate_size"),
+)
+"""Of FastConformers, of the wav2vec 2.0 family, and of SEW-D."""
 
 MANY = 100
 """Frames of the encoder whose distance is measured at once."""
@@ -132,6 +140,7 @@ class HubModel(SpeechModel):
     def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
         super().__init__()
         self.hub = hub
+        self.feed_forwards = tuple(one for one in FEED_FORWARDS if one.layers(hub))
         self._frontend, self._parts = frontend, parts
         self._frames: dict[int, int] = {}
         if getattr(hub.config, "apply_spec_augment", False):
@@ -207,6 +216,10 @@ class HubModel(SpeechModel):
     def specialize(self, language: str) -> None:
         """Puts what a language has of its own into the network, for good: from here on it is a model of that alone."""
         return
+
+    def _set_size(self, keys: Sequence[str], size: int) -> None:
+        *parts, key = keys
+        setattr(reduce(getattr, parts, self.hub.config), key, size)
 
     @abstractmethod
     def output_lengths(self, lengths: Tensor) -> Tensor:

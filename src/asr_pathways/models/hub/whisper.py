@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from asr_pathways.data.languages import find_language
 from asr_pathways.errors import PathwaysError
+from asr_pathways.models.feed_forward import FeedForwards
 from asr_pathways.models.guards import LEAST_LOG_PROBABILITY, is_silence, loop_end, varied
 from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, pad_lengths
 
@@ -63,6 +65,7 @@ class Whisper(HubModel):
             longest of their batch.
     """
 
+    stacks = MappingProxyType({part: (f"model.{part}.layers", f"{part}_layers") for part in ("encoder", "decoder")})
     unprunable = ("proj_out",)
     classifier = "proj_out"
     free_text = True
@@ -70,6 +73,9 @@ class Whisper(HubModel):
     def __init__(self, hub: Any, tokenizer: Any, extractor: Any) -> None:
         frontend = ExtractorFrontend(extractor, "input_features", FRAME_RATE, transposed=True)
         super().__init__(hub, frontend, [tokenizer, extractor])
+        self.feed_forwards = tuple(
+            FeedForwards(f"model.{part}", "fc1", "fc2", f"{part}_ffn_dim") for part in ("encoder", "decoder")
+        )
         self._start = _token(tokenizer, "<|startoftranscript|>")
         self._end = int(hub.config.eos_token_id)
         self._languages = language_tokens(tokenizer) if _multilingual(hub) else {}
@@ -86,10 +92,21 @@ class Whisper(HubModel):
         self._outside: dict[str, Tensor] = {}  # {language: (V,): the tokens that it does not write}
         self._never = _suppressed(hub, "suppress_tokens")
         self._never_first = [*self._never, *_suppressed(hub, "begin_suppress_tokens")]
-        self.matched = (
-            *_between_layers("encoder", hub.config.encoder_layers),
-            *_between_layers("decoder", hub.config.decoder_layers),
-        )
+
+    @property
+    def matched(self) -> tuple[str, ...]:  # type: ignore[override]
+        layers = {"encoder": self.hub.config.encoder_layers, "decoder": self.hub.config.decoder_layers}
+        return tuple(name for part, count in layers.items() for name in _between_layers(part, count))
+
+    def drop_layer(self, part: str, index: int) -> None:
+        super().drop_layer(part, index)
+        if part == "encoder":
+            return
+        for place, layer in enumerate(self.hub.model.decoder.layers):  # in the cache of keys and values
+            layer.self_attn.layer_idx = layer.encoder_attn.layer_idx = place
+        if heads := (self.stated_generation or {}).get("alignment_heads"):
+            heads = [[layer - (layer > index), head] for layer, head in heads if layer != index]
+            self.stated_generation = {**(self.stated_generation or {}), "alignment_heads": heads}
 
     @property
     def padding(self) -> str:
@@ -163,6 +180,10 @@ class Whisper(HubModel):
             "model.encoder": encoded,
             "model.decoder": pad_lengths(batch.target_lengths + prompt, batch.targets.shape[1] + prompt),
         }
+
+    def input_positions(self, batch: Batch) -> dict[str, Tensor]:
+        positions = self.positions(batch)
+        return {"model.decoder": positions["model.decoder"]} if self.padding == "window" else positions
 
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
         return self.encode(features, lengths), self.output_lengths(lengths)

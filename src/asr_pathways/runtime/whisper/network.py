@@ -187,8 +187,7 @@ class Network:
             self._norm(f"{name}.self_attn_layer_norm"),
             *self._attention(f"{name}.self_attn", MANY),
             self._norm(f"{name}.final_layer_norm"),
-            self._linear(f"{name}.fc1", MANY),
-            self._linear(f"{name}.fc2", MANY),
+            *self._feed_forward(name, MANY),
         )
 
     def _decoder_layer(self, name: str) -> tuple[Any, ...]:
@@ -198,8 +197,7 @@ class Network:
             self._norm(f"{name}.encoder_attn_layer_norm"),
             *self._attention(f"{name}.encoder_attn", FEW, MANY),
             self._norm(f"{name}.final_layer_norm"),
-            self._linear(f"{name}.fc1", FEW),
-            self._linear(f"{name}.fc2", FEW),
+            *self._feed_forward(name, FEW),
         )
 
     def _attention(self, name: str, rows: int, encodings: int | None = None) -> list[Any]:
@@ -212,6 +210,14 @@ class Network:
             self._linear(f"{name}.out_proj", rows),
         ]
 
+    def _feed_forward(self, name: str, rows: int) -> list[Any]:
+        """Both layers; where whole neurons are pruned, without those that only zeros follow, which change no output."""
+        first, second = (np.asarray(self._tensor(f"{name}.{one}.weight")) for one in ("fc1", "fc2"))
+        biases = [self._floats(f"{name}.{one}.bias") for one in ("fc1", "fc2")]
+        if self._layers.granularity == "neurons" and (alive := second.any(axis=0)).any():
+            first, second, biases[0] = first[alive], second[:, alive], biases[0][alive]
+        return [self._stored(*one, rows) for one in zip((first, second), biases, strict=True)]
+
     def _norm(self, name: str) -> tuple[Floats, Floats, float]:
         dim = self.shape.d_model
         return self._floats(f"{name}.weight", dim), self._floats(f"{name}.bias", dim), EPSILON
@@ -221,7 +227,10 @@ class Network:
         if shape not in (None, weight.shape):
             raise ValueError(f"{name}.weight: {weight.shape}, not {shape}")
         offsets = self._floats(f"{name}.bias") if bias else None
-        layer, nbytes = self._layers.linear(weight.reshape(len(weight), -1), offsets, rows)
+        return self._stored(weight.reshape(len(weight), -1), offsets, rows)
+
+    def _stored(self, weight: NDArray[Any], bias: Floats | None, rows: int) -> Any:
+        layer, nbytes = self._layers.linear(weight, bias, rows)
         self.nbytes += nbytes
         return layer
 
