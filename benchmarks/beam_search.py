@@ -67,7 +67,7 @@ def _run(
     source, results, spent = ModelSource(asr), [], 0.0
     options = {language: {} if bonus is None else {"phrases": rare[language], "bonus": bonus} for language in rare}
     recognizers = {
-        language: StreamingTransducer(source, language, beam=beam, **options[language])  # type: ignore[arg-type]
+        language: StreamingTransducer(source, language, precision="float32", beam=beam, **options[language])  # type: ignore[arg-type]
         for language in rare
     }
     for identifier, language, text, samples in cuts:

@@ -55,7 +55,7 @@ def size_and_time(exported: Exported, runs: int = 20) -> dict[str, object]:
 
 def compare(asr: AsrModel, exported: Sequence[Exported], data: Path, split: str = "test") -> dict[str, int]:
     """Utterances of a data folder whose tokens and times by sherpa-onnx are those of the package's recogniser."""
-    ours = StreamingRecognizer(ModelSource(asr), dtype="dense")
+    ours = StreamingRecognizer(ModelSource(asr), precision=None)
     theirs = {language: _open(one.folder) for one in exported for language in one.languages}
     counts = dict.fromkeys(("utterances", "tokens", "same", "same_with_silence", "changed_by_language"), 0)
     for cut in load_cuts(data, split):

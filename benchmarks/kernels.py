@@ -1,14 +1,14 @@
-"""Products with sparse weights beside dense ones, and beside what the machine could do at best; one thread.
+"""Products with pruned weights beside dense ones, and beside what the machine could do at best; one thread.
 
 python -m benchmarks.kernels
-python -m benchmarks.kernels --shapes 512x2048 --rows 1,16 --sparsities 0.7 --json
+python -m benchmarks.kernels --shapes 512x2048 --rows 1,16 --sparsities 0.7 --granularities unstructured,5:16 --json
 
-"in cache" multiplies by one matrix again and again, "24 layers" by as many matrices in turn, as a model does. Dense
-and sparse products take turns, and the best time of each counts: the machine may have other work. The best that could
-be (the roofline model of Williams, Waterman and Patterson, 2009) is the longer of two times: reading the packed
-weights at the rate at which as many bytes can be read in order, and multiplying at the rate of multiply-adds in
-registers; both rates are measured here, which needs g++. ONNX Runtime's dense product is measured too where it is
-installed (with onnx).
+"in cache" multiplies by one matrix again and again, "24 layers" by as many matrices in turn, as a model does. Products
+in all formats (see `asr_pathways.runtime.layers`) take turns, and the best time of each counts: the machine may have
+other work. The best that could be (the roofline model of Williams, Waterman and Patterson, 2009) is the longer of two
+times: reading the packed weights at the rate at which as many bytes can be read in order, and multiplying the nonzeros
+at the rate of multiply-adds in registers (twice that of float32 in bfloat16, four times in int8); both rates are
+measured here, which needs g++. ONNX Runtime's dense product is measured too where it is installed (with onnx).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from torch import Tensor
@@ -26,13 +27,15 @@ from torch.nn.functional import linear
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import parse_granularity
-from asr_pathways.runtime.kernels import SparseMatrix, available, variants
+from asr_pathways.runtime.kernels import available, variants
+from asr_pathways.runtime.layers import Floats, Format, formats
 from benchmarks.roofline import OUT_OF_CACHE, multiply_add_rate, read_rate
 
 SHAPES = ("512x2048", "2048x512", "512x512", "1536x512")
 ROWS = (1, 4, 8, 16, 32)
 SPARSITIES = (0.5, 0.7, 0.8)
-KINDS = tuple(product(("unstructured", "block:4x1"), ("float32", "int8")))
+GRANULARITIES = ("unstructured", "block:4x1")
+RATES = {"float32": 1, "bfloat16": 2, "int8": 4}
 
 
 def measure(
@@ -41,8 +44,9 @@ def measure(
     sparsities: Sequence[float] = SPARSITIES,
     layers: int = 24,
     rounds: int = 15,
+    granularities: Sequence[str] = GRANULARITIES,
 ) -> Iterator[dict[str, object]]:
-    """One result for each shape (out x in of the weight), number of activation rows, sparsity, granularity, type."""
+    """One result for each shape (out x in of the weight), number of activation rows, sparsity, granularity, format."""
     if not available():
         raise PathwaysError("the sparse kernels were not built: install a C++ compiler, then this package again")
     threads = torch.get_num_threads()
@@ -51,44 +55,62 @@ def measure(
         for shape, sparsity in product(shapes, sparsities):
             out, inputs = map(int, shape.split("x"))
             dense = [torch.randn(out, inputs) for _ in range(layers)]
-            packed = [[pack(weight, sparsity, *kind) for weight in dense] for kind in KINDS]
+            packed = [
+                Packed(granularity, one, [prune(weight, sparsity, granularity) for weight in dense])
+                for granularity in granularities
+                for one in formats("auto", granularity=granularity)
+            ]
             for n in rows:
                 yield from compare(dense, packed, n, sparsity, rounds)
     finally:
         torch.set_num_threads(threads)
 
 
-def pack(weight: Tensor, sparsity: float, granularity: str, dtype: Any) -> SparseMatrix:
+def prune(weight: Tensor, sparsity: float, granularity: str) -> Floats:
     """The weight with random units of it dropped."""
     grain = parse_granularity(granularity)
-    kept = torch.rand(grain.units(weight.shape)) >= sparsity
-    return SparseMatrix.pack(weight * grain.expand(kept, weight.shape), granularity, dtype)
+    scores = torch.rand(grain.units(weight.shape))
+    kept = grain.choose(scores, round((1 - sparsity) * len(scores)))
+    return (weight * grain.expand(kept, weight.shape)).numpy()
+
+
+class Packed:
+    """The layers of a model in one format."""
+
+    def __init__(self, granularity: str, one: Format, weights: list[Floats]) -> None:
+        self.granularity, self.format, self.shape = granularity, one, weights[0].shape
+        self.nonzeros = int(np.count_nonzero(weights[0]))
+        made = [one.store(weight, granularity) for weight in weights]
+        self.layers, self.sizes = [one.layer(compiled, None) for compiled, _ in made], [size for _, size in made]
 
 
 def compare(
-    dense: list[Tensor], packed: list[list[SparseMatrix]], n: int, sparsity: float, rounds: int
+    dense: list[Tensor], packed: list[Packed], n: int, sparsity: float, rounds: int
 ) -> Iterator[dict[str, object]]:
     """Times all kinds at one shape and sparsity, in turn."""
     layers, x = len(dense), torch.randn(n, dense[0].shape[1])
-    once = [torch_product(dense[:1], x), onnx_product(dense[0], x), *(sparse_product(kind[:1], x) for kind in packed)]
-    cycle = [torch_product(dense, x), *(sparse_product(kind, x) for kind in packed)]
+    once = [
+        torch_product(dense[:1], x),
+        onnx_product(dense[0], x),
+        *(our_product(kind.layers[:1], x) for kind in packed),
+    ]
+    cycle = [torch_product(dense, x), *(our_product(kind.layers, x) for kind in packed)]
     torch_hot, onnx_hot, *hot = best(once, 20 * rounds)
     torch_cold, *cold = best(cycle, rounds)
     peak = multiply_add_rate()
     memory = read_rate(OUT_OF_CACHE)
-    for kind, matrices, hot_seconds, cold_seconds in zip(KINDS, packed, hot, cold, strict=True):
-        matrix = matrices[0]
-        multiplying = n * matrix.nonzeros / peak
-        hot_bound = max(multiplying, matrix.nbytes / read_rate(matrix.nbytes))
-        whole = sum(each.nbytes for each in matrices)
-        cold_bound = max(multiplying, matrix.nbytes / (memory if whole >= OUT_OF_CACHE // 8 else read_rate(whole)))
+    for kind, hot_seconds, cold_seconds in zip(packed, hot, cold, strict=True):
+        size, whole = kind.sizes[0], sum(kind.sizes)
+        multiplying = n * kind.nonzeros / (RATES[kind.format.item] * peak)
+        hot_bound = max(multiplying, size / read_rate(size))
+        cold_bound = max(multiplying, size / (memory if whole >= OUT_OF_CACHE // 8 else read_rate(whole)))
         yield {
-            "shape": "x".join(map(str, matrix.shape)),
+            "shape": "x".join(map(str, kind.shape)),
             "rows": n,
             "sparsity": sparsity,
-            "granularity": kind[0],
-            "values": kind[1],
-            "packed_kib": matrix.nbytes // 1024,
+            "granularity": kind.granularity,
+            "format": kind.format.name,
+            "packed_kib": size // 1024,
             "in_cache_us": round(1e6 * hot_seconds, 1),
             "in_cache_over_torch": round(torch_hot / hot_seconds, 2),
             "in_cache_over_onnxruntime": None if onnx_hot is None else round(onnx_hot / hot_seconds, 2),
@@ -107,8 +129,8 @@ def torch_product(weights: list[Tensor], x: Tensor) -> Callable[[], object]:
     return lambda: [None for weight in weights if linear(x, weight) is None]  # results are freed at once
 
 
-def sparse_product(matrices: list[SparseMatrix], x: Tensor) -> Callable[[], object]:
-    return lambda: [None for matrix in matrices if matrix.matmul(x) is None]
+def our_product(layers: list[Any], x: Tensor) -> Callable[[], object]:
+    return lambda: [None for layer in layers if layer.multiply(x.numpy(), (1, "")) is None]
 
 
 def onnx_product(weight: Tensor, x: Tensor) -> Callable[[], object] | None:
@@ -150,7 +172,7 @@ def line(result: dict[str, Any]) -> str:
     onnx_ratio = result["in_cache_over_onnxruntime"]
     return (
         f"{result['shape']:>9} n={result['rows']:<2} {result['sparsity']:.0%} {result['granularity']:<12} "
-        f"{result['values']:<7} in cache {result['in_cache_us']:7.1f} us, {result['in_cache_over_torch']:5.2f}x torch"
+        f"{result['format']:<15} in cache {result['in_cache_us']:7.1f} us, {result['in_cache_over_torch']:5.2f}x torch"
         + (f", {onnx_ratio:5.2f}x onnxruntime" if onnx_ratio else "")
         + f", {result['in_cache_times_roofline']:4.2f} of roofline | {result['layers']} layers "
         f"{result['layers_us']:7.1f} us, {result['layers_over_torch']:5.2f}x torch, "
@@ -164,12 +186,12 @@ def run(
     sparsities: str = ",".join(map(str, SPARSITIES)),
     layers: int = 24,
     rounds: int = 15,
+    granularities: str = ",".join(GRANULARITIES),
     as_json: Annotated[bool, typer.Option("--json", help="one object a line")] = False,
 ) -> None:
     """Prints a line for each combination."""
-    for result in measure(
-        shapes.split(","), [*map(int, rows.split(","))], [*map(float, sparsities.split(","))], layers, rounds
-    ):
+    numbers = [*map(int, rows.split(","))], [*map(float, sparsities.split(","))]
+    for result in measure(shapes.split(","), *numbers, layers, rounds, granularities.split(",")):
         typer.echo(json.dumps(result) if as_json else line(result))
 
 

@@ -33,8 +33,9 @@ Streaming recognition with random weights, which take as long as trained ones, i
 turn, medians of five. RTF is seconds of compute a second of audio. A chunk's milliseconds are those of one call.
 "First token" is the time from the end of the 40 ms with the first token until it is recognised, if audio comes as it
 is spoken: what is left of the chunk, a right context of 40 ms, and compute. Memory and load time are of a separate
-process, which imports torch. MB are of the bundle. Made by `make bench`. What 4x1 blocks cost in accuracy:
-[blocks.md](blocks.md); sizes of bundles: [bundle.md](bundle.md).
+process, which imports torch. MB are of the bundle. `sparse float32` and `sparse auto` are the precisions of
+[runtime.md](runtime.md); sections without `sparse auto` were measured before there was one. Made by `make bench`. What
+4x1 blocks cost in accuracy: [blocks.md](blocks.md); sizes of bundles: [bundle.md](bundle.md).
 """
 
 
@@ -65,8 +66,9 @@ def _summary(results: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## RTF at 70%, beside the fastest dense system of the same run",
         "",
-        "| Model | Chunk ms | Threads | Dense float32 | Unstructured | 4x1 blocks | Dense int8 | 4x1 blocks, int8 |",
-        "|---|---|---|---|---|---|---|---|",
+        "| Model | Chunk ms | Threads | Dense float32 | Unstructured | 4x1 blocks | Dense int8 "
+        "| Unstructured, auto | 4x1 blocks, auto |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         full, small = _fastest(result["rows"], "float32"), _fastest(result["rows"], "int8")
@@ -75,7 +77,8 @@ def _summary(results: list[dict[str, Any]]) -> list[str]:
             ("sparse float32", "unstructured", full),
             ("sparse float32", "block:4x1", full),
             (None, None, small),
-            ("sparse int8", "block:4x1", small),
+            ("sparse auto", "unstructured", small),
+            ("sparse auto", "block:4x1", small),
         ):
             rows = [
                 r

@@ -335,7 +335,7 @@ def test_arrays_are_what_the_tensors_are(dtype: Quantity, extended: AsrModel, tm
 
 def dense_union(bundle: Bundle, name: str) -> torch.Tensor:
     """Values of the union of a tensor, from the states of all languages."""
-    union = unpack(bundle.packed_union()[name], bundle.layout.tensors[name])
+    union = unpack(torch.from_numpy(bundle.union_bits(name).copy()), bundle.layout.tensors[name])
     found = torch.zeros(union.shape)
     for language in bundle.languages:
         mask = bundle.mask(language)[name]
@@ -363,7 +363,7 @@ def later(path: Path) -> None:
 def test_what_is_written_to_while_it_is_open_is_noticed(change: str, five: AsrModel, tmp_path: Path) -> None:
     path = tmp_path / "b.asrp"
     write_bundle(five, path, "float32")
-    recognizer, bundle = StreamingTransducer(path, "en"), Bundle.open(path)
+    recognizer, bundle = StreamingTransducer(path, "en", precision="float32"), Bundle.open(path)
     bundle.weights("en")
     with path.open("r+b") as stream:
         if change == "cut":
@@ -382,7 +382,7 @@ def test_the_same_time_of_change_hides_nothing(change: str, five: AsrModel, tmp_
     assert five.pathways is not None
     path = tmp_path / "b.asrp"
     write_bundle(five, path, "float32")
-    recognizer, bundle = StreamingTransducer(path, "en"), Bundle.open(path)
+    recognizer, bundle = StreamingTransducer(path, "en", precision="float32"), Bundle.open(path)
     bundle.verify()
     name = next(iter(bundle.layout.prunable))
     value, before = bundle.values(name), path.stat()

@@ -195,14 +195,14 @@ def test_a_wav_on_standard_input_is_heard_as_the_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     heard: list[np.ndarray] = []
-    accept = streaming.Stream.accept
+    accept = streaming.TransducerStream.accept
 
-    def accepted(self: streaming.Stream, samples: np.ndarray, sample_rate: int = 16_000) -> None:
+    def accepted(self: streaming.TransducerStream, samples: np.ndarray, sample_rate: int = 16_000) -> None:
         assert sample_rate == 8000
         heard.append(samples)
         accept(self, samples, sample_rate)
 
-    monkeypatch.setattr(streaming.Stream, "accept", accepted)
+    monkeypatch.setattr(streaming.TransducerStream, "accept", accepted)
     samples, _ = soundfile.read(spoken_file, dtype="int16")
     wav = io.BytesIO()
     soundfile.write(wav, np.stack([samples, 0 * samples], axis=1), 8000, format="WAV")

@@ -484,11 +484,6 @@ MODELS = [
     Case("a model that is not there", "inspect no", "no: no such model folder"),
     Case("a folder that is not a model", "inspect data", "data: not a model folder: it has no config.json"),
     Case(
-        "a plan of a model that has none",
-        "inspect dense --plan",
-        "only products of a Whisper are computed in several ways: this model has no plan",
-    ),
-    Case(
         "config.json cut short",
         "inspect dense",
         "dense/config.json: not valid JSON: ...",

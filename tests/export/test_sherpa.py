@@ -70,7 +70,7 @@ def theirs(exported: dict[str, Exported]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ours(pruned: AsrModel) -> StreamingRecognizer:
-    return StreamingRecognizer(ModelSource(pruned), dtype="dense")
+    return StreamingRecognizer(ModelSource(pruned), precision=None)
 
 
 def open_sherpa(folder: Path) -> Any:
@@ -171,6 +171,6 @@ def test_the_script_on_the_card_runs(
 
 def test_another_layout(five: AsrModel, tmp_path: Path, speech: dict[str, list[Samples]]) -> None:
     (exported,) = export_sherpa(five, tmp_path / "fr", ["fr"])
-    theirs, ours = open_sherpa(exported.folder), StreamingRecognizer(ModelSource(five), dtype="dense")
+    theirs, ours = open_sherpa(exported.folder), StreamingRecognizer(ModelSource(five), precision=None)
     for samples in speech["fr"]:
         assert run(theirs, ended(samples)) == run_ours(ours, samples, "fr")

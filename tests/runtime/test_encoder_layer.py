@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.emformer import CausalConv, Emformer, EmformerConfig, EmformerLayer, LayerState, Windows
-from asr_pathways.runtime.kernels import SparseMatrix, available, extension, variants
+from asr_pathways.runtime.compiled_layers import CompiledEmformerLayer, CompiledLinear
+from asr_pathways.runtime.kernels import available, extension, variants
 from asr_pathways.runtime.kernels.encoder_layer import Attention, Convolution, FeedForward
-from asr_pathways.runtime.sparse_layers import SparseEmformerLayer, SparseLinear
+from asr_pathways.runtime.layers import Format
 
 built = pytest.mark.skipif(not available(), reason="the kernels were not built")
 # Channels and frames that fill no vector, and that fill some.
@@ -30,8 +33,10 @@ def random_layer(dim: int, segment: int, right: int, left: int = 7) -> tuple[Emf
     return config, layer
 
 
-def product(layer: nn.Linear) -> tuple[SparseMatrix, Tensor]:
-    return SparseMatrix.pack(layer.weight), layer.bias
+def product(layer: nn.Linear) -> Any:
+    one = Format("float32", "sparse")
+    compiled, _ = one.store(layer.weight.detach().numpy(), "unstructured")
+    return one.layer(compiled, layer.bias.detach().numpy())
 
 
 @built
@@ -94,7 +99,7 @@ def test_no_step_hides_a_nan(variant: str) -> None:
 @built
 @pytest.mark.parametrize("final", [False, True])
 @torch.inference_mode()
-def test_sparse_layers_stream_as_the_encoder_does(final: bool) -> None:
+def test_compiled_layers_stream_as_the_encoder_does(final: bool) -> None:
     """Several segments at once, and the end of a stream, where a segment lacks frames."""
     config, layer = random_layer(16, 4, 1)
     encoder = Emformer(config).eval()
@@ -104,8 +109,8 @@ def test_sparse_layers_stream_as_the_encoder_does(final: bool) -> None:
     expected = encoder.stream(features, states[0], final)
     for name, module in list(layer.named_modules()):
         if isinstance(module, nn.Linear):
-            layer.set_submodule(name, SparseLinear(SparseMatrix.pack(module.weight), module.bias, 1))
-    encoder.layers[0] = SparseEmformerLayer(layer, threads=2)
+            layer.set_submodule(name, CompiledLinear(product(module), (1, ""), 0))
+    encoder.layers[0] = CompiledEmformerLayer(layer, threads=2)
     found = encoder.stream(features, states[1], final)
     assert found.shape[1] == (15 if final else 12)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -131,7 +136,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 @built
 def test_without_the_extension_a_step_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = SparseMatrix.pack(torch.eye(4)), None
+    weight = product(nn.Linear(4, 4))
     monkeypatch.setattr(extension, "compiled", None)
     with pytest.raises(PathwaysError, match="were not built"):
         FeedForward(nn.LayerNorm(4), weight, weight)

@@ -82,6 +82,21 @@ def test_a_shape_is_measured_once(measured: list[tuple[int, ...]], cache: Path) 
     assert {timing.format for timing in layers.plan[Product(24, 16, 30, FEW)]} == set(formats("auto"))
 
 
+@pytest.mark.parametrize(
+    ("granularity", "share", "unit"),
+    [("unstructured", 0.3, (1, 1)), ("block:4x1", 0.3, (4, 1)), ("block:8x2", 0.5, (8, 2)), ("5:16", 0.3125, (1, 16))],
+)
+def test_products_are_timed_by_weights_of_the_granularity(
+    granularity: str, share: float, unit: tuple[int, int]
+) -> None:
+    mask = module._mask(np.random.default_rng(0), 256, 320, share, granularity)
+    assert mask.shape == (256, 320) and mask.mean() == pytest.approx(share, abs=0.02)
+    counts = mask.reshape(256 // unit[0], unit[0], 320 // unit[1], unit[1]).sum((1, 3))
+    assert set(counts.ravel()) == ({5} if granularity == "5:16" else {0, unit[0] * unit[1]})
+    assert module._mask(np.random.default_rng(0), 7, 9, 1.0, granularity).all()
+    assert module._mask(np.random.default_rng(0), 7, 9, 0.3, granularity).shape == (7, 9)
+
+
 def test_float32_needs_no_new_timings_after_auto(measured: list[tuple[int, ...]]) -> None:
     Layers("float32").linear(weight(), None, FEW)
     Layers("auto").linear(weight(), None, FEW)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
+from asr_pathways.runtime import layers
 from asr_pathways.runtime.kernels import available, extension
 from asr_pathways.runtime.sources import ModelSource
 from asr_pathways.runtime.stream import Endpointing
-from asr_pathways.runtime.streaming import FRAME, StreamingTransducer, TransducerStream, _Written
+from asr_pathways.runtime.streaming import FRAME, StreamingTransducer, TransducerStream, _words, _Written
 from tests.conftest import LANGUAGES, WORDS, make_model, spoken
 
 needs_kernels = pytest.mark.skipif(not available(), reason="the kernels were not built")
@@ -64,6 +66,17 @@ def _speak(asr: AsrModel) -> None:
         model.joiner.output.bias[-1] += torch.cat(margins).quantile(0.66)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def exact(source: Any, *arguments: Any, **options: Any) -> StreamingTransducer:
+    return StreamingTransducer(source, *arguments, precision="float32", **options)
+
+
 @pytest.fixture(scope="module", params=list(LAYOUTS))
 def trained(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> AsrModel:
     return pruned(tokenizer, request.param)
@@ -93,7 +106,7 @@ def symbols(stream: TransducerStream, samples: np.ndarray, cuts: list[int], rate
 def test_pieces_of_any_size_give_what_the_training_side_finds(
     trained: AsrModel, cuts: list[int], seed: int, language: str
 ) -> None:
-    recognizer = StreamingTransducer(ModelSource(trained), language)
+    recognizer = exact(ModelSource(trained), language)
     samples = utterance(language, seed)
     wanted = expected(trained, samples, language)
     pieces = trained.tokenizer.pieces()
@@ -102,7 +115,7 @@ def test_pieces_of_any_size_give_what_the_training_side_finds(
 
 @needs_kernels
 def test_encodings_are_those_of_the_training_side(trained: AsrModel) -> None:
-    recognizer = StreamingTransducer(ModelSource(trained))
+    recognizer = exact(ModelSource(trained))
     features = Fbank()(utterance("fr", 1))[None]
     lengths = torch.tensor([features.shape[1]])
     with trained.use("fr"), torch.no_grad():
@@ -118,7 +131,7 @@ def test_encodings_are_those_of_the_training_side(trained: AsrModel) -> None:
 
 def test_bundles_stream(trained: AsrModel, tmp_path: Path) -> None:
     write_bundle(trained, tmp_path / "five.asrp", "float32")
-    shipped, own = StreamingTransducer(tmp_path / "five.asrp"), StreamingTransducer(ModelSource(trained))
+    shipped, own = exact(tmp_path / "five.asrp"), exact(ModelSource(trained))
     for language in LANGUAGES:
         samples = utterance(language, 2)
         assert symbols(shipped.stream(language), samples, []) == symbols(own.stream(language), samples, [])
@@ -128,11 +141,11 @@ def test_without_kernels_products_are_dense_and_a_warning_says_so_once(
     trained: AsrModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     samples = utterance("fr", 1)
-    wanted = symbols(StreamingTransducer(ModelSource(trained), "fr").stream(), samples, [])
+    wanted = symbols(exact(ModelSource(trained), "fr").stream(), samples, [])
     monkeypatch.setattr(extension, "compiled", None)
     extension.warn_of_dense_products.cache_clear()
     with caplog.at_level(logging.WARNING):
-        recognizer = StreamingTransducer(ModelSource(trained), "fr")
+        recognizer = exact(ModelSource(trained), "fr")
         recognizer.load("en")
     assert symbols(recognizer.stream(), samples, []) == wanted
     assert recognizer.pathways.nbytes == 0
@@ -142,13 +155,25 @@ def test_without_kernels_products_are_dense_and_a_warning_says_so_once(
 
 
 @needs_kernels
-def test_int8_is_near_and_smaller(trained: AsrModel) -> None:
+def test_int8_is_near_and_smaller(trained: AsrModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        layers._Known,
+        "_measure",
+        lambda known, *_: {one.name: [1.0 if one.item == "int8" else 9.0, 0.0, 1.0] for one in known._formats},
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = ModelSource(trained)
-    exact, rounded = StreamingTransducer(source, "fr"), StreamingTransducer(source, "fr", dtype="int8")
-    assert rounded.pathways.nbytes < 0.8 * exact.pathways.nbytes
+    precise, rounded = exact(source, "fr"), StreamingTransducer(source, "fr")
+    assert rounded.pathways.layers is not None
+    plan = rounded.pathways.layers.plan
+    assert {(product.exact, timings[0].format.item) for product, timings in plan.items()} == {
+        (False, "int8"),
+        (True, "float32"),  # of predictor and joiner
+    }
+    assert 0 < rounded.pathways.nbytes < precise.pathways.nbytes
     features = Fbank()(utterance("fr", 1))[None]
     found = []
-    for recognizer in (exact, rounded):
+    for recognizer in (precise, rounded):
         model = recognizer.pathways.get("fr").model
         with torch.inference_mode():
             state = model.encoder.initial_state(1, features)
@@ -156,8 +181,19 @@ def test_int8_is_near_and_smaller(trained: AsrModel) -> None:
     assert 0 < (found[0] - found[1]).abs().mean() < 0.05 * found[0].abs().mean()
 
 
+@needs_kernels
+def test_layers_without_masks_are_shared_by_languages(trained: AsrModel, tmp_path: Path) -> None:
+    write_bundle(trained, tmp_path / "two.asrp", "float32")
+    recognizer = exact(tmp_path / "two.asrp")
+    for language in LANGUAGES:
+        recognizer.load(language)
+    one, other = (recognizer.pathways.get(language).model for language in LANGUAGES)
+    assert one.joiner.output is other.joiner.output
+    assert one.encoder.front_end.projection is not other.encoder.front_end.projection
+
+
 def test_streams_side_by_side_do_not_disturb_each_other(trained: AsrModel) -> None:
-    recognizer = StreamingTransducer(ModelSource(trained))
+    recognizer = exact(ModelSource(trained))
     jobs = [(language, utterance(language, seed, words=4 + seed)) for seed in range(4) for language in LANGUAGES]
     streams = [recognizer.stream(language) for language, _ in jobs]
     for start in range(0, 24_000, 2_000):
@@ -174,7 +210,7 @@ def test_streams_side_by_side_do_not_disturb_each_other(trained: AsrModel) -> No
 
 
 def test_a_switch_between_segments_is_like_a_new_stream(trained: AsrModel) -> None:
-    recognizer = StreamingTransducer(ModelSource(trained), "en")
+    recognizer = exact(ModelSource(trained), "en")
     one, two = utterance("en", 0), utterance("fr", 1)
     stream = recognizer.stream()
     stream.accept(one)
@@ -195,7 +231,7 @@ def test_a_switch_between_segments_is_like_a_new_stream(trained: AsrModel) -> No
 
 
 def test_a_segment_must_end_before_the_language_is_switched(trained: AsrModel) -> None:
-    stream = StreamingTransducer(ModelSource(trained), "en").stream()
+    stream = exact(ModelSource(trained), "en").stream()
     stream.accept(utterance("en", 0))
     with pytest.raises(PathwaysError, match=r"a segment has begun: end it by final\(\)"):
         stream.switch("fr")
@@ -205,7 +241,7 @@ def test_a_segment_must_end_before_the_language_is_switched(trained: AsrModel) -
 
 
 def test_other_rates_are_resampled_piece_by_piece(trained: AsrModel) -> None:
-    recognizer = StreamingTransducer(ModelSource(trained), "en")
+    recognizer = exact(ModelSource(trained), "en")
     samples = np.repeat(utterance("en", 2), 3)
     whole = symbols(recognizer.stream(), samples, [], 48_000)
     assert symbols(recognizer.stream(), samples, [100, 5_000, 5_001, 40_000], 48_000) == whole
@@ -219,11 +255,11 @@ def test_other_rates_are_resampled_piece_by_piece(trained: AsrModel) -> None:
 @needs_kernels
 def test_what_was_used_longest_ago_leaves_memory(trained: AsrModel) -> None:
     source = ModelSource(trained)
-    both = StreamingTransducer(source)
+    both = exact(source)
     for language in LANGUAGES:
         both.load(language)
     assert both.pathways.loaded == LANGUAGES
-    one = StreamingTransducer(source, "en", memory=both.pathways.nbytes - 1)
+    one = exact(source, "en", memory=both.pathways.nbytes - 1)
     stream = one.stream()
     one.load("fr")
     assert one.pathways.loaded == ("fr",)
@@ -234,7 +270,7 @@ def test_what_was_used_longest_ago_leaves_memory(trained: AsrModel) -> None:
 
 
 def test_threads_may_share_a_recogniser(trained: AsrModel) -> None:
-    recognizer = StreamingTransducer(ModelSource(trained))
+    recognizer = exact(ModelSource(trained))
     pieces = trained.tokenizer.pieces()
     jobs = [(language, utterance(language, seed)) for seed in range(6) for language in LANGUAGES]
 
@@ -248,7 +284,7 @@ def test_threads_may_share_a_recogniser(trained: AsrModel) -> None:
 
 def test_silence_ends_a_segment(trained: AsrModel) -> None:
     rules = Endpointing(after_speech=0.4, before_speech=1.0, longest=5.0)
-    recognizer = StreamingTransducer(ModelSource(trained), "en", endpointing=rules)
+    recognizer = exact(ModelSource(trained), "en", endpointing=rules)
     stream = recognizer.stream()
     assert not stream.endpoint()
     stream._segment.search.past = [24]
@@ -277,7 +313,7 @@ def test_silence_ends_a_segment(trained: AsrModel) -> None:
     ],
 )
 def test_bad_samples_are_refused(trained: AsrModel, samples: np.ndarray, rate: Any, message: str) -> None:
-    stream = StreamingTransducer(ModelSource(trained), "en").stream()
+    stream = exact(ModelSource(trained), "en").stream()
     with pytest.raises(PathwaysError, match=message):
         stream.accept(samples, rate)
 
@@ -285,8 +321,7 @@ def test_bad_samples_are_refused(trained: AsrModel, samples: np.ndarray, rate: A
 def test_beam_search_streams_and_knows_phrases(trained: AsrModel) -> None:
     source = ModelSource(trained)
     plain, biased = (
-        StreamingTransducer(source, "en", beam=12, phrases=phrases, bonus=50.0)
-        for phrases in ((), ("Five!", "two three"))
+        exact(source, "en", beam=12, phrases=phrases, bonus=50.0) for phrases in ((), ("Five!", "two three"))
     )
     jobs = [utterance("en", seed) for seed in range(3)]
     alone = [symbols(plain.stream(), samples, [700, 9_000]) for samples in jobs]
@@ -303,15 +338,15 @@ def test_beam_search_streams_and_knows_phrases(trained: AsrModel) -> None:
 
 def test_a_stream_needs_a_language(trained: AsrModel) -> None:
     with pytest.raises(PathwaysError, match="language: choose one of en fr"):
-        StreamingTransducer(ModelSource(trained)).stream()
+        exact(ModelSource(trained)).stream()
     with pytest.raises(PathwaysError, match="unknown language 'xx'"):
-        StreamingTransducer(ModelSource(trained), "xx")
+        exact(ModelSource(trained), "xx")
     with pytest.raises(PathwaysError, match="threads: 0"):
-        StreamingTransducer(ModelSource(trained), threads=0)
+        exact(ModelSource(trained), threads=0)
     with pytest.raises(PathwaysError, match="beam: 0"):
-        StreamingTransducer(ModelSource(trained), beam=0)
+        exact(ModelSource(trained), beam=0)
     with pytest.raises(PathwaysError, match="phrases: greedy search has no phrases"):
-        StreamingTransducer(ModelSource(trained), phrases=["one"])
+        exact(ModelSource(trained), phrases=["one"])
 
 
 @pytest.mark.parametrize(
@@ -332,15 +367,15 @@ def test_phrases_that_cannot_be_preferred_are_refused(
     trained: AsrModel, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(PathwaysError, match=f"^{message}$"):
-        StreamingTransducer(ModelSource(trained), "en", beam=4, **options)  # type: ignore[arg-type]
+        exact(ModelSource(trained), "en", beam=4, **options)  # type: ignore[arg-type]
     if options.get("phrases") == ["один"]:  # a recogniser of many languages says so when a stream begins
-        recognizer = StreamingTransducer(ModelSource(trained), beam=4, **options)  # type: ignore[arg-type]
+        recognizer = exact(ModelSource(trained), beam=4, **options)  # type: ignore[arg-type]
         with pytest.raises(PathwaysError, match=message):
             recognizer.stream("en")
 
 
 def test_no_audio_gives_no_words(trained: AsrModel) -> None:
-    stream = StreamingTransducer(ModelSource(trained), "en").stream()
+    stream = exact(ModelSource(trained), "en").stream()
     assert stream.partial().text == "" and stream.final().tokens == []
 
 
@@ -352,7 +387,7 @@ def test_text_that_grows_is_that_of_all_symbols(tokenizer: Tokenizer, parts: lis
         symbols = [*(symbols[:-1] if changes else symbols), *part]  # beam search may change its mind
         frames = list(range(5, 5 + len(symbols)))
         text, tokens = written.read(symbols, frames)
-        assert text == tokenizer.decode(symbols)
+        assert text == tokenizer.decode(symbols) == " ".join(word.text for word in _words(tokens))
         pieces = tokenizer.pieces()
         assert tokens == [
             (pieces[symbol], round(2.0 + FRAME * frame, 2)) for symbol, frame in zip(symbols, frames, strict=True)

@@ -21,8 +21,7 @@ from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
 from asr_pathways.runtime import recognizer as module
 from asr_pathways.runtime import torch_engine
-from asr_pathways.runtime.compiled_layers import CompiledLinear
-from asr_pathways.runtime.sparse_layers import SparseLstm
+from asr_pathways.runtime.compiled_layers import CompiledLinear, CompiledLstm
 from asr_pathways.runtime.torch_engine import TorchEngine
 from tests.models.hub.conftest import hub_folder  # noqa: F401
 from tests.models.hub.tiny import LETTERS, WAVE, _letters, _letters_tokenizer, _save
@@ -107,7 +106,7 @@ def test_compiled_layers_run(hub_folder: Maker, tmp_path: Path, kind: str) -> No
     (pathway,) = engine(recognizer)._pathways.values()
     left = [name for name, one in pathway.model.network.named_modules() if isinstance(one, torch.nn.Linear)]
     assert left == []
-    assert isinstance(pathway.model.network.decoder.lstm, SparseLstm)  # type: ignore[union-attr]
+    assert isinstance(pathway.model.network.decoder.lstm, CompiledLstm)  # type: ignore[union-attr]
 
 
 def test_what_no_mask_covers_is_shared(hub_folder: Maker, tmp_path: Path) -> None:  # noqa: F811

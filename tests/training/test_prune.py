@@ -111,13 +111,12 @@ def test_one_shot_masks_follow_what_each_language_excites(tmp_path: Path, dense_
 def test_kept_weights_are_refitted_before_training(tmp_path: Path, dense_model: Path, speech: Path) -> None:
     run(dense_model, speech, tmp_path / "cut", steps=0)
     run(dense_model, speech, tmp_path / "refitted", steps=0, refit_batches=2)
-    run(dense_model, speech, tmp_path / "blocks", steps=0, refit_batches=2, refit_steps=8)
     run(dense_model, speech, tmp_path / "lap", steps=0, refit_batches=2, init="lap")
     dense = load_model(dense_model)
     cuts = load_cuts(speech, "train", ["en", "fr"])
     batches = list(eval_batches(cuts, dense.tokenizer, frontend=dense.model.frontend))
     distances = []
-    for name in ("cut", "refitted", "blocks"):
+    for name in ("cut", "refitted"):
         pruned = load_model(tmp_path / name)
         assert pruned.pathways is not None and pruned.pathways.at_target
         distance = 0.0
@@ -127,7 +126,6 @@ def test_kept_weights_are_refitted_before_training(tmp_path: Path, dense_model: 
                 distance += float((ours - theirs).square().mean())
         distances.append(distance)
     assert distances[1] < 0.7 * distances[0]
-    assert distances[2] < distances[1]
     with pytest.raises(PathwaysError, match="refit_batches: method imp does not start with final masks"):
         run(dense_model, speech, tmp_path / "imp", "imp", steps=7, refit_batches=2)
     assert not (tmp_path / "imp" / "model.safetensors").exists()

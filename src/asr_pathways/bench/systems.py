@@ -12,16 +12,16 @@ from torch import nn
 
 from asr_pathways.bench.timing import System, Tokens
 from asr_pathways.data.audio import Samples
-from asr_pathways.runtime.pathway_cache import WeightType
+from asr_pathways.runtime.layers import Precision
 from asr_pathways.runtime.streaming import StreamingTransducer
 
 
 class OnBundle:
     """The streaming recogniser on a bundle."""
 
-    def __init__(self, bundle: Path, threads: int, dtype: WeightType) -> None:
+    def __init__(self, bundle: Path, threads: int, precision: Precision | None) -> None:
         self.disk = bundle.stat().st_size
-        self.recognizer = StreamingTransducer(bundle, threads=threads, dtype=dtype)
+        self.recognizer = StreamingTransducer(bundle, threads=threads, precision=precision)
         self.language = self.recognizer.languages[0]
         self.recognizer.load(self.language)
 
@@ -39,7 +39,7 @@ class TorchInt8(OnBundle):
     """Dense layers of 8 bits by torch's dynamic quantisation."""
 
     def __init__(self, bundle: Path, threads: int) -> None:
-        super().__init__(bundle, threads, "dense")
+        super().__init__(bundle, threads, None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecated, but still in use on CPUs
             quantize: Any = torch.ao.quantization.quantize_dynamic
@@ -49,14 +49,14 @@ class TorchInt8(OnBundle):
 
 Kind = Literal[
     "sparse float32",
-    "sparse int8",
+    "sparse auto",
     "torch float32",
     "torch int8",
     "onnxruntime float32",
     "onnxruntime int8",
     "sherpa-onnx float32",
 ]
-SPARSE: tuple[Kind, ...] = ("sparse float32", "sparse int8")
+SPARSE: tuple[Kind, ...] = ("sparse float32", "sparse auto")
 DENSE: tuple[Kind, ...] = ("torch float32", "torch int8")
 EXPORTED: tuple[Kind, ...] = ("onnxruntime float32", "onnxruntime int8", "sherpa-onnx float32")
 """Those that run an exported folder instead of a bundle."""
@@ -72,5 +72,5 @@ def open_system(kind: Kind, place: Path, threads: int) -> System:
         return OnnxRuntime(place, threads, kind == "onnxruntime int8")
     if kind == "torch int8":
         return TorchInt8(place, threads)
-    dtypes: dict[str, WeightType] = {"sparse float32": "float32", "sparse int8": "int8", "torch float32": "dense"}
-    return OnBundle(place, threads, dtypes[kind])
+    precisions: dict[Kind, Precision] = {"sparse float32": "float32", "sparse auto": "auto"}
+    return OnBundle(place, threads, precisions.get(kind))

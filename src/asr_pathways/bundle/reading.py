@@ -139,12 +139,6 @@ class Reader:
         shapes = self.layout.prunable
         return {name: torch.from_numpy(self.flags(key, name)[0]).reshape(shape) for name, shape in shapes.items()}
 
-    def packed_union(self) -> dict[str, Tensor]:
-        """{name: uint8 (ceil(n / 8),)}: one bit a weight, as `pruning.masks.pack` packs them."""
-        import torch
-
-        return {name: torch.from_numpy(self.union_bits(name).copy()) for name in self.layout.prunable}
-
     def packed_masks(self, key: str) -> dict[str, Tensor]:
         """{name: uint8 (ceil(n / 8),)} of a pathway, by the name of its mask."""
         import torch
@@ -159,6 +153,17 @@ class Reader:
         """(ceil(n / 8),): the packed mask of a prunable tensor, by the name of the mask."""
         return pack(self.flags(key, name)[0])
 
+    def pathway_bits(self, key: str, name: str) -> tuple[Bytes, Bytes]:
+        """The packed union of a prunable tensor (ceil(n / 8),), and which of its k values a mask keeps (ceil(k / 8),).
+
+        Raises:
+            BundleError: if they do not fit each other, or a part is broken.
+        """
+        union, within = self.union_bits(name), self._packed(layout.MASKS + key)[self.layout.bits[name].mask]
+        if popcount(union) != self.layout.kept_of(name):
+            raise self._wrong_union(name)
+        return union, within
+
     def flags(self, key: str, name: str) -> tuple[Flags, Flags]:
         """Which weights (n,) of a prunable tensor a mask keeps, and which values (k,) of the union."""
         union, within = self._union(name), self._within(key, name)
@@ -171,7 +176,7 @@ class Reader:
         count = math.prod(self.layout.prunable[name])
         flags = unpack(self.union_bits(name), count)
         if np.count_nonzero(flags) != self.layout.kept_of(name):
-            raise self._broken(layout.UNION, f"of {name}: keeps another number of weights than there are values")
+            raise self._wrong_union(name)
         return flags
 
     def _within(self, key: str, name: str) -> Flags:
@@ -291,6 +296,9 @@ class Reader:
     def _present_state(self) -> tuple[int, int]:
         status = os.fstat(self._descriptor)
         return status.st_size, status.st_mtime_ns
+
+    def _wrong_union(self, name: str) -> BundleError:
+        return self._broken(layout.UNION, f"of {name}: keeps another number of weights than there are values")
 
     def _broken(self, name: str, problem: str) -> BundleError:
         return BundleError(f"{self.path}: {name}: {problem}")

@@ -30,10 +30,10 @@ def inspection_tables(asr: AsrModel, folder: Path) -> Iterator[Table]:
 
 
 def plan_table(model: Path) -> Table:
-    """The ways in which products of a Whisper can be computed on this machine, and which is used.
+    """The ways in which a model's products can be computed on this machine, and which is used.
 
     Raises:
-        PathwaysError: if there is no such model, or it is no Whisper.
+        PathwaysError: if there is no such model, or the kernels were not built.
     """
     recognizer = Recognizer(model, memory=0)
     table = Table("weight", title=f"Products on this machine, one thread ({TOLERANCE:.0%} of error is allowed)")
@@ -44,7 +44,8 @@ def plan_table(model: Path) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("used")
     for product, timings in sorted(recognizer.plan().items()):
-        heads = (f"{product.out}x{product.into}", str(product.percent), str(product.rows))
+        rows = f"{product.rows}{' exact' if product.exact else ''}"
+        heads = (f"{product.out}x{product.into}", str(product.percent), rows)
         for place, timing in enumerate(timings):
             costs = f"{1e6 * timing.seconds:,.1f}", percent(timing.error, 2), size(round(timing.nbytes))
             row = *(heads if place == 0 else ("", "", "")), timing.format.name, *costs, "" if place else "*"

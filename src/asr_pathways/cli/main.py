@@ -426,7 +426,7 @@ def identify(model: Model, data: Data, languages: Languages = None) -> None:
 def inspect(
     model: Model,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only how a Whisper's products are computed here, with the time of each way.")
+        bool, typer.Option("--plan", help="Only how its products are computed here, with the time of each way.")
     ] = False,
 ) -> None:
     """Prints what a model is: sizes, and for a pruned one sparsity per layer, overlap and union density.

@@ -17,6 +17,9 @@ from asr_pathways.files import atomic_path, refuse_pipes
 UNKNOWN = 0
 """The id of the unknown piece."""
 
+UNKNOWN_PIECE = "<unk>"
+"""As sentencepiece calls it; it stands for no text."""
+
 SPACE = "\u2581"
 """SentencePiece's sign for the space before a word."""
 

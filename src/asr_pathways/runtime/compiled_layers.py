@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asr_pathways.runtime.kernels import SparseMatrix
+from asr_pathways.models.emformer import EmformerLayer, LayerState, Windows
+from asr_pathways.runtime.kernels import lstm_step
+from asr_pathways.runtime.kernels.encoder_layer import Attention, Convolution, FeedForward
 from asr_pathways.runtime.kernels.extension import check_runner
 from asr_pathways.runtime.layers import FEW, MANY, Layers, Runner
-from asr_pathways.runtime.pathway_cache import DENSE, DENSEST
-from asr_pathways.runtime.sparse_layers import SparseLstm
 
 WINDOWS = 1024
 """Of a convolution's input that are multiplied at once: all of them would be several times as large as the input."""
@@ -62,36 +62,105 @@ class CompiledConvolution(nn.Module):
         return torch.cat(parts, dim=1).transpose(1, 2)
 
 
-def compiled_linear(module: nn.Linear, layers: Layers, rows: int) -> CompiledLinear:
-    """A layer for products of about so many rows."""
+class CompiledLstm(nn.Module):
+    """``nn.LSTM`` (batch first, one direction) by compiled layers: (B, U, D) and its state -> the same.
+
+    Args:
+        cells: of each layer, those of its input and of its state.
+        threads: of each product.
+        nbytes: of the weights.
+    """
+
+    def __init__(self, cells: list[tuple[Any, Any]], threads: int, nbytes: int) -> None:
+        super().__init__()
+        self.cells, self.threads, self.nbytes = cells, threads, nbytes
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if state is None:
+            zeros = x.new_zeros(len(self.cells), x.shape[0], self.cells[0][1].shape[1])
+            state = zeros, zeros
+        hidden, cell = list(state[0]), list(state[1])
+        out = []
+        for step in x.unbind(1):
+            for number, (by_input, by_hidden) in enumerate(self.cells):
+                before = hidden[number].contiguous(), cell[number].contiguous()
+                step, cell[number] = lstm_step(step.contiguous(), *before, by_input, by_hidden, self.threads)
+                hidden[number] = step
+            out.append(step)
+        return torch.stack(out, dim=1), (torch.stack(hidden), torch.stack(cell))
+
+
+class CompiledEmformerLayer(nn.Module):
+    """An `EmformerLayer` in two calls, or three with a convolution.
+
+    Args:
+        layer: with a `CompiledLinear` for each of its linear layers; the distance bias is copied.
+        threads: of each product.
+    """
+
+    def __init__(self, layer: EmformerLayer, threads: int) -> None:
+        super().__init__()
+        attention, conv, feed_forward = layer.attention, layer.conv, layer.feed_forward
+        products = _compiled(attention.query), _compiled(attention.key_value), _compiled(attention.out)
+        bias: Tensor = attention.distance_bias.detach()[:, attention.distances]  # type: ignore[index]
+        self.attention = Attention(attention.norm, *products, bias.contiguous(), threads)
+        self.convolution = None
+        if conv is not None:
+            ends = _compiled(conv.inwards), _compiled(conv.out)
+            self.convolution = Convolution(conv.norm, ends[0], conv.depthwise, conv.depthwise_norm, ends[1], threads)
+        norm, inwards, _, outwards = feed_forward
+        assert isinstance(norm, nn.LayerNorm)
+        self.feed_forward = FeedForward(norm, _compiled(inwards), _compiled(outwards), threads)
+
+    def forward(self, blocks: Tensor, state: LayerState, windows: Windows) -> Tensor:
+        """As `EmformerLayer.forward`."""
+        unseen = windows.unseen[:, :, 0, 0].expand(len(blocks), -1, -1)
+        segments = range(blocks.shape[1])
+        return torch.stack([self._segment(blocks[:, i], state, unseen[:, i], windows) for i in segments], dim=1)
+
+    def _segment(self, x: Tensor, state: LayerState, unseen: Tensor, windows: Windows) -> Tensor:
+        past, size = state.key_values.contiguous(), windows.segment
+        x, seen = self.attention(x.contiguous(), past, unseen.contiguous())
+        state.key_values = seen[:, size : size + past.shape[1]]
+        if self.convolution is not None:
+            x, seen = self.convolution(x, state.conv.contiguous())
+            state.conv = seen[:, size : size + state.conv.shape[1]]
+        return self.feed_forward(x.flatten(0, 1)).view(x.shape)
+
+
+def _compiled(module: nn.Module) -> Any:
+    assert isinstance(module, CompiledLinear)
+    return module.layer
+
+
+def compiled_linear(module: nn.Linear, layers: Layers, rows: int, exact: bool = False) -> CompiledLinear:
+    """A layer for products of about so many rows; see `Layers.linear`."""
     bias = None if module.bias is None else module.bias.detach().numpy()
-    layer, nbytes = layers.linear(module.weight.detach().numpy(), bias, rows)
+    layer, nbytes = layers.linear(module.weight.detach().numpy(), bias, rows, exact)
     return CompiledLinear(layer, check_runner(layers.threads, None), nbytes)
 
 
 def compiled_convolution(module: nn.Conv1d, layers: Layers) -> CompiledConvolution:
-    """A convolution as `replaceable` has it."""
+    """A convolution as `replaceable` has it; exact: convolutions come first, and all that follows is made of them."""
     bias = None if module.bias is None else module.bias.detach().numpy()
-    layer, nbytes = layers.linear(module.weight.detach().flatten(1).numpy(), bias, MANY)
+    layer, nbytes = layers.linear(module.weight.detach().flatten(1).numpy(), bias, MANY, exact=True)
     product = CompiledLinear(layer, check_runner(layers.threads, None), nbytes)
     return CompiledConvolution(product, module.kernel_size[0], module.stride[0])
 
 
-def compiled_lstm(module: nn.LSTM, layers: Layers) -> SparseLstm:
-    """An LSTM of pruned weights."""
-    cells = []
+def compiled_lstm(module: nn.LSTM, layers: Layers, exact: bool = False) -> CompiledLstm:
+    """An LSTM, which runs one step at a time; see `Layers.linear`."""
+    cells, nbytes = [], 0
     for number in range(module.num_layers):
-        w_ih, w_hh = (_matrix(getattr(module, f"weight_{kind}_l{number}"), layers) for kind in ("ih", "hh"))
-        bias = None
-        if module.bias:
-            bias = (getattr(module, f"bias_ih_l{number}") + getattr(module, f"bias_hh_l{number}")).detach()
-        cells.append((w_ih, w_hh, bias))
-    return SparseLstm(cells, layers.threads)
-
-
-def _matrix(weight: Tensor, layers: Layers) -> SparseMatrix:
-    few = int(weight.count_nonzero()) <= DENSEST * weight.numel()
-    return SparseMatrix.pack(weight.detach(), layers.granularity if few else DENSE)
+        pair = []
+        for kind in ("ih", "hh"):
+            weight, bias = getattr(module, f"weight_{kind}_l{number}"), getattr(module, f"bias_{kind}_l{number}", None)
+            added = None if bias is None else bias.detach().numpy()
+            layer, size = layers.linear(weight.detach().numpy(), added, FEW, exact)
+            pair.append(layer)
+            nbytes += size
+        cells.append((pair[0], pair[1]))
+    return CompiledLstm(cells, layers.threads, nbytes)
 
 
 def replaceable(module: nn.Module, pruned: bool) -> bool:

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_pathways.bits import pack
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
-from asr_pathways.runtime.kernels import SparseMatrix, extension
+from asr_pathways.pruning.granularity import Blocks, NOfM, parse_granularity
+from asr_pathways.runtime.kernels import extension
 
 Floats = NDArray[np.float32]
 Precision = Literal["auto", "float32"]
@@ -31,9 +31,11 @@ TOLERANCE = 0.02
 FEW, MANY = 1, 256
 """Rows of activations of a product of the decoder, and of the encoder."""
 
-SLACK_FEW, SLACK_MANY = 0.5, 0.1
+SLACK_FEW, SLACK_SOME, SLACK_MANY = 0.5, 0.35, 0.1
 """Of formats that take up to so much longer than the fastest, the smallest is used: timings are of weights in a cache,
-but a decoder reads all of its weights from memory for each token."""
+but a decoder reads all of its weights from memory for each token, and a streaming encoder for each chunk."""
+
+BLOCK_ROWS = (4, 8)
 
 ROUNDS = 5
 """Timings of a product, of which the fastest counts."""
@@ -46,11 +48,11 @@ class Format:
     Attributes:
         item: what values are rounded to.
         kind: ``sparse``: nonzeros with their columns; ``bitmap``: nonzeros and a bit a weight; ``dense``: all;
-            ``torch``: all, multiplied by torch.
+            ``gathered``: nonzeros of n:m masks, with their columns in 64; ``torch``: all, multiplied by torch.
     """
 
     item: Literal["float32", "bfloat16", "int8"]
-    kind: Literal["sparse", "bitmap", "dense", "torch"]
+    kind: Literal["sparse", "bitmap", "dense", "gathered", "torch"]
 
     @property
     def name(self) -> str:
@@ -59,12 +61,13 @@ class Format:
     def store(self, weight: Floats, granularity: str) -> tuple[Any, int]:
         """The compiled weight of (out, in), and its bytes."""
         if self.kind == "sparse":
-            kept = weight != 0
-            bits = pack(kept.reshape(-1))
-            matrix = SparseMatrix.from_bits(weight[kept], bits, bits, weight.shape, granularity)
-            return matrix._compiled, matrix.nbytes
+            sparse = extension.built().Sparse(weight, block_rows(granularity))
+            return sparse, sparse.nbytes
         if self.kind == "torch":
             return weight, weight.nbytes
+        if self.kind == "gathered":
+            gathered = extension.built().Gathered(weight)
+            return gathered, gathered.nbytes
         dense = extension.built().Dense(weight, self.item, self.kind == "bitmap")
         return dense, dense.nbytes
 
@@ -72,8 +75,15 @@ class Format:
         """The compiled layer of a weight that `store` made, or one of torch with the same method."""
         if self.kind == "torch":
             return _TorchLayer(compiled, bias)
-        sparse, dense = (compiled, None) if self.kind == "sparse" else (None, compiled)
-        return extension.built().Linear(sparse, dense, bias)
+        return extension.built().Linear(compiled, bias)
+
+
+def block_rows(granularity: str) -> int:
+    """Rows of a block that sparse weights are stored in: of 4x1 and 8x1, which have kernels; 1 of others."""
+    parsed = parse_granularity(granularity)
+    if isinstance(parsed, Blocks) and parsed.columns == 1 and parsed.rows in BLOCK_ROWS:
+        return parsed.rows
+    return 1
 
 
 class _TorchLayer:
@@ -90,12 +100,16 @@ class _TorchLayer:
 
 
 class Product(NamedTuple):
-    """What decides the format of a weight: its shape, percent of nonzeros in tens, and rows of activations."""
+    """What decides the format of a weight: its shape, percent of nonzeros in tens, and rows of activations.
+
+    ``exact``: only formats of float32 are used, whatever the precision.
+    """
 
     out: int
     into: int
     percent: int
     rows: int
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,11 +122,19 @@ class Timing:
     nbytes: float
 
 
-def formats(precision: Precision, torch: bool = False) -> list[Format]:
-    """The formats that this CPU's kernels have for a precision; and torch's own."""
+Plan = Mapping[Product, Sequence[Timing]]
+"""The timings of the formats of each product, the one that is used first."""
+
+
+def formats(precision: Precision, torch: bool = False, granularity: str = "unstructured") -> list[Format]:
+    """The formats that this CPU's kernels have for a precision and masks of a granularity; and torch's own."""
     items: tuple[Any, ...] = ("float32",) if precision == "float32" else ("float32", "bfloat16", "int8")
-    kinds: tuple[Any, ...] = ("bitmap", "dense") if extension.built().expands() else ("dense",)
-    made = [Format("float32", "sparse"), *(Format(item, kind) for item in items for kind in kinds)]
+    made = [Format("float32", "sparse")]
+    for item in items:
+        made += [Format(item, "bitmap")] if extension.built().expands(item) else []
+        made += [Format(item, "dense")]
+    if "int8" in items and isinstance(parse_granularity(granularity), NOfM) and extension.built().gathers():
+        made.append(Format("int8", "gathered"))
     return [*made, Format("float32", "torch")] if torch else made
 
 
@@ -139,16 +161,18 @@ class Layers:
             raise PathwaysError(f"precision: {precision!r}: choose auto or float32")
         self.precision, self.granularity, self.threads = precision, granularity, threads
         self.plan: dict[Product, list[Timing]] = {}
-        self._known = _Known(formats(precision, torch), granularity, threads)
+        self._known = _Known(formats(precision, torch, granularity), granularity, threads)
         self._outputs: dict[bytes | None, Any] = {}
 
     @property
     def attention(self) -> str:
         """What keys and values of attention are rounded to."""
-        return "bfloat16" if self.precision == "auto" and extension.built().expands() else "float32"
+        return "bfloat16" if self.precision == "auto" and extension.built().expands("bfloat16") else "float32"
 
-    def linear(self, weight: Floats, bias: Floats | None, rows: int) -> tuple[Any, int]:
+    def linear(self, weight: Floats, bias: Floats | None, rows: int, exact: bool = False) -> tuple[Any, int]:
         """A layer of a weight (out, in), zeros in place, for products of about so many rows; and its bytes.
+
+        ``exact``: as ``float32`` has it, whatever the precision.
 
         Raises:
             ValueError: if the weight is no matrix, or the bias does not fit it.
@@ -156,8 +180,8 @@ class Layers:
         weight = np.ascontiguousarray(weight, dtype=np.float32)
         if weight.ndim != 2 or not weight.size:
             raise ValueError(f"a weight of shape {weight.shape}")
-        percent = int(10 * round(10 * np.count_nonzero(weight) / weight.size))
-        product = Product(weight.shape[0], weight.shape[1], percent, rows)
+        percent = int(10 * round(10 * np.count_nonzero(weight != 0) / weight.size))  # far faster than of floats
+        product = Product(weight.shape[0], weight.shape[1], percent, rows, exact or self.precision == "float32")
         if product not in self.plan:
             self.plan[product] = self._known.timings(product)
         chosen = self.plan[product][0].format
@@ -186,24 +210,26 @@ class _Known:
         self._entries: dict[str, dict[str, list[float]]] = _read(self._path) if self._path else {}
 
     def timings(self, key: Product) -> list[Timing]:
-        """Of a shape, the fastest format within the tolerance first."""
-        name = " ".join(map(str, (*key, self._granularity, self._threads, extension.variants()[0])))
+        """Of a product, the fastest format within the tolerance first."""
+        shape = key[:4]
+        name = " ".join(map(str, (*shape, self._granularity, self._threads, extension.variants()[0])))
         entry = self._entries.get(name, {})
         if not {one.name for one in self._formats} <= entry.keys():
-            entry = entry | self._measure(*key)
+            entry = entry | self._measure(*shape)
             self._entries[name] = entry
             if self._path:
                 _write(self._path, self._entries)
-        timings = [Timing(one, *entry[one.name]) for one in self._formats]
+        timings = [Timing(one, *entry[one.name]) for one in self._formats if one.item == "float32" or not key.exact]
         usable = [timing for timing in timings if timing.error <= TOLERANCE or timing.format.item == "float32"]
-        within = (1 + (SLACK_FEW if key.rows == FEW else SLACK_MANY)) * min(timing.seconds for timing in usable)
+        slack = SLACK_FEW if key.rows == FEW else SLACK_SOME if key.rows < MANY else SLACK_MANY
+        within = (1 + slack) * min(timing.seconds for timing in usable)
         chosen = min((timing for timing in usable if timing.seconds <= within), key=lambda timing: timing.nbytes)
         return sorted(timings, key=lambda timing: (timing is not chosen, timing.seconds))
 
     def _measure(self, out: int, into: int, percent: int, rows: int) -> dict[str, list[float]]:
         random = np.random.default_rng(0)
         weight = random.standard_normal((out, into), dtype=np.float32)
-        weight *= random.random((out, into), dtype=np.float32) < percent / 100
+        weight *= _mask(random, out, into, percent / 100, self._granularity)
         x = random.standard_normal((rows, into), dtype=np.float32)
         exact = x @ weight.T
         size = float(np.sqrt(np.mean(np.square(exact)))) or 1.0
@@ -221,6 +247,17 @@ class _Known:
                 layer.multiply(x, runner)
                 seconds[name] = min(seconds[name], time.perf_counter() - start)
         return {name: [seconds[name], errors[name], sizes[name]] for name in layers}
+
+
+def _mask(random: np.random.Generator, out: int, into: int, share: float, granularity: str) -> NDArray[np.bool_]:
+    """Flags (out, into), about a share of which are set, in units of the granularity."""
+    grain = parse_granularity(granularity)
+    if isinstance(grain, NOfM) and share < 1:
+        ranks = random.random((out, -(-into // grain.m), grain.m)).argsort(-1)
+        return (ranks < grain.n).reshape(out, -1)[:, :into]
+    rows, columns = (grain.rows, grain.columns) if isinstance(grain, Blocks) else (1, 1)
+    units = random.random((-(-out // rows), -(-into // columns))) < share
+    return units.repeat(rows, 0).repeat(columns, 1)[:out, :into]
 
 
 @cache

@@ -6,28 +6,26 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.model_folder.card import ModelCard
+from asr_pathways.models.config import EmformerConfig
 from asr_pathways.models.emformer import EmformerLayer, SegmentAttention
-from asr_pathways.models.transducer import Transducer
-from asr_pathways.runtime.kernels import SparseMatrix, ValueType, available
+from asr_pathways.models.transducer import LOOKAHEAD, Transducer
+from asr_pathways.runtime.compiled_layers import (
+    CompiledEmformerLayer,
+    CompiledLinear,
+    CompiledLstm,
+    compiled_linear,
+    compiled_lstm,
+)
+from asr_pathways.runtime.kernels import available
 from asr_pathways.runtime.kernels.extension import warn_of_dense_products
+from asr_pathways.runtime.layers import FEW, Layers, Precision
 from asr_pathways.runtime.sources import PathwaySource, Pruned
-from asr_pathways.runtime.sparse_layers import SparseEmformerLayer, SparseLinear, SparseLstm
-
-WeightType = Literal["float32", "int8", "dense"]
-"""Sparse weights of a type, or ``dense``: torch's own layers with zeros among their weights, for comparison."""
-
-DENSEST = 0.6
-"""A weight of a higher density is stored with its zeros, in `DENSE` blocks."""
-
-DENSE = "block:8x1"
-"""Of dense weights too: with a few rows of activations torch's own products take up to twice as long."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class ReadyPathway:
     language: str
     model: Transducer
     tokenizer: Tokenizer
-    nbytes: int  # of its sparse weights
+    nbytes: int  # of its layers' weights that no other pathway shares
 
 
 class PathwayCache:
@@ -46,14 +44,20 @@ class PathwayCache:
     Args:
         source: the pathways.
         threads: of each matrix product.
-        dtype: of the sparse weights.
-        memory: bytes that sparse weights may take; one pathway is always kept, and streams keep theirs until they
+        precision: of the products; None: torch's own layers, for comparison.
+        memory: bytes that weights of pathways may take; one pathway is always kept, and streams keep theirs until they
             switch.
+
+    Attributes:
+        layers: how linear layers are stored, with the timings that decided it; None if products are torch's.
     """
 
-    def __init__(self, source: PathwaySource, threads: int, dtype: WeightType, memory: float) -> None:
-        self._source, self._threads, self._dtype, self._memory = source, threads, dtype, memory
+    def __init__(self, source: PathwaySource, threads: int, precision: Precision | None, memory: float) -> None:
+        self._source, self._memory = source, memory
+        compiled = precision is not None and available()
+        self.layers = Layers(precision, source.granularity, threads) if compiled else None
         self._ready: OrderedDict[str, ReadyPathway] = OrderedDict()
+        self._shared: dict[str, tuple[list[Tensor], CompiledLinear]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -63,7 +67,7 @@ class PathwayCache:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the sparse weights of all of them."""
+        """Memory of the weights of all of them, what they share not counted."""
         return sum(pathway.nbytes for pathway in self._ready.values())
 
     def get(self, language: str) -> ReadyPathway:
@@ -78,19 +82,64 @@ class PathwayCache:
 
     def _build(self, language: str) -> ReadyPathway:
         source = self._source
-        model = assemble(source.card, source.dense(language))
-        pruned = source.pruned(language)
+        dense, pruned = source.dense(language), source.pruned(language)
+        model = assemble(source.card, dense)
         if source.granularity == "neurons":
             pruned = _without_neurons(model, pruned)
-        matrices: dict[str, SparseMatrix] = {}
         if not available():
             warn_of_dense_products()
-        elif self._dtype != "dense":
-            matrices = _sparse_weights(model, pruned, source.granularity, self._dtype)
-        place(model, {name: pruned[name].dense() for name in pruned if name not in matrices})
-        _put_layers(model, matrices, self._threads)
-        nbytes = sum(matrix.nbytes for matrix in matrices.values())
+        nbytes = 0 if self.layers is None else self._compile(model, dense, pruned, self.layers)
+        missing = {name for name, parameter in model.named_parameters() if parameter.is_meta}
+        place(model, {name: pruned[name].dense() for name in pruned if name in missing})
         return ReadyPathway(language, model, source.tokenizer.of(language), nbytes)
+
+    def _compile(
+        self, model: Transducer, dense: Mapping[str, Tensor], pruned: Mapping[str, Pruned], layers: Layers
+    ) -> int:
+        """Puts compiled layers in place of torch's, and returns how many bytes of these are of this pathway alone.
+
+        Predictor and joiner, which choose the tokens in a few products, are exact.
+        """
+        nbytes = 0
+        for prefix, module in list(model.named_modules()):
+            if not isinstance(module, (nn.Linear, nn.LSTM)) or prefix == "ctc_output":  # which decodes nothing
+                continue
+            rows, exact = _rows(prefix, model.config.encoder), not prefix.startswith("encoder.")
+            names = [f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)]
+            place(model, {name: pruned[name].dense() for name in names if name in pruned})  # one at a time in memory
+            layer: CompiledLinear | CompiledLstm
+            if isinstance(module, nn.LSTM):
+                layer = compiled_lstm(module, layers, exact)
+                nbytes += layer.nbytes
+            elif pruned.keys().isdisjoint(names):
+                layer = self._unpruned(prefix, [dense[name] for name in names], module, layers, rows, exact)
+                nbytes += 0 if layer is self._shared[prefix][1] else layer.nbytes
+            else:
+                layer = compiled_linear(module, layers, rows, exact)
+                nbytes += layer.nbytes
+            model.set_submodule(prefix, layer)
+        for prefix, module in list(model.named_modules()):
+            if isinstance(module, EmformerLayer):
+                model.set_submodule(prefix, CompiledEmformerLayer(module, layers.threads))
+        return nbytes
+
+    def _unpruned(
+        self, name: str, tensors: list[Tensor], module: nn.Linear, layers: Layers, rows: int, exact: bool
+    ) -> CompiledLinear:
+        """A layer that no mask covers: made once for all languages that have these tensors; an added one may not."""
+        known = self._shared.get(name)
+        if known is not None and all(one is other for one, other in zip(known[0], tensors, strict=True)):
+            return known[1]
+        layer = compiled_linear(module, layers, rows, exact)
+        self._shared.setdefault(name, (tensors, layer))
+        return layer
+
+
+def _rows(name: str, config: EmformerConfig) -> int:
+    """Rows of activations of a linear layer by its name, of one stream."""
+    if name.startswith("encoder.layers."):
+        return config.segment + config.right_context
+    return {"joiner.prediction": FEW, "joiner.output": LOOKAHEAD}.get(name, config.segment)
 
 
 def assemble(card: ModelCard, tensors: Mapping[str, Tensor]) -> Transducer:
@@ -113,25 +162,6 @@ def _without_neurons(model: Transducer, pruned: Mapping[str, Pruned]) -> dict[st
     return {name: Pruned.of(model.get_parameter(name)) for name in pruned}
 
 
-def _sparse_weights(
-    model: nn.Module, pruned: Mapping[str, Pruned], granularity: str, dtype: ValueType
-) -> dict[str, SparseMatrix]:
-    """The weights of layers that have a sparse form. Those that were not pruned keep all of their precision."""
-    matrices = {}
-    for prefix, module in model.named_modules():
-        if isinstance(module, nn.LSTM):
-            names = [name for name, _ in module.named_parameters() if name.startswith("weight")]
-        else:
-            names = ["weight"] if isinstance(module, nn.Linear) else []
-        for name in names:
-            if weight := pruned.get(f"{prefix}.{name}"):
-                blocks = granularity if weight.density <= DENSEST else DENSE
-                matrices[f"{prefix}.{name}"] = weight.pack(blocks, dtype)
-            else:
-                matrices[f"{prefix}.{name}"] = SparseMatrix.pack(getattr(module, name).float().contiguous(), DENSE)
-    return matrices
-
-
 def place(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Puts tensors in place of a model's parameters and buffers of these names; none is copied."""
     for name, tensor in tensors.items():
@@ -143,22 +173,3 @@ def place(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 setattr(module, attribute, module._parameters[attribute])
         else:
             module._buffers[attribute] = tensor
-
-
-def _put_layers(model: nn.Module, matrices: Mapping[str, SparseMatrix], threads: int) -> None:
-    """Replaces the layers whose weights are among ``matrices`` by sparse ones."""
-    for prefix, module in list(model.named_modules()):
-        if f"{prefix}.weight" in matrices and isinstance(module, nn.Linear):
-            model.set_submodule(prefix, SparseLinear(matrices[f"{prefix}.weight"], module.bias, threads))
-        elif f"{prefix}.weight_ih_l0" in matrices and isinstance(module, nn.LSTM):
-            cells = []
-            for layer in range(module.num_layers):
-                w_ih, w_hh = (matrices[f"{prefix}.weight_{kind}_l{layer}"] for kind in ("ih", "hh"))
-                bias = None
-                if module.bias:
-                    bias = (getattr(module, f"bias_ih_l{layer}") + getattr(module, f"bias_hh_l{layer}")).detach()
-                cells.append((w_ih, w_hh, bias))
-            model.set_submodule(prefix, SparseLstm(cells, threads))
-    for prefix, module in list(model.named_modules()):
-        if matrices and isinstance(module, EmformerLayer):
-            model.set_submodule(prefix, SparseEmformerLayer(module, threads))

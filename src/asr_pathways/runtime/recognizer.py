@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -29,7 +29,7 @@ from asr_pathways.data.languages import find_language
 from asr_pathways.data.voice_activity import is_silent, speech_segments
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels.extension import available, warn_of_dense_products
-from asr_pathways.runtime.layers import Precision, Product, Timing
+from asr_pathways.runtime.layers import Plan, Precision
 from asr_pathways.runtime.local_agreement import AgreementStream
 from asr_pathways.runtime.results import Result, Segment
 from asr_pathways.runtime.stream import Endpointing, Stream
@@ -38,6 +38,7 @@ from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, Whis
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.model import AsrModel
+    from asr_pathways.runtime.hub_streaming import HubStreaming
     from asr_pathways.runtime.streaming import StreamingTransducer, TransducerStream
 
 AUTO = "auto"
@@ -77,6 +78,13 @@ class Engine(Protocol):
     def load(self, language: str) -> None:
         """Prepares a language's pathway now."""
 
+    def plan(self) -> Plan:
+        """The timings of the products of all of its pathways, in each format; the one that is used first.
+
+        Raises:
+            PathwaysError: without kernels.
+        """
+
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
         """The segment of samples (N,) at 16 kHz, of at most `window` seconds; None if it has no words."""
 
@@ -99,6 +107,7 @@ class Recognizer:
         phrases: that such a transducer prefers.
         bonus: for each word piece of a phrase, in nats.
         endpointing: when silence ends a segment of a stream.
+        lookahead: of streams of a cache-aware transducer of the hub; see `HubStreaming`.
 
     Raises:
         PathwaysError: if there is no such model, it is broken, or a language or option is not one that fits.
@@ -117,6 +126,7 @@ class Recognizer:
         phrases: Sequence[str] = (),
         bonus: float = 2.0,
         endpointing: Endpointing | None = None,
+        lookahead: int | None = None,
     ) -> None:
         if threads < 1:
             raise PathwaysError(f"threads: {threads}: at least 1 is needed")
@@ -125,9 +135,12 @@ class Recognizer:
         self._endpointing = endpointing or Endpointing()
         streaming = {"beam": beam, "phrases": phrases, "bonus": bonus, "endpointing": self._endpointing}
         self._streaming: StreamingTransducer | None = None
-        self._engine = self._open(model, threads, precision, memory, streaming)
+        self._cache_aware: HubStreaming | None = None
+        self._engine = self._open(model, threads, precision, memory, streaming, lookahead)
         if phrases and self._streaming is None:
             raise PathwaysError("phrases: only transducers of this package prefer some")
+        if lookahead is not None and self._cache_aware is None:
+            raise PathwaysError("lookahead: only cache-aware transducers of the hub have a choice of it")
         self._choices = None if languages is None else tuple(map(self._check, languages))
         if self._choices == ():
             raise PathwaysError("languages: at least one is needed")
@@ -150,7 +163,7 @@ class Recognizer:
     @property
     def streams(self) -> bool:
         """Whether the model itself streams; any other decodes what is being said again and again (`stream`)."""
-        return self._streaming is not None
+        return self._streaming is not None or self._cache_aware is not None
 
     @property
     def tells_languages(self) -> bool:
@@ -169,17 +182,13 @@ class Recognizer:
         """
         self._engine.load(self._check(language))
 
-    def plan(self) -> Mapping[Product, Sequence[Timing]]:
-        """How a Whisper's products are computed on this machine: the timings of each, the one that is used first.
+    def plan(self) -> Plan:
+        """How the model's products are computed on this machine: the timings of each, the one that is used first.
 
         Raises:
-            PathwaysError: for another model, whose products are all computed in one way.
+            PathwaysError: without compiled kernels, where torch computes all.
         """
-        if not isinstance(self._engine, WhisperEngine):
-            raise PathwaysError("only products of a Whisper are computed in several ways: this model has no plan")
-        for language in self.languages:
-            self.load(language)
-        return self._engine.layers.plan
+        return self._engine.plan()
 
     def transcribe(
         self,
@@ -240,6 +249,8 @@ class Recognizer:
             return self._streaming.stream(asked)
         if asked is None:
             raise PathwaysError(f"language: choose one of {' '.join(self.languages)}")
+        if self._cache_aware is not None:
+            return self._cache_aware.stream(self._check(asked), self._check)
         return AgreementStream(self._engine, self._check(asked), self._check, self._endpointing)
 
     def decode(self, streams: Sequence[Stream]) -> None:
@@ -253,7 +264,13 @@ class Recognizer:
             stream.partial()
 
     def _open(
-        self, model: str | Path | AsrModel, threads: int, precision: Precision, memory: float, options: dict[str, Any]
+        self,
+        model: str | Path | AsrModel,
+        threads: int,
+        precision: Precision,
+        memory: float,
+        options: dict[str, Any],
+        lookahead: int | None,
     ) -> Engine:
         path = Path(model) if isinstance(model, (str, Path)) else None
         bundle = Reader.open(path) if path is not None and is_bundle(path) else None
@@ -261,6 +278,7 @@ class Recognizer:
             return self._whisper(BundleSource(bundle), path, None, threads, precision, memory, options)
         from asr_pathways.bundle.load import load_model
         from asr_pathways.model_folder.card import ModelCard
+        from asr_pathways.models.hub.transducer import HubTransducer
         from asr_pathways.models.hub.whisper import Whisper
         from asr_pathways.models.transducer import Transducer
         from asr_pathways.runtime.sources import ModelSource, PathwaySource, open_source
@@ -268,7 +286,9 @@ class Recognizer:
         from asr_pathways.runtime.torch_engine import TorchEngine, TransducerEngine
 
         def streaming(source: PathwaySource) -> Engine:
-            self._streaming = StreamingTransducer(source, threads=threads, memory=memory, **options)
+            self._streaming = StreamingTransducer(
+                source, threads=threads, precision=precision, memory=memory, **options
+            )
             return TransducerEngine(self._streaming, path)
 
         if path is not None and bundle is not None and isinstance(bundle.config.card, ModelCard):
@@ -283,7 +303,12 @@ class Recognizer:
             raise PathwaysError(f"{path or 'the model'}: has no beam search here: leave the beam at 1")
         if not available():
             warn_of_dense_products()
-        return TorchEngine(asr, path, threads, precision, memory)
+        engine = TorchEngine(asr, path, threads, precision, memory)
+        if isinstance(asr.model, HubTransducer) and asr.model.cache_aware is not None:
+            from asr_pathways.runtime.hub_streaming import HubStreaming
+
+            self._cache_aware = HubStreaming(engine, lookahead, options["endpointing"])
+        return engine
 
     def _whisper(
         self,

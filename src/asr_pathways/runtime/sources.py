@@ -11,59 +11,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr_pathways.bits import Bytes, pack, unpack
 from asr_pathways.bundle.building import open_transducer
 from asr_pathways.bundle.bundle import Bundle
 from asr_pathways.bundle.layout import is_bundle
 from asr_pathways.bundle.load import load_model
+from asr_pathways.bundle.values import Array
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.card import ModelCard
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.pruning.masks import pack, popcount
-from asr_pathways.runtime.kernels import SparseMatrix, ValueType
+from asr_pathways.runtime.kernels.extension import available, built
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A prunable weight under one pathway: the values that a union of masks keeps, and a mask within it.
+    """A prunable weight under one pathway: the values that a union of masks keeps, and which of them a mask keeps.
 
     Attributes:
         values: (k,), float32 or float16: of the union, row-major.
-        union, mask: uint8 (ceil(n / 8),), as `asr_pathways.pruning.masks.pack` makes them.
+        union, within: uint8 (ceil(n / 8),) and (ceil(k / 8),): a bit a weight, and a bit a value.
         shape: of the weight.
     """
 
-    values: Tensor
-    union: Tensor
-    mask: Tensor
+    values: Array
+    union: Bytes
+    within: Bytes
     shape: tuple[int, ...]
 
     @classmethod
     def of(cls, weight: Tensor) -> Pruned:
         """A weight with zeros in it."""
-        kept = weight != 0
-        bits = pack(kept)
-        return cls(weight[kept], bits, bits, tuple(weight.shape))
-
-    @property
-    def density(self) -> float:
-        """The share of the weight that is kept."""
-        return popcount(self.mask) / max(1, int(np.prod(self.shape)))
+        array = weight.detach().numpy()
+        kept = array != 0
+        values = array[kept]
+        return cls(values, pack(kept.reshape(-1)), pack(np.ones(len(values), dtype=np.bool_)), array.shape)
 
     def dense(self) -> Tensor:
         """The weight, float32, zeros where nothing is kept."""
         count = int(np.prod(self.shape))
-        union, mask = (np.unpackbits(bits.numpy(), count=count, bitorder="little") for bits in (self.union, self.mask))
+        if available():
+            parts = self.values, self.union, self.within
+            return torch.from_numpy(built().expand(*parts, self.shape[0], count // self.shape[0])).view(self.shape)
         weight = np.zeros(count, dtype=np.float32)
-        weight[union.view(np.bool_)] = self.values.numpy()
-        weight *= mask
+        weight[unpack(self.union, count)] = self.values * unpack(self.within, len(self.values))
         return torch.from_numpy(weight).view(self.shape)
-
-    def pack(self, granularity: str, dtype: ValueType) -> SparseMatrix:
-        """The mask's values, ready for sparse products; of weights with two dimensions."""
-        rows, columns = self.shape
-        return SparseMatrix.from_union(self.values, self.union, self.mask, (rows, columns), granularity, dtype)
 
 
 class PathwaySource(Protocol):
@@ -105,7 +98,7 @@ class ModelSource:
 
 
 class BundleSource:
-    """A bundle of a transducer. Masks that were read are kept in memory, one bit a weight; values stay in the file.
+    """A bundle of a transducer. The bits of the union and of one mask are kept in memory; values stay in the file.
 
     Raises:
         BundleError: if it is of another model, or broken.
@@ -116,7 +109,6 @@ class BundleSource:
         self.languages, self.granularity = bundle.languages, bundle.config.pathways.config.granularity
         self._bundle = bundle
         self._shared: dict[str, Tensor] = {}
-        self._masks: dict[str, dict[str, Tensor]] = {}
 
     def dense(self, language: str) -> dict[str, Tensor]:
         if not self._shared:
@@ -125,11 +117,10 @@ class BundleSource:
 
     def pruned(self, language: str) -> Mapping[str, Pruned]:
         bundle, layout = self._bundle, self._bundle.layout
-        key = layout.key(language)
-        if key not in self._masks:
-            self._masks[key] = bundle.packed_masks(key)
-        masks, unions, shapes = self._masks[key], bundle.packed_union(), layout.prunable
-        return _Weights(shapes, lambda name: Pruned(bundle.union_values(name), unions[name], masks[name], shapes[name]))
+        key, shapes = layout.key(language), layout.prunable
+        return _Weights(
+            shapes, lambda name: Pruned(bundle.union_array(name), *bundle.pathway_bits(key, name), shapes[name])
+        )
 
 
 class _Weights(Mapping[str, Pruned]):

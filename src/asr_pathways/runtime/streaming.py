@@ -14,12 +14,13 @@ import torch
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.normalize import normalize
-from asr_pathways.data.tokenizer import SPACE, Tokenizer
+from asr_pathways.data.tokenizer import SPACE, UNKNOWN_PIECE, Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.emformer import STRIDE
 from asr_pathways.models.transducer import GreedySearch
 from asr_pathways.runtime.beam_search import BeamSearch
-from asr_pathways.runtime.pathway_cache import PathwayCache, ReadyPathway, WeightType
+from asr_pathways.runtime.layers import Precision
+from asr_pathways.runtime.pathway_cache import PathwayCache, ReadyPathway
 from asr_pathways.runtime.phrase_bias import PhraseBias
 from asr_pathways.runtime.results import Word
 from asr_pathways.runtime.segment_decoder import SegmentDecoder, advance
@@ -39,9 +40,9 @@ class StreamingTransducer:
     Args:
         source: a bundle or a MODEL folder of a transducer of this package; or another source of pathways.
         language: of streams that name none; None: each stream must.
-        threads: of each matrix product with sparse weights; torch's own products use `torch.get_num_threads`.
-        dtype: of the sparse weights: ``float32``, or ``int8`` with a scale a row; ``dense``: torch's own layers.
-        memory: bytes that sparse weights may occupy before the least recently used pathways are dropped.
+        threads: of each compiled product; torch's own products use `torch.get_num_threads`.
+        precision: of products; see `asr_pathways.runtime.layers.Layers`. None: torch's own layers, for comparison.
+        memory: bytes that weights of pathways may occupy before the least recently used are dropped.
         endpointing: when `TransducerStream.endpoint` is true.
         beam: hypotheses of modified beam search; 1 is greedy search.
         phrases: words to prefer, in the languages of the streams; beam search only.
@@ -58,7 +59,7 @@ class StreamingTransducer:
         language: str | None = None,
         *,
         threads: int = 1,
-        dtype: WeightType = "float32",
+        precision: Precision | None = "auto",
         memory: float = float("inf"),
         endpointing: Endpointing | None = None,
         beam: int = 1,
@@ -82,7 +83,7 @@ class StreamingTransducer:
         self._beam, self._phrases, self._bonus = beam, tuple(phrases), bonus
         self._biases: dict[str, PhraseBias] = {}
         self.endpointing = endpointing or Endpointing()
-        self.pathways = PathwayCache(source, threads, dtype, memory)
+        self.pathways = PathwayCache(source, threads, precision, memory)
         self._source = source
         self._language = None if language is None else self._check(language)
         if self._language is not None:
@@ -270,6 +271,8 @@ def _words(tokens: list[tuple[str, float]]) -> tuple[Word, ...]:
     """Of word pieces, each from the frame that emitted its first piece to the end of that of its last."""
     words: list[Word] = []
     for piece, time in tokens:
+        if piece == UNKNOWN_PIECE:
+            continue
         end = round(time + FRAME, 2)
         if piece.startswith(SPACE) or not words:
             words.append(Word(piece.removeprefix(SPACE), time, end))

@@ -174,7 +174,8 @@ class _Costs:
 def recipe_of(model: SpeechModel, steps: int, refit: int, precision: Precision) -> PruneRecipe:
     """The recipe of pruning for a plan."""
     recipe = prune_recipe(model) if steps else oneshot_recipe(model)
-    return _adjusted(recipe.model_copy(update={"refit_batches": refit}), steps, precision)
+    refitting = {"refit_batches": refit, "refit_steps": recipe.refit_steps if refit else 0}
+    return _adjusted(recipe.model_copy(update=refitting), steps, precision)
 
 
 def tuning_of(steps: int, precision: Precision) -> TrainRecipe:

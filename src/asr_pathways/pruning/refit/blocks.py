@@ -8,6 +8,7 @@ al. 2024 (EBFT, arXiv 2402.12419).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -16,7 +17,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_iter, tree_map_only
+from torch.utils._pytree import tree_iter
 
 from asr_pathways.errors import PathwaysError
 
@@ -80,7 +81,7 @@ def reconstruct(
                 masked = {
                     name: value * masks[name][language] if name in masks else value for name, value in values.items()
                 }
-                arguments, named = tree_map_only(Tensor, Tensor.clone, example.call)
+                arguments, named = copy.deepcopy(example.call)  # a block may change them, such as a stream's state
                 output = example.valid(hidden(functional_call(block, masked, arguments, named)))
                 loss = scales[language] * (output.float() - example.target.float()).square().mean()
                 if not loss.isfinite():

@@ -4,25 +4,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-class Matrix:
-    @property
-    def nonzeros(self) -> int: ...
-    @property
-    def nbytes(self) -> int: ...
-
 # Tensors go by their addresses.
 Norm = tuple[int, int, float]  # weight, bias, epsilon
-Product = tuple[Matrix, int]  # a weight and its bias, or 0
 Runner = tuple[int, str]  # threads and an instruction set, empty for the fastest
 
 def variants() -> list[str]: ...
-def pack(values: int, union: int, mask: int, rows: int, columns: int, block: int, quantize: bool) -> Matrix: ...
-def unpack(matrix: Matrix, dense: int) -> None: ...
-def multiply(by: Product, x: int, n: int, y: int, runner: Runner) -> None: ...
 def lstm_step(
-    by_input: Product, by_hidden: Product, x: int, h: int, c: int, n: int, h_next: int, c_next: int, runner: Runner
+    by_input: Linear, by_hidden: Linear, x: int, h: int, c: int, n: int, h_next: int, c_next: int, runner: Runner
 ) -> None: ...
-def feed_forward(x: int, n: int, norm: Norm, inwards: Product, outwards: Product, out: int, runner: Runner) -> None: ...
+def feed_forward(x: int, n: int, norm: Norm, inwards: Linear, outwards: Linear, out: int, runner: Runner) -> None: ...
 def attention(
     x: int,
     streams: int,
@@ -31,9 +21,9 @@ def attention(
     left: int,
     unseen: int,
     norm: Norm,
-    query: Product,
-    key_value: Product,
-    outwards: Product,
+    query: Linear,
+    key_value: Linear,
+    outwards: Linear,
     heads: int,
     bias: int,
     windows: int,
@@ -46,12 +36,12 @@ def convolution(
     rows: int,
     past: int,
     norm: Norm,
-    inwards: Product,
+    inwards: Linear,
     weight: int,
     weight_bias: int,
     taps: int,
     inner_norm: Norm,
-    outwards: Product,
+    outwards: Linear,
     windows: int,
     out: int,
     runner: Runner,
@@ -63,8 +53,9 @@ Integers = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 NormOf = tuple[Floats, Floats, float]  # weight (dim,), bias (dim,), epsilon
 
-def expands() -> bool: ...
-def expand(values: NDArray[Any], in_union: Bytes, mask: Bytes, rows: int, columns: int) -> Floats: ...
+def expands(item: str) -> bool: ...
+def gathers() -> bool: ...
+def expand(values: NDArray[Any], in_union: Bytes, within: Bytes, rows: int, columns: int) -> Floats: ...
 def gelu(x: Floats, runner: Runner) -> None: ...
 
 class Dense:
@@ -72,8 +63,20 @@ class Dense:
     @property
     def nbytes(self) -> int: ...
 
+class Sparse:
+    def __init__(self, weight: Floats, block: int) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class Gathered:
+    def __init__(self, weight: Floats) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+
 class Linear:
-    def __init__(self, sparse: Matrix | None, dense: Dense | None, bias: Floats | None) -> None: ...
+    def __init__(self, weight: Sparse | Dense | Gathered, bias: Floats | None) -> None: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
     def multiply(self, x: Floats, runner: Runner) -> Floats: ...
 
 # norm, query, key, value and output layers of attention, norm, the two feed-forward layers

@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "multiply.h"
+#include "linear.h"
 
 // The number of threads, and the name of an instruction set, empty for the fastest.
 using RunnerAt = std::pair<int, std::string>;
@@ -18,5 +18,11 @@ inline sparse::Runner runner_of(const RunnerAt& at) {
     return {at.first, *kernels};
 }
 
-// Adds dense weights, encoder, decoder and output layer to the module.
+// A linear layer as Python has it, and the objects that it points to.
+struct LinearOf {
+    sparse::Linear layer;
+    pybind11::object weight, bias;
+};
+
+// Adds weights, linear layers, encoder, decoder and output layer of a transformer to the module.
 void bind_transformer(pybind11::module_& module);

@@ -1,9 +1,11 @@
 #include "dense.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
+#include <stdexcept>
+#include <utility>
+
+#include "multiply.h"
 
 namespace sparse {
 namespace {
@@ -28,85 +30,41 @@ void for_weights(Strided weight, const Dense& dense, const Store& store) {
     }
 }
 
-// Codes of a row, rounded to the nearest; returns their sum.
-int32_t round_row(const float* values, int64_t count, float scale, int8_t* codes) {
-    const float by = 1.0f / scale;
-    int32_t sum = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        const float clipped = std::max(-127.0f, std::min(127.0f, values[i] * by));
-        const float shifted = clipped + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-        const auto code = static_cast<int32_t>(shifted - 12582912.0f);
-        codes[i] = static_cast<int8_t>(code);
-        sum += code;
-    }
-    return sum;
-}
-
-void pack_codes(Strided weight, Dense& dense) {
+// Of weights whose rows are contiguous: 16 rows at a time, as activations are converted.
+void pack_rows(Strided weight, Dense& dense) {
+    const Kernels& kernels = *find_kernels("");
+    const bool codes = dense.item == Item::i8;
     const int64_t words = dense.words();
-    dense.scales.resize(dense.panels() * kPanelRows);
-    dense.sums.resize(dense.panels() * kPanelRows);
-    std::fill(dense.scales.begin(), dense.scales.end(), 0.0f);
-    std::fill(dense.sums.begin(), dense.sums.end(), 0);
-    Aligned<float> values(dense.columns);
-    Aligned<uint32_t> codes(words);
-    std::fill(codes.begin(), codes.end(), 0u);
-    for (int64_t row = 0; row < dense.rows; ++row) {
-        const float* const from = weight.start + row * weight.row;
-        float largest = 0.0f;
-        bool finite = true;
-        for (int64_t column = 0; column < dense.columns; ++column) {
-            values[column] = from[column * weight.column];
-            finite = finite && std::isfinite(values[column]);
-            largest = std::max(largest, std::fabs(values[column]));
+    const uint32_t offset = 0x01010101u * static_cast<uint32_t>(kernels.code_offset);
+    if (codes) {
+        dense.scales.resize(dense.panels() * kPanelRows);
+        dense.sums.resize(dense.panels() * kPanelRows);
+        std::fill(dense.scales.end() - kPanelRows, dense.scales.end(), 0.0f);
+        std::fill(dense.sums.end() - kPanelRows, dense.sums.end(), 0);
+    }
+    thread_local Aligned<uint32_t> converted;
+    if (dense.item != Item::f32) converted.resize(kPanelRows * words);
+    for (int64_t row = 0; row < dense.rows; row += kPanelRows) {
+        const int count = static_cast<int>(std::min<int64_t>(kPanelRows, dense.rows - row));
+        const float* from = weight.start + row * weight.row;
+        int64_t stride = weight.row;
+        if (dense.item != Item::f32) {
+            kernels.dense.convert(dense.item, from, stride, count, dense.columns, converted.data(),
+                                  codes ? dense.scales.data() + row : nullptr);
+            from = reinterpret_cast<const float*>(converted.data());
+            stride = words;
         }
-        if (!finite) {
-            dense.scales[row] = std::numeric_limits<float>::quiet_NaN();
-            continue;
+        for (int i = 0; codes && i < count; ++i) {
+            uint32_t* const line = converted.data() + i * words;
+            for (int64_t word = 0; word < words; ++word) line[word] ^= offset;  // what is added is 128 or nothing
+            const auto* const items = reinterpret_cast<const int8_t*>(line);
+            int32_t sum = 0;
+            for (int64_t item = 0; item < 4 * words; ++item) sum += items[item];
+            dense.sums[row + i] = sum;
         }
-        const float scale = std::max(largest / 127.0f, std::numeric_limits<float>::min());
-        dense.scales[row] = scale;
-        dense.sums[row] = round_row(values.data(), dense.columns, scale, reinterpret_cast<int8_t*>(codes.data()));
-        uint32_t* const to = dense.packed.data() + row / kPanelRows * words * kPanelRows + row % kPanelRows;
-        for (int64_t word = 0; word < words; ++word) to[word * kPanelRows] = codes[word];
+        kernels.transpose(from, stride, count, kPanelRows, 0, words,
+                          reinterpret_cast<float*>(dense.packed.data() + row * words));
     }
-}
-
-// Appends the items of a vector that are not zero, and sets the bits of those.
-template <typename Stored>
-int64_t take_zeros_out(const uint32_t* vector, Stored* to, uint8_t* mask) {
-    constexpr int count = 4 * kPanelRows / static_cast<int>(sizeof(Stored));
-    constexpr Stored minus_zero =
-        sizeof(Stored) > 1 ? Stored{1} << (8 * sizeof(Stored) - 1) : 0;  // what masking leaves
-    Stored items[count];
-    std::memcpy(items, vector, sizeof items);
-    int64_t kept = 0;
-    for (int i = 0; i < count; ++i) {
-        to[kept] = items[i];  // written in any case: there is room, and no branch
-        const bool stays = (items[i] & ~minus_zero) != 0;
-        mask[i / 8] |= static_cast<uint8_t>(stays << i % 8);
-        kept += stays;
-    }
-    return kept;
-}
-
-template <typename Stored>
-void compress_items(Dense& dense) {
-    const int64_t vectors = dense.panels() * dense.words(), in_vector = 4 * kPanelRows / sizeof(Stored);
-    Aligned<Stored> kept(vectors * in_vector);
-    dense.masks.resize(vectors * in_vector / 8);
-    std::fill(dense.masks.begin(), dense.masks.end(), uint8_t{0});
-    dense.starts.clear();
-    int64_t count = 0;
-    for (int64_t vector = 0; vector < vectors; ++vector) {
-        if (vector % dense.words() == 0) dense.starts.push_back(count);
-        count += take_zeros_out(dense.packed.data() + vector * kPanelRows, kept.data() + count,
-                                dense.masks.data() + vector * in_vector / 8);
-    }
-    const std::size_t bytes = count * sizeof(Stored);
-    dense.items = Aligned<uint8_t>(bytes + kReadAhead);
-    std::memcpy(dense.items.data(), kept.data(), bytes);
-    std::memset(dense.items.data() + bytes, 0, kReadAhead);
 }
 
 }  // namespace
@@ -116,11 +74,12 @@ void pack_dense(Strided weight, int64_t rows, int64_t columns, Item item, Dense&
     dense.columns = columns;
     dense.item = item;
     dense.packed.resize(dense.panels() * dense.words() * kPanelRows);
-    std::fill(dense.packed.begin(), dense.packed.end(), 0u);
     dense.items.clear();
     dense.masks.clear();
     dense.starts.clear();
-    if (item == Item::i8) return pack_codes(weight, dense);
+    if (weight.column == 1) return pack_rows(weight, dense);
+    if (item == Item::i8) throw std::invalid_argument("weights of int8 have contiguous rows");
+    std::fill(dense.packed.begin(), dense.packed.end(), 0u);
     if (item == Item::bf16)
         for_weights(weight, dense, [&](int64_t, int64_t place_in_word, float value, int64_t place) {
             reinterpret_cast<uint16_t*>(&dense.packed[place])[place_in_word] = to_bf16(value);
@@ -132,10 +91,54 @@ void pack_dense(Strided weight, int64_t rows, int64_t columns, Item item, Dense&
 }
 
 void compress(Dense& dense) {
-    if (dense.item == Item::f32) compress_items<uint32_t>(dense);
-    if (dense.item == Item::bf16) compress_items<uint16_t>(dense);
-    if (dense.item == Item::i8) compress_items<uint8_t>(dense);
+    const DenseKernels& kernels = find_kernels("")->dense;
+    if (!kernels.expands(dense.item)) throw std::invalid_argument("this CPU reads no such weights without their zeros");
+    const int64_t words = dense.words(), mask_bytes = 2 * items_a_word(dense.item);
+    Aligned<uint8_t> kept(4 * dense.packed.size() + kReadAhead);
+    dense.masks.resize(dense.panels() * words * mask_bytes);
+    int64_t bytes = 0;
+    for (int64_t panel = 0; panel < dense.panels(); ++panel) {
+        dense.starts.push_back(bytes * items_a_word(dense.item) / 4);
+        bytes += kernels.compress(dense.item, dense.packed.data() + panel * words * kPanelRows, words,
+                                  kept.data() + bytes, dense.masks.data() + panel * words * mask_bytes);
+    }
+    dense.items = Aligned<uint8_t>(bytes + kReadAhead);
+    std::memcpy(dense.items.data(), kept.data(), bytes);
+    std::memset(dense.items.data() + bytes, 0, kReadAhead);
     Aligned<uint32_t>().swap(dense.packed);
+}
+
+void gather(Dense& dense, Gathered& gathered) {
+    gathered.rows = dense.rows;
+    gathered.columns = dense.columns;
+    gathered.scales = std::move(dense.scales);
+    gathered.sums = std::move(dense.sums);
+    const int64_t words = dense.words(), in_group = Gathered::kGroup / 4;
+    for (int64_t panel = 0; panel < dense.panels(); ++panel) {
+        gathered.starts.push_back(static_cast<int64_t>(gathered.items.size()) / Gathered::kPairBytes);
+        for (int64_t first = 0; first < words; first += in_group) {
+            uint8_t columns[kPanelRows][Gathered::kGroup] = {}, codes[kPanelRows][Gathered::kGroup] = {};
+            int most = 0;
+            for (int64_t row = 0; row < kPanelRows; ++row) {
+                int count = 0;
+                for (int64_t word = first; word < std::min(words, first + in_group); ++word) {
+                    uint8_t items[4];
+                    std::memcpy(items, &dense.packed[(panel * words + word) * kPanelRows + row], sizeof items);
+                    for (int64_t i = 0; i < 4; ++i) {
+                        if (!items[i]) continue;
+                        columns[row][count] = static_cast<uint8_t>(4 * (word - first) + i);
+                        codes[row][count++] = items[i];
+                    }
+                }
+                most = std::max(most, (count + 3) / 4);
+            }
+            gathered.counts.push_back(static_cast<uint8_t>(most));
+            for (int four = 0; four < most; ++four)
+                for (const auto& part : {columns, codes})
+                    for (int64_t row = 0; row < kPanelRows; ++row)
+                        gathered.items.insert(gathered.items.end(), part[row] + 4 * four, part[row] + 4 * four + 4);
+        }
+    }
 }
 
 Dense& room_for(int64_t panels, int64_t columns, Item item) {

@@ -40,6 +40,28 @@ struct Dense {
     }
 };
 
+// A weight of i8 whose rows have about as many nonzeros in each 64 columns, as n:m masks leave them. Products fetch the
+// activations of nonzeros by their columns, and multiply nothing else.
+//
+// For each panel, for each 64 columns: `counts` pairs of vectors, of which byte 4 * r + j is of row r of the panel: the
+// columns of its next four nonzeros within the 64, and their codes. Codes past the last of a row are zeros.
+struct Gathered {
+    int64_t rows = 0;
+    int64_t columns = 0;
+    std::vector<uint8_t> counts;  // (panels, groups)
+    std::vector<int64_t> starts;  // of the pairs of each panel
+    Aligned<uint8_t> items;
+    Aligned<float> scales;  // as of Dense
+    Aligned<int32_t> sums;
+
+    int64_t panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
+    int64_t groups() const { return (columns + kGroup - 1) / kGroup; }
+    std::size_t bytes() const {
+        return items.size() + counts.size() + 8 * starts.size() + 4 * (scales.size() + sums.size());
+    }
+    static constexpr int64_t kGroup = 64, kPairBytes = 128;
+};
+
 // A matrix in memory, by the floats from row to row and from column to column.
 struct Strided {
     const float* start;
@@ -50,11 +72,15 @@ struct Strided {
 constexpr int64_t kMostCodes = int64_t{1} << 17;
 
 // Packs into `dense`, whose memory is used again. Of i8, scale = largest |weight| of the row / 127, at least the
-// smallest normal float; NaN, as are then all products of the row, if one of them is not finite.
+// smallest normal float; NaN, as are then all products of the row, if one of them is not finite;
+// its rows are contiguous.
 void pack_dense(Strided weight, int64_t rows, int64_t columns, Item item, Dense& dense);
 
-// Takes the zeros out of a packed weight.
+// Takes the zeros out of a packed weight. Throws std::invalid_argument if this CPU's kernels do not expand it.
 void compress(Dense& dense);
+
+// Of a packed weight of i8 with its zeros; its scales and sums move.
+void gather(Dense& dense, Gathered& gathered);
 
 // Room of this thread for some panels of a weight of so many columns; valid until the next call. Not inline: kernels
 // call it, whose instruction sets code that must run anywhere may not share.

@@ -29,7 +29,11 @@ private:
     const uint32_t* at_;
 };
 
+// Which weights may be stored without their zeros: float32 needs AVX-512's foundation, others need VBMI2.
 #ifdef EXPANSION
+constexpr bool kExpandsSmall = EXPANSION < 32;
+constexpr bool expands(Item item) { return item == Item::f32 || kExpandsSmall; }
+
 // The same of a weight without its zeros: those that are stored spread to where the mask has ones.
 template <Item item>
 class Words<item, true> {
@@ -56,6 +60,42 @@ private:
     static constexpr int64_t kSize = 4 / items_a_word(item), kMaskBytes = 8 / kSize;
     const uint8_t *items_, *masks_;
 };
+
+template <Item item>
+int64_t compress_vectors(const uint32_t* vectors, int64_t count, uint8_t* items, uint8_t* masks) {
+    constexpr int64_t size = 4 / items_a_word(item), mask_bytes = 8 / size;
+    const uint8_t* const start = items;
+    for (int64_t i = 0; i < count; ++i, masks += mask_bytes) {
+        const __m512i vector = _mm512_loadu_si512(vectors + i * kPanelRows);
+        __m512i kept;
+        uint64_t mask;  // -0.0 is what masking leaves
+        if constexpr (item == Item::f32) {
+            mask = _mm512_test_epi32_mask(vector, _mm512_set1_epi32(0x7fffffff));
+            kept = _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), vector);
+        } else if constexpr (item == Item::bf16) {
+            mask = _mm512_test_epi16_mask(vector, _mm512_set1_epi16(0x7fff));
+            kept = _mm512_maskz_compress_epi16(static_cast<__mmask32>(mask), vector);
+        } else {
+            mask = _mm512_test_epi8_mask(vector, vector);
+            kept = _mm512_maskz_compress_epi8(mask, vector);
+        }
+        _mm512_storeu_si512(items, kept);
+        items += __builtin_popcountll(mask) * size;
+        __builtin_memcpy(masks, &mask, mask_bytes);
+    }
+    return items - start;
+}
+
+int64_t compress_items(Item item, const uint32_t* vectors, int64_t count, uint8_t* items, uint8_t* masks) {
+    if constexpr (kExpandsSmall) {
+        if (item == Item::bf16) return compress_vectors<Item::bf16>(vectors, count, items, masks);
+        if (item == Item::i8) return compress_vectors<Item::i8>(vectors, count, items, masks);
+    }
+    return compress_vectors<Item::f32>(vectors, count, items, masks);
+}
+#else
+constexpr bool expands(Item) { return false; }
+constexpr int64_t (*compress_items)(Item, const uint32_t*, int64_t, uint8_t*, uint8_t*) = nullptr;
 #endif
 
 // sum += the products of the items of a vector of weights with those of one word of activations.
@@ -250,21 +290,23 @@ template <Item item>
 void multiply_dense_item(const Target& to, int64_t n, int64_t first, int64_t last) {
     if (!to.w.compressed()) return multiply_panels<item, false>(to, to.w, 0, n, first, last);
 #ifdef EXPANSION
-    if (n < kExpandFrom) return multiply_panels<item, true>(to, to.w, 0, n, first, last);
-    constexpr int64_t at_once = tile_panels(kTileRows);
-    Dense& expanded = room_for(at_once, to.w.columns, item);
-    for (int64_t panel = first; panel < last; panel += at_once) {
-        const int64_t end = panel + at_once < last ? panel + at_once : last;
-        for (int64_t p = panel; p < end; ++p) {
-            Words<item, true> words(to.w, p);
-            uint32_t* const out = expanded.packed.data() + (p - panel) * to.w.words() * kPanelRows;
-            for (int64_t g = 0; g < to.w.words(); ++g) {
-                IntVec<LANES> vector;
-                words.next(&vector);
-                __builtin_memcpy(out + g * kPanelRows, &vector, sizeof vector);
+    if constexpr (expands(item)) {
+        if (n < kExpandFrom) return multiply_panels<item, true>(to, to.w, 0, n, first, last);
+        constexpr int64_t at_once = tile_panels(kTileRows);
+        Dense& expanded = room_for(at_once, to.w.columns, item);
+        for (int64_t panel = first; panel < last; panel += at_once) {
+            const int64_t end = panel + at_once < last ? panel + at_once : last;
+            for (int64_t p = panel; p < end; ++p) {
+                Words<item, true> words(to.w, p);
+                uint32_t* const out = expanded.packed.data() + (p - panel) * to.w.words() * kPanelRows;
+                for (int64_t g = 0; g < to.w.words(); ++g) {
+                    IntVec<LANES> vector;
+                    words.next(&vector);
+                    __builtin_memcpy(out + g * kPanelRows, &vector, sizeof vector);
+                }
             }
+            multiply_panels<item, false>(to, expanded, panel, n, panel, end);
         }
-        multiply_panels<item, false>(to, expanded, panel, n, panel, end);
     }
 #endif
 }
@@ -352,13 +394,61 @@ void convert(Item item, const float* x, int64_t stride, int64_t n, int64_t colum
     }
 }
 
-#ifdef EXPANSION
-constexpr bool kExpands = true;
+#ifdef GATHERING
+template <int Rows>
+void multiply_gathered_rows(const Gathered& w, int64_t panel, const uint8_t* x, int64_t x_stride, const float* scales,
+                            float* y, int64_t stride, const float* bias) {
+    const uint8_t* const counts = w.counts.data() + panel * w.groups();
+    const uint8_t* items = w.items.data() + w.starts[panel] * Gathered::kPairBytes;
+    __m512i sums[Rows];
+    for (int r = 0; r < Rows; ++r) sums[r] = _mm512_setzero_si512();
+    for (int64_t group = 0; group < w.groups(); ++group, x += Gathered::kGroup)
+        for (int pair = 0; pair < counts[group]; ++pair, items += Gathered::kPairBytes) {
+            const __m512i columns = _mm512_loadu_si512(items), codes = _mm512_loadu_si512(items + 64);
+            __builtin_prefetch(items + kPrefetch);
+            __builtin_prefetch(items + kPrefetch + 64);
+#pragma GCC unroll 16
+            for (int r = 0; r < Rows; ++r) {
+                const __m512i fetched = _mm512_permutexvar_epi8(columns, _mm512_loadu_si512(x + r * x_stride));
+                sums[r] = _mm512_dpbusd_epi32(sums[r], fetched, codes);
+            }
+        }
+    const int64_t row = panel * kPanelRows, left = w.rows - row;
+    const auto stored = static_cast<__mmask16>(left < kPanelRows ? (1 << left) - 1 : 0xffff);
+    const __m512i offset = _mm512_slli_epi32(_mm512_loadu_si512(w.sums.data() + row), 7);  // times kCodeOffset
+    const __m512 scale = _mm512_loadu_ps(w.scales.data() + row);
+    const __m512 added = bias ? _mm512_maskz_loadu_ps(stored, bias + row) : _mm512_setzero_ps();
+    for (int r = 0; r < Rows; ++r) {
+        const __m512 exact = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[r], offset)), scale);
+        const __m512 out = _mm512_fmadd_ps(exact, _mm512_set1_ps(scales[r]), added);
+        _mm512_mask_storeu_ps(y + r * stride + row, stored, out);
+    }
+}
+
+template <int Rows>
+void multiply_last_gathered(const Gathered& w, int64_t panel, const uint8_t* x, int64_t x_stride, const float* scales,
+                            int64_t count, float* y, int64_t stride, const float* bias) {
+    if constexpr (Rows > 0) {
+        if (count == Rows) return multiply_gathered_rows<Rows>(w, panel, x, x_stride, scales, y, stride, bias);
+        multiply_last_gathered<Rows - 1>(w, panel, x, x_stride, scales, count, y, stride, bias);
+    }
+}
+
+void multiply_gathered(const Gathered& w, int64_t first, int64_t last, const uint8_t* x, int64_t x_stride,
+                       const float* scales, int64_t n, float* y, int64_t stride, const float* bias) {
+    constexpr int at_once = 16;
+    for (int64_t panel = first; panel < last; ++panel)
+        for (int64_t row = 0; row < n; row += at_once)
+            multiply_last_gathered<at_once>(w, panel, x + row * x_stride, x_stride, scales + row,
+                                            n - row < at_once ? n - row : at_once, y + row * stride, stride, bias);
+}
+static_assert(kCodeOffset == 128);
 #else
-constexpr bool kExpands = false;
+constexpr void (*multiply_gathered)(const Gathered&, int64_t, int64_t, const uint8_t*, int64_t, const float*, int64_t,
+                                    float*, int64_t, const float*) = nullptr;
 #endif
 
-constexpr DenseKernels kDense = {kExpands, convert, multiply_dense};
+constexpr DenseKernels kDense = {expands, compress_items, convert, multiply_dense, multiply_gathered};
 
 }  // namespace
 }  // namespace sparse

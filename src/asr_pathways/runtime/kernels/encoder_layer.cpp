@@ -32,8 +32,9 @@ private:
 
 }  // namespace
 
-void feed_forward(const float* x, int64_t n, Norm norm, Product inwards, Product outwards, float* out, Runner runner) {
-    const int64_t dim = inwards.weight.columns, hidden = inwards.weight.rows;
+void feed_forward(const float* x, int64_t n, Norm norm, const Linear& inwards, const Linear& outwards, float* out,
+                  const Runner& runner) {
+    const int64_t dim = inwards.columns(), hidden = inwards.rows();
     const StepKernels& steps = runner.kernels.steps;
     Scratch scratch(n * (dim + hidden), 2);
     float *const normed = scratch.take(n * dim), *const inner = scratch.take(n * hidden);
@@ -44,8 +45,9 @@ void feed_forward(const float* x, int64_t n, Norm norm, Product inwards, Product
     steps.add(x, n * dim, out);
 }
 
-void attention(const float* x, int64_t streams, const float* past, const float* unseen, Norm norm, Product query,
-               Product key_value, Product outwards, const Attention& a, float* windows, float* out, Runner runner) {
+void attention(const float* x, int64_t streams, const float* past, const float* unseen, Norm norm, const Linear& query,
+               const Linear& key_value, const Linear& outwards, const Attention& a, float* windows, float* out,
+               const Runner& runner) {
     const int64_t n = streams * a.rows, left = a.length - a.rows;
     const StepKernels& steps = runner.kernels.steps;
     const int64_t workspace = steps.attend_scratch(a);
@@ -67,9 +69,9 @@ void attention(const float* x, int64_t streams, const float* past, const float* 
     steps.add(x, n * a.dim, out);
 }
 
-void convolution(const float* x, int64_t streams, int64_t rows, const float* past, Norm norm, Product inwards,
-                 const Convolution& conv, Product outwards, float* windows, float* out, Runner runner) {
-    const int64_t dim = inwards.weight.columns, n = streams * rows, kept = conv.taps - 1;
+void convolution(const float* x, int64_t streams, int64_t rows, const float* past, Norm norm, const Linear& inwards,
+                 const Convolution& conv, const Linear& outwards, float* windows, float* out, const Runner& runner) {
+    const int64_t dim = inwards.columns(), n = streams * rows, kept = conv.taps - 1;
     const StepKernels& steps = runner.kernels.steps;
     Scratch scratch(n * dim * 3, 2);
     float *const normed = scratch.take(n * dim), *const gates = scratch.take(n * dim * 2);

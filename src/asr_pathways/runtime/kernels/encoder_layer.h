@@ -1,19 +1,21 @@
-// Steps of a streaming encoder layer: sparse products and what is between them, without calls of Python.
+// Steps of a streaming encoder layer: products and what is between them, without calls of Python.
 //
 // All read x (n, dim) and write out (n, dim): x and the step's output for the layer norm of x.
 #pragma once
 
-#include "multiply.h"
+#include "linear.h"
 
 namespace sparse {
 
 // Two products with a SiLU between them.
-void feed_forward(const float* x, int64_t n, Norm norm, Product inwards, Product outwards, float* out, Runner runner);
+void feed_forward(const float* x, int64_t n, Norm norm, const Linear& inwards, const Linear& outwards, float* out,
+                  const Runner& runner);
 
 // `streams` streams of a.rows frames each: n = streams * a.rows. windows (streams, a.length, 2 * dim) is written: past
 // keys and values (streams, a.length - a.rows, 2 * dim), then those of the frames. unseen: (streams, a.length).
-void attention(const float* x, int64_t streams, const float* past, const float* unseen, Norm norm, Product query,
-               Product key_value, Product outwards, const Attention& a, float* windows, float* out, Runner runner);
+void attention(const float* x, int64_t streams, const float* past, const float* unseen, Norm norm, const Linear& query,
+               const Linear& key_value, const Linear& outwards, const Attention& a, float* windows, float* out,
+               const Runner& runner);
 
 // A depthwise convolution with its norm, between products.
 struct Convolution {
@@ -25,7 +27,7 @@ struct Convolution {
 
 // `streams` streams of `rows` frames each. windows (streams, taps - 1 + rows, dim) is written: past inputs of the
 // depthwise convolution (streams, taps - 1, dim), then those of the frames.
-void convolution(const float* x, int64_t streams, int64_t rows, const float* past, Norm norm, Product inwards,
-                 const Convolution& conv, Product outwards, float* windows, float* out, Runner runner);
+void convolution(const float* x, int64_t streams, int64_t rows, const float* past, Norm norm, const Linear& inwards,
+                 const Convolution& conv, const Linear& outwards, float* windows, float* out, const Runner& runner);
 
 }  // namespace sparse

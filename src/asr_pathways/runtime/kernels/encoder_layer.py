@@ -1,4 +1,4 @@
-"""Steps of a streaming encoder layer in one call each: sparse products, and what is between them.
+"""Steps of a streaming encoder layer in one call each: products, and what is between them.
 
 A layer of a few frames is dozens of small operations, whose calls cost more time than their arithmetic. These steps
 are those of `asr_pathways.models.emformer`, each with its layer norm before and its residual after, for inference with
@@ -15,13 +15,9 @@ from torch import Tensor, nn
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels import extension
 from asr_pathways.runtime.kernels.checks import check_floats
-from asr_pathways.runtime.kernels.matrix import SparseMatrix
 
 if TYPE_CHECKING:
     from asr_pathways.runtime.kernels import _sparse
-
-Product = tuple[SparseMatrix, Tensor | None]
-"""A weight and its bias (out,)."""
 
 
 class Step:
@@ -52,13 +48,10 @@ class Step:
         self._kept.append(tensor)
         return tensor.data_ptr()
 
-    def _product(self, product: Product, out: int, inwards: int) -> _sparse.Product:
-        weight, bias = product
-        if weight.shape != (out, inwards):
-            raise PathwaysError(f"a weight of {out}x{inwards} is needed here, not of {weight.shape}")
-        if bias is not None:
-            self._floats(bias, out)
-        return weight.product(bias)
+    def _linear(self, layer: _sparse.Linear, out: int, inwards: int) -> _sparse.Linear:
+        if layer.shape != (out, inwards):
+            raise PathwaysError(f"a weight of {out}x{inwards} is needed here, not of {layer.shape}")
+        return layer
 
 
 class FeedForward(Step):
@@ -66,19 +59,24 @@ class FeedForward(Step):
 
     Args:
         norm: over D.
-        inwards: (H, D) with its bias.
-        outwards: (D, H) with its bias.
+        inwards: of a weight (H, D).
+        outwards: of a weight (D, H).
         threads: how many share the rows of a weight.
         variant: one of `variants()`; the fastest if not given.
     """
 
     def __init__(
-        self, norm: nn.LayerNorm, inwards: Product, outwards: Product, threads: int = 1, variant: str | None = None
+        self,
+        norm: nn.LayerNorm,
+        inwards: _sparse.Linear,
+        outwards: _sparse.Linear,
+        threads: int = 1,
+        variant: str | None = None,
     ) -> None:
         super().__init__(norm, threads, variant)
-        hidden = inwards[0].shape[0]
-        products = self._product(inwards, hidden, self.dim), self._product(outwards, self.dim, hidden)
-        self._constants = self._norm, *products
+        hidden = inwards.shape[0]
+        layers = self._linear(inwards, hidden, self.dim), self._linear(outwards, self.dim, hidden)
+        self._constants = self._norm, *layers
 
     def __call__(self, x: Tensor) -> Tensor:
         """(n, D) -> (n, D)."""
@@ -93,9 +91,9 @@ class Attention(Step):
 
     Args:
         norm: over D.
-        query: (D, D) with its bias.
-        key_value: (2 * D, D) with its bias.
-        outwards: (D, D) with its bias.
+        query: of a weight (D, D).
+        key_value: of a weight (2 * D, D).
+        outwards: of a weight (D, D).
         bias: (heads, rows, left + rows): added to the scores, for ``rows`` frames and ``left`` past ones of a stream.
         threads, variant: as of `FeedForward`.
     """
@@ -103,9 +101,9 @@ class Attention(Step):
     def __init__(
         self,
         norm: nn.LayerNorm,
-        query: Product,
-        key_value: Product,
-        outwards: Product,
+        query: _sparse.Linear,
+        key_value: _sparse.Linear,
+        outwards: _sparse.Linear,
         bias: Tensor,
         threads: int = 1,
         variant: str | None = None,
@@ -117,9 +115,9 @@ class Attention(Step):
             raise PathwaysError(f"a bias of {tuple(bias.shape)} does not fit {dim} channels")
         self._constants = (
             self._norm,
-            self._product(query, dim, dim),
-            self._product(key_value, 2 * dim, dim),
-            self._product(outwards, dim, dim),
+            self._linear(query, dim, dim),
+            self._linear(key_value, 2 * dim, dim),
+            self._linear(outwards, dim, dim),
             self.heads,
             self._floats(bias, *bias.shape),
         )
@@ -150,20 +148,20 @@ class Convolution(Step):
 
     Args:
         norm: over D.
-        inwards: (2 * D, D) with its bias.
+        inwards: of a weight (2 * D, D).
         depthwise: of D channels, each its own group.
         depthwise_norm: over D.
-        outwards: (D, D) with its bias.
+        outwards: of a weight (D, D).
         threads, variant: as of `FeedForward`.
     """
 
     def __init__(
         self,
         norm: nn.LayerNorm,
-        inwards: Product,
+        inwards: _sparse.Linear,
         depthwise: nn.Conv1d,
         depthwise_norm: nn.LayerNorm,
-        outwards: Product,
+        outwards: _sparse.Linear,
         threads: int = 1,
         variant: str | None = None,
     ) -> None:
@@ -174,12 +172,12 @@ class Convolution(Step):
         weight = depthwise.weight.detach().view(dim, self.taps).t().contiguous()
         self._constants = (
             self._norm,
-            self._product(inwards, 2 * dim, dim),
+            self._linear(inwards, 2 * dim, dim),
             self._floats(weight, self.taps, dim),
             self._floats(depthwise.bias, dim),
             self.taps,
             self._norm_of(depthwise_norm),
-            self._product(outwards, dim, dim),
+            self._linear(outwards, dim, dim),
         )
 
     def __call__(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:

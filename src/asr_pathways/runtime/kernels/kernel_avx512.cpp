@@ -15,7 +15,7 @@
 #endif
 
 #define LANES 16
-#include "multiply_few_rows.h"
+#define EXPANSION 32  // bits of the smallest item
 #include "multiply_kernels.h"
 
 #if defined(__clang__)
@@ -25,8 +25,8 @@
 #endif
 
 const sparse::Kernels* sparse::avx512_kernels() {
-    static const Kernels kernels = {"avx512", widest_tile, transpose, multiply,    multiply_few, kFewRows,
-                                    lstm,     kSteps,      kDense,    kCodeOffset, kTransformer};
+    static const Kernels kernels = {"avx512", widest_tile, transpose,   multiply,    lstm,
+                                    kSteps,   kDense,      kCodeOffset, kTransformer};
     static const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                                   __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");

@@ -8,18 +8,19 @@
 // with code that must run anywhere.
 #if defined(__clang__)
 #pragma clang attribute push(                                                                                      \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2,avx512bf16,avx2,fma,f16c"))), \
+    __attribute__((                                                                                                \
+        target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx512bf16,avx2,fma,f16c"))), \
     apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2,avx512bf16,avx2,fma,f16c")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx512bf16,avx2,fma,f16c")
 #endif
 
 #define LANES 16
 #define BFLOAT16_PRODUCTS
 #define INT8_PRODUCTS
-#define EXPANSION
-#include "multiply_few_rows.h"
+#define GATHERING
+#define EXPANSION 8  // bits of the smallest item
 #include "multiply_kernels.h"
 
 #if defined(__clang__)
@@ -29,13 +30,13 @@
 #endif
 
 const sparse::Kernels* sparse::avx512_bf16_kernels() {
-    static const Kernels kernels = {"avx512_bf16", widest_tile, transpose, multiply,    multiply_few, kFewRows,
-                                    lstm,          kSteps,      kDense,    kCodeOffset, kTransformer};
+    static const Kernels kernels = {"avx512_bf16", widest_tile, transpose,   multiply,    lstm,
+                                    kSteps,        kDense,      kCodeOffset, kTransformer};
     static const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                                   __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-                                  __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi2") &&
-                                  __builtin_cpu_supports("avx512bf16");
+                                  __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
+                                  __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512bf16");
     return supported ? &kernels : nullptr;
 }
 

@@ -38,7 +38,10 @@ struct StepKernels {
 
 // Products with packed weights.
 struct DenseKernels {
-    bool expands;  // whether weights may be stored without their zeros
+    bool (*expands)(Item item);  // whether weights may be stored without their zeros
+    // Takes the zeros out of `count` vectors of 16 words; returns how many bytes of items are left. `items` has room
+    // for all. Only of items that are expanded.
+    int64_t (*compress)(Item item, const uint32_t* vectors, int64_t count, uint8_t* items, uint8_t* masks);
     // x (n, columns), `stride` floats from row to row, as rows of words of an item; of i8 with the scale of each row.
     void (*convert)(Item item, const float* x, int64_t stride, int64_t n, int64_t columns, uint32_t* out,
                     float* scales);
@@ -46,6 +49,10 @@ struct DenseKernels {
     // is converted, y has `stride` floats from row to row. The bias may be null.
     void (*multiply)(const Dense& w, int64_t first, int64_t last, const uint32_t* x, const float* scales, int64_t n,
                      float* y, int64_t stride, const float* bias);
+    // The same of gathered weights, x of i8 with `x_stride` bytes from row to row, of which 64 may be read after the
+    // last; null where no kernel reads them.
+    void (*multiply_gathered)(const Gathered& w, int64_t first, int64_t last, const uint8_t* x, int64_t x_stride,
+                              const float* scales, int64_t n, float* y, int64_t stride, const float* bias);
 };
 
 // Dense operations of a transformer.
@@ -61,6 +68,9 @@ struct TransformerKernels {
     float (*dot)(const void* row, bool half, const float* x, int64_t count);
     // y = such a row, as float32.
     void (*widen)(const void* row, bool half, int64_t count, float* y);
+    // 64 numbers: the next of `values` where `bits` has a one, if the next bit of `kept` is one; zeros elsewhere. As
+    // many as 16 floats may be read after the last.
+    void (*spread)(const float* values, uint64_t bits, uint64_t kept, float* y);
     // Sum of e^(x - largest).
     float (*sum_exponentials)(const float* x, int64_t count, float largest);
 };
@@ -75,9 +85,6 @@ struct Kernels {
     // y[j, row] = sum over i of W[row, i] * tile[i, j], plus bias[row], for the rows of a chunk and j < n; a tile of
     // width 1 is a row of activations as it is. The bias may be null.
     void (*multiply)(const Matrix& w, int64_t chunk, const float* tile, int width, int n, float* y, const float* bias);
-    // The same for unstructured weights with bits and few rows of activations, x (n, columns); may be null.
-    void (*multiply_few)(const Matrix& w, int64_t chunk, const float* x, int n, float* y, const float* bias);
-    int few;  // the largest such n
     // The pointwise part of an LSTM: gates (n, 4 * hidden) in the order i, f, g, o; h and c are written.
     void (*lstm)(const float* input_gates, const float* hidden_gates, const float* c, int64_t n, int64_t hidden,
                  float* h_next, float* c_next);

@@ -7,16 +7,20 @@
 namespace sparse {
 
 struct Linear {
-    const Matrix* sparse;  // one of the two is null
+    const Matrix* sparse;  // one of the three is not null
     const Dense* dense;
+    const Gathered* gathered;
     const float* bias;  // (rows,) or null
 
-    int64_t rows() const { return sparse ? sparse->rows : dense->rows; }
-    int64_t columns() const { return sparse ? sparse->columns : dense->columns; }
+    int64_t rows() const { return sparse ? sparse->rows : dense ? dense->rows : gathered->rows; }
+    int64_t columns() const { return sparse ? sparse->columns : dense ? dense->columns : gathered->columns; }
 };
 
 // y (n, rows) = x (n, columns) @ weight^T + bias; x and y are row-major and contiguous.
 void multiply(const Linear& by, const float* x, int64_t n, float* y, const Runner& runner);
+
+// The same by a gathered weight. Throws std::invalid_argument if the kernels do not read it.
+void multiply(const Gathered& w, const float* bias, const float* x, int64_t n, float* y, const Runner& runner);
 
 // The same by a dense weight; y has `stride` floats from row to row. Throws std::invalid_argument if it is stored
 // without its zeros and the kernels do not expand it.

@@ -54,9 +54,6 @@ constexpr int64_t kPanelColumns = 512;
 // Segments of one row have a multiple of so many blocks.
 constexpr int kPadding = 4;
 
-// Codes that are decoded at a time: as many more may be read after the last.
-constexpr int kDecodedAtOnce = 16;
-
 // W (rows, columns) as a list of segments: for each chunk of kChunkRows rows, for each panel of columns, for each
 // group of `block` rows of that chunk (groups past the matrix are empty).
 //
@@ -67,18 +64,10 @@ struct Matrix {
     int64_t rows = 0;
     int64_t columns = 0;
     int block = 1;
-    bool quantized = false;
     int64_t panel = 0;  // columns of every panel but the last, a multiple of 64
-    int64_t nonzeros = 0;
     std::vector<int64_t> starts;
     Aligned<uint16_t> indices;
-    Aligned<float> values;  // empty if quantized; kDecodedAtOnce zeros at the end
-    Aligned<int8_t> codes;  // empty unless quantized: weight = code * scale of its row; kDecodedAtOnce zeros at the end
-    Aligned<float> scales;  // (chunks * kChunkRows,), likewise
-
-    // Of each segment of one row, panel / 64 words: which columns it stores, bit c % 64 of word c / 64. Empty for
-    // larger blocks, and where no kernel reads it.
-    Aligned<uint64_t> bits;
+    Aligned<float> values;
 
     int64_t chunks() const { return (rows + kChunkRows - 1) / kChunkRows; }
     int64_t panels() const { return (columns + panel - 1) / panel; }
@@ -87,8 +76,7 @@ struct Matrix {
         return (chunk * panels() + panel_index) * chunk_groups() + group;
     }
     std::size_t bytes() const {
-        return starts.size() * sizeof(int64_t) + indices.size() * sizeof(uint16_t) + values.size() * sizeof(float) +
-               codes.size() + scales.size() * sizeof(float) + bits.size() * sizeof(uint64_t);
+        return starts.size() * sizeof(int64_t) + indices.size() * sizeof(uint16_t) + values.size() * sizeof(float);
     }
 };
 

@@ -70,18 +70,13 @@ void for_chunks(const Matrix& w, int threads, const Work& work) {
     });
 }
 
-void multiply_some(const Product& by, const float* x, int64_t n, float* y, int threads, const Kernels& kernels) {
-    const Matrix& w = by.weight;
-    if (n <= kernels.few && !w.bits.empty()) {
-        for_chunks(w, threads,
-                   [&](int64_t chunk) { kernels.multiply_few(w, chunk, x, static_cast<int>(n), y, by.bias); });
-        return;
-    }
+void multiply_some(const Matrix& w, const float* bias, const float* x, int64_t n, float* y, int threads,
+                   const Kernels& kernels) {
     const auto tiles = make_tiles(n, w.columns, kernels.widest_tile(w.block));
     const float* const activations = arrange(w, x, tiles, threads, kernels);
     for_chunks(w, threads, [&](int64_t chunk) {
         for (const Tile& tile : tiles)  // within a chunk: its weights are in a cache after the first
-            kernels.multiply(w, chunk, activations + tile.offset, tile.width, tile.n, y + tile.first * w.rows, by.bias);
+            kernels.multiply(w, chunk, activations + tile.offset, tile.width, tile.n, y + tile.first * w.rows, bias);
     });
 }
 
@@ -107,11 +102,10 @@ const Kernels* find_kernels(const std::string& name) {
     return nullptr;
 }
 
-void multiply(const Product& by, const float* x, int64_t n, float* y, const Runner& runner) {
-    const Matrix& w = by.weight;
+void multiply(const Matrix& w, const float* bias, const float* x, int64_t n, float* y, const Runner& runner) {
     const int threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(runner.threads, w.chunks())));
     for (int64_t first = 0; first < n; first += kRowsAtOnce)
-        multiply_some(by, x + first * w.columns, std::min(n - first, kRowsAtOnce), y + first * w.rows, threads,
+        multiply_some(w, bias, x + first * w.columns, std::min(n - first, kRowsAtOnce), y + first * w.rows, threads,
                       runner.kernels);
 }
 

@@ -14,18 +14,12 @@ std::vector<std::string> variants();
 // The kernels of a variant, or of the fastest if `name` is empty; null if there are none of that name.
 const Kernels* find_kernels(const std::string& name);
 
-// A weight and its bias (rows,), or null.
-struct Product {
-    const Matrix& weight;
-    const float* bias;
-};
-
 struct Runner {
     int threads;
     const Kernels& kernels;
 };
 
-// y (n, rows) = x (n, columns) @ weight^T + bias; x and y are row-major and contiguous.
-void multiply(const Product& by, const float* x, int64_t n, float* y, const Runner& runner);
+// y (n, rows) = x (n, columns) @ w^T + bias (rows,), which may be null; x and y are row-major and contiguous.
+void multiply(const Matrix& w, const float* bias, const float* x, int64_t n, float* y, const Runner& runner);
 
 }  // namespace sparse

@@ -47,14 +47,13 @@ INLINE void add_block(const float* values, const Vec<Lanes> (&x)[Parts], Vec<Lan
 
 // out[r][j] += sum over k of values[k][r] * tile[indices[k]][j], for r < Block and j < Width.
 template <int Block, int Width>
-INLINE void add_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile, int64_t ahead,
-                        float* out) {
+INLINE void add_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile, float* out) {
     constexpr int lanes = vector_lanes(Width), parts = Width / lanes;
     constexpr int sets = Block * parts < kAccumulators ? 2 : 1;
     Vec<lanes> sums[sets][Block][parts] = {};
     int64_t k = 0;
     for (; k + sets <= count; k += sets) {
-        __builtin_prefetch(values + k * Block + ahead);
+        __builtin_prefetch(values + k * Block + kPrefetch);
 #pragma GCC unroll 2
         for (int s = 0; s < sets; ++s) {
             const float* activations = tile + static_cast<int64_t>(indices[k + s]) * Width;
@@ -80,13 +79,13 @@ INLINE void add_segment(const float* values, const uint16_t* indices, int64_t co
 
 template <int Width>
 INLINE void add_row_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile,
-                            int64_t ahead, float* out) {
+                            float* out) {
     constexpr int lanes = vector_lanes(Width), parts = Width / lanes;
     constexpr int sets = kAccumulators / parts > 1 ? kAccumulators / parts : 1;
     Vec<lanes> sums[sets][parts] = {};
     int64_t k = 0;
     for (; k + 8 <= count; k += 8) {
-        __builtin_prefetch(values + k + ahead);
+        __builtin_prefetch(values + k + kPrefetch);
         __builtin_prefetch(indices + k + kPrefetch);
         add_four<Width, sets>(values + k, indices + k, tile, 0, sums);
         add_four<Width, sets>(values + k + 4, indices + k + 4, tile, 4, sums);
@@ -101,12 +100,12 @@ INLINE void add_row_segment(const float* values, const uint16_t* indices, int64_
 // out[r] += sum over k of values[k][r] * x[indices[k]]: the lanes of a vector are the rows of a block.
 template <int Block>
 INLINE void add_vector_segment(const float* values, const uint16_t* indices, int64_t count, const float* x,
-                               int64_t ahead, float* out) {
+                               float* out) {
     if constexpr (Block == 1) {
         float sums[8] = {};
         int64_t k = 0;
         for (; k + 8 <= count; k += 8) {
-            __builtin_prefetch(values + k + ahead);
+            __builtin_prefetch(values + k + kPrefetch);
             __builtin_prefetch(indices + k + kPrefetch);
 #pragma GCC unroll 8
             for (int s = 0; s < 8; ++s) sums[s] += values[k + s] * x[indices[k + s]];
@@ -118,7 +117,7 @@ INLINE void add_vector_segment(const float* values, const uint16_t* indices, int
         Vec<lanes> sums[sets][parts] = {};
         int64_t k = 0;
         for (; k + sets <= count; k += sets) {
-            __builtin_prefetch(values + k * Block + ahead);
+            __builtin_prefetch(values + k * Block + kPrefetch);
 #pragma GCC unroll 4
             for (int s = 0; s < sets; ++s)
                 for (int p = 0; p < parts; ++p)
@@ -133,25 +132,10 @@ INLINE void add_vector_segment(const float* values, const uint16_t* indices, int
     }
 }
 
-// Values of a segment as floats: in the matrix, or decoded into scratch.
-INLINE const float* segment_values(const Matrix& w, int64_t segment, float* scratch) {
-    const int64_t start = w.starts[segment] * w.block, count = w.starts[segment + 1] * w.block - start;
-    if (!w.quantized) return w.values.data() + start;
-    const int8_t* codes = w.codes.data() + start;
-    for (int64_t i = 0; i < count; i += kDecodedAtOnce) {
-        __builtin_prefetch(codes + i + kPrefetch);
-        decode16(codes + i, scratch + i);
-    }
-    return scratch;
-}
-
-// Scales and biases on the sums (rows, width) of a chunk.
-INLINE void finish_chunk(const Matrix& w, const float* bias, int64_t first_row, int64_t rows, int width, float* sums) {
-    for (int64_t r = 0; r < rows; ++r) {
-        const float scale = w.quantized ? w.scales[first_row + r] : 1.0f;
-        const float added = bias ? bias[first_row + r] : 0.0f;
-        for (int j = 0; j < width; ++j) sums[r * width + j] = sums[r * width + j] * scale + added;
-    }
+// Biases on the sums (rows, width) of a chunk.
+INLINE void add_biases(const float* bias, int64_t first_row, int64_t rows, int width, float* sums) {
+    for (int64_t r = 0; bias && r < rows; ++r)
+        for (int j = 0; j < width; ++j) sums[r * width + j] += bias[first_row + r];
 }
 
 // y[j, r] = buffer[r][j] for r < rows, j < n; y has `stride` floats a row.
@@ -172,28 +156,26 @@ INLINE void store_transposed(const float* buffer, int64_t rows, int n, float* y,
 template <int Block, int Width>
 void multiply_tile(const Matrix& w, int64_t chunk, const float* tile, int n, float* y, const float* bias) {
     alignas(64) float sums[kChunkRows * Width] = {};
-    alignas(64) float scratch[kPanelColumns * Block + kDecodedAtOnce];
-    const int64_t ahead = w.quantized ? 0 : kPrefetch;  // codes are asked for where they are decoded
     for (int64_t panel = 0; panel < w.panels(); ++panel) {
         const float* activations = tile + panel * w.panel * Width;
         for (int64_t group = 0; group < kChunkRows / Block; ++group) {
             const int64_t segment = w.segment(chunk, panel, group);
             const int64_t start = w.starts[segment], count = w.starts[segment + 1] - start;
-            const float* values = segment_values(w, segment, scratch);
+            const float* values = w.values.data() + start * Block;
             const uint16_t* indices = w.indices.data() + start;
             float* out = sums + group * Block * Width;
             if constexpr (Width == 1)
-                add_vector_segment<Block>(values, indices, count, activations, ahead, out);
+                add_vector_segment<Block>(values, indices, count, activations, out);
             else if constexpr (Block > 1 && LANES > Width && LANES >= 8)
-                add_folded_segment<Block, Width>(values, indices, count, activations, ahead, out);
+                add_folded_segment<Block, Width>(values, indices, count, activations, out);
             else if constexpr (Block == 1)
-                add_row_segment<Width>(values, indices, count, activations, ahead, out);
+                add_row_segment<Width>(values, indices, count, activations, out);
             else
-                add_segment<Block, Width>(values, indices, count, activations, ahead, out);
+                add_segment<Block, Width>(values, indices, count, activations, out);
         }
     }
     const int64_t first = chunk * kChunkRows, rows = w.rows - first < kChunkRows ? w.rows - first : kChunkRows;
-    finish_chunk(w, bias, first, rows, Width, sums);
+    add_biases(bias, first, rows, Width, sums);
     store_transposed<Width>(sums, rows, n, y + first, w.rows);
 }
 

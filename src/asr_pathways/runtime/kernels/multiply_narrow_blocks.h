@@ -21,7 +21,7 @@ INLINE __m512 repeat(const float* from) {
 // Sixteen weights come in one load and are spread from there over `Width` vectors: repeated loads are expensive.
 template <int Block, int Width>
 INLINE void add_folded_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile,
-                               int64_t ahead, float* out) {
+                               float* out) {
     constexpr int rows = 16 / Width, parts = Block / rows, blocks = 16 / Block;
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i row_of_lane = _mm512_srli_epi32(lanes, Width == 4 ? 2 : 3);
@@ -33,7 +33,7 @@ INLINE void add_folded_segment(const float* values, const uint16_t* indices, int
     }
     int64_t k = 0;
     for (; k + blocks <= count; k += blocks) {
-        __builtin_prefetch(values + k * Block + ahead);
+        __builtin_prefetch(values + k * Block + kPrefetch);
         const __m512 weights = _mm512_loadu_ps(values + k * Block);
 #pragma GCC unroll 4
         for (int b = 0; b < blocks; ++b) {
@@ -60,7 +60,7 @@ INLINE void add_folded_segment(const float* values, const uint16_t* indices, int
 // The same with two rows in a vector and four activations.
 template <int Block, int Width>
 INLINE void add_folded_segment(const float* values, const uint16_t* indices, int64_t count, const float* tile,
-                               int64_t ahead, float* out) {
+                               float* out) {
     static_assert(Width == 4, "two rows share a vector");
     constexpr int parts = Block / 2, sets = 8 / parts;
     const __m256i upper = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1), lower = _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3);
@@ -75,7 +75,7 @@ INLINE void add_folded_segment(const float* values, const uint16_t* indices, int
     };
     int64_t k = 0;
     for (; k + sets <= count; k += sets) {
-        __builtin_prefetch(values + k * Block + ahead);
+        __builtin_prefetch(values + k * Block + kPrefetch);
 #pragma GCC unroll 4
         for (int s = 0; s < sets; ++s) add(k + s, sums[s]);
     }
@@ -89,7 +89,7 @@ INLINE void add_folded_segment(const float* values, const uint16_t* indices, int
 #else
 
 template <int Block, int Width>
-void add_folded_segment(const float*, const uint16_t*, int64_t, const float*, int64_t, float*);  // no vector is as wide
+void add_folded_segment(const float*, const uint16_t*, int64_t, const float*, float*);  // no vector is as wide
 
 #endif
 

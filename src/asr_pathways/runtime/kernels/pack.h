@@ -1,21 +1,17 @@
-// Sparse matrices from values and masks, and dense ones from these.
+// Sparse matrices from dense ones, and dense ones from values and masks.
 #pragma once
 
 #include "matrix.h"
 
 namespace sparse {
 
-// Packs what a mask keeps of a weight of which only the union of several masks is stored: `values` are those of the
-// bits that are set in `in_union` (row-major, one after another), and `mask` keeps some of them. Weight i (row-major)
-// is kept if bit i % 8 of byte i / 8 is set.
-Matrix pack(const float* values, const uint8_t* in_union, const uint8_t* mask, int64_t rows, int64_t columns, int block,
-            bool quantize);
+// Packs a weight (rows, columns), row-major, without its zeros; `block` is 1, 4 or 8.
+Matrix pack(const float* weight, int64_t rows, int64_t columns, int block);
 
-// Writes the weight (total,) of the same parts, zeros where the mask keeps nothing; values are float32, or float16 if
-// `half`.
-void expand(const void* values, bool half, const uint8_t* in_union, const uint8_t* mask, int64_t total, float* dense);
-
-// Writes the dense matrix (rows, columns) that `matrix` multiplies by.
-void unpack(const Matrix& matrix, float* dense);
+// Writes what a mask keeps of a weight of which only the union of several masks is stored, zeros elsewhere. The `count`
+// values are those of the bits that are set in `in_union` (one for each of `total` weights, row-major): float32, or
+// float16 if `half`. `within` has a bit for each value: whether the mask keeps it. Bit i is bit i % 8 of byte i / 8.
+void expand(const void* values, bool half, int64_t count, const uint8_t* in_union, const uint8_t* within, int64_t total,
+            float* dense);
 
 }  // namespace sparse

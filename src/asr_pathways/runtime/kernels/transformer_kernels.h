@@ -126,11 +126,27 @@ void widen(const void* row, bool half, int64_t count, float* y) {
     for (; i < count; ++i) y[i] = half_to_float(halves[i]);
 }
 
+void spread(const float* values, uint64_t bits, uint64_t kept, float* y) {
+#if LANES == 16
+    for (int i = 0; i < 4; ++i, bits >>= 16, y += 16) {
+        const auto mask = static_cast<__mmask16>(bits);
+        const __m512 next = _mm512_maskz_mov_ps(static_cast<__mmask16>(kept), _mm512_loadu_ps(values));
+        _mm512_storeu_ps(y, _mm512_maskz_expand_ps(mask, next));
+        values += __builtin_popcount(mask);
+        kept >>= __builtin_popcount(mask);
+    }
+#else
+    for (int i = 0; i < 64; ++i) y[i] = 0.0f;
+    for (; bits; bits &= bits - 1, kept >>= 1, ++values)
+        if (kept & 1) y[__builtin_ctzll(bits)] = *values;
+#endif
+}
+
 float sum_exponentials(const float* x, int64_t count, float largest) {
     return sum_floats(count, [&](int64_t i, auto lanes) { return exponential_of(lanes, lanes.at(x + i) - largest); });
 }
 
-constexpr TransformerKernels kTransformer = {gelu, softmax_row, attend_cached, dot, widen, sum_exponentials};
+constexpr TransformerKernels kTransformer = {gelu, softmax_row, attend_cached, dot, widen, spread, sum_exponentials};
 
 }  // namespace
 }  // namespace sparse

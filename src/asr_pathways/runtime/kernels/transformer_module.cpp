@@ -12,6 +12,7 @@
 
 namespace py = pybind11;
 using sparse::Dense;
+using sparse::Gathered;
 using sparse::Item;
 using sparse::Matrix;
 
@@ -57,17 +58,30 @@ std::unique_ptr<Dense> make_dense(const Floats& weight, const std::string& item,
     return dense;
 }
 
-// A layer, and the objects that it points to.
-struct Linear {
-    sparse::Linear layer;
-    py::object sparse, dense, bias;
-};
+std::unique_ptr<Gathered> make_gathered(const Floats& weight) {
+    const std::unique_ptr<Dense> dense = make_dense(weight, "int8", false);
+    py::gil_scoped_release release;
+    auto gathered = std::make_unique<Gathered>();
+    sparse::gather(*dense, *gathered);
+    return gathered;
+}
 
-Linear make_linear(const py::object& sparse, const py::object& dense, const py::object& bias) {
-    check(sparse.is_none() != dense.is_none(), "a linear layer has one weight");
-    Linear linear{{nullptr, nullptr, nullptr}, sparse, dense, bias};
-    if (!sparse.is_none()) linear.layer.sparse = sparse.cast<const Matrix*>();
-    if (!dense.is_none()) linear.layer.dense = dense.cast<const Dense*>();
+std::unique_ptr<Matrix> make_sparse(const Floats& weight, int block) {
+    check(weight.ndim() == 2 && weight.size() > 0, "a sparse weight is a matrix");
+    check(block == 1 || block == 4 || block == 8, "blocks have 1, 4 or 8 rows");
+    const float* const from = weight.data();
+    const int64_t out = weight.shape(0), in = weight.shape(1);
+    py::gil_scoped_release release;
+    return std::make_unique<Matrix>(sparse::pack(from, out, in, block));
+}
+
+LinearOf make_linear(const py::object& weight, const py::object& bias) {
+    LinearOf linear{{nullptr, nullptr, nullptr, nullptr}, weight, bias};
+    if (py::isinstance<Matrix>(weight)) linear.layer.sparse = weight.cast<const Matrix*>();
+    if (py::isinstance<Dense>(weight)) linear.layer.dense = weight.cast<const Dense*>();
+    if (py::isinstance<Gathered>(weight)) linear.layer.gathered = weight.cast<const Gathered*>();
+    check(linear.layer.sparse || linear.layer.dense || linear.layer.gathered,
+          "a linear layer has a sparse, a dense or a gathered weight");
     if (!bias.is_none()) {
         const auto values = bias.cast<Floats>();
         check(values.ptr() == bias.ptr(), "a bias is contiguous and of float32");
@@ -77,7 +91,7 @@ Linear make_linear(const py::object& sparse, const py::object& dense, const py::
     return linear;
 }
 
-Floats multiply(const Linear& linear, const Floats& x, const RunnerAt& at) {
+Floats multiply(const LinearOf& linear, const Floats& x, const RunnerAt& at) {
     check(x.ndim() == 2 && x.shape(1) == linear.layer.columns(), "activations have as many columns as the weight");
     const sparse::Runner runner = runner_of(at);
     Floats y({x.shape(0), static_cast<py::ssize_t>(linear.layer.rows())});
@@ -89,29 +103,27 @@ Floats multiply(const Linear& linear, const Floats& x, const RunnerAt& at) {
     return y;
 }
 
-// Which weights a union of masks has values of, and those of them that a mask keeps; see pack.h.
+// Which weights a union of masks has values of, and those of the values that a mask keeps; see pack.h.
 Floats expand(const py::array& values, const py::array_t<uint8_t, py::array::c_style>& in_union,
-              const py::array_t<uint8_t, py::array::c_style>& mask, int64_t rows, int64_t columns) {
+              const py::array_t<uint8_t, py::array::c_style>& within, int64_t rows, int64_t columns) {
     const char* const problem = "values are a contiguous vector of float32 or float16";
     const bool half = is_half(values, problem);
     check(values.ndim() == 1, problem);
-    const int64_t total = rows * columns, bytes = (total + 7) / 8;
-    check(rows > 0 && columns > 0 && in_union.size() == bytes && mask.size() == bytes,
-          "a mask has a bit for each weight");
-    int64_t count = 0;
+    const int64_t total = rows * columns, bytes = (total + 7) / 8, count = values.size();
+    check(rows > 0 && columns > 0 && in_union.size() == bytes, "a union has a bit for each weight");
+    check(within.size() == (count + 7) / 8, "a mask has a bit for each value of the union");
+    int64_t kept = 0;
     for (int64_t byte = 0; byte < bytes; ++byte) {
         const int last = byte == bytes - 1 && total % 8 ? (1 << total % 8) - 1 : 255;
-        const int bits = in_union.data()[byte] & last;
-        count += __builtin_popcount(bits);
-        check(!(mask.data()[byte] & last & ~bits), "a mask keeps nothing that its union does not");
+        kept += __builtin_popcount(in_union.data()[byte] & last);
     }
-    check(count == values.size(), "a union has a value for each of its bits");
+    check(kept == count, "a union has a value for each of its bits");
     Floats dense({rows, columns});
     const void* const from = values.data();
-    const uint8_t *const all = in_union.data(), *const kept = mask.data();
+    const uint8_t *const all = in_union.data(), *const some = within.data();
     float* const to = dense.mutable_data();
     py::gil_scoped_release release;
-    sparse::expand(from, half, all, kept, total, to);
+    sparse::expand(from, half, count, all, some, total, to);
     return dense;
 }
 
@@ -127,14 +139,14 @@ sparse::Norm norm_of(const NormOf& norm, int64_t dim) {
     return {weight.data(), bias.data(), epsilon};
 }
 
-const sparse::Linear& layer_of(const Linear& linear, int64_t rows, int64_t columns) {
+const sparse::Linear& layer_of(const LinearOf& linear, int64_t rows, int64_t columns) {
     check(linear.layer.rows() == rows && linear.layer.columns() == columns, "a layer does not fit the others");
     return linear.layer;
 }
 
-using EncoderLayerOf = std::tuple<NormOf, Linear, Linear, Linear, Linear, NormOf, Linear, Linear>;
-using DecoderLayerOf =
-    std::tuple<NormOf, Linear, Linear, Linear, Linear, NormOf, Linear, Linear, Linear, Linear, NormOf, Linear, Linear>;
+using EncoderLayerOf = std::tuple<NormOf, LinearOf, LinearOf, LinearOf, LinearOf, NormOf, LinearOf, LinearOf>;
+using DecoderLayerOf = std::tuple<NormOf, LinearOf, LinearOf, LinearOf, LinearOf, NormOf, LinearOf, LinearOf, LinearOf,
+                                  LinearOf, NormOf, LinearOf, LinearOf>;
 
 struct Encoder {
     sparse::Encoder encoder;
@@ -315,10 +327,20 @@ py::tuple best(const Output& made, const Floats& hidden, int64_t count, const py
 
 void bind_transformer(py::module_& module) {
     py::class_<Dense>(module, "Dense").def(py::init(&make_dense)).def_property_readonly("nbytes", &Dense::bytes);
-    py::class_<Linear>(module, "Linear").def(py::init(&make_linear)).def("multiply", &multiply);
+    py::class_<Gathered>(module, "Gathered")
+        .def(py::init(&make_gathered))
+        .def_property_readonly("nbytes", &Gathered::bytes);
+    module.def("gathers", [] { return sparse::find_kernels("")->dense.multiply_gathered != nullptr; });
+    py::class_<Matrix>(module, "Sparse").def(py::init(&make_sparse)).def_property_readonly("nbytes", &Matrix::bytes);
+    py::class_<LinearOf>(module, "Linear")
+        .def(py::init(&make_linear))
+        .def_property_readonly(
+            "shape", [](const LinearOf& made) { return py::make_tuple(made.layer.rows(), made.layer.columns()); })
+        .def("multiply", &multiply);
     module.def("expand", &expand);
     module.def("gelu", &gelu, py::arg("x").noconvert(), py::arg("runner"));
-    module.def("expands", [] { return sparse::find_kernels("")->dense.expands; });
+    module.def("expands",
+               [](const std::string& item) { return sparse::find_kernels("")->dense.expands(item_of(item)); });
     py::class_<Encoder>(module, "Encoder").def(py::init(&make_encoder)).def("encode", &encode);
     py::class_<sparse::Cross, std::shared_ptr<sparse::Cross>>(module, "Cross")
         .def_readonly("frames", &sparse::Cross::frames);

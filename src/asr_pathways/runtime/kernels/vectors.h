@@ -69,20 +69,6 @@ struct Quad<16> {
 // How far ahead of their use weights are prefetched, in floats: the next segments' values follow this one's.
 constexpr int kPrefetch = 4096;
 
-// 16 bytes to 16 floats.
-INLINE void decode16(const int8_t* codes, float* values) {
-#if LANES == 16
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
-    _mm512_storeu_ps(values, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
-#elif LANES == 8
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
-    _mm256_storeu_ps(values, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
-    _mm256_storeu_ps(values + 8, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes))));
-#else
-    for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(codes[i]);
-#endif
-}
-
 // Four vectors as rows of a matrix, transposed in place.
 INLINE void transpose4(Vec<4> (&rows)[4]) {
     const Vec<4> ab_low = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);

@@ -17,7 +17,7 @@ from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.languages import find_language
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.guards import LEAST_LOG_PROBABILITY, is_silence, loop_end, varied
-from asr_pathways.runtime.layers import Layers, Precision
+from asr_pathways.runtime.layers import Layers, Plan, Precision
 from asr_pathways.runtime.results import Segment, Word
 from asr_pathways.runtime.whisper.alignment import word_times
 from asr_pathways.runtime.whisper.features import LogMel, pad
@@ -103,6 +103,12 @@ class WhisperEngine:
             self._identifier.check()
         elif len(self._language_tokens) < 2:
             raise PathwaysError(f"{self._source.where}: an English-only Whisper tells no languages apart")
+
+    def plan(self) -> Plan:
+        """As `asr_pathways.runtime.recognizer.Engine.plan`."""
+        for language in self.languages:
+            self.load(language)
+        return self.layers.plan
 
     def load(self, language: str) -> None:
         """Prepares a language's pathway now, so that its first use does not wait."""

@@ -84,7 +84,7 @@ class BundleSource:
             raise BundleError(f"{self.where}: no tensor {name}")
         if name in layout.prunable:
             shape, key = layout.prunable[name], layout.key(language)
-            values, bits = bundle.union_array(name), (bundle.union_bits(name), bundle.mask_bits(key, name))
+            values, bits = bundle.union_array(name), bundle.pathway_bits(key, name)
             dense = built().expand(values, *bits, shape[0], int(np.prod(shape[1:])))
             return np.asarray(dense).reshape(shape)
         stored = bundle.values(name, language if name in layout.under_language(language) else None)
