@@ -17,7 +17,7 @@ demo-fast: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-# Kills runs until 500 were killed: nothing may be lost, and nothing may differ from uninterrupted runs. Five minutes.
+# Kills runs until 500 were killed: nothing may be lost, and nothing may differ from uninterrupted runs. Nine minutes.
 stress: $(READY)
 	$(BIN)/python -m tests.stress --json results/stress.json $(ARGS)
 

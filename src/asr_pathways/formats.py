@@ -59,3 +59,10 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def speech(hours: float) -> str:
+    """How much speech there is: 2.528 -> "2.53 h", 0.25 -> "15.0 min", 0.005 -> "18 s"."""
+    if hours >= 1:
+        return f"{hours:.2f} h"
+    return f"{60 * hours:.1f} min" if hours * 60 >= 1 else f"{3600 * hours:.0f} s"

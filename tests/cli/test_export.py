@@ -89,7 +89,8 @@ def test_parts_and_other_forms(run: Callable[..., int], model: Path, tmp_path: P
     [
         (("--format", "tflite"), "--format tflite: the formats are bundle, hf, onnx, sherpa"),
         (("--format", "hf"), "choose with --languages one of en fr"),
-        (("--format", "hf", "--dtype", "int8"), "--dtype, --scores and --vocabulary are of bundles"),
+        (("--format", "hf", "--dtype", "int8"), "--dtype and --vocabulary are of bundles"),
+        (("--format", "onnx", "--scores", "s.json"), "--scores has no place in --format onnx"),
         (("--dtype", "int4"), "--dtype int4: one of float32, float16, int8"),
         (("--languages", "de"), "unknown language 'de': this model knows en fr"),
         (("--scores", "nothing.json"), "nothing.json: cannot read"),

@@ -18,6 +18,7 @@ import typer
 
 from asr_pathways.cli.main import main
 from asr_pathways.runtime import streaming
+from tests.models.hub.tiny import whisper
 
 RECIPE = """
 model: {preset: tiny, vocab_size: 24}
@@ -65,6 +66,44 @@ def sparse_model(tmp_path_factory: pytest.TempPathFactory, dense_model: Path, sp
     out = tmp_path_factory.mktemp("sparse") / "run"
     prune(dense_model, speech, out, method="dynamic", sparsity=0.5, recipe=recipe)
     return out
+
+
+def test_few_clips_of_a_user_are_pruned_on_with_honest_lines(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = []
+    for index in range(27):
+        language, split = ("en", "fr", "de")[index % 3], ("train", "dev", "test")[max(0, index // 3 - 6)]
+        path = tmp_path / f"{index}.wav"
+        soundfile.write(path, np.random.default_rng(index).normal(0, 0.1, 16_000), 16_000)
+        row = {"audio_filepath": path.name, "text": "one two", "lang": language, "speaker": "anna"}
+        rows.append({**row, "split": "train" if (language, split) == ("de", "dev") else split})
+    manifest, data = tmp_path / "own.jsonl", tmp_path / "data"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    assert run("data", "manifest", data, manifest) == 0
+    printed = capsys.readouterr()
+    assert "speech" in printed.out and "7 s" in printed.out and "hours" not in printed.out
+    for line in (
+        "de: no dev utterances: models are chosen by the other languages",
+        "de: 2 words in test: differences below 99.1 points of WER are not shown",
+        "de: 1 of 1 texts of test are in train too",
+        "1 of 1 speakers of test are in train too",
+    ):
+        assert line in printed.err
+    out, quick = tmp_path / "run", tmp_path / "quick.yaml"
+    quick.write_text("{optimizer: {steps: 1}, refit_batches: 1, calibration_batches: 1, data: {max_seconds: 2}}")
+    again = ("prune", whisper(tmp_path / "w"), "--data", data, "--sparsity", 0.5, "--config", quick, "--out", out)
+    assert run(*again) == 0
+    printed = capsys.readouterr()
+    assert "Pruning (dynamic): about" in printed.err and "refitting" in printed.err
+    assert "no dev utterances of de: the model is chosen by the others" in printed.err
+    assert "WER on dev: " in printed.err and "not usable: more than half" in printed.err and "nan" not in printed.err
+    assert "model written; checkpoints removed (" in printed.err.splitlines()[-1]
+    assert not (out / "checkpoints").exists()
+    assert run(*again, "--resume") == 0
+    assert "run: the run has ended, and its model is there" in capsys.readouterr().err
+    assert run(*again) == 1
+    assert "holds a run already" in capsys.readouterr().err
 
 
 def test_train_prune_evaluate_transcribe_inspect(

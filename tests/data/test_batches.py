@@ -206,3 +206,6 @@ def test_joined_rows_hold_the_same_speech_in_order(corpus: Path, tokenizer: Toke
         ]
         assert torch.equal(*rows)
     assert same(joined(batch, lambda f, t: "never fits"), batch)
+    apart = joined(batch, lambda f, t: None, alone=2)
+    assert apart.ids == [*batch.ids[:2], "+".join(batch.ids[2:])]
+    assert joined(batch, lambda f, t: None).ids == ["+".join(batch.ids)]

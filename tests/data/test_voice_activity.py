@@ -11,7 +11,7 @@ import pytest
 from asr_pathways.data import voice_activity
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, resample
 from asr_pathways.data.corpora.espeak import Espeak
-from asr_pathways.data.voice_activity import FRAME, is_silent, speech_probabilities, speech_segments
+from asr_pathways.data.voice_activity import FRAME, VoiceActivity, is_silent, speech_probabilities, speech_segments
 from asr_pathways.errors import PathwaysError
 
 SENTENCES = ("good morning to all of you", "the train leaves at nine from the second platform", "thank you very much")
@@ -111,6 +111,26 @@ def test_blocks_make_no_difference(sentences: list[Samples], monkeypatch: pytest
     monkeypatch.setattr(voice_activity, "_BLOCK", 7)
     np.testing.assert_allclose(speech_probabilities(sentences[1]), whole, atol=1e-5)
     assert whole.max() > 0.9
+
+
+@pytest.mark.parametrize("sizes", [[200, 10_000] * 5, [FRAME] * 30], ids=["uneven", "frames"])
+def test_a_stream_finds_the_speech_of_the_whole(sentences: list[Samples], sizes: list[int]) -> None:
+    recording = np.concatenate([seconds(1), *sentences[:2], seconds(1)])
+    whole, activity = speech_probabilities(recording), VoiceActivity()
+    found = np.concatenate([activity.accept(piece) for piece in np.split(recording, np.cumsum(sizes))])
+    assert len(found) == len(recording) // FRAME and whole.max() > 0.9
+    assert ((found > 0.5) == (whole[: len(found)] > 0.5)).mean() > 0.95
+
+
+@pytest.mark.parametrize("level", [0.0005, 0.02, 1.0])
+def test_a_stream_finds_quiet_and_loud_voices_and_none_in_noise(sentences: list[Samples], level: float) -> None:
+    activity, draw = VoiceActivity(), np.random.default_rng(0)
+    voice = np.concatenate([seconds(3), level * sentences[1], seconds(3)])
+    voice += draw.normal(0, 1e-2 * level, len(voice)).astype(np.float32)
+    found = np.concatenate([activity.accept(piece) for piece in np.split(voice, range(1600, len(voice), 1600))])
+    begin, end = 3 * SAMPLE_RATE // FRAME, (3 * SAMPLE_RATE + len(sentences[1])) // FRAME
+    assert (found[: begin - 2] < 0.5).all() and (found[end + 6 :] < 0.5).all()
+    assert (found[begin:end] > 0.5).mean() > 0.7
 
 
 def test_nothing_is_imported_before_it_is_needed_nor_torch_at_all() -> None:

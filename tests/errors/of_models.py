@@ -168,11 +168,18 @@ RECIPES = [
     ),
 ]
 
+SHRINK = "shrink dense --data data --out small --languages fr"
+
 OPTIONS = [
     Case(
         "a token that no header can carry",
         "serve sparse --token s\u00e9cret --port 0",
         "--token: letters, digits and marks of ASCII are needed, without spaces",
+    ),
+    Case(
+        "a token for clients that cannot send it",
+        "serve sparse --port 0 --wyoming 0 --token secret",
+        "--wyoming: its clients send no token: leave --token out, or serve Wyoming by itself",
     ),
     Case(
         "an address of another machine",
@@ -185,6 +192,22 @@ OPTIONS = [
         "recipe: refit_batches: 90000000 batches a language need about ... GB of memory, and ... are free: take fewer, or "
         "smaller ones (data.max_seconds)",
         text("bad.yaml", "{optimizer: {steps: 0}, refit_batches: 90000000}"),
+    ),
+    Case(
+        "a budget that is no time",
+        SHRINK + " --budget soon",
+        "--budget soon: not a time such as 30m, 1h30m or 0",
+    ),
+    Case("a target that there is not", SHRINK + " --target price", "--target price: one of accuracy, size, speed"),
+    Case(
+        "a model to shrink that is pruned",
+        SHRINK.replace("dense", "sparse"),
+        "sparse: is pruned already: start from the dense model",
+    ),
+    Case(
+        "a language to shrink to that the model does not know",
+        SHRINK + ",it",
+        "unknown language 'it': this model knows en fr",
     ),
     Case("a sparsity of one", prune(sparsity="1.0"), "pruning: sparsity: Input should be less than 1"),
     Case(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,13 @@ def small_recipe(folder: Path, data: Path) -> Path:
 
 
 def test_demo_from_data_to_report_and_a_second_run_repeats_nothing(
-    tmp_path: Path, speech: Path, dense_model: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    speech: Path,
+    dense_model: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("asr_pathways.experiment.demo._TIMED", 1)
     recipe, out = small_recipe(tmp_path, speech), tmp_path / "demo"
     run_demo(dense_model, out, recipe=recipe)
     printed = capsys.readouterr().out
@@ -44,6 +50,9 @@ def test_demo_from_data_to_report_and_a_second_run_repeats_nothing(
         assert f"│ {name} " in printed and f"| {name} (" in document
     assert "dynamic against one-shot: " in printed and "hypothesis " in printed
     page = (out / "report.html").read_text()
+    assert re.search(r"<title>2 pathways in [0-9.]+ kB: WER [0-9.]+% where the dense model has [0-9.]+%</title>", page)
+    for question in ("How much smaller?", "How much faster?", "Is it as good?", "What next?"):
+        assert f"<strong>{question}</strong>" in page
     assert "Dynamic ASR Pathways" in page and "Sines by nobody" in page and "#### English" in document
     for chart in ("wer", "steps", "overlap", "density"):
         assert f"(results/prompts-{chart}.svg)" in document

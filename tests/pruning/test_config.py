@@ -29,6 +29,12 @@ from asr_pathways.pruning.config import RETIRED
         ({"sparsity": 0.5, "overlap_pull": 0.3}, "overlap_pull is an option that is gone"),
         ({"sparsity": 0.5, "hysteresis": -1}, "hysteresis"),
         ({"sparsity": 0.5, "score": "gradient", "hysteresis": 1}, "needs one score"),
+        ({"sparsity": 0.5, "shared_middle": True, "shared": True}, "with shared every layer's mask is one for all"),
+        ({"sparsity": 0.5, "shared_middle": True, "allocation": "global"}, "use uniform or erk"),
+        (
+            {"sparsity": 0.5, "shared_middle": True, "score": "gradient", "adapt_every": 5, "adapt_until": 9},
+            "score gradient knows one language at a time",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(options: dict[str, Any], message: str) -> None:

@@ -20,7 +20,8 @@ from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
 from asr_pathways.runtime.kernels import available, extension
 from asr_pathways.runtime.sources import ModelSource
-from asr_pathways.runtime.streaming import FRAME, Endpointing, Stream, StreamingTransducer, _Written
+from asr_pathways.runtime.stream import Endpointing
+from asr_pathways.runtime.streaming import FRAME, StreamingTransducer, TransducerStream, _Written
 from tests.conftest import LANGUAGES, WORDS, make_model, spoken
 
 needs_kernels = pytest.mark.skipif(not available(), reason="the kernels were not built")
@@ -80,7 +81,7 @@ def expected(trained: AsrModel, samples: np.ndarray, language: str) -> list[int]
         return trained.model.decode(features[None], torch.tensor([len(features)]), language)[0]
 
 
-def symbols(stream: Stream, samples: np.ndarray, cuts: list[int], rate: int = 16_000) -> list[str]:
+def symbols(stream: TransducerStream, samples: np.ndarray, cuts: list[int], rate: int = 16_000) -> list[str]:
     for piece in np.split(samples, sorted(cuts)):
         stream.accept(piece, rate)
         stream.partial()

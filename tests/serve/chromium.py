@@ -27,6 +27,8 @@ class Browser:
         self._page, self._numbers = page, itertools.count()
         self.requested: list[str] = []
         self.problems: list[str] = []
+        self.frames: list[tuple[str, str | None]] = []
+        """Of WebSockets: (``sent`` or ``received``, text; None: samples)."""
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.ask(f"{domain}.enable")
 
@@ -48,6 +50,10 @@ class Browser:
             self.requested.append(about["request"]["url"])
         elif method == "Network.webSocketCreated":
             self.requested.append(about["url"])
+        elif method in ("Network.webSocketFrameSent", "Network.webSocketFrameReceived"):
+            frame = about["response"]
+            direction = method.removeprefix("Network.webSocketFrame").lower()
+            self.frames.append((direction, frame["payloadData"] if frame["opcode"] == 1 else None))
         elif method == "Runtime.exceptionThrown":
             self.problems.append(json.dumps(about["exceptionDetails"]))
         elif method == "Log.entryAdded" and about["entry"]["level"] == "error":

@@ -31,6 +31,7 @@ class Running:
 
     service: Service
     port: int
+    wyoming_port: int
 
     @property
     def url(self) -> str:
@@ -40,15 +41,15 @@ class Running:
 @contextmanager
 def running(model: Path, **options: object) -> Iterator[Running]:
     service = Service(model, Options(**options))  # type: ignore[arg-type]
-    server = make_server(service, "127.0.0.1")
-    with listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener, listen("127.0.0.1", 0) as second:
+        server = make_server(service, "127.0.0.1", second)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             while not server.started:
                 assert thread.is_alive()
                 time.sleep(0.01)
-            yield Running(service, listener.getsockname()[1])
+            yield Running(service, listener.getsockname()[1], second.getsockname()[1])
         finally:
             server.should_exit = True
             thread.join(20)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from difflib import SequenceMatcher
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 
+from asr_pathways.data.audio import read_audio
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.runtime.recognizer import Recognizer
@@ -15,6 +20,9 @@ from asr_pathways.serve.shares import kept_shares
 from tests.serve.chromium import CHROMIUM, browser
 from tests.serve.conftest import Running, running, wav
 from tests.serve.test_streams import until_free
+
+PROMPTS = Path(os.environ.get("ASR_PATHWAYS_PROMPTS", "data/prompts"))
+"""What `asr-pathways data prompts data/prompts` fetches."""
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
@@ -62,6 +70,52 @@ def test_a_microphone_becomes_captions_in_the_language_of_the_button(
         assert not page.run("document.getElementById('srt').disabled")
         hosts = {url.split("/")[2] for url in page.requested if not url.startswith("data:")}
         assert hosts == {server.url.removeprefix("http://")} and page.problems == []
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[Running]:
+    with running(Path("models/tiny")) as started:
+        yield started
+
+
+@needs_browser
+@pytest.mark.skipif(not PROMPTS.is_dir(), reason="there are no prompts")
+@pytest.mark.parametrize("language", ["en", "es", "fr", "it", "ru"])
+def test_a_real_prompt_is_captioned_and_the_next_chunk_is_in_another_language(
+    tiny: Running, tmp_path: Path, language: str
+) -> None:
+    """The microphone plays a prompt over and over; what a language writes of the other is of no interest."""
+    prompt = read_audio(PROMPTS / "audio" / language / f"{language}-agent-loginok.flac")
+    sound = tmp_path / "prompt.wav"
+    silence = np.zeros(24_000, np.float32)
+    sound.write_bytes(wav(np.concatenate([silence[:8_000], prompt, silence])))
+    wanted = tiny.service.recognizer.transcribe(prompt, language=language).text
+    other = "fr" if language == "en" else "en"
+    with browser(tmp_path / "profile", sound) as page:
+        page.open(tiny.url)
+        page.until("document.querySelectorAll('#languages input').length === 5")
+        page.run(f"document.querySelector('input[value={language}]').click()")
+        page.run("document.getElementById('microphone').click()")
+        page.until(f"!!document.querySelector('#finals p[lang={language}]')", 40)
+        text = page.run("document.querySelector('#finals p').lastChild.textContent")
+        assert SequenceMatcher(None, text, wanted).ratio() > 0.7, (text, wanted)
+        for width in (360, 1400):
+            for dark in (False, True):
+                page.picture(tmp_path / f"{language}-{width}-{'dark' if dark else 'light'}.png", width, dark=dark)
+        page.until("document.getElementById('partial').textContent", 20)
+        page.run(f"document.querySelector('input[value={other}]').click()")
+        page.until(f"document.getElementById('partial').lang === '{other}'", 20)
+        page.run("document.getElementById('microphone').click()")
+        page.until("document.getElementById('status').textContent === 'Stopped.'")
+        until_free(tiny)
+        assert page.problems == []
+    switch = next(place for place, frame in enumerate(page.frames) if frame[0] == "sent" and f'"{other}"' in str(frame))
+    before = 0.1 * page.frames[:switch].count(("sent", None))  # seconds of samples
+    received = [json.loads(str(text)) for direction, text in page.frames if direction == "received"]
+    places = {message["type"]: place for place, message in enumerate(received) if message["language"] == other}
+    first = next(message for message in received if message["language"] == other and message["type"] != "language")
+    assert first["start"] == pytest.approx(before, abs=0.11) and places["language"] < received.index(first)
+    assert all(message["language"] == other for message in received[places["language"] :])
 
 
 @needs_browser

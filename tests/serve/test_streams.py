@@ -17,9 +17,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from asr_pathways.data.audio import to_int16
+from asr_pathways.data.voice_activity import FRAME
+from asr_pathways.runtime import local_agreement
 from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.serve import conversation
 from tests.models.hub.conftest import hub_folder  # noqa: F401
+from tests.runtime.test_speech_parts import Loudness
 from tests.serve.conftest import SPOKEN, Running, as_read, running
 
 PCM = to_int16(SPOKEN).tobytes()
@@ -303,7 +306,25 @@ def test_only_who_has_the_token_and_no_page_of_others_streams(two_file: Path, se
     assert refused.value.response.status_code == 400
 
 
-def test_what_does_not_stream_says_so(hub_folder: Any) -> None:  # noqa: F811
-    with running(hub_folder("whisper")) as server, pytest.raises(InvalidStatus) as refused:
-        opened(server)
-    assert refused.value.response.status_code == 400 and b"does not stream" in (refused.value.response.body or b"")
+def test_a_model_that_does_not_stream_has_streams_too(hub_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """By local agreement; the words are those of the whole."""
+    monkeypatch.setattr(local_agreement, "VoiceActivity", Loudness)
+    monkeypatch.setattr("asr_pathways.runtime.recognizer.is_silent", lambda _: False)
+    noise = (0.9 + 0.09 * np.random.default_rng(0).random(16 * FRAME)).astype(np.float32)
+    wanted = Recognizer(hub_folder("whisper")).transcribe(noise, language="fr").text
+    with running(hub_folder("whisper")) as server:
+        for path, begin in (("/v1/stream", {"language": "fr", "encoding": "f32le"}), ("/vosk?language=fr", None)):
+            with opened(server, path) as ws:
+                if begin is not None:
+                    say(ws, **begin)
+                    for piece in np.split(noise, [700, 5_000]):
+                        ws.send(piece.tobytes())
+                else:
+                    say(ws, config={"sample_rate": 16_000})
+                    ws.send(to_int16(noise).tobytes())
+                say(ws, eof=1)
+                last = rest(ws)[-1]
+                assert last["text"] == wanted and wanted
+                if begin is not None:
+                    assert (last["type"], last["stable"]) == ("final", wanted)
+                    assert "".join(word["word"] for word in last["words"]) == wanted.replace(" ", "")

@@ -191,8 +191,8 @@ def test_refusals(english: Path, dense_model: Path, speech: Path, tmp_path: Path
         add(english, "ru")
     with pytest.raises(PathwaysError, match=r"80\.0%.*and only 70\.0%"):
         add(english, sparsity=0.2)
-    with pytest.raises(PathwaysError, match="recipe: pathways, refit_batches: for prune only"):
-        add(english, recipe=recipe(pathways={"score": "magnitude"}, refit_batches=2))
+    with pytest.raises(PathwaysError, match="recipe: pathways, refit_batches, refit_steps: for prune only"):
+        add(english, recipe=recipe(pathways={"score": "magnitude"}, refit_batches=2, refit_steps=1))
     letters = hubert(tmp_path / "hub")
     folder = tmp_path / "letters"
     shutil.copytree(letters, folder)

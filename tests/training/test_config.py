@@ -69,3 +69,8 @@ def test_what_is_wrong_in_a_recipe_is_named(tmp_path: Path, text: str, message: 
 def test_values_that_torch_would_refuse_with_a_traceback(options: dict[str, Any], key: str) -> None:
     with pytest.raises(PathwaysError, match=f"recipe: {key}: Input should be"):
         parse_config(LoopConfig, options, "recipe")
+
+
+def test_steps_on_blocks_need_data() -> None:
+    with pytest.raises(PathwaysError, match="recipe: refit_steps needs refit_batches"):
+        parse_config(PruneRecipe, {"refit_steps": 3}, "recipe")

@@ -272,7 +272,7 @@ def scored(loop: TrainingLoop, rates: list[float]) -> None:
     """Dev scores as scripted, one an evaluation."""
     values = iter(rates)
 
-    def scores(shared: bool = True) -> SimpleNamespace:
+    def scores(progress: object, shared: bool = True) -> SimpleNamespace:
         return SimpleNamespace(mean_wer=next(values), mean_cer=0.5, languages=[])
 
     loop.scores = scores  # type: ignore[assignment, method-assign]

@@ -65,6 +65,17 @@ def test_every_method_ends_at_its_sparsity(tmp_path: Path, dense_model: Path, sp
         assert pruned.pathways.overlap()[("en", "fr")] == 1
 
 
+def test_a_pruned_model_is_shown_beside_its_dense_one(
+    tmp_path: Path, dense_model: Path, speech: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(dense_model, speech, tmp_path, steps=1)
+    printed = capsys.readouterr().err
+    assert "Pruning (dynamic): about" in printed and "1 steps of" in printed and "nan" not in printed
+    quality = load_model(tmp_path).card.quality
+    assert re.match(r"WER on dev: [0-9.]+%, dense [0-9.]+% \(.+ points\); not usable: more than half", quality)
+    assert all(line in printed for line in quality.split("; "))
+
+
 def test_one_language_makes_a_sparse_monolingual_model(tmp_path: Path, dense_model: Path, speech: Path) -> None:
     run(dense_model, speech, tmp_path, "adaptive", steps=7, languages=["fr"])
     pruned = load_model(tmp_path)
@@ -100,12 +111,13 @@ def test_one_shot_masks_follow_what_each_language_excites(tmp_path: Path, dense_
 def test_kept_weights_are_refitted_before_training(tmp_path: Path, dense_model: Path, speech: Path) -> None:
     run(dense_model, speech, tmp_path / "cut", steps=0)
     run(dense_model, speech, tmp_path / "refitted", steps=0, refit_batches=2)
+    run(dense_model, speech, tmp_path / "blocks", steps=0, refit_batches=2, refit_steps=8)
     run(dense_model, speech, tmp_path / "lap", steps=0, refit_batches=2, init="lap")
     dense = load_model(dense_model)
     cuts = load_cuts(speech, "train", ["en", "fr"])
     batches = list(eval_batches(cuts, dense.tokenizer, frontend=dense.model.frontend))
     distances = []
-    for name in ("cut", "refitted"):
+    for name in ("cut", "refitted", "blocks"):
         pruned = load_model(tmp_path / name)
         assert pruned.pathways is not None and pruned.pathways.at_target
         distance = 0.0
@@ -115,6 +127,7 @@ def test_kept_weights_are_refitted_before_training(tmp_path: Path, dense_model: 
                 distance += float((ours - theirs).square().mean())
         distances.append(distance)
     assert distances[1] < 0.7 * distances[0]
+    assert distances[2] < distances[1]
     with pytest.raises(PathwaysError, match="refit_batches: method imp does not start with final masks"):
         run(dense_model, speech, tmp_path / "imp", "imp", steps=7, refit_batches=2)
     assert not (tmp_path / "imp" / "model.safetensors").exists()
@@ -123,21 +136,23 @@ def test_kept_weights_are_refitted_before_training(tmp_path: Path, dense_model: 
 def test_refitting_goes_on_where_it_was_stopped(
     tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(dense_model, speech, tmp_path / "straight", steps=0, refit_batches=2)
+    options: dict[str, Any] = {"steps": 0, "refit_batches": 2, "refit_steps": 3}
+    run(dense_model, speech, tmp_path / "straight", **options)
     assert re.search(r"Refitting on 2 batches a language: about .* and .* more memory\n", capsys.readouterr().err)
 
     def interrupted(groups: list[object], label: str) -> Iterator[object]:
-        yield from groups[:3]
+        yield from groups[:5]
         raise KeyboardInterrupt
 
     solved = tmp_path / "stopped" / "checkpoints" / "refitted"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("asr_pathways.training.refitting.track", interrupted)
-        run(dense_model, speech, tmp_path / "stopped", steps=0, refit_batches=2)
+        run(dense_model, speech, tmp_path / "stopped", **options)
+    done = len(list(solved.iterdir()))
     second = sorted(solved.iterdir())[1]
     second.write_bytes(second.read_bytes()[:-9])  # damaged: its layers are solved for again
-    run(dense_model, speech, tmp_path / "stopped", steps=0, refit_batches=2, resume=True)
-    assert re.search(r"more memory \(2 of \d+ parts are done\)\n", capsys.readouterr().err)
+    run(dense_model, speech, tmp_path / "stopped", resume=True, **options)
+    assert re.search(rf"more memory \({done - 1} of \d+ parts are done\)\n", capsys.readouterr().err)
     assert not solved.exists()
     straight, resumed = (load_model(tmp_path / name).model.state_dict() for name in ("straight", "stopped"))
     assert same(straight, resumed)

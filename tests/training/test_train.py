@@ -136,9 +136,6 @@ def test_a_pruned_model_is_no_start(tmp_path: Path, recipe: Path, speech: Path, 
 
 def test_what_is_wrong_is_told_before_anything_is_written(tmp_path: Path, recipe: Path, speech: Path) -> None:
     run = tmp_path / "run"
-    no_dev = shutil.copytree(speech, tmp_path / "no-dev")
-    with gzip.open(speech / "cuts_dev.jsonl.gz", "rt") as lines, gzip.open(no_dev / "cuts_dev.jsonl.gz", "wt") as kept:
-        kept.writelines(line for line in lines if '"language":"en"' in line)
     broken = shutil.copytree(speech, tmp_path / "broken")
     (broken / "cuts_train.jsonl.gz").write_bytes(b"\x1f\x8b")
     unknown = write(tmp_path / "unknown.yaml", epochs=3)
@@ -149,13 +146,26 @@ def test_what_is_wrong_is_told_before_anything_is_written(tmp_path: Path, recipe
         (recipe, tmp_path / "nowhere", "nowhere: no such data folder"),
         (recipe, tmp_path, "not a data folder"),
         (recipe, broken, r"cuts_train.jsonl.gz: broken"),
-        (recipe, no_dev, "no-dev: no 'fr' in split 'dev': it holds en"),
         (large, speech, "tokenizer: vocab_size 5000 does not fit the texts"),
     ):
         with pytest.raises(PathwaysError, match=message) as caught:
             train(config, data, run)
         assert "\n" not in str(caught.value)
         assert not run.exists()
+
+
+@pytest.mark.parametrize("left", [("en",), ()])
+def test_what_has_no_dev_part_is_trained_all_the_same(
+    tmp_path: Path, recipe: Path, speech: Path, capsys: pytest.CaptureFixture[str], left: tuple[str, ...]
+) -> None:
+    data, run = shutil.copytree(speech, tmp_path / "data"), tmp_path / "run"
+    with gzip.open(speech / "cuts_dev.jsonl.gz", "rt") as lines, gzip.open(data / "cuts_dev.jsonl.gz", "wt") as kept:
+        kept.writelines(line for line in lines if any(f'"language":"{language}"' in line for language in left))
+    state = train(recipe, data, run)
+    said = "fr: the model is chosen by the others" if left else "en, fr: the last model is the result, unscored"
+    assert f"data: no dev utterances of {said}" in capsys.readouterr().err
+    assert [set(entry["wer"]) for entry in state.history] == [set(left)] * len(state.history)
+    assert bool(state.history) == bool(left) and load_model(run).languages == ("en", "fr")
 
 
 def test_broken_audio_is_named(tmp_path: Path, recipe: Path, speech: Path) -> None:

@@ -68,6 +68,7 @@ def manifest(
     for bad in prepare_manifest(out, file, max_bad):
         typer.echo(f"{file}, line {bad.line}: left out: {bad.reason}", err=True)
     _summary(out)
+    _concerns(out)
 
 
 @app.command()
@@ -112,6 +113,7 @@ def shar(source: Source, out: Out, languages: Languages = None) -> None:
     from asr_pathways.data.corpora.shar import prepare_shar
 
     _summary(out, prepare_shar(out, source, split_languages(languages)))
+    _concerns(out)
 
 
 @app.command()
@@ -193,6 +195,7 @@ def merge(
 
     run(inputs, out)
     _summary(out)
+    _concerns(out)
 
 
 def _published(source: Path, out: Path, corpus: Published, languages: str | None, jobs: int) -> None:
@@ -209,10 +212,19 @@ def _summary(out: Path, left_out: Mapping[str, Counter[str]] | None = None) -> N
     from rich.table import Table
 
     from asr_pathways.data.corpus import summarize
+    from asr_pathways.formats import speech
 
     table = Table("language", "split", title=str(out))
-    for name in ("hours", "utterances", "words"):
+    for name in ("speech", "utterances", "words"):
         table.add_column(name, justify="right")
     for row in summarize(out):
-        table.add_row(row.language, row.split, f"{row.hours:.2f}", f"{row.utterances:,}", f"{row.words:,}")
+        table.add_row(row.language, row.split, speech(row.hours), f"{row.utterances:,}", f"{row.words:,}")
     print_table(table)
+
+
+def _concerns(out: Path) -> None:
+    """On stderr: what is missing in a data folder, or too small to tell anything."""
+    from asr_pathways.evaluation.corpus_check import concerns
+
+    for line in concerns(out):
+        typer.echo(f"{out}: {line}", err=True)

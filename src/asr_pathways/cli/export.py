@@ -10,6 +10,7 @@ import typer
 
 from asr_pathways.cli.tables import split_languages
 from asr_pathways.errors import PathwaysError
+from asr_pathways.formats import percent, size
 
 if TYPE_CHECKING:
     from asr_pathways.bundle.layout import Score
@@ -38,7 +39,7 @@ def export(
     ] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(help="The output of evaluate --json, kept in a bundle; else MODEL/scores.json if it exists."),
+        typer.Option(help="The output of evaluate --json, for bundle and hf; else MODEL/scores.json if it exists."),
     ] = None,
 ) -> None:
     """Writes a pruned model as one bundle of all its languages, or in a form that other programs read.
@@ -52,8 +53,10 @@ def export(
     """
     if format not in FORMATS:
         raise PathwaysError(f"--format {format}: the formats are {', '.join(FORMATS)}")
-    if format != "bundle" and (dtype is not None or scores is not None or vocabulary is not None):
-        raise PathwaysError(f"--dtype, --scores and --vocabulary are of bundles: leave them out for --format {format}")
+    if format != "bundle" and (dtype is not None or vocabulary is not None):
+        raise PathwaysError(f"--dtype and --vocabulary are of bundles: leave them out for --format {format}")
+    if format not in ("bundle", "hf") and scores is not None:
+        raise PathwaysError(f"--scores has no place in --format {format}: leave it out")
     chosen = split_languages(languages)
     if format == "bundle":
         _bundle(model, out, dtype, chosen, scores, vocabulary)
@@ -64,8 +67,17 @@ def export(
     if format == "hf":
         from asr_pathways.export.dense_copy import write_dense_copy
 
-        sizes = write_dense_copy(asr, out, chosen)
-        typer.echo(", ".join([f"{out}: model written", *(f"{key} {size:,}" for key, size in sizes.items())]), err=True)
+        sizes = write_dense_copy(asr, out, chosen, _known_scores(model, scores))
+        written = size(sum(path.stat().st_size for path in out.iterdir() if path.is_file()))
+        if sizes:
+            smaller = ", ".join(f"{key} {neurons:,}" for key, neurons in sizes.items())
+            typer.echo(f"{out}: a smaller dense model of {written}: {smaller}", err=True)
+        else:
+            typer.echo(
+                f"{out}: a dense model of {written} with its zeros written in: safetensors stores them all, so it is "
+                "as large and as fast as before; small and fast is the bundle (--format bundle)",
+                err=True,
+            )
         return
     from asr_pathways.export.onnx import export_onnx
     from asr_pathways.export.sherpa import export_sherpa
@@ -89,7 +101,6 @@ def _bundle(
     from asr_pathways.bundle.layout import IDENTIFIER, QUANTITIES, is_bundle
     from asr_pathways.bundle.load import load_model
     from asr_pathways.bundle.vocabulary import read_texts, tokens_of
-    from asr_pathways.formats import percent, size
 
     quantity = next((known for known in QUANTITIES if known == (dtype or "float16")), None)
     if quantity is None:
@@ -99,14 +110,11 @@ def _bundle(
         bundle = Bundle.open(model)
         kept = {language: bundle.vocabulary(language) for language in bundle.languages}
         vocabularies = {language: tokens for language, tokens in kept.items() if tokens is not None}
-        known = dict(bundle.config.scores)
         identifier = bundle.file(IDENTIFIER) if bundle.has(IDENTIFIER) else None
     else:
-        beside, fitted = model / "scores.json", model / IDENTIFIER
-        known = _read_scores(beside) if beside.is_file() else {}
+        fitted = model / IDENTIFIER
         identifier = fitted.read_bytes() if fitted.is_file() else None
-    if scores is not None:
-        known = _read_scores(scores)
+    known = _known_scores(model, scores)
     asr = load_model(model)
     if vocabulary is not None:
         texts = {} if vocabulary == "all" else read_texts(Path(vocabulary), asr.check_languages(languages))
@@ -122,10 +130,16 @@ def _bundle(
         typer.echo(f"{out}: tokens of the vocabulary: {', '.join(shares)}", err=True)
 
 
-def _read_scores(path: Path) -> dict[str, Score]:
-    """Scores by language from the output of ``evaluate --json``."""
-    from asr_pathways.bundle.layout import Score
+def _known_scores(model: Path, scores: Path | None) -> dict[str, Score]:
+    """Scores by language: of ``scores`` (``evaluate --json`` writes it), of that beside the model, or the bundle's."""
+    from asr_pathways.bundle.bundle import Bundle
+    from asr_pathways.bundle.layout import Score, is_bundle
     from asr_pathways.evaluation.listing import read_evaluation
 
-    scores, _ = read_evaluation(path)
-    return {one.language: Score(wer=one.wer.rate, words=one.words) for one in scores.languages}
+    if scores is None and is_bundle(model):
+        return dict(Bundle.open(model).config.scores)
+    path = model / "scores.json" if scores is None else scores
+    if scores is None and not path.is_file():
+        return {}
+    evaluated, _ = read_evaluation(path)
+    return {one.language: Score(wer=one.wer.rate, words=one.words) for one in evaluated.languages}

@@ -65,10 +65,12 @@ def _sizes(asr: AsrModel, folder: Path) -> Table:
     if asr.pathways is not None:
         summary = asr.pathways.summary()
         table.add_row("prunable weights", f"{summary.weights:,}")
-        table.add_row("union density", percent(summary.union_density))
+        table.add_row("union density %", percent(summary.union_density))
         if summary.mean_iou is not None:
             table.add_row("mean IoU of pathways", f"{summary.mean_iou:.3f}")
         table.add_row("masks", size(summary.mask_bytes))
+    if card.quality:
+        table.add_row("quality", card.quality)
     for line in card.attribution:
         table.add_row("attribution", line)
     return table
@@ -100,7 +102,7 @@ def _bundle(path: Path) -> Iterator[Table]:
 
 def _sparsity(pathways: Pathways) -> Table:
     summary = pathways.summary()
-    table = Table("tensor", title="Sparsity")
+    table = Table("tensor", title="Sparsity %", caption="The last column: pruned in all pathways")
     for language in pathways.languages:
         table.add_column(language, justify="right")
     table.add_column("in no pathway", justify="right")
@@ -114,7 +116,11 @@ def _sparsity(pathways: Pathways) -> Table:
 
 def _overlap(pathways: Pathways) -> Table:
     pairs = pathways.overlap()
-    table = Table("", title="IoU of pathways")
+    table = Table(
+        "",
+        title="IoU of pathways",
+        caption="Weights that both keep, as a share of those that either keeps: 1 is the same mask",
+    )
     for language in pathways.languages:
         table.add_column(language, justify="right")
     for a in pathways.languages:

@@ -18,6 +18,7 @@ from asr_pathways.cli.data import app as data_app
 from asr_pathways.cli.export import export
 from asr_pathways.cli.live import PartialLine, UntilInterrupted
 from asr_pathways.cli.serve import serve
+from asr_pathways.cli.shrink import shrink
 from asr_pathways.cli.tables import split_languages
 from asr_pathways.console import print_table
 from asr_pathways.errors import PathwaysError, one_line, visible
@@ -34,6 +35,7 @@ app = typer.Typer(
     help="Prunes a multilingual speech recogniser into one sparse sub-network (pathway) per language.",
 )
 app.add_typer(data_app, name="data")
+app.command()(shrink)
 app.command()(export)
 app.command()(bench)
 app.command()(serve)
@@ -59,6 +61,9 @@ From = Annotated[
     typer.Option("--from", help="Already unpacked prompt packages, where there is no apt."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out, if any; else begin.")]
+KeepCheckpoints = Annotated[
+    bool, typer.Option("--keep-checkpoints", help="Keep what only resuming needs when the run has ended.")
+]
 
 
 @app.callback()
@@ -74,6 +79,7 @@ def train(
     out: Out,
     init: Annotated[Path | None, typer.Option(help="A dense MODEL whose weights to start from.")] = None,
     resume: Resume = False,
+    keep_checkpoints: KeepCheckpoints = False,
 ) -> None:
     """Trains a dense multilingual model.
 
@@ -82,22 +88,26 @@ def train(
     from asr_pathways.training.config import TrainRecipe
     from asr_pathways.training.train import train as run
 
+    if _finished(out, resume):
+        return
     run(TrainRecipe.read(config), data, out, init=init, resume=resume)
-    _report(f"{out}: model written")
+    _end(out, keep_checkpoints)
 
 
 @app.command()
 def prune(
     model: Model,
     data: Data,
-    method: Annotated[str, typer.Option(help="omp, imp, lth, parp, adaptive, pathways or dynamic.")],
     sparsity: Annotated[float, typer.Option(help="Share of prunable weights at zero, such as 0.7.")],
     out: Out,
+    method: Annotated[str, typer.Option(help="How masks are made and moved: the list below.")] = "dynamic",
     languages: Languages = None,
     init: Annotated[
         str, typer.Option(help="Where masks start: omp (one shot), lap, lsp, or a pruned MODEL folder.")
     ] = "omp",
-    config: Annotated[Path | None, typer.Option(help="A recipe, such as recipes/prune.yaml.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A recipe, such as recipes/prune.yaml.", show_default="by the model's kind")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Training steps, instead of the recipe's.")] = None,
     drop_layers: Annotated[
         str | None,
@@ -107,36 +117,55 @@ def prune(
         ),
     ] = None,
     resume: Resume = False,
+    keep_checkpoints: KeepCheckpoints = False,
 ) -> None:
     """Prunes a dense model into one sparse pathway per language.
 
     One language makes a sparse monolingual model; several make one model with a mask each. With --steps 0 nothing
     is trained: the masks are those of --init.
 
-    Example: asr-pathways prune models/tiny --data data/prompts --method dynamic --sparsity 0.7 --out runs/dynamic
+    Methods:
+
+    [b]omp[/b]       one mask for all, in one shot; weights outside it stay
+
+    [b]imp[/b]       one mask for all, in stages; weights outside it stay
+
+    [b]lth[/b]       as imp; after each stage the weights go back to where they started
+
+    [b]parp[/b]      one mask for all; zeros are written in, and may move until the next prune
+
+    [b]adaptive[/b]  one mask for all, in stages, chosen again while it trains
+
+    [b]pathways[/b]  a mask a language, fixed
+
+    [b]dynamic[/b]   a mask a language, chosen again while it trains
+
+    Example: asr-pathways prune models/tiny --data data/prompts --sparsity 0.7 --out runs/dynamic
     """
     from asr_pathways.config import parse_config
     from asr_pathways.training.config import PruneRecipe
     from asr_pathways.training.prune import prune as run
 
-    recipe = (PruneRecipe.read(config) if config else PruneRecipe()).with_steps(steps)
+    if _finished(out, resume):
+        return
+    dropped = None
     if drop_layers is not None:
         counts = dict(part.strip().partition(":")[::2] for part in drop_layers.split(","))
-        recipe = parse_config(
-            PruneRecipe, {**recipe.model_dump(), "drop_layers": counts}, f"--drop-layers {drop_layers}"
-        )
+        dropped = parse_config(PruneRecipe, {"drop_layers": counts}, f"--drop-layers {drop_layers}").drop_layers
     run(
         model,
         data,
         out,
         method=method,
         sparsity=sparsity,
-        recipe=recipe,
+        recipe=PruneRecipe.read(config) if config else None,
+        steps=steps,
+        drop_layers=dropped,
         languages=split_languages(languages),
         init=init,
         resume=resume,
     )
-    _report(f"{out}: model written")
+    _end(out, keep_checkpoints)
 
 
 @app.command("add-language")
@@ -149,6 +178,7 @@ def add_language(
     config: Annotated[Path | None, typer.Option(help="A recipe, such as recipes/prune.yaml.")] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Training steps, instead of the recipe's.")] = None,
     resume: Resume = False,
+    keep_checkpoints: KeepCheckpoints = False,
 ) -> None:
     """Adds a language to a pruned model; transcripts in the others stay the same bit for bit.
 
@@ -160,9 +190,11 @@ def add_language(
     from asr_pathways.training.add_language import add_language as run
     from asr_pathways.training.config import PruneRecipe
 
+    if _finished(out, resume):
+        return
     recipe = (PruneRecipe.read(config) if config else PruneRecipe()).with_steps(steps)
     run(model, data, out, language=language, recipe=recipe, sparsity=sparsity, resume=resume)
-    _report(f"{out}: model written")
+    _end(out, keep_checkpoints)
 
 
 @app.command()
@@ -340,9 +372,6 @@ def _streamed(
     """From a file to its final results; partial ones go to stderr."""
     from asr_pathways.runtime.transcription import transcribe_live, transcribe_stream
 
-    if not recognizer.streams:
-        raise PathwaysError("only the transducers of this package stream: leave --stream out")
-
     def shown(results: Iterable[tuple[Result, bool]]) -> Iterator[Result]:
         line = PartialLine()
         try:
@@ -447,15 +476,50 @@ def experiment(
 
 @app.command()
 def demo(
-    model: Annotated[Path, typer.Option(help="The dense MODEL to prune.")] = Path("models/tiny"),
+    model: Annotated[
+        Path, typer.Option(help="The dense MODEL to prune; one of the hub by [b]shrink[/b], in half an hour.")
+    ] = Path("models/tiny"),
     out: Annotated[Path, typer.Option(help="Where everything goes; a second run goes on there.")] = Path("demo"),
     source: From = None,
     fast: Annotated[bool, typer.Option("--fast", help="Fewer training steps.")] = False,
 ) -> None:
     """The main job: prunes a real model to 70% on real speech by Dynamic ASR Pathways, and writes report.html."""
     from asr_pathways.experiment.demo import run_demo
+    from asr_pathways.model_folder.folder import is_own
 
+    if not is_own(model):
+        from asr_pathways.bundle.load import load_model
+        from asr_pathways.data.corpora.prompts import LANGUAGES, prepare_prompts
+        from asr_pathways.shrink.command import shrink as run
+
+        load_model(model)  # a wrong --model is reported before anything is fetched
+        if fast:
+            raise PathwaysError(f"--fast is of models of this package: {model} takes half an hour")
+        if not (out / "data" / "corpus.json").exists():
+            prepare_prompts(out / "data", source, LANGUAGES)
+        run(model, out / "data", out / "shrunk", LANGUAGES, budget=1500.0, resume=True)
+        return
     run_demo(model, out, source=source, fast=fast)
+
+
+def _finished(out: Path, resume: bool) -> bool:
+    """Whether there is nothing to go on with: the run in ``out`` has ended."""
+    from asr_pathways.training.run import has_ended
+
+    if not (resume and has_ended(out)):
+        return False
+    _report(f"{out}: the run has ended, and its model is there")
+    return True
+
+
+def _end(out: Path, keep_checkpoints: bool) -> None:
+    from asr_pathways.formats import size
+    from asr_pathways.training.run import remove_checkpoints
+
+    if os.environ.get("RANK", "0") != "0":
+        return
+    freed = 0 if keep_checkpoints else remove_checkpoints(out)
+    _report(f"{out}: model written" + (f"; checkpoints removed ({size(freed)})" if freed else ""))
 
 
 def _report(text: str) -> None:

@@ -279,10 +279,11 @@ class TrainBatches:
         return features
 
 
-def joined(batch: Batch, length_error: LengthCheck) -> Batch:
+def joined(batch: Batch, length_error: LengthCheck, alone: int = 0) -> Batch:
     """The same speech in fewer rows: utterances one after the other, as long as ``length_error`` returns None.
 
-    For a model that pads every row to a window, which then costs as much as the speech in it.
+    For a model that pads every row to a window, which then costs as much as the speech in it. The first ``alone``
+    utterances stay in rows of their own.
     """
     rows: list[list[int]] = []
     frames, tokens = batch.feature_lengths.tolist(), batch.target_lengths.tolist()
@@ -290,7 +291,7 @@ def joined(batch: Batch, length_error: LengthCheck) -> Batch:
     for index in range(len(batch)):
         last = [*rows[-1], index] if rows else []
         text = [token for i in last for token in texts[i]]
-        if last and length_error(sum(frames[i] for i in last), text) is None:
+        if last and index > alone and length_error(sum(frames[i] for i in last), text) is None:
             rows[-1] = last
         else:
             rows.append([index])

@@ -277,6 +277,17 @@ def summarize(data: Path) -> list[SplitSummary]:
     return [SplitSummary(*key, totals[key][0], int(totals[key][1]), int(totals[key][2])) for key in keys]
 
 
+def spoken_rows(data: Path, split: str) -> Iterator[tuple[str, str, str | None]]:
+    """Language, text and speaker, if known, of each utterance of a split.
+
+    Raises:
+        PathwaysError: as :func:`load_cuts` does.
+    """
+    for _, row in _read_rows(data, split):
+        spoken = row["supervisions"][0]
+        yield spoken["language"], spoken["text"], spoken.get("speaker")
+
+
 def sources_of(data: Path) -> list[About]:
     """The sources of a data folder: name, licence and attribution of each."""
     _check_folder(data)

@@ -36,6 +36,7 @@ _MOST_GAIN = 1000.0
 _CONTEXT = 64  # samples before a frame that belong to the network's input
 _STATE = (1, 1, 128)  # of its LSTM
 _BLOCK = 512  # frames in one call
+_REMEMBERED = 500  # frames of a stream, of which the loud ones are amplified to `LEVEL`
 
 
 def speech_segments(
@@ -55,11 +56,11 @@ def speech_segments(
         PathwaysError: if the detector is not installed.
     """
     probabilities = speech_probabilities(samples)
-    speech = _speech_frames(probabilities)
+    speech = speech_frames(probabilities)
     pad = min(padding, longest / 4)
     limit = max(2.0, (longest - 2 * pad) * SAMPLE_RATE / FRAME)
     joined: list[tuple[int, int]] = []
-    for start, end in _runs(speech):
+    for start, end in runs_of(speech):
         if joined and (start - joined[-1][1]) * FRAME < silence * SAMPLE_RATE:
             start = joined.pop()[0]
         joined.append((start, end))
@@ -107,6 +108,36 @@ def speech_probabilities(samples: Samples) -> NDArray[np.float32]:
     return np.concatenate(found)
 
 
+class VoiceActivity:
+    """The probability of speech in each frame of a stream, as it comes."""
+
+    def __init__(self) -> None:
+        self._state = np.zeros(_STATE, np.float32), np.zeros(_STATE, np.float32)
+        self._rest = np.zeros(_CONTEXT, np.float32)  # what follows the last whole frame, and its context before
+        self._recent = np.zeros(0, np.float32)
+
+    def accept(self, samples: Samples) -> NDArray[np.float32]:
+        """The probabilities of the frames that samples (n,), float32 at 16 kHz, complete.
+
+        Raises:
+            PathwaysError: if the detector is not installed.
+        """
+        self._rest = np.concatenate([self._rest, samples])
+        whole = (len(self._rest) - _CONTEXT) // FRAME * FRAME
+        if not whole:
+            return np.zeros(0, np.float32)
+        part, self._rest = self._rest[: whole + _CONTEXT], self._rest[whole:]
+        self._recent = np.concatenate([self._recent, part[_CONTEXT:]])[-_REMEMBERED * FRAME :]
+        # The voice may be louder than what was before it: it must not be amplified beyond full scale.
+        gain = min(_gain(self._recent), 1 / max(float(np.abs(part).max()), 1 / _MOST_GAIN))
+        windows = np.lib.stride_tricks.sliding_window_view(part, _CONTEXT + FRAME)[::FRAME]
+        hidden, cell = self._state
+        inputs = {"input": np.float32(max(1.0, gain)) * windows, "h": hidden, "c": cell}
+        found, *state = _detector().run(["speech_probs", "hn", "cn"], inputs)
+        self._state = tuple(state)
+        return np.asarray(found)
+
+
 @cache
 def _detector() -> Any:
     """The session, on one thread, made when it is first needed; importing this module loads nothing."""
@@ -132,7 +163,7 @@ def _gain(samples: Samples) -> float:
     return min(max(1.0, LEVEL / float(np.sqrt(max(power, 1e-20)))), _MOST_GAIN)
 
 
-def _speech_frames(probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+def speech_frames(probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Frames of speech (n,): it goes on from one above `BEGINS` to the next below `ENDS`."""
     decided = (probabilities >= BEGINS) | (probabilities < ENDS)
     last = np.maximum.accumulate(np.where(decided, np.arange(len(probabilities)), -1))
@@ -140,7 +171,7 @@ def _speech_frames(probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
     return speech
 
 
-def _runs(frames: NDArray[np.bool_]) -> list[tuple[int, int]]:
+def runs_of(frames: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """The runs of True in (n,): (start, end) of each."""
     edges = np.flatnonzero(np.diff(frames, prepend=False, append=False)).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
@@ -155,12 +186,20 @@ def _cut(
     while end - start > limit:
         first = start + max(1, int(limit) // 2)
         last = max(first + 1, min(start + int(limit), end - int(limit) // 4))  # what is left is no splinter
-        pauses = _runs(~speech[first:last])
-        if pauses:
-            begin, stop = max(pauses, key=lambda pause: (pause[1] - pause[0], pause[0]))
-            place = first + (begin + stop) // 2
-        else:
-            place = first + int(np.argmin(probabilities[first:last]))
+        place = best_cut(first, last, probabilities, speech)
         parts.append((start, place))
         start = place
     return [*parts, (start, end)]
+
+
+def best_cut(first: int, last: int, probabilities: NDArray[np.float32], speech: NDArray[np.bool_]) -> int:
+    """The frame from ``first`` to ``last`` where speech is best cut: in its longest pause, or where it is least likely.
+
+    Args:
+        probabilities: of speech in each frame (n,).
+        speech: what `speech_frames` makes of them.
+    """
+    if pauses := runs_of(~speech[first:last]):
+        begin, stop = max(pauses, key=lambda pause: (pause[1] - pause[0], pause[0]))
+        return first + (begin + stop) // 2
+    return first + int(np.argmin(probabilities[first:last]))

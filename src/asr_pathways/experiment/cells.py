@@ -83,7 +83,7 @@ def _train(cell: Cell, root: Path, data: Path, out: Path, resume: bool) -> Train
         TrainRecipe.model_validate(cell.spec["recipe"]),
         cell.spec["model"] and _model(cell.spec["model"], root),
     )
-    return train(recipe, data, out, init=init, languages=cell.spec["languages"], resume=resume)
+    return train(recipe, data, out, init=init, languages=cell.spec["languages"], resume=resume, announced=False)
 
 
 def _prune(cell: Cell, root: Path, data: Path, out: Path, resume: bool) -> TrainingState:
@@ -101,6 +101,7 @@ def _prune(cell: Cell, root: Path, data: Path, out: Path, resume: bool) -> Train
         languages=spec["languages"],
         init=init,
         resume=resume,
+        announced=False,
     )
 
 

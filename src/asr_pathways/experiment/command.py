@@ -73,8 +73,10 @@ def run_plan(
 
 def _show(plan: Plan, out: Path) -> None:
     """Prints the plan: every cell with its state and expected time."""
-    estimate = costs(plan, out)
-    table = Table("cell", "run", "steps", "with its masks'", "minutes", "state", title=plan.recipe.title)
+    estimate = costs(plan, out, measured=True)
+    table = Table(
+        "cell", "run", "steps", "steps with its masks'", "minutes of one core", "state", title=plan.recipe.title
+    )
     to_run = {cell.name for cell in missing_cells(plan, out)}
     for cell in plan.cells.values():
         done = read_entry(ledger_folder(out), cell.name) is not None
@@ -84,7 +86,11 @@ def _show(plan: Plan, out: Path) -> None:
     seconds = sum(estimate.seconds(plan.cells[name]) for name in to_run)
     print_table(table)
     console = make_console()
-    basis = f"by {estimate.measured} cells that are done" if estimate.measured else "estimated from sizes"
+    basis = (
+        f"by {estimate.measured} cells that are done"
+        if estimate.measured
+        else "by steps that were timed here, or from sizes where the model is not at hand"
+    )
     console.print(
         f"{len(to_run)} of {len(plan.cells)} cells to run: about {duration(seconds)} of one core, {basis}",
         soft_wrap=True,

@@ -20,6 +20,7 @@ from asr_pathways.experiment.cells import cell_folder, model_digest, run_cell
 from asr_pathways.experiment.corpora import data_folder, make_corpora
 from asr_pathways.experiment.cost import Costs
 from asr_pathways.experiment.ledger import read_entry, write_entry
+from asr_pathways.experiment.paces import MeasuredPaces
 from asr_pathways.experiment.plan import Cell, Plan
 from asr_pathways.files import remove_leftovers
 from asr_pathways.formats import duration
@@ -56,10 +57,15 @@ def missing_cells(plan: Plan, root: Path) -> list[Cell]:
     return missing[::-1]
 
 
-def costs(plan: Plan, root: Path) -> Costs:
-    """Estimates, corrected by the times in the ledger."""
+def costs(plan: Plan, root: Path, *, measured: bool = False) -> Costs:
+    """Estimates, corrected by the times in the ledger; ``measured``: by what is timed on this machine now."""
+    pace = MeasuredPaces(plan) if measured else _unmeasured
     entries = {name: read_entry(ledger_folder(root), name) for name in plan.cells}
-    return Costs(plan, {name: float(entry["cost"]["seconds"]) for name, entry in entries.items() if entry})
+    return Costs(plan, {name: float(entry["cost"]["seconds"]) for name, entry in entries.items() if entry}, pace)
+
+
+def _unmeasured(cell: Cell) -> None:
+    return None
 
 
 def run_cells(plan: Plan, root: Path, *, ray: str | None = None, source: Path | None = None) -> Outcome:

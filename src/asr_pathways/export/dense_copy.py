@@ -5,19 +5,30 @@ Of pathways of whole neurons it is a smaller model, without the neurons that wer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from asr_pathways.bundle.layout import Score
 from asr_pathways.errors import PathwaysError
+from asr_pathways.export.hub_card import hub_card
 from asr_pathways.files import atomic_folder
+from asr_pathways.model_folder.card import HubCard
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 
 
-def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) -> dict[str, int]:
-    """Writes a MODEL folder without pathways; that of a Hugging Face model loads in transformers.
+def write_dense_copy(
+    asr: AsrModel, out: Path, languages: Sequence[str] | None, scores: Mapping[str, Score] | None = None
+) -> dict[str, int]:
+    """Writes a MODEL folder without pathways; that of a Hugging Face model loads in transformers, and has a README.md.
 
     The weights of ``asr`` are overwritten.
+
+    Args:
+        asr: with pathways.
+        out: the folder.
+        languages: one; None if there is only one.
+        scores: WER by language, for README.md.
 
     Returns:
         {key of the model's config: neurons of its feed-forward layers}, where they became fewer.
@@ -38,7 +49,8 @@ def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) 
         raise PathwaysError(f"{language} has word pieces of its own, for which a dense copy has no place: use a bundle")
     if out.is_dir() and any(out.iterdir()):
         raise PathwaysError(f"{out}: has files in it: choose another folder")
-    network, state, neurons = pathways.model, pathways.extract(language), pathways.neurons(language)
+    sparsity, neurons = pathways.summary().sparsity[language], pathways.neurons(language)
+    network, state = pathways.model, pathways.extract(language)
     pathways.detach()
     network.load_state_dict(state)
     sizes = asr.model.drop_neurons(neurons) if neurons else {}
@@ -47,4 +59,7 @@ def write_dense_copy(asr: AsrModel, out: Path, languages: Sequence[str] | None) 
     alone.note_sizes()
     with atomic_folder(out) as folder:
         save_model(folder, alone)
+        if isinstance(card, HubCard):
+            text = hub_card(card, out.name, sparsity, scores or {}, sizes)
+            (folder / "README.md").write_text(text, encoding="utf-8")
     return sizes

@@ -6,8 +6,6 @@ and outputs.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.errors import PathwaysError
+from asr_pathways.export.graphs import graph
 from asr_pathways.export.onnx_modules import OnnxModules, build_modules
 from asr_pathways.files import atomic_folder, write_json
 from asr_pathways.model_folder.model import AsrModel
@@ -267,24 +266,7 @@ def _write(
     """Writes one graph; the first dimension of its inputs is the batch, of ``states`` the second."""
     batch = torch.export.Dim("batch")
     shapes = tuple({1 if index in states else 0: batch} for index in range(len(example)))
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module.eval(),
-                example,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_shapes=shapes,
-                opset_version=_OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-    finally:
-        logging.getLogger("torch.onnx").setLevel(level)
-    assert program is not None
+    program = graph(module, example, inputs, outputs, shapes, _OPSET)
     program.model.ir_version = _IR_VERSION
     program.model.metadata_props.update(about)
     program.save(str(path), external_data=False)

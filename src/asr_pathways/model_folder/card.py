@@ -28,11 +28,13 @@ class Card(Config):
         languages: those that it was trained on; empty if that is not known.
         attribution: as the sources of its data require.
         added: languages that were added with their own word pieces (`tokenizer-LANGUAGE.model`).
+        quality: of a pruned model: its WER on dev beside the dense one's, and a warning if it is not usable.
     """
 
     languages: tuple[Code, ...] = ()
     attribution: tuple[str, ...] = ()
     added: tuple[Code, ...] = ()
+    quality: str = ""
 
 
 class ModelCard(Card):
@@ -45,7 +47,12 @@ class ModelCard(Card):
 
 
 class HubCard(Card):
-    """The contents of ``asr_pathways.json`` in a Hugging Face folder."""
+    """The contents of ``asr_pathways.json`` in a Hugging Face folder.
+
+    Attributes:
+        base: the name on the hub of the model that it was made from, if it was read by a name.
+    """
 
     format: Literal["asr-pathways-hub"] = "asr-pathways-hub"
     version: Literal[1] = 1
+    base: str | None = None

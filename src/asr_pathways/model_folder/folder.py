@@ -43,6 +43,7 @@ def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrMod
         if download is not None:
             return load_folder(download, device)
         asr = _load_hub(name)
+        asr.card = asr.card.model_copy(update={"base": name.partition("@")[0]})
     elif not (folder / CARD).is_file():
         raise PathwaysError(f"{folder}: not a model folder: it has no {CARD}")
     else:
@@ -54,6 +55,12 @@ def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrMod
     if (folder / "pathways").is_dir():
         asr.pathways = Pathways.load(asr.model.network, folder / "pathways")
     return asr
+
+
+def is_own(model: Path) -> bool:
+    """Whether a MODEL is a folder of ours, and not one of Hugging Face, a name on the hub, or a bundle."""
+    card = model / CARD
+    return card.is_file() and isinstance(raw := read_json(card), dict) and "format" in raw
 
 
 def save_model(folder: Path, asr: AsrModel) -> None:

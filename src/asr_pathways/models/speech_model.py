@@ -126,6 +126,10 @@ class SpeechModel(nn.Module, ABC):
         """
         return {}
 
+    def input_positions(self, batch: Batch) -> dict[str, Tensor]:
+        """The same, but what the model itself pads every input to its window with counts: it always processes that."""
+        return self.positions(batch)
+
     def prediction_lengths(self, batch: Batch) -> Tensor:
         """How many of the N rows of logits of `classifier` are of each utterance (B,), and not padding.
 

@@ -71,6 +71,9 @@ class PathwayConfig(Config):
         rewind: after each prune the weights go back to where they were when attached, and the optimizer's
             state is cleared (Lottery Ticket Hypothesis).
         shared: one mask for all languages (language-agnostic pruning).
+        shared_middle: masks differ by language in the first and the last third of a model's layers alone; between them
+            is one for all, scored by what was observed of every language (DAMA, arXiv 2602.01008, finds languages in
+            the first and last layers). Of encoder and decoder each.
         include, exclude: patterns (``*``, ``?``) of parameters or of modules, by their names in the model.
     """
 
@@ -93,6 +96,7 @@ class PathwayConfig(Config):
     revived: Literal["keep", "reset"] = "keep"
     rewind: bool = False
     shared: bool = False
+    shared_middle: bool = False
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -130,6 +134,12 @@ class PathwayConfig(Config):
             raise ValueError(f"schedule {self.schedule} needs prune_stages, their number")
         if conflict := SCORES[self.score].conflict(dict(self)):
             raise ValueError(conflict)
+        if self.shared_middle and self.shared:
+            raise ValueError("shared_middle: with shared every layer's mask is one for all: leave one of them out")
+        if self.shared_middle and self.allocation == "global":
+            raise ValueError("shared_middle: allocation global keeps other numbers by language: use uniform or erk")
+        if self.shared_middle and SCORES[self.score].swaps:
+            raise ValueError(f"shared_middle: score {self.score} knows one language at a time: use another")
         if self.rewind and self.gradient == "parp":
             raise ValueError("rewind brings back the values that gradient parp has set to zero: use frozen")
         kind = parse_granularity(self.granularity)

@@ -70,6 +70,11 @@ class Extension:
         config = self._config
         if config.shared:
             raise PathwaysError(f"add: all languages share one mask here, so {language!r} cannot have another")
+        if config.shared_middle:
+            raise PathwaysError(
+                f"add: the languages share their middle layers' masks, which would change with {language!r}: prune all "
+                "of them together, or without shared_middle"
+            )
         if POLICIES[config.gradient].writes_zeros:
             raise PathwaysError(
                 f"add: gradient {config.gradient} trains all weights between two prunings, so the pathways that are "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,6 +22,14 @@ from asr_pathways.pruning.selection import Factor, MaskSelector
 from asr_pathways.pruning.state import State
 from asr_pathways.pruning.summary import MaskEvent, Summary, mean_iou, overlaps, summarize
 from asr_pathways.pruning.weights import MaskedWeights, copy_weights, no_autograd, reset_revived, rewind
+
+_MEANT = {
+    "masks": "mask(language), or masks_of(name of a tensor)",
+    "density": "summary().union_density, or 1 - sparsity",
+    "iou": "overlap()",
+    "prune": "step(optimizer), which prunes when it is due, or adapt(language)",
+}
+"""What is meant by names that it has not."""
 
 
 class Pathways:
@@ -48,7 +57,8 @@ class Pathways:
         self._masks = state.masks
         self._weights = MaskedWeights(state.prunable, state.granularity)
         self._active = ActivePathway(model, state, self._weights)
-        self._selector = MaskSelector(state.config, state.prunable, state.observations)
+        sharing = dict.fromkeys(state.middle, state.keys)
+        self._selector = MaskSelector(state.config, state.prunable, state.observations, sharing)
 
     @classmethod
     def attach(cls, model: nn.Module, config: PathwayConfig, languages: Sequence[str]) -> Pathways:
@@ -312,6 +322,8 @@ class Pathways:
     def set_mask(self, language: str, mask: Mapping[str, Tensor]) -> None:
         """Replaces a language's mask by ``mask``: {tensor's name: bool tensor}, with every prunable tensor.
 
+        What all languages share of it (`PathwayConfig.shared_middle`) is replaced for all.
+
         Raises:
             PathwaysError: if a tensor is missing, unknown, not bool, or of another shape, or if another language
                 was added after this one.
@@ -427,6 +439,13 @@ class Pathways:
             f"step {self.steps})"
         )
 
+    if not TYPE_CHECKING:  # which is to go on calling wrong names wrong
+
+        def __getattr__(self, name: str) -> Any:
+            near = _MEANT.get(name) or ", ".join(get_close_matches(name, dir(type(self)), 2))
+            hint = f": use {near}" if near and not name.startswith("_") else ""
+            raise AttributeError(f"Pathways has no {name!r}{hint}")
+
     def _new_mask(self, key: str, sparsity: float, factor: Factor | None = None) -> list[Tensor]:
         """The packed first mask of a pathway."""
         with no_autograd():
@@ -458,6 +477,7 @@ class Pathways:
         before = self._masks.packed(key)
         union_before = self._masks.packed_union(state.keys)
         self._masks.put(key, new)
+        state.share_middle(key)
         after = self._masks.packed(key)
         if config.revived == "reset" and optimizer is not None:
             revived = [now & ~earlier for now, earlier in zip(after, union_before, strict=True)]

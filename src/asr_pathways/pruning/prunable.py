@@ -169,6 +169,19 @@ def _prunable_attributes(module: nn.Module) -> Iterable[str]:
     return ()
 
 
+def in_the_middle(model: nn.Module, prunable: Sequence[Prunable]) -> frozenset[int]:
+    """Which of ``prunable``, by index, are in the middle third of a list of layers (`ModuleList`, the outermost)."""
+    lists = {f"{name}.": len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    found = set()
+    for index, one in enumerate(prunable):
+        outermost = min((name for name in lists if one.name.startswith(name)), key=len, default="")
+        if outermost:
+            layer, third = int(one.name.removeprefix(outermost).partition(".")[0]), round(lists[outermost] / 3)
+            if third <= layer < lists[outermost] - third:
+                found.add(index)
+    return frozenset(found)
+
+
 def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
     """Whether a pattern is of one of these parameters, or of a module that holds it."""
     return any(fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*") for name in names for p in patterns)

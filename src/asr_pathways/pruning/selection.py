@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import add
 
@@ -151,9 +151,20 @@ Factor = Callable[[int], Tensor]  # of scores, from the index of a tensor
 
 
 class MaskSelector:
-    """Selects masks by the weights and the observations of a pathway; changes nothing itself."""
+    """Selects masks by the weights and the observations of a pathway; changes nothing itself.
 
-    def __init__(self, config: PathwayConfig, prunable: Sequence[Prunable], observations: Observations) -> None:
+    Args:
+        shared: {index of a tensor: the pathways that share its mask}: it is scored by the sum of their scores.
+    """
+
+    def __init__(
+        self,
+        config: PathwayConfig,
+        prunable: Sequence[Prunable],
+        observations: Observations,
+        shared: Mapping[int, Sequence[str]],
+    ) -> None:
+        self._shared = shared
         self._config = config
         kind = SCORES[config.score]
         self._score = kind(**{option: getattr(config, option) for option in kind.options})
@@ -175,7 +186,7 @@ class MaskSelector:
         if score.swaps or self._observations.missing(pathway):
             score, evidence = Magnitude(), self._observations.weights
         within = current if self._narrows else None
-        return score.name, self._select(score, evidence(pathway), sparsity, within, factor)
+        return score.name, self._select(score, evidence, pathway, sparsity, within, factor)
 
     def adapt(
         self,
@@ -192,9 +203,10 @@ class MaskSelector:
         """
         if missing := self._observations.missing(pathway):
             raise PathwaysError(missing)
-        evidence = self._observations.evidence(pathway)
+        evidence = self._observations.evidence
         if self._score.swaps:
-            return self._score.name, self._swap(pathway, evidence, current, self._score.swapped(language_steps))
+            share = self._score.swapped(language_steps)
+            return self._score.name, self._swap(pathway, evidence(pathway), current, share)
         hysteresis = self._config.hysteresis
 
         def with_hysteresis(index: int) -> Tensor:
@@ -202,18 +214,26 @@ class MaskSelector:
             return of_kept if factor is None else of_kept * factor(index)
 
         adapting = with_hysteresis if hysteresis else factor
-        return self._score.name, self._select(self._score, evidence, sparsity, None, adapting)
+        return self._score.name, self._select(self._score, evidence, pathway, sparsity, None, adapting)
 
     def _select(
         self,
         score: Score,
-        evidence: Callable[[str], Evidence],
+        evidence: Callable[[str], Callable[[str], Evidence]],
+        pathway: str,
         sparsity: float,
         within: Sequence[Tensor] | None,
         factor: Factor | None,
     ) -> Iterator[Tensor]:
+        together = {key for keys in self._shared.values() for key in keys if not self._observations.missing(key)}
+        of = {key: evidence(key) for key in together | {pathway}}
+
         def scores(index: int) -> Tensor:
-            values = score.of(evidence(self._prunable[index].name))
+            name = self._prunable[index].name
+            first, *others = [key for key in self._shared.get(index, ()) if key in of] or [pathway]
+            values = score.of(of[first](name))
+            for other in others:
+                values = values + score.of(of[other](name))
             return values * factor(index) if factor else values
 
         return select(

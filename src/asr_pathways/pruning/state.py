@@ -16,7 +16,7 @@ from asr_pathways.pruning.extension import Extension
 from asr_pathways.pruning.granularity import parse_granularity
 from asr_pathways.pruning.masks import PackedMasks
 from asr_pathways.pruning.observe import Observations
-from asr_pathways.pruning.prunable import to_prune
+from asr_pathways.pruning.prunable import in_the_middle, to_prune
 from asr_pathways.pruning.scores import SCORES
 
 
@@ -28,6 +28,7 @@ class State:
         keys: the names of the masks: the languages, or the one name of the mask that they share.
         step, own_steps: steps done: all, and by mask.
         sparsity: that pruning has reached.
+        middle: the tensors, by index, whose masks are the same for all languages (`PathwayConfig.shared_middle`).
         start: the weights to which `rewind` goes back.
     """
 
@@ -39,6 +40,9 @@ class State:
         self.granularity = parse_granularity(config.granularity)
         self.prunable = to_prune(model, config)
         self.masks = PackedMasks(self.prunable, self.keys)
+        self.middle = in_the_middle(model, self.prunable) if config.shared_middle else frozenset[int]()
+        if config.shared_middle and not self.middle:
+            raise PathwaysError("shared_middle: the model has no list of three or more layers: leave it out")
         self.observations = Observations(SCORES[config.score], self.prunable)
         self.extension = Extension(model, config, self.prunable, self.masks)
         self.step = 0
@@ -134,10 +138,23 @@ class State:
             raise PathwaysError(f"{where}: has {', '.join(description.languages)}, none of {', '.join(trainable)}")
         if self.config.shared and len(stored.masks) > 1:
             raise PathwaysError(f"{where}: has {len(stored.masks)} masks, and here all languages share one")
-        for language in common:
-            source = SHARED if description.config.shared else language
+        sources = {language: SHARED if description.config.shared else language for language in common}
+        for name in (self.prunable[index].name for index in sorted(self.middle)):
+            if len(common) < len(self.languages):
+                raise PathwaysError(f"{where}: has {', '.join(common)} alone, and here all share the mask of {name}")
+            first, *others = [stored.masks[source][name] for source in sources.values()]
+            if not all(torch.equal(first, other) for other in others):
+                raise PathwaysError(f"{where}: has a mask of {name} for each language, and here they share that")
+        for language, source in sources.items():
             self._put_packed({self.key(language): stored.masks[source]})
         return common
+
+    def share_middle(self, key: str) -> None:
+        """Gives all languages the mask ``key`` of the tensors of which they share one."""
+        source = self.masks.packed(key)
+        for other in self.keys if self.middle else ():
+            present = self.masks.packed(other)
+            self.masks.put_packed(other, [source[i] if i in self.middle else present[i] for i in range(len(present))])
 
     def set_mask(self, language: str, mask: Mapping[str, Tensor]) -> None:
         """See `Pathways.set_mask`."""
@@ -149,6 +166,7 @@ class State:
         masks = [mask[one.name] for one in self.prunable]
         self._check_units("mask", masks)
         self.masks.put(key, (one.to(each.parameter.device) for one, each in zip(masks, self.prunable, strict=True)))
+        self.share_middle(key)
 
     def state_dict(self) -> dict[str, Any]:
         """Only tensors, dicts, lists, numbers and strings."""

@@ -162,9 +162,10 @@ def check_config(source: str, saved: Any, config: PathwayConfig) -> None:
     if not isinstance(saved, dict):
         raise PathwaysError(f"{source}: not a state of pathways, it has no config")
     for option, value in config.model_dump(mode="json").items():
-        if saved.get(option) != value:
+        before = saved.get(option, PathwayConfig.model_fields[option].default)  # of a time without the option
+        if before != value:
             raise PathwaysError(
-                f"{source}: {option} was {saved.get(option)}, is {value}: resume with the config that it was made with"
+                f"{source}: {option} was {before}, is {value}: resume with the config that it was made with"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import combinations
 from typing import Literal
 
@@ -48,9 +49,9 @@ class MaskEvent:
         return text + ("; weights rewound" if self.rewound else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
-    """Sizes and overlaps of all pathways.
+    """Sizes and overlaps of all pathways; prints as a table, in a terminal and in a notebook.
 
     Attributes:
         weights: how many weights can be pruned.
@@ -69,6 +70,29 @@ class Summary:
     union: dict[str, float]
     mean_iou: float | None
     mask_bytes: int
+
+    def __repr__(self) -> str:
+        width = max(len(_ANY), *map(len, self.sparsity))
+        lines = [f"{'pathway':{width}}  sparsity %  weights kept"]
+        lines += [f"{name:{width}}  {share:>10}  {kept:>12}" for name, share, kept in self._rows()]
+        return "\n".join([*lines, self._legend()])
+
+    def _repr_html_(self) -> str:
+        head = "<tr><th>pathway</th><th>sparsity %</th><th>weights kept</th></tr>"
+        rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows())
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table><p>{escape(self._legend())}</p>"
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        shares = {**self.sparsity, _ANY: 1 - self.union_density}
+        return [(name, f"{100 * s:.1f}", f"{round((1 - s) * self.weights):,}") for name, s in shares.items()]
+
+    def _legend(self) -> str:
+        overlap = "" if self.mean_iou is None else f"; mean IoU of two pathways {self.mean_iou:.2f}"
+        return f"of {self.weights:,} prunable weights{overlap}; masks {self.mask_bytes:,} bytes"
+
+
+_ANY = "in any pathway"
 
 
 def overlaps(masks: PackedMasks, pathways: Mapping[str, str]) -> dict[tuple[str, str], float]:

@@ -4,7 +4,7 @@
     result = recognizer.transcribe("call.wav", words=True)
     result.text, result.words
 
-A Whisper in a bundle runs without torch and transformers. Transducers of this package stream:
+A Whisper in a bundle runs without torch and transformers. Any MODEL has streams:
 
     stream = recognizer.stream()
     stream.accept(samples, sample_rate)
@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -30,13 +30,15 @@ from asr_pathways.data.voice_activity import is_silent, speech_segments
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels.extension import available, warn_of_dense_products
 from asr_pathways.runtime.layers import Precision, Product, Timing
+from asr_pathways.runtime.local_agreement import AgreementStream
 from asr_pathways.runtime.results import Result, Segment
+from asr_pathways.runtime.stream import Endpointing, Stream
 from asr_pathways.runtime.whisper.engine import Identifier, WhisperEngine
 from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, WhisperSource, is_whisper
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.model import AsrModel
-    from asr_pathways.runtime.streaming import Endpointing, Stream, StreamingTransducer
+    from asr_pathways.runtime.streaming import StreamingTransducer, TransducerStream
 
 AUTO = "auto"
 """The language that is identified in each recording."""
@@ -61,11 +63,13 @@ class Engine(Protocol):
         languages: that it recognises.
         window: seconds that are recognised at once, at most.
         free_text: whether it writes cased and punctuated text, and makes some up where nobody speaks.
+        times_words: whether it can.
     """
 
     languages: tuple[str, ...]
     window: float
     free_text: bool
+    times_words: bool
 
     def check_identification(self) -> None:
         """Raises `PathwaysError` if it does not tell its languages apart."""
@@ -92,7 +96,9 @@ class Recognizer:
         languages: those among which ``auto`` chooses; None: all of the model's.
         memory: bytes that weights of pathways may take before the least recently used are dropped.
         beam: hypotheses of beam search, of a Whisper or a transducer of this package; 1 is greedy search.
-        phrases, bonus, endpointing: of such a transducer; see `StreamingTransducer`.
+        phrases: that such a transducer prefers.
+        bonus: for each word piece of a phrase, in nats.
+        endpointing: when silence ends a segment of a stream.
 
     Raises:
         PathwaysError: if there is no such model, it is broken, or a language or option is not one that fits.
@@ -116,7 +122,8 @@ class Recognizer:
             raise PathwaysError(f"threads: {threads}: at least 1 is needed")
         if beam < 1:
             raise PathwaysError(f"beam: {beam}: at least 1 is needed")
-        streaming = {"beam": beam, "phrases": phrases, "bonus": bonus, "endpointing": endpointing}
+        self._endpointing = endpointing or Endpointing()
+        streaming = {"beam": beam, "phrases": phrases, "bonus": bonus, "endpointing": self._endpointing}
         self._streaming: StreamingTransducer | None = None
         self._engine = self._open(model, threads, precision, memory, streaming)
         if phrases and self._streaming is None:
@@ -142,7 +149,7 @@ class Recognizer:
 
     @property
     def streams(self) -> bool:
-        """Whether `stream` is possible."""
+        """Whether the model itself streams; any other decodes what is being said again and again (`stream`)."""
         return self._streaming is not None
 
     @property
@@ -221,27 +228,29 @@ class Recognizer:
         return Result(text, asked, tuple(segments), len(samples) / SAMPLE_RATE, probabilities)
 
     def stream(self, language: str | None = None) -> Stream:
-        """A new stream, of a model that streams.
+        """A new stream: of a model that streams, or by local agreement (see `AgreementStream`).
 
         Raises:
-            PathwaysError: if the model does not stream, or for an unknown language or none.
+            PathwaysError: for an unknown language or none.
         """
-        if self._streaming is None:
-            raise PathwaysError("this model does not stream: use transcribe()")
         asked = language or self._language
         if asked == AUTO:
             raise PathwaysError("a stream cannot wait for the whole recording: name its language, or switch() later")
-        return self._streaming.stream(asked)
+        if self._streaming is not None:
+            return self._streaming.stream(asked)
+        if asked is None:
+            raise PathwaysError(f"language: choose one of {' '.join(self.languages)}")
+        return AgreementStream(self._engine, self._check(asked), self._check, self._endpointing)
 
     def decode(self, streams: Sequence[Stream]) -> None:
-        """Decodes what streams have accepted, those that are at the same point in one batch.
-
-        Raises:
-            PathwaysError: if the model does not stream.
+        """Decodes what streams of this recogniser have accepted; of a model that streams, those that are at the same
+        point in one batch.
         """
-        if self._streaming is None:
-            raise PathwaysError("this model does not stream: use transcribe()")
-        self._streaming.decode(streams)
+        if self._streaming is not None:
+            self._streaming.decode(cast("Sequence[TransducerStream]", streams))
+            return
+        for stream in streams:
+            stream.partial()
 
     def _open(
         self, model: str | Path | AsrModel, threads: int, precision: Precision, memory: float, options: dict[str, Any]

@@ -124,31 +124,32 @@ class Result:
     def _captions(self) -> Iterator[tuple[str, float, float]]:
         """(text in at most `LINES` lines, start, end)."""
         for segment in self.segments:
-            yield from _captions(_pieces(segment))
+            yield from _captions(pieces_of(segment))
 
 
-class _Piece(NamedTuple):
-    """What is not cut by a line's end; ``space``: whether one comes before it."""
+class Piece(NamedTuple):
+    """What is not cut by a line's end: a word, mostly; ``space``: whether one comes before it."""
 
     text: str
     start: float
     end: float
     space: bool
+    probability: float | None = None
 
 
-def _pieces(segment: Segment) -> list[_Piece]:
+def pieces_of(segment: Segment) -> list[Piece]:
     """The words of a segment, spaced as in its text; without words, parts of the text timed by their lengths."""
     if not segment.words:
         return _parts(segment)
     pieces, place = [], 0
     for word in segment.words:
         found = segment.text.find(word.text, place)
-        pieces.append(_Piece(word.text, word.start, word.end, space=found != place))
+        pieces.append(Piece(word.text, word.start, word.end, found != place, word.probability))
         place = found + len(word.text) if found >= 0 else place
     return pieces
 
 
-def _parts(segment: Segment) -> list[_Piece]:
+def _parts(segment: Segment) -> list[Piece]:
     parts: list[tuple[str, bool]] = []
     for word in segment.text.split():
         # what has no spaces may be cut at any letter; its marks and punctuation stay with it
@@ -157,12 +158,12 @@ def _parts(segment: Segment) -> list[_Piece]:
     pieces, start, total = [], segment.start, sum(len(text) for text, _ in parts)
     for text, space in parts:
         end = start + (segment.end - segment.start) * len(text) / total
-        pieces.append(_Piece(text, start, end, space))
+        pieces.append(Piece(text, start, end, space))
         start = end
     return pieces
 
 
-def _captions(pieces: list[_Piece]) -> Iterator[tuple[str, float, float]]:
+def _captions(pieces: list[Piece]) -> Iterator[tuple[str, float, float]]:
     lines: list[str] = []
     start = end = 0.0
     for piece in pieces:

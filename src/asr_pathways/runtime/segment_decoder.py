@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, check_rate
+from asr_pathways.data.audio import Samples
 from asr_pathways.data.features import FbankStream
-from asr_pathways.errors import PathwaysError
 from asr_pathways.models.emformer import STRIDE, EmformerState
 from asr_pathways.models.transducer import GreedySearch
 from asr_pathways.runtime.beam_search import BeamSearch
 from asr_pathways.runtime.pathway_cache import ReadyPathway
+from asr_pathways.runtime.stream import Incoming
 
 Search = GreedySearch | BeamSearch
 
@@ -25,7 +23,7 @@ class SegmentDecoder:
 
     Attributes:
         pathway: that decodes it.
-        rate: of the incoming audio, in Hz; None before the first.
+        incoming: its samples.
         samples: how many were accepted, counted at 16 kHz.
         search: with the symbols so far.
     """
@@ -33,10 +31,9 @@ class SegmentDecoder:
     def __init__(self, pathway: ReadyPathway, search: Search) -> None:
         config = pathway.model.config.encoder
         self.pathway = pathway
-        self.rate: int | None = None
+        self.incoming = Incoming()
         self.samples = 0
         self.search = search
-        self._resampler: Any = None
         self._fbank = FbankStream(pathway.model.frontend.config)
         self._new: list[Tensor] = []
         self._waiting = torch.zeros(0, config.features)
@@ -47,25 +44,13 @@ class SegmentDecoder:
         """Appends samples (n,), float32, at ``rate`` Hz.
 
         Raises:
-            PathwaysError: if the rate is not one, or another than before.
+            PathwaysError: as `Incoming.accept` does.
         """
-        if self.rate is None:
-            check_rate(rate)
-            self.rate = rate
-            if rate != SAMPLE_RATE:
-                import soxr
-
-                self._resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
-        elif rate != self.rate:
-            raise PathwaysError(f"sample rate {rate} Hz after {self.rate} Hz: end the segment by final() first")
-        if self._resampler is not None:
-            samples = self._resampler.resample_chunk(samples)
-        self._add(samples)
+        self._add(self.incoming.accept(samples, rate))
 
     def end(self) -> None:
         """No more samples will come."""
-        if self._resampler is not None:
-            self._add(self._resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+        self._add(self.incoming.end())
         self._new.append(self._fbank.flush())
 
     def ready(self) -> bool:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, require_scale
+from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.normalize import normalize
 from asr_pathways.data.tokenizer import SPACE, Tokenizer
@@ -26,59 +24,13 @@ from asr_pathways.runtime.phrase_bias import PhraseBias
 from asr_pathways.runtime.results import Word
 from asr_pathways.runtime.segment_decoder import SegmentDecoder, advance
 from asr_pathways.runtime.sources import PathwaySource, open_source
+from asr_pathways.runtime.stream import Endpointing, StreamResult
 
 FRAME = 0.01 * STRIDE
 """Seconds of an encoder frame."""
 
 MOST_BONUS = 1000
 """Nats for each word piece of a phrase; a few of them decide everything, and sums of larger ones lose digits."""
-
-
-@dataclass(frozen=True)
-class Endpointing:
-    """When a segment of speech ends; all in seconds.
-
-    Attributes:
-        after_speech: silence after words.
-        before_speech: silence without any word.
-        longest: length at which a segment is cut in any case.
-    """
-
-    after_speech: float = 0.8
-    before_speech: float = 2.4
-    longest: float = 20.0
-
-
-@dataclass(frozen=True)
-class StreamResult:
-    """The hypothesis of one segment of a stream.
-
-    Attributes:
-        language: of the pathway.
-        text: normalised words.
-        tokens: word pieces, each with its time in seconds from the start of the stream.
-        start, end: of the segment, in seconds from the start of the stream; ``end`` is how far it is decoded.
-        final: whether the segment is over.
-    """
-
-    language: str
-    text: str
-    tokens: list[tuple[str, float]] = field(repr=False)
-    start: float
-    end: float
-    final: bool
-
-    @property
-    def words(self) -> tuple[Word, ...]:
-        """The words, each from the frame that emitted its first piece to the end of that of its last."""
-        words: list[Word] = []
-        for piece, time in self.tokens:
-            end = round(time + FRAME, 2)
-            if piece.startswith(SPACE) or not words:
-                words.append(Word(piece.removeprefix(SPACE), time, end))
-            else:
-                words[-1] = Word(words[-1].text + piece, words[-1].start, end)
-        return tuple(word for word in words if word.text)
 
 
 class StreamingTransducer:
@@ -90,7 +42,7 @@ class StreamingTransducer:
         threads: of each matrix product with sparse weights; torch's own products use `torch.get_num_threads`.
         dtype: of the sparse weights: ``float32``, or ``int8`` with a scale a row; ``dense``: torch's own layers.
         memory: bytes that sparse weights may occupy before the least recently used pathways are dropped.
-        endpointing: when `Stream.endpoint` is true.
+        endpointing: when `TransducerStream.endpoint` is true.
         beam: hypotheses of modified beam search; 1 is greedy search.
         phrases: words to prefer, in the languages of the streams; beam search only.
         bonus: of each word piece of a phrase, in nats.
@@ -149,7 +101,7 @@ class StreamingTransducer:
         """
         self._bias(self.pathways.get(self._check(language)))
 
-    def stream(self, language: str | None = None) -> Stream:
+    def stream(self, language: str | None = None) -> TransducerStream:
         """A new stream.
 
         Raises:
@@ -159,9 +111,9 @@ class StreamingTransducer:
         chosen = self._language if language is None else self._check(language)
         if chosen is None:
             raise PathwaysError(f"language: choose one of {' '.join(self.languages)}")
-        return Stream(self, chosen)
+        return TransducerStream(self, chosen)
 
-    def decode(self, streams: Sequence[Stream]) -> None:
+    def decode(self, streams: Sequence[TransducerStream]) -> None:
         """Decodes what streams have accepted, those that are at the same point in one batch.
 
         A stream's result does not depend on the others but for rounding.
@@ -238,11 +190,8 @@ class _Written:
         return " ".join(filter(None, [*self._words, last])), list(self._tokens)
 
 
-class Stream:
-    """One stream of audio, cut into segments; made by `StreamingTransducer.stream`.
-
-    A segment ends with :meth:`final`; the next begins with the next sample.
-    """
+class TransducerStream:
+    """A `Stream` of a transducer; made by `StreamingTransducer.stream`."""
 
     def __init__(self, recognizer: StreamingTransducer, language: str) -> None:
         self._recognizer = recognizer
@@ -262,14 +211,6 @@ class Stream:
         Raises:
             PathwaysError: if ``samples`` is not a float32 vector of finite values in that range, or the rate changes.
         """
-        samples = np.asarray(samples)
-        if samples.ndim != 1 or samples.dtype != np.float32:
-            raise PathwaysError(
-                f"samples must be a float32 vector in [-1, 1], not {samples.dtype} of shape {samples.shape}"
-            )
-        if not np.isfinite(samples).all():
-            raise PathwaysError("samples have values that are not finite")
-        require_scale(samples)
         self._segment.accept(samples, sample_rate)
 
     def partial(self) -> StreamResult:
@@ -296,12 +237,12 @@ class Stream:
             PathwaysError: for an unknown language, or if the segment has begun.
         """
         code = self._recognizer._check(language)
-        if self._segment.rate is not None:
-            raise PathwaysError("a segment has begun: end it by final() before the language is switched")
+        self._segment.incoming.require_end()
         self._begin(code)
 
     def endpoint(self) -> bool:
-        """Whether the segment is over, by the silence since its last word or its length (see `Endpointing`)."""
+        """Whether what was accepted has ended the segment, by the silence since its last word or its length."""
+        self._recognizer.decode([self])
         rules, search = self._recognizer.endpointing, self._segment.search
         decoded = FRAME * search.past[0]
         if not search.symbols[0]:
@@ -319,4 +260,19 @@ class Stream:
         search = segment.search
         text, tokens = self._written.read(search.symbols[0], search.frames[0])
         decoded = segment.samples / SAMPLE_RATE if final else FRAME * search.past[0]
-        return StreamResult(self.language, text, tokens, self._start, self._start + decoded, final)
+        end = self._start + decoded
+        # Greedy search keeps what it has written, and may write more of the last word; beams change their mind.
+        stable = text if final else text.rpartition(" ")[0] if isinstance(search, GreedySearch) else ""
+        return StreamResult(self.language, text, stable, _words(tokens), self._start, end, final, tokens)
+
+
+def _words(tokens: list[tuple[str, float]]) -> tuple[Word, ...]:
+    """Of word pieces, each from the frame that emitted its first piece to the end of that of its last."""
+    words: list[Word] = []
+    for piece, time in tokens:
+        end = round(time + FRAME, 2)
+        if piece.startswith(SPACE) or not words:
+            words.append(Word(piece.removeprefix(SPACE), time, end))
+        else:
+            words[-1] = Word(words[-1].text + piece, words[-1].start, end)
+    return tuple(word for word in words if word.text)

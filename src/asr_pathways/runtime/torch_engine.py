@@ -97,6 +97,7 @@ class TransducerEngine:
 
     window = float("inf")
     free_text = False
+    times_words = True
 
     def __init__(self, streaming: StreamingTransducer, model: Path | None) -> None:
         self._streaming, self.languages = streaming, streaming.languages
@@ -156,6 +157,7 @@ class TorchEngine:
         assert isinstance(asr.model, HubModel)
         self._asr, self._model, self._threads, self._memory = asr, asr.model.eval(), threads, memory
         self.languages, self.window, self.free_text = asr.languages, asr.model.window, asr.model.free_text
+        self.times_words = type(asr.model).aligned is not HubModel.aligned
         self._identification = Identification(model, asr)
         granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
         self.layers = Layers(precision, granularity, threads, torch=True) if available() else None

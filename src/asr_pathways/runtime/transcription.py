@@ -15,7 +15,8 @@ from asr_pathways.evaluation.wer import Utterance, require_words
 from asr_pathways.model_folder.decode import pair, read_samples, reference_text
 from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.runtime.results import Result, Segment
-from asr_pathways.runtime.streaming import StreamingTransducer, StreamResult
+from asr_pathways.runtime.stream import StreamResult
+from asr_pathways.runtime.streaming import StreamingTransducer
 
 CHUNK = 0.32
 """Seconds of audio in each step of streaming."""

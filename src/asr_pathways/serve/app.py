@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,18 +46,20 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
 
-def make_app(service: Service, *, local: bool) -> Starlette:
+def make_app(service: Service, *, local: bool, beside: AbstractAsyncContextManager[None] | None = None) -> Starlette:
     """The application.
 
     Args:
         service: what it serves.
         local: whether only this machine reaches it: then it answers only to its names. Otherwise a page of another
             host, whose name was made to lead here, could use it.
+        beside: what else is served, while it is.
     """
 
     @asynccontextmanager
     async def closing(_: Starlette) -> AsyncIterator[None]:
-        yield
+        async with beside or nullcontext():
+            yield
         service.close()
 
     middleware = [Middleware(_Counted, service=service)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -15,15 +16,14 @@ from asr_pathways.data.audio import Samples, check_rate
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import parse_json
 from asr_pathways.runtime.recognizer import AUTO
-from asr_pathways.runtime.streaming import Stream, StreamResult
-from asr_pathways.serve.answers import busy, error
+from asr_pathways.serve.answers import busy
 from asr_pathways.serve.service import Busy, Service
 
 ENCODINGS = {"s16le": "<i2", "f32le": "<f4"}
 """Of samples."""
 
-PIECE = 1.0
-"""Seconds that are decoded at once, at most: then other streams have their turn."""
+GATHERED = 1 << 20
+"""Bytes of a stream that wait, about; its client is not read from while there are more."""
 
 IDLE_TIME = 60.0
 """Seconds without a message after which a stream is closed."""
@@ -61,8 +61,8 @@ class Audio:
             self._encoding = encoding
         self._left = b""
 
-    def pieces(self, data: bytes) -> list[Samples]:
-        """Samples (n,), float32 in [-1, 1], of at most `PIECE` seconds each."""
+    def pieces(self, data: bytes, seconds: float) -> list[Samples]:
+        """Samples (n,), float32 in [-1, 1], of at most ``seconds`` each."""
         kind = np.dtype(ENCODINGS[self._encoding])
         data = self._left + data
         whole = len(data) // kind.itemsize * kind.itemsize
@@ -70,16 +70,13 @@ class Audio:
         if kind.kind == "i":
             samples /= 32768
         self._left = data[whole:]
-        size = max(1, round(PIECE * self.rate))
+        size = max(1, round(seconds * self.rate))
         return [samples[start : start + size] for start in range(0, len(samples), size)]
 
 
 async def converse(socket: WebSocket, handler: Callable[[WebSocket, Service], Awaitable[None]]) -> None:
     """Accepts a stream if there is room, runs ``handler`` and closes it; a `PathwaysError` is sent before."""
     service: Service = socket.app.state.service
-    if not service.recognizer.streams:
-        await socket.send_denial_response(error(400, "this model does not stream: send whole recordings"))
-        return
     try:
         with service.stream():
             await socket.accept()
@@ -133,6 +130,47 @@ async def messages(socket: WebSocket) -> AsyncIterator[Message]:
         yield parsed
 
 
+async def gathered(socket: WebSocket) -> AsyncIterator[Message]:
+    """As `messages`, but samples that have come while nobody took them come as one."""
+    waiting = deque[Message | BaseException | None]()
+    size, changed = 0, asyncio.Event()
+
+    async def receive() -> None:
+        nonlocal size
+        try:
+            async for message in messages(socket):
+                waiting.append(message)
+                size += len(message)
+                changed.set()
+                while size > GATHERED:
+                    await asyncio.sleep(0.01)
+            waiting.append(None)
+        except Exception as raised:
+            waiting.append(raised)
+        changed.set()
+
+    receiver = asyncio.create_task(receive())
+    try:
+        while True:
+            while not waiting:
+                changed.clear()
+                await changed.wait()
+            message = waiting.popleft()
+            if message is None:
+                return
+            if isinstance(message, BaseException):
+                raise message
+            if isinstance(message, bytes):
+                parts = [message]
+                while waiting and isinstance(waiting[0], bytes):
+                    parts.append(waiting.popleft())  # type: ignore[arg-type]
+                message = b"".join(parts)
+            size -= len(message)
+            yield message
+    finally:
+        receiver.cancel()
+
+
 async def send(socket: WebSocket, message: dict[str, Any]) -> None:
     """Sends JSON.
 
@@ -162,10 +200,3 @@ def stream_language(service: Service, asked: object) -> str:
     if language == AUTO:
         raise PathwaysError(f"language: a stream needs it: choose one of {' '.join(service.recognizer.languages)}")
     return language
-
-
-def advance(stream: Stream, samples: Samples, rate: int) -> StreamResult:
-    """The partial result after some more samples; the final one if silence has ended the segment."""
-    stream.accept(samples, rate)
-    result = stream.partial()
-    return stream.final() if result.text and stream.endpoint() else result

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable
 from functools import partial
 
 from starlette.websockets import WebSocket
 
 from asr_pathways.errors import PathwaysError
-from asr_pathways.runtime.streaming import Stream, StreamResult
-from asr_pathways.serve.conversation import Audio, advance, converse, messages, require_keys, send, stream_language
+from asr_pathways.runtime.stream import Stream, StreamResult
+from asr_pathways.serve.conversation import Audio, converse, gathered, messages, require_keys, send, stream_language
 from asr_pathways.serve.service import Service
 
 
@@ -22,25 +22,27 @@ async def live(socket: WebSocket) -> None:
 class _Results:
     """Sends what has changed, and measures how long it took."""
 
-    def __init__(self, socket: WebSocket, service: Service) -> None:
-        self._socket, self._service = socket, service
-        self._shown = ""
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._shown: tuple[str, str] | None = None
         self.audio = self._compute = 0.0  # seconds
 
-    async def of(self, function: Callable[[], StreamResult]) -> None:
-        """Runs what decodes, and sends its result if it is new."""
+    async def of(self, decoding: Awaitable[StreamResult]) -> None:
+        """Awaits a result, and sends it if it is new."""
         begun = time.perf_counter()
-        result = await self._service.run(function)
+        result = await decoding
         self._compute += time.perf_counter() - begun
-        if not result.text or (not result.final and result.text == self._shown):
+        shown = None if result.final else (result.text, result.stable)
+        if not result.text or (shown is not None and shown == self._shown):
             return
-        self._shown = "" if result.final else result.text
+        self._shown = shown
         words = [{"word": word.text, "start": word.start, "end": word.end} for word in result.words]
         await send(
             self._socket,
             {
                 "type": "final" if result.final else "partial",
                 "text": result.text,
+                "stable": result.stable,
                 "language": result.language,
                 "start": round(result.start, 3),
                 "end": round(result.end, 3),
@@ -51,22 +53,24 @@ class _Results:
 
 
 async def _live(socket: WebSocket, service: Service) -> None:
-    recognizer, audio, results = service.recognizer, Audio(16_000), _Results(socket, service)
+    recognizer, audio, results = service.recognizer, Audio(16_000), _Results(socket)
     stream: Stream | None = recognizer.stream(recognizer.languages[0]) if len(recognizer.languages) == 1 else None
-    async for message in messages(socket):
+    # Of a model that decodes again and again, what waits is decoded once.
+    received = messages(socket) if recognizer.streams else gathered(socket)
+    async for message in received:
         if isinstance(message, bytes):
             if stream is None:
                 raise PathwaysError(f"language: choose one of {' '.join(recognizer.languages)} first")
-            for samples in audio.pieces(message):
+            for samples in audio.pieces(message, service.piece):
                 seconds = len(samples) / audio.rate
                 results.audio += seconds
                 service.audio_seconds += seconds
-                await results.of(partial(advance, stream, samples, audio.rate))
+                await results.of(service.batches.advance(stream, samples, audio.rate))
             continue
         require_keys(message, ("language", "sample_rate", "encoding", "eof"))
         language = stream_language(service, message["language"]) if "language" in message else None
         if stream is not None:
-            await results.of(stream.final)
+            await results.of(service.run(stream.final))
         audio.set(message.get("sample_rate"), message.get("encoding"))
         if language is not None:
             if stream is None:

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import uvicorn
@@ -19,28 +19,43 @@ MESSAGE = 1 << 20
 """Bytes of a message of a WebSocket, at most."""
 
 
-def serve(model: Path, host: str, port: int, options: Options, ready: Callable[[str], None]) -> None:
+def serve(
+    model: Path, host: str, port: int, options: Options, ready: Callable[[str], None], wyoming_port: int | None = None
+) -> None:
     """Serves a MODEL until the process is interrupted.
 
     Args:
         host, port: to listen at; port 0: any that is free.
-        ready: is called with the server's address once it listens.
+        ready: is called with the server's address once it listens, and with that of Wyoming.
+        wyoming_port: to serve Wyoming's clients at, likewise; None: not at all.
 
     Raises:
-        PathwaysError: if there is no such MODEL, or the address cannot be listened at.
+        PathwaysError: if there is no such MODEL, an address cannot be listened at, or a token is asked for where
+            clients cannot send it.
     """
-    with listen(host, port) as listener:
-        server = make_server(Service(model, options), host)
+    if wyoming_port is not None and options.token is not None:
+        raise PathwaysError("--wyoming: its clients send no token: leave --token out, or serve Wyoming by itself")
+    with ExitStack() as stack:
         name = f"[{host}]" if ":" in host else host
+        listener = stack.enter_context(listen(host, port))
+        second = None if wyoming_port is None else stack.enter_context(listen(host, wyoming_port))
+        server = make_server(Service(model, options), host, second)
         ready(f"http://{name}:{listener.getsockname()[1]}")
+        if second is not None:
+            ready(f"tcp://{name}:{second.getsockname()[1]}")
         with suppress(KeyboardInterrupt):  # which is how it ends
             server.run(sockets=[listener])
 
 
-def make_server(service: Service, host: str) -> uvicorn.Server:
-    """A server that listens at ``host``, with what bounds a connection."""
+def make_server(service: Service, host: str, for_wyoming: socket.socket | None = None) -> uvicorn.Server:
+    """A server that listens at ``host``, with what bounds a connection; and at a socket for Wyoming's clients."""
+    beside = None
+    if for_wyoming is not None:
+        from asr_pathways.serve.wyoming import wyoming
+
+        beside = wyoming(service, for_wyoming)
     config = uvicorn.Config(
-        make_app(service, local=is_loopback(host)),
+        make_app(service, local=is_loopback(host), beside=beside),
         log_level="warning",  # what is below that has the addresses of streams, with their tokens
         access_log=False,
         server_header=False,

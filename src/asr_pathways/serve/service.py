@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,12 +18,18 @@ from typing import TypeVar
 from asr_pathways.data.languages import find_language
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.recognizer import AUTO, Recognizer
+from asr_pathways.serve.batches import Batches
 from asr_pathways.serve.shares import kept_shares
 
 T = TypeVar("T")
 
 WAITING = 8
 """Recordings that may wait for each thread; one more is refused."""
+
+PIECE, LONG_PIECE = 1.0, 30.0
+"""Seconds of a stream that are decoded at once, at most: then other streams have their turn. Of a model that does not
+stream the second: all that waits is decoded once.
+"""
 
 UPLOADS = 64
 """Requests whose bodies are received at once; one more is refused."""
@@ -43,6 +50,12 @@ class Options:
     max_streams: int = 16
     max_upload: int = 100_000_000
     token: str | None = None
+
+
+def give_back_memory() -> None:
+    """Returns to the system what glibc keeps of freed memory: after many streams that is much."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Busy(Exception):
@@ -76,6 +89,8 @@ class Service:
         """Responses by (method, route, status)."""
         self.audio_seconds = self.compute_seconds = 0.0
         self.streams = self.jobs = self._uploads = 0
+        self.batches = Batches(self.recognizer, self.run, options.threads)
+        self.piece = PIECE if self.recognizer.streams else LONG_PIECE
         self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="recognise")
 
     def language(self, asked: str | None) -> str:
@@ -124,6 +139,9 @@ class Service:
             yield
         finally:
             self.streams -= 1
+            if not self.streams:
+                with suppress(RuntimeError):  # the server ends
+                    self._pool.submit(give_back_memory)
 
     async def recording(self, function: Callable[[], T]) -> T:
         """Runs what recognises a recording in a thread.

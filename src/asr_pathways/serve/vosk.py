@@ -10,8 +10,8 @@ from starlette.websockets import WebSocket
 
 from asr_pathways.data.audio import Samples
 from asr_pathways.errors import PathwaysError
-from asr_pathways.runtime.streaming import Stream, StreamResult
-from asr_pathways.serve.conversation import Audio, advance, converse, messages, require_keys, send, stream_language
+from asr_pathways.runtime.stream import Stream, StreamResult
+from asr_pathways.serve.conversation import Audio, converse, messages, require_keys, send, stream_language
 from asr_pathways.serve.service import Service
 
 
@@ -26,11 +26,11 @@ async def _vosk(socket: WebSocket, service: Service) -> None:
     stream = await service.run(partial(service.recognizer.stream, language))
     async for message in messages(socket):
         if isinstance(message, bytes):
-            *others, last = audio.pieces(message) or [np.zeros(0, np.float32)]
+            *others, last = audio.pieces(message, service.piece) or [np.zeros(0, np.float32)]
             service.audio_seconds += (sum(map(len, others)) + len(last)) / audio.rate
             for samples in others:
                 await service.run(partial(_decode, stream, samples, audio.rate))
-            result = await service.run(partial(advance, stream, last, audio.rate))
+            result = await service.batches.advance(stream, last, audio.rate)
         elif "config" in message:
             if not isinstance(config := message["config"], dict):
                 raise PathwaysError("config: an object is needed")

@@ -24,7 +24,7 @@ from asr_pathways.training.loop import train_in
 from asr_pathways.training.run import Run, open_run
 from asr_pathways.training.state import TrainingState
 
-_OF_PRUNE = ("pathways", "distillation", "soft_targets", "refit_batches", "drop_layers")
+_OF_PRUNE = ("pathways", "distillation", "soft_targets", "refit_batches", "refit_steps", "drop_layers")
 """Options of recipes on how all languages are pruned: an added one has the granularity and weights of the model."""
 
 NEW_PIECES = (128, 96, 64, 48, 32, 24, 16)

@@ -87,6 +87,11 @@ class PruneRecipe(LoopConfig):
         ge=0,
         description="batches a language to solve for the kept weights by, before training; 0: as pruned",
     )
+    refit_steps: int = Field(
+        default=0,
+        ge=0,
+        description="steps of Adam a language that bring a block's output near the dense one's after that; 0: none",
+    )
     distillation: float = Field(
         default=0.0, ge=0, description="weight in the loss of the distance from the dense model's inner outputs"
     )
@@ -98,6 +103,12 @@ class PruneRecipe(LoopConfig):
         description="{encoder: 2, decoder: 1}: so many layers are left out first, by the loss without them",
     )
     init_steps: int = Field(default=1000, ge=0, description="steps of each pruning run that --init lsp or lap needs")
+
+    @model_validator(mode="after")
+    def _steps_need_batches(self) -> PruneRecipe:
+        if self.refit_steps and not self.refit_batches:
+            raise ValueError("refit_steps needs refit_batches, the data that they are on")
+        return self
 
     def with_steps(self, steps: int | None) -> PruneRecipe:
         """The same recipe for another number of training steps; None: the same."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from asr_pathways.data.corpus import languages_of, load_cuts, sources_of, texts_
 from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.data.identity import Identity
 from asr_pathways.data.left_out import LeftOut
+from asr_pathways.data.progress import track
 from asr_pathways.data.tokenizer import lost_words
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
@@ -26,6 +28,9 @@ from asr_pathways.training.run import Run
 
 _STATISTICS_UTTERANCES = 200
 """About how many utterances the mean and deviation of features are estimated from."""
+
+_SAMPLED = 1_000
+"""Of about so many utterances, evenly spread, a batch is drawn to measure a run's cost by."""
 
 _CALIBRATION_UTTERANCES = 20_000
 """Calibration batches are drawn of at most so many utterances of a language."""
@@ -100,16 +105,28 @@ class Inputs:
         self._report_lost_words(asr)
         return batches
 
-    def calibration(self, asr: AsrModel, language: str) -> Iterator[Batch]:
+    def calibration(self, asr: AsrModel, language: str, alone_each: int = 0) -> Iterator[Batch]:
         """Endless batches of one language, neither augmented nor made ahead, of an even sample of a large corpus.
 
-        If the model pads to a window, utterances are joined to fill it.
+        If the model pads to a window, utterances are joined to fill it; but the first one of the first batch, and of
+        each ``alone_each`` after it, is in a window of its own, most of which is silence then; 0: none is.
         """
         cuts = [cut for cut in self.cuts if cut.supervisions[0].language == language]
         cuts = cuts[:: -(-len(cuts) // _CALIBRATION_UTTERANCES)]
         plain = {"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0}
         batches = TrainBatches(cuts, config=self._run.config.data.model_copy(update=plain), **self._options(asr))
-        return (joined(one, asr.model.length_error) if asr.model.pads_to_window else one for one in batches)
+        pads, too_long = asr.model.pads_to_window, asr.model.length_error
+        alone = (int(alone_each > 0 and number % alone_each == 0) for number in count())
+        return (joined(one, too_long, next(alone)) if pads else one for one in batches)
+
+    def sample(self, asr: AsrModel) -> Batch:
+        """A batch of a training step (without steps: of calibration), by which a run's cost is measured."""
+        config, cuts = self._run.config, self.cuts[:: -(-len(self.cuts) // _SAMPLED)]
+        plain = {"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0}
+        options = {**self._options(asr), "left_out": LeftOut(len(cuts))}
+        batch = next(iter(TrainBatches(cuts, config=config.data.model_copy(update=plain), **options)))
+        whole = asr.model.pads_to_window and not config.optimizer.steps
+        return joined(batch, asr.model.length_error) if whole else batch
 
     def dev(self, asr: AsrModel) -> list[Batch]:
         """Dev batches of the model's languages: of each, as many utterances as the run scores, by id."""
@@ -117,10 +134,16 @@ class Inputs:
 
     def _dev_cuts(self, asr: AsrModel, languages: Sequence[str] | None) -> list[Any]:
         most = self._run.config.evaluation.utterances or None
-        cuts = sorted(load_cuts(self._data, "dev", languages or asr.languages, self.left_out), key=lambda cut: cut.id)
+        wanted = languages or asr.languages
         by_language: dict[str, list[Any]] = {}
-        for cut in cuts:
-            by_language.setdefault(cut.supervisions[0].language, []).append(cut)
+        for cut in sorted(load_cuts(self._data, "dev", None, self.left_out), key=lambda cut: cut.id):
+            if cut.supervisions[0].language in wanted:
+                by_language.setdefault(cut.supervisions[0].language, []).append(cut)
+        if missing := [language for language in wanted if language not in by_language]:
+            others = "the model is chosen by the others" if by_language else "the last model is the result, unscored"
+            line = f"{self._data}: no dev utterances of {', '.join(missing)}: {others}"
+            if self._run.fabric.is_global_zero:
+                print(line, file=sys.stderr)
         return [cut for group in by_language.values() for cut in group[:most]]
 
     def _dev_batches(self, asr: AsrModel, cuts: Sequence[Any]) -> list[Batch]:
@@ -177,8 +200,8 @@ def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batche
         drawn = inputs.calibration(asr, language)
         network = asr.use(language) if masked else nullcontext()
         with network, pathways.calibrate(language), torch.no_grad():
-            for _ in range(batches):
-                batch = next(drawn).to(asr.device)
+            shown = track(islice(drawn, batches), f"Calibrating {language}", batches) if batches else ()
+            for batch in (one.to(asr.device) for one in shown):
                 with asr.unpadded(batch):
                     asr.model.loss(batch)
     for language in languages[: 1 if pathways.config.shared else None]:

@@ -20,9 +20,8 @@ from torch import Tensor
 from asr_pathways import ranks
 from asr_pathways.data.batches import Batch
 from asr_pathways.errors import Interrupted, PathwaysError
-from asr_pathways.evaluation.wer import Scores, Utterance, score
+from asr_pathways.evaluation.wer import Scores
 from asr_pathways.files import write_json
-from asr_pathways.model_folder.decode import evaluate
 from asr_pathways.model_folder.folder import CARD, save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import MaskEvent
@@ -33,6 +32,7 @@ from asr_pathways.training.optimizer import learning_rate, make_optimizer
 from asr_pathways.training.origin import Origin
 from asr_pathways.training.progress import TrainingProgress
 from asr_pathways.training.run import Run
+from asr_pathways.training.scoring import beside_dense, changes, score_dev, warning
 from asr_pathways.training.state import TrainingState, last_checkpoint, read_last_checkpoint, write_checkpoint
 
 LEFT_OUT = "left_out.json"
@@ -40,12 +40,21 @@ LEFT_OUT = "left_out.json"
 
 
 def train_in(
-    run: Run, asr: AsrModel, data: RunData, description: str, distillation: Distillation | None = None
+    run: Run,
+    asr: AsrModel,
+    data: RunData,
+    description: str,
+    distillation: Distillation | None = None,
+    dense: float | None = None,
 ) -> TrainingState:
-    """Trains ``asr`` in the folder of a run, as `TrainingLoop` does, and saves its start, or resumes it."""
+    """Trains ``asr`` in the folder of a run, as `TrainingLoop` does, and saves its start, or resumes it.
+
+    ``dense`` is the WER on dev of the dense model that it is pruned from, if that was scored.
+    """
     if not run.resumes:
         run.save_start(asr)
     loop = TrainingLoop(run, asr, data, description, distillation)
+    loop.state.dense = dense
     if run.resumes:
         loop.resume()
     return loop.run()
@@ -262,16 +271,14 @@ class TrainingLoop:
         if bad or (self.fabric.is_global_zero and math.isfinite(loss)):
             progress.warning(f"{where}: skipped")
 
-    def scores(self, shared: bool = True) -> Scores:
+    def scores(self, progress: TrainingProgress, shared: bool = True) -> Scores:
         """Scores of the dev batches with the model as it is now; ``shared``: every rank decodes some of them."""
-        share = slice(self.fabric.global_rank, None, self.fabric.world_size) if shared else slice(None)
-        batches = self.dev[share]  # empty where there are more ranks
-        utterances = evaluate(self.asr, self._unless_interrupted(batches)) if batches else []
-        if shared:
-            gathered = ranks.gather([asdict(utterance) for utterance in utterances], self.fabric.device)
-            utterances = [Utterance(**fields) for of_rank in gathered for fields in of_rank]
-            utterances.sort(key=lambda utterance: utterance.language)
-        return score(utterances, replications=1)
+
+        def watched(batches: Sequence[Batch]) -> Iterator[Batch]:
+            total = sum(map(len, batches))
+            return progress.track(self._unless_interrupted(batches), "Decoding dev", total, len)
+
+        return score_dev(self.asr, self.dev, self.fabric, shared=shared, watched=watched)
 
     def _unless_interrupted(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -282,11 +289,11 @@ class TrainingLoop:
     def _evaluate_if_due(self, progress: TrainingProgress) -> None:
         step, history = self.state.step, self.state.history
         due = (step > 0 and step % self.config.evaluation.every == 0) or step == self.config.optimizer.steps
-        if due and not (history and history[-1]["step"] == step):
+        if due and self.dev and not (history and history[-1]["step"] == step):
             self._evaluate(progress)
 
     def _evaluate(self, progress: TrainingProgress) -> None:
-        scores = self.scores()
+        scores = self.scores(progress)
         step, wer = self.state.step, scores.mean_wer
         by_language = {entry.language: entry.wer.rate for entry in scores.languages}
         entry: dict[str, Any] = {"step": step, "mean_wer": wer, "mean_cer": scores.mean_cer, "wer": by_language}
@@ -378,20 +385,33 @@ class TrainingLoop:
 
     def _finish(self, progress: TrainingProgress) -> None:
         """Writes the model to ``out``: the last, the best, or the mean of the best ones if that is better on dev."""
+        wer = self.state.history[-1]["mean_wer"] if self.state.history else None
         if self.state.best:
             best = self.state.best[0]
+            wer = best["wer"]
             self._load(self._best_folder(best["step"]))
             chosen = f"step {int(best['step'])}, dev WER {100 * best['wer']:.1f}%"
             if self.config.evaluation.average and self.asr.pathways is None and len(self.state.best) > 1:
                 single = {name: value.clone() for name, value in self.asr.model.state_dict().items()}
                 self.asr.model.load_state_dict(self._mean_of_best())
-                averaged = self.scores(shared=False).mean_wer
+                averaged = self.scores(progress, shared=False).mean_wer
                 if averaged <= best["wer"]:
                     chosen = f"mean of {len(self.state.best)} models, dev WER {100 * averaged:.1f}%"
                 else:
                     self.asr.model.load_state_dict(single)
             progress.line(f"best: {chosen}")
+        if wer is not None and self.state.dense is not None:
+            self._report_quality(wer, self.state.dense, progress)
         save_model(self.out, self.asr)
+
+    def _report_quality(self, wer: float, dense: float, progress: TrainingProgress) -> None:
+        """A pruned model beside the dense one, in lines and on its card, with what to change where it is bad."""
+        pathways = self.asr.pathways
+        assert pathways is not None
+        lines = beside_dense(wer, dense), warning(wer, dense, changes(self.config, pathways.config.sparsity))
+        for line in filter(None, lines):
+            progress.line(line)
+        self.asr.card = self.asr.card.model_copy(update={"quality": "; ".join(filter(None, lines))})
 
     def _load(self, folder: Path) -> None:
         self.asr.model.load_weights(folder)

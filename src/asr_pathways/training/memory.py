@@ -53,3 +53,11 @@ def free_memory(device: torch.device, system: Path = Path("/")) -> int | None:
         used = int((group / "memory.current").read_text()) - int(statistics["inactive_file"])
         free.append(int((group / "memory.max").read_text()) - used)
     return max(0, min(free)) if free else None
+
+
+def resident_memory(status: Path = Path("/proc/self/status")) -> int:
+    """Bytes of memory that this process has now, on Linux; 0 if unknown."""
+    with suppress(OSError, ValueError, IndexError):
+        lines = status.read_text().splitlines()
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
+    return 0

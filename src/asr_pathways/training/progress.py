@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from asr_pathways.console import make_console, text_column
+from asr_pathways.data.progress import LogPace
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import writing
 
 _EVENTS = "events.out.tfevents."
 
+T = TypeVar("T")
+
 
 class TrainingProgress:
     """Progress bar with loss, rate (seconds of audio a second) and time left, on stderr; TensorBoard in ``folder``.
 
-    Where stderr is not a terminal, a line every 30 seconds replaces the bar. Without a folder, for ranks
-    beside the first, nothing is shown but warnings.
+    Where stderr is not a terminal, a line after some seconds and then every 30 replaces the bar. Without a folder, for
+    ranks beside the first, nothing is shown but warnings.
     """
-
-    _LINE_EVERY = 30.0  # seconds
 
     def __init__(self, folder: Path | None, description: str, step: int, steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -33,7 +35,7 @@ class TrainingProgress:
             text_column("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            text_column("loss {task.fields[loss]:.3f}, {task.fields[rate]:.0f} s of audio/s"),
+            text_column("{task.fields[state]}"),
             TimeElapsedColumn(),
             text_column("left"),
             TimeRemainingColumn(),
@@ -41,7 +43,7 @@ class TrainingProgress:
             disable=folder is None or not self._console.is_terminal,
         )
         self._description, self._steps = description, steps
-        self._task = self._bar.add_task(description, total=steps, completed=step, loss=float("nan"), rate=0.0)
+        self._task = self._bar.add_task(description, total=steps, completed=step, state="first step")
         # What a killed run had logged beyond its checkpoint, which is of after this step, is not shown twice.
         self._folder = folder or Path()
         self._board: SummaryWriter | None = None
@@ -50,7 +52,8 @@ class TrainingProgress:
                 _put_first(folder)
                 self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
         self._loss = self._rate = float("nan")
-        self._last = self._last_line = self._began = time.monotonic()
+        self._last = self._began = time.monotonic()
+        self._pace = LogPace()
         self._first_step = step
 
     def __enter__(self) -> TrainingProgress:
@@ -72,15 +75,25 @@ class TrainingProgress:
         first = self._loss != self._loss
         self._loss = loss if first else 0.98 * self._loss + 0.02 * loss
         self._rate = rate if first else 0.95 * self._rate + 0.05 * rate
-        self._bar.update(self._task, completed=step, loss=self._loss, rate=self._rate)
+        state = f"loss {self._loss:.3f}, {self._rate:.0f} s of audio/s"
+        self._bar.update(self._task, completed=step, state=state)
         self.scalars(step, {"train/loss": loss, **scalars})
-        if not self._console.is_terminal and now - self._last_line >= self._LINE_EVERY:
-            self._last_line = now
+        if not self._console.is_terminal and self._pace.due():
             left = (now - self._began) / max(1, step - self._first_step) * (self._steps - step)
-            self.line(
-                f"{self._description}: step {step}/{self._steps}, loss {self._loss:.3f}, "
-                f"{self._rate:.0f} s of audio/s, {left / 60:.1f} min left"
-            )
+            self.line(f"{self._description}: step {step}/{self._steps}, {state}, {left / 60:.1f} min left")
+
+    def track(self, items: Iterable[T], label: str, total: int, size: Callable[[T], int]) -> Iterator[T]:
+        """The items, with a second bar, or lines, while they last; each moves it on by its ``size`` up to ``total``."""
+        task, pace, done = self._bar.add_task(label, total=total, state=""), LogPace(), 0
+        try:
+            for item in items:
+                yield item
+                done += size(item)
+                self._bar.update(task, completed=done)
+                if not self._console.is_terminal and pace.due() and done < total:
+                    self.line(pace.line(label, done, total))
+        finally:
+            self._bar.remove_task(task)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Logs values to TensorBoard.

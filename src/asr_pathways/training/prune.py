@@ -7,20 +7,25 @@ language) is a run with several.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from asr_pathways.bundle.load import load_model
+from asr_pathways.data.batches import Batch
+from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
 from asr_pathways.training.config import PruneRecipe
+from asr_pathways.training.defaults import prune_recipe
 from asr_pathways.training.distillation import Distillation
+from asr_pathways.training.estimate import report_cost
 from asr_pathways.training.inputs import Inputs, choose_masks
 from asr_pathways.training.layers import check_layers, drop_layers
 from asr_pathways.training.loop import train_in
 from asr_pathways.training.refitting import refit
 from asr_pathways.training.run import Run, open_run
+from asr_pathways.training.scoring import score_dev
 from asr_pathways.training.state import TrainingState
 
 INITS = ("omp", "lap", "lsp")
@@ -35,10 +40,13 @@ def prune(
     *,
     method: str,
     sparsity: float,
-    recipe: PruneRecipe,
+    recipe: PruneRecipe | None = None,
+    steps: int | None = None,
+    drop_layers: Mapping[str, int] | None = None,
     languages: Sequence[str] | None = None,
     init: str | Sequence[Path] = "omp",
     resume: bool = False,
+    announced: bool = True,
 ) -> TrainingState:
     """Prunes a dense MODEL folder into ``out``, training on ``data`` by ``recipe``.
 
@@ -48,27 +56,34 @@ def prune(
         out: the run folder; becomes a MODEL folder with pathways.
         method: a key of :data:`asr_pathways.pruning.METHODS`.
         sparsity: share of prunable weights at zero, in [0, 1).
-        recipe: steps, data, score, intervals.
+        recipe: steps, data, score, intervals; None: the one that fits the model's kind (`prune_recipe`).
+        steps: of training, instead of the recipe's.
+        drop_layers: {part of the model: how many of its layers are left out first}, instead of the recipe's.
         languages: which ones get a pathway; None: all of the model's.
         init: the first masks: ``omp`` (one shot, by the method's score), ``lap`` (a run of iterative magnitude pruning
             on all languages), ``lsp`` (one such run for each language), or those of pruned MODEL folders.
         resume: go on from the last checkpoint in ``out``, if there is one.
+        announced: say first what it will cost, and score the dense model on dev, for comparison.
 
     Raises:
         PathwaysError: for anything the user can mend; nothing that was in ``out`` is lost.
     """
+    dense = load_model(model)
+    if dense.pathways is not None:
+        raise PathwaysError(f"{model}: is pruned already; pruning starts from a dense model")
+    recipe = (recipe or prune_recipe(dense.model)).with_steps(steps)
+    if drop_layers is not None:
+        recipe = recipe.model_copy(update={"drop_layers": dict(drop_layers)})
 
     def pruned_by_magnitude(group: Sequence[str]) -> Path:
         """A MODEL folder of these languages, for ``lap`` and ``lsp``; one that is done already is only resumed."""
         folder, plain = out / "init" / "-".join(group), _recipe_of_first_masks(recipe)
-        prune(model, data, folder, method="imp", sparsity=sparsity, recipe=plain, languages=group, resume=resume)
+        options = {"sparsity": sparsity, "recipe": plain, "languages": group, "resume": resume, "announced": False}
+        prune(model, data, folder, method="imp", **options)  # type: ignore[arg-type]
         return folder
 
     options = {"method": method, "sparsity": sparsity, "init": str(init), "languages": list(languages or ())}
     with open_run(out, recipe, resume, **options) as run:
-        dense = load_model(model)
-        if dense.pathways is not None:
-            raise PathwaysError(f"{model}: is pruned already; pruning starts from a dense model")
         inputs = Inputs(run, data)
         languages = dense.languages_for(languages, inputs.languages)
         dense.model.load_languages(languages)
@@ -80,12 +95,16 @@ def prune(
         dense.card = dense.card.model_copy(update={"languages": languages, "attribution": inputs.attribution})
         run_data = inputs.of(dense)
         distillation = _distillation(dense, recipe)
+        wer = None
         if run.resumes:
             asr = _resumed(run, config, languages)
         else:
+            if announced:
+                report_cost(run, f"Pruning ({method})", dense, inputs, run_data.dev)
+                wer = _dense_wer(run, dense, run_data.dev)
             asr = _first_pathways(run, dense, config, inputs, init, recipe, pruned_by_magnitude)
         del inputs, dense  # training may be long, and the corpus large
-        return train_in(run, asr, run_data, f"Pruning ({method})", distillation)
+        return train_in(run, asr, run_data, f"Pruning ({method})", distillation, wer)
 
 
 def pathway_config(
@@ -114,6 +133,17 @@ def pathway_config(
     return config
 
 
+def _dense_wer(run: Run, dense: AsrModel, dev: list[Batch]) -> float | None:
+    """Mean WER on dev of the model that is pruned; None if there are no dev utterances."""
+    if not dev:
+        return None
+
+    def watched(batches: Sequence[Batch]) -> Iterable[Batch]:
+        return track(batches, "Decoding dev by the dense model", sum(map(len, batches)), len)
+
+    return score_dev(dense, dev, run.fabric, watched=watched if run.fabric.is_global_zero else iter).mean_wer
+
+
 def _distillation(dense: AsrModel, recipe: PruneRecipe) -> Distillation | None:
     if not (recipe.distillation or recipe.soft_targets):
         return None
@@ -140,6 +170,8 @@ def _check_start(
         raise PathwaysError(f"--init {init}: its masks are of all layers: use omp, or leave drop_layers out")
     if init == "lsp" and config.shared and len(languages) > 1:
         raise PathwaysError(f"--init lsp makes a mask for each language, and method {method} has one for all: use lap")
+    if init == "lsp" and config.shared_middle and len(languages) > 1:
+        raise PathwaysError("--init lsp makes masks for each language, and shared_middle has one for all: use lap")
     if recipe.refit_batches and (config.stage_at(0) != config.sparsity or config.rewind):
         raise PathwaysError(f"recipe: refit_batches: method {method} does not start with final masks: leave it out")
 
@@ -204,5 +236,5 @@ def _load_masks(pathways: Pathways, folders: Sequence[Path], init: str | Sequenc
 def _recipe_of_first_masks(recipe: PruneRecipe) -> PruneRecipe:
     """The recipe of the runs of ``lap`` and ``lsp``: plain pruning with the same structure of masks."""
     structure = {key: recipe.pathways[key] for key in _STRUCTURE if key in recipe.pathways}
-    plain = {"pathways": structure, "distillation": 0.0, "soft_targets": 0.0, "refit_batches": 0}
+    plain = {"pathways": structure, "distillation": 0.0, "soft_targets": 0.0, "refit_batches": 0, "refit_steps": 0}
     return recipe.with_steps(recipe.init_steps).model_copy(update=plain)

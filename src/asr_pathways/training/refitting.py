@@ -26,6 +26,9 @@ from asr_pathways.training.inputs import Inputs
 from asr_pathways.training.memory import free_memory
 from asr_pathways.training.run import Run
 
+_ALONE_EACH = 3
+"""Of so many batches one has an utterance in a window of its own, as a model that pads to a window often gets them."""
+
 _SAMPLE = 4
 """The largest of the first so many batches stands for all when memory and time are estimated."""
 
@@ -45,11 +48,11 @@ def refit(run: Run, asr: AsrModel, dense: SpeechModel, inputs: Inputs, recipe: P
     count = recipe.refit_batches
 
     def drawn(language: str, most: int = count) -> list[Batch]:
-        return [batch.to(asr.device) for batch in islice(inputs.calibration(asr, language), most)]
+        return [batch.to(asr.device) for batch in islice(inputs.calibration(asr, language, _ALONE_EACH), most)]
 
     sample = max(drawn(pathways.languages[0], min(count, _SAMPLE)), key=lambda batch: batch.features.numel())
-    refitting = Refitting(pathways, asr.model.loss, dense.network, dense.loss, sample, dense.positions)
-    bytes_ = refitting.bytes(count) + len(pathways.languages) * count * sample.features.nbytes
+    refitting = Refitting(pathways, asr.model.loss, dense.network, dense.loss, sample, dense.input_positions)
+    bytes_ = refitting.bytes(count, recipe.refit_steps) + len(pathways.languages) * count * sample.features.nbytes
     if (free := free_memory(asr.device)) is not None and bytes_ > free:
         raise PathwaysError(
             f"recipe: refit_batches: {count} batches a language need about {size(bytes_)} of memory, and {size(free)} "
@@ -58,10 +61,12 @@ def refit(run: Run, asr: AsrModel, dense: SpeechModel, inputs: Inputs, recipe: P
     batches = {language: drawn(language) for language in pathways.languages}
     solved = Solved(run.solved, _fingerprint(asr, recipe, batches), writes=first)
     if first:
-        done = f" ({len(solved)} of {len(refitting.groups)} parts are done)" if len(solved) else ""
-        needs = f"about {duration(refitting.seconds(count))} and {size(bytes_)} more memory"
+        parts = len(refitting.groups) + (len(refitting.blocks) if recipe.refit_steps else 0)
+        done = f" ({len(solved)} of {parts} parts are done)" if len(solved) else ""
+        needs = f"about {duration(refitting.seconds(count, recipe.refit_steps))} and {size(bytes_)} more memory"
         print(f"Refitting on {count} batches a language: {needs}{done}", file=sys.stderr)
-    refitting.run(batches, progress=partial(track, label="Refitting") if first else iter, solved=solved)
+    progress = partial(track, label="Refitting") if first else iter
+    refitting.run(batches, steps=recipe.refit_steps, progress=progress, solved=solved)
 
 
 class Solved(MutableMapping[str, Mapping[str, Tensor]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -17,7 +18,7 @@ import torch
 from asr_pathways import ranks
 from asr_pathways.config import differences
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_folder, remove_leftovers
+from asr_pathways.files import atomic_folder, remove_leftovers, write_json
 from asr_pathways.lock import LOCK, alone_in, held, is_held
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
@@ -57,6 +58,31 @@ class Run:
         self.fabric.barrier()
 
 
+ENDED = "ended.json"
+"""In a run folder whose checkpoints were removed after the run had ended."""
+
+
+def has_ended(out: Path) -> bool:
+    """Whether the run in ``out`` has ended, and its checkpoints were removed."""
+    return (out / ENDED).is_file()
+
+
+def remove_checkpoints(out: Path) -> int:
+    """Removes what only resuming needs from the folder of a run that has ended; returns how many bytes that were.
+
+    A kill half-way leaves a folder that still counts as one of a run that has ended.
+
+    Raises:
+        PathwaysError: if that cannot be written down.
+    """
+    folders = [out / "checkpoints", *(out / "init").glob("*/checkpoints")]  # the latter of runs for first masks
+    freed = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    write_json(out / ENDED, {"bytes": freed})
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return freed
+
+
 @contextmanager
 def open_run(out: Path, config: LoopConfig, resume: bool, **options: Any) -> Iterator[Run]:
     """A run in the folder ``out``, which is locked inside the block, and cleared of half-written files of killed runs.
@@ -77,7 +103,11 @@ def open_run(out: Path, config: LoopConfig, resume: bool, **options: Any) -> Ite
                 path.unlink(missing_ok=True)
         fabric = launch(config)
         run = Run(out, config, fabric, resume and bool(checkpoints(out)))
-        if run.start.exists() and not resume:
+        if resume and has_ended(out):
+            raise PathwaysError(
+                f"{out}: the run there has ended, and its checkpoints were removed: choose another folder"
+            )
+        if (run.start.exists() or has_ended(out)) and not resume:
             raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
         if resume and not run.resumes and fabric.is_global_zero:
             print(f"{out}: no run to resume there: it begins now", file=sys.stderr)
@@ -131,6 +161,7 @@ def launch(config: LoopConfig) -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it uses is what the recipe says
     count, here = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     # Buffers never change here, and some parameters are of some languages only.
     strategy: Any = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if count > 1 else "auto"

@@ -32,6 +32,7 @@ class TrainingState:
     seconds: float = 0.0  # of training so far
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry an evaluation, for reports
     masks: list[dict[str, Any]] = field(default_factory=list)  # one entry a new mask (see `MaskEvent`), for reports
+    dense: float | None = None  # mean WER on dev of the dense model that is pruned, if it was scored
 
 
 class DamagedCheckpoint(PathwaysError):

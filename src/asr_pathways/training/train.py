@@ -15,6 +15,7 @@ from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.presets import preset
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.config import TrainRecipe
+from asr_pathways.training.estimate import report_cost
 from asr_pathways.training.inputs import Inputs, feature_statistics, tokenizer_texts
 from asr_pathways.training.loop import train_in
 from asr_pathways.training.run import open_run
@@ -29,6 +30,7 @@ def train(
     init: Path | None = None,
     languages: Sequence[str] | None = None,
     resume: bool = False,
+    announced: bool = True,
 ) -> TrainingState:
     """Trains a dense model on the train split of ``data``, choosing by its dev split.
 
@@ -39,6 +41,7 @@ def train(
         init: a MODEL folder to start from, with its sizes, weights, tokenizer and feature statistics.
         languages: which ones of the data; None: all.
         resume: go on from the last checkpoint in ``out``, if there is one.
+        announced: say first what it will cost.
 
     Raises:
         PathwaysError: for anything the user can mend; nothing that was in ``out`` is lost.
@@ -52,6 +55,8 @@ def train(
         else:
             asr = _from_scratch(config, inputs, languages)
         run_data = inputs.of(asr)
+        if announced and not run.resumes:
+            report_cost(run, "Training", asr, inputs, run_data.dev)
         del inputs  # training may be long, and the corpus large
         return train_in(run, asr, run_data, "Training")
 

@@ -384,6 +384,7 @@ def test_a_model_of_the_hub_is_of_one_revision(
     (kept / "refs" / "v1").write_text(OLD)
     for name, value in (("someone/model", 1), (f"someone/model@{OLD}", 0), ("someone/model@v1", 0)):
         assert max(float(weight.detach().max()) for weight in load_model(name).model.parameters()) == value
+    assert load_model(f"someone/model@{OLD}").card.base == "someone/model"
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("someone/model")] == [
         f"someone/model: revision {NEW}; MODEL someone/model@{NEW} is always this one",
         f"someone/model@v1: revision {OLD}; MODEL someone/model@{OLD} is always this one",

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,12 @@ from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.hub.whisper import Whisper
 from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.training.config import TrainRecipe
+from asr_pathways.training.inputs import Inputs
 from asr_pathways.training.loop import LEFT_OUT
+from asr_pathways.training.run import Run, launch
 from asr_pathways.training.train import train
 from tests.conftest import WORDS, spoken
-from tests.models.hub.test_hub import batches_of
+from tests.models.hub.test_hub import batches_of, recipe
 
 Maker = Callable[[str], Path]
 
@@ -265,6 +268,21 @@ def test_short_windows_only_after_training_began(hub_folder: Maker, speech: Path
     assert model.encode(batch.features, batch.feature_lengths).shape[1] == int(batch.feature_lengths.max() + 1) // 2
     save_model(tmp_path, asr)
     assert whisper(tmp_path)[1].padding == "longest"
+
+
+def test_silence_to_the_window_is_input_as_long_as_there_is_any(
+    hub_folder: Maker, speech: Path, tmp_path: Path
+) -> None:
+    asr, model = whisper(hub_folder("whisper"))
+    inputs = Inputs(Run(tmp_path, config := recipe(), launch(config)), speech)
+    drawn = list(islice(inputs.calibration(asr, "fr", 2), 4))
+    assert [batch.ids[0].count("+") == 0 for batch in drawn] == [True, False, True, False]
+    batch = drawn[0]
+    assert set(model.positions(batch)) > set(model.input_positions(batch)) == {"model.decoder"}
+    model.train_on_short_windows()
+    positions, of_input = model.positions(batch), model.input_positions(batch)
+    assert positions.keys() == of_input.keys()
+    assert all(torch.equal(marked, of_input[name]) for name, marked in positions.items())
 
 
 def test_what_does_not_fit_is_named(hub_folder: Maker, speech: Path) -> None:

@@ -181,6 +181,10 @@ class Whisper(HubModel):
             "model.decoder": pad_lengths(batch.target_lengths + prompt, batch.targets.shape[1] + prompt),
         }
 
+    def input_positions(self, batch: Batch) -> dict[str, Tensor]:
+        positions = self.positions(batch)
+        return {"model.decoder": positions["model.decoder"]} if self.padding == "window" else positions
+
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
         return self.encode(features, lengths), self.output_lengths(lengths)
 

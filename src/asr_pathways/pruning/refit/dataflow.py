@@ -26,6 +26,7 @@ class Group:
         needed: those of them whose outputs it or a later group depends on.
         bytes: of these outputs in the traced pass.
         seconds: of the traced pass from where the group before it began its block.
+        completes: the block of which these are the last layers; empty if they are not, or in none that runs once.
     """
 
     layers: tuple[str, ...]
@@ -33,6 +34,7 @@ class Group:
     needed: tuple[str, ...]
     bytes: int
     seconds: float
+    completes: str = ""
 
 
 class _Flow(TorchFunctionMode):
@@ -116,6 +118,8 @@ def trace(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) ->
                 starts.append((when, []))
             starts[-1][1].append(weights[name])
             other = False
+    last = {block: place for place, (_, group) in enumerate(starts) for block in blocks.intersection(_above(group[0]))}
+    completed = {place: block for block, place in last.items() if calls[block] == 1}
     groups, before = [], start
     for place, (when, group) in enumerate(starts):
         done = {name for name, (end, *_) in ended.items() if calls[name] == 1 and end <= when}
@@ -123,9 +127,8 @@ def trace(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) ->
         outputs = {ended[name][1]: name for name in outermost}
         needed = flow.needed([number for later, _ in starts[place:] for number in begun[later][1]], outputs)
         size = sum(ended[name][2] for name in needed)
-        groups.append(
-            Group(tuple(group), tuple(sorted(outermost)), tuple(sorted(needed)), size, begun[when][3] - before)
-        )
+        seconds, completes = begun[when][3] - before, completed.get(place, "")
+        groups.append(Group(tuple(group), tuple(sorted(outermost)), tuple(sorted(needed)), size, seconds, completes))
         before = max((ended[name][3] for name in needed), default=start)
     return groups
 

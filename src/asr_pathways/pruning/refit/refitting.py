@@ -25,12 +25,14 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
+from torch.utils.hooks import RemovableHandle
 
 from asr_pathways import ranks
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.observe import without_padding
 from asr_pathways.pruning.pathways import Pathways
 from asr_pathways.pruning.prunable import tensors_of
+from asr_pathways.pruning.refit.blocks import Call, Example, hidden, reconstruct
 from asr_pathways.pruning.refit.dataflow import Group, trace
 
 T = TypeVar("T")
@@ -38,14 +40,19 @@ T = TypeVar("T")
 RIDGE = 0.05
 """Weight of the distance from the dense weights, in units of the mean square of an input summed over the batches."""
 
-STEPS, TOLERANCE = 100, 1e-4
+STEPS, TOLERANCE = 30, 1e-4
 """Of conjugate gradients: at most so many, until a row's residual is so small a part of what it was."""
+
+
+_FOR_GRADIENT = 60
+"""In a block, what a backward pass needs of a batch, about, in units of the outputs that later layers need."""
 
 
 class Refitting(Generic[T]):
     """What is to be refitted; `run` does it.
 
-    Changed are linear layers that run once in a forward pass. On several ranks all end with the first one's weights.
+    Changed are linear layers that run once in a forward pass; with steps (see `run`) all parameters of the blocks that
+    end with one. On several ranks all end with the first one's weights.
 
     Args:
         pathways: with the masks to refit to; both models are to be in eval mode.
@@ -79,32 +86,33 @@ class Refitting(Generic[T]):
         with torch.no_grad():
             self.groups = trace(dense, lambda: dense_forward(sample), self._layers)
 
-    def bytes(self, batches: int) -> int:
+    @property
+    def blocks(self) -> tuple[Group, ...]:
+        """Those groups that complete a block."""
+        return tuple(group for group in self.groups if group.completes)
+
+    def bytes(self, batches: int, steps: int = 0) -> int:
         """What ``batches`` of each language occupy at most beside themselves, about, in outputs, weights and sums."""
         languages, weights = len(self._pathways.languages), [layer.weight for layer in self._layers.values()]
-        outputs = 2 * languages * batches * max((group.bytes for group in self.groups), default=0)
+        of_batch = max((group.bytes for group in self.groups), default=0)
+        # Of a block also what both models have before and after it, and of one batch what its gradient needs.
+        outputs = (4 * languages * batches + _FOR_GRADIENT if steps else 2 * languages * batches) * of_batch
         sums = 2 * languages * max((weight.shape[1] for weight in weights), default=0) ** 2
         solution = 12 * max((weight.numel() for weight in weights), default=0)
         return outputs + 4 * (sum(weight.numel() for weight in weights) + sums + solution)
 
-    def seconds(self, batches: int) -> float:
+    def seconds(self, batches: int, steps: int = 0) -> float:
         """How long it takes with ``batches`` of each language, about: the forward passes, and the solutions."""
-        languages, weights = len(self._pathways.languages), [layer.weight.float() for layer in self._layers.values()]
-        if not weights:
-            return 0.0
-        largest = max(weights, key=Tensor.numel)
-        square = largest.new_zeros(largest.shape[1], largest.shape[1])
-        began = time.monotonic()
-        with torch.no_grad():
-            largest @ square
-        product = (time.monotonic() - began) / (largest.numel() * largest.shape[1])
-        solving = languages * STEPS / 2 * product * sum(weight.numel() * weight.shape[1] for weight in weights)
-        return 2 * languages * batches * sum(group.seconds for group in self.groups) + solving
+        languages, weights = len(self._pathways.languages), [layer.weight for layer in self._layers.values()]
+        passes = 2 * languages * batches * sum(group.seconds for group in self.groups)
+        on_blocks = 3 * languages * steps * sum(group.seconds for group in self.blocks)
+        return passes + on_blocks + languages * solving_seconds(weights)
 
     def run(
         self,
         batches: Mapping[str, Sequence[T]],
         ridge: float = RIDGE,
+        steps: int = 0,
         progress: Callable[[Sequence[Group]], Iterable[Group]] = iter,
         solved: MutableMapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
@@ -113,9 +121,10 @@ class Refitting(Generic[T]):
         Args:
             batches: data of each language; more than the columns of the widest layer, in frames and in tokens.
             ridge: for as little data as that.
+            steps: of Adam a block and language, on one batch each, when a block's layers are solved for; 0: none.
             progress: iterates over the groups of layers, and may show a bar.
-            solved: {first layer of a group: its new weights}: those that are there already are taken from there, and
-                new ones are put there.
+            solved: {first layer of a group, or block: its new parameters}: those that are there already are taken from
+                there, and new ones are put there.
 
         Raises:
             PathwaysError: if a language lacks batches, or a layer's input is not finite.
@@ -128,9 +137,37 @@ class Refitting(Generic[T]):
             for group in progress(self.groups):
                 if group.layers[0] not in solved:
                     solved[group.layers[0]] = self._solve(group, *self._moments(sides, group, batches), ridge)
-                for name, weight in solved[group.layers[0]].items():
-                    self._layers[name].weight.copy_(weight)
-            ranks.from_first([layer.weight for layer in self._layers.values()])
+                self._take(solved[group.layers[0]])
+                if steps and group.completes:
+                    if group.completes not in solved:
+                        solved[group.completes] = self._reconstruct(sides, group, batches, steps)
+                    self._take(solved[group.completes])
+            ranks.from_first(list(self._pathways.model.parameters()))
+
+    def _take(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self._pathways.model.get_parameter(name).copy_(value)
+
+    def _reconstruct(
+        self, sides: Sequence[_Side[T]], group: Group, batches: Mapping[str, Sequence[T]], steps: int
+    ) -> dict[str, Tensor]:
+        """New values of the parameters of the block that ``group`` completes, by their names in the model."""
+        block, (sparse, dense) = group.completes, sides
+        examples: dict[str, list[Example]] = {}
+        for language in self._pathways.languages:
+            examples[language] = []
+            with self._pathways.use(language):
+                for number, batch in enumerate(batches[language]):
+                    key, positions = (language, number), self._positions(batch)
+                    valid = partial(without_padding, channel=-1, weight=group.layers[0], positions=positions)
+                    call, output = sparse.block(group, key, batch), dense.output(group, key, batch)
+                    examples[language].append(Example(call, valid(hidden(output)), valid))
+        module = self._pathways.model.get_submodule(block)
+        parameters = _parameters_within(self._pathways.model, block)
+        pruned = [name for name in parameters if f"{block}.{name}" in self._pathways.names]
+        masks = {name: self._pathways.masks_of(f"{block}.{name}") for name in pruned}
+        found = reconstruct(module, parameters, masks, examples, steps)
+        return {f"{block}.{name}": value for name, value in found.items()}
 
     def _solve(self, group: Group, grams: list[Tensor], crosses: list[Tensor], ridge: float) -> dict[str, Tensor]:
         solutions = {}
@@ -210,6 +247,19 @@ def solve(
     return torch.where(kept, solution, weight)
 
 
+def solving_seconds(weights: Sequence[Tensor]) -> float:
+    """How long `solve` takes for layers of these weights, a mask, about: by a product that is timed here."""
+    if not weights:
+        return 0.0
+    largest = max(weights, key=Tensor.numel).detach().float()
+    square = largest.new_zeros(largest.shape[1], largest.shape[1])
+    began = time.monotonic()
+    with torch.no_grad():
+        largest @ square
+    product = (time.monotonic() - began) / (largest.numel() * largest.shape[1])
+    return STEPS / 2 * product * sum(weight.numel() * weight.shape[1] for weight in weights)
+
+
 def _linear_layers(pathways: Pathways) -> dict[str, nn.Linear]:
     """{prunable tensor's name: the layer} of those that belong to one linear layer alone."""
     prunable = set(pathways.names)
@@ -217,6 +267,18 @@ def _linear_layers(pathways: Pathways) -> dict[str, nn.Linear]:
         names[0]: owners[0][0]
         for names, owners in tensors_of(pathways.model).values()
         if names[0] in prunable and len(owners) == 1 and isinstance(owners[0][0], nn.Linear)
+    }
+
+
+def _parameters_within(model: nn.Module, block: str) -> dict[str, nn.Parameter]:
+    """The floating-point parameters that ``block`` alone has, by their first names in it."""
+    prefix = f"{block}."
+    return {
+        names[0].removeprefix(prefix): tensor
+        for tensor, (names, _) in tensors_of(model).items()
+        if isinstance(tensor, nn.Parameter)
+        and tensor.is_floating_point()
+        and all(name.startswith(prefix) for name in names)
     }
 
 
@@ -235,16 +297,42 @@ class _Side(Generic[T]):
 
     def input(self, group: Group, key: object, batch: T) -> Tensor:
         """The input of the layers of ``group`` (..., C) in the batch that ``key`` names."""
-        entered: list[Tensor] = []
+        entered: Tensor = self._call(group.layers[0].rpartition(".")[0], group, key, batch)[0][0]
+        return entered
 
-        def record(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            entered.append(inputs[0])
+    def block(self, group: Group, key: object, batch: T) -> Call:
+        """What the block that ``group`` completes is called with."""
+        return self._call(group.completes, group, key, batch)
+
+    def output(self, group: Group, key: object, batch: T) -> Any:
+        """What that block returns."""
+        returned: list[Any] = []
+
+        def record(_: nn.Module, inputs: Any, output: Any) -> None:
+            returned.append(output)
             raise _Reached
 
+        self._run(lambda model: model.get_submodule(group.completes).register_forward_hook(record), group, key, batch)
+        return returned[0]
+
+    def _call(self, name: str, group: Group, key: object, batch: T) -> Call:
+        entered: list[Call] = []
+
+        def record(_: nn.Module, *call: Any) -> None:
+            entered.append(call)
+            raise _Reached
+
+        def register(model: nn.Module) -> RemovableHandle:
+            return model.get_submodule(name).register_forward_pre_hook(record, with_kwargs=True)
+
+        self._run(register, group, key, batch)
+        return entered[0]
+
+    def _run(self, register: Callable[[nn.Module], RemovableHandle], group: Group, key: object, batch: T) -> None:
+        """A forward pass to where the hook that ``register`` puts on the model raises `_Reached`."""
         outputs = self._outputs.setdefault(key, {})
-        layer = self._model.get_submodule(group.layers[0].rpartition(".")[0])
         with ExitStack() as undo, suppress(_Reached):
-            undo.callback(layer.register_forward_pre_hook(record).remove)
+            undo.callback(register(self._model).remove)
             for name, output in outputs.items():  # is returned at once
                 module = self._model.get_submodule(name)
                 module.forward = partial(_copied, output)
@@ -258,7 +346,6 @@ class _Side(Generic[T]):
             for name in group.finished
             if name in outputs
         }
-        return entered[0]
 
 
 def _keep(outputs: dict[str, Any], name: str, module: nn.Module, inputs: Any, output: Any) -> None:

@@ -62,7 +62,7 @@ class WhisperEngine:
         PathwaysError: if the kernels were not built, or a part of the model is missing or does not fit.
     """
 
-    free_text = True
+    free_text = times_words = True
 
     def __init__(
         self,

@@ -51,8 +51,7 @@ async function open() {
   $("model").textContent = model.id;
   $("languages").append(...[...model.languages, ...(model.auto ? ["auto"] : [])].map(choice));
   $("panel").hidden = false;
-  for (const element of [$("microphone"), ...document.querySelectorAll(".live")]) element.hidden = !model.streams;
-  say(model.streams ? "" : "This model takes whole recordings: drop one.");
+  say("");
   show();
 }
 
@@ -159,7 +158,9 @@ class Live {
     if (message.type === "error") this.problem = message.message;
     if (message.type !== "partial" && message.type !== "final") return;
     if (message.type === "final") add(message, this.offset);
-    $("partial").textContent = message.type === "final" ? "" : message.text;
+    const partial = message.type === "partial" ? message : { text: "", stable: "" };
+    const stable = Object.assign(document.createElement("span"), { className: "stable", textContent: partial.stable });
+    $("partial").replaceChildren(stable, partial.text.slice(partial.stable.length));
     $("partial").lang = message.language;
     if (message.type === "partial") {
       const seconds = (performance.now() - this.zero) / 1000 - message.end;

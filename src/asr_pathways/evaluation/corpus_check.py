@@ -1,0 +1,64 @@
+"""What a user is to know of a data folder before training on it: parts that are missing, too small, or not apart."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from asr_pathways.data.corpus import SPLITS, spoken_rows
+from asr_pathways.evaluation.significance import detectable
+from asr_pathways.formats import points
+
+DEVIATION = 0.5
+"""Standard deviation of the difference of two systems in errors a word, as the recipes of experiments count on."""
+
+TELLING = 0.05
+"""A test split that shows no smaller difference in WER than this is called small."""
+
+_WITHOUT = {
+    "train": "it cannot be trained on",
+    "dev": "models are chosen by the other languages, or not at all",
+    "test": "it cannot be scored",
+}
+
+
+def smallest_difference(words: int) -> str:
+    """``5.1 points``: the difference of two systems' WER that so many words show with 80% power, about."""
+    return f"{points(detectable(words, DEVIATION))[1:]} points"
+
+
+def concerns(data: Path) -> list[str]:
+    """Lines on what is missing in a data folder, or makes its scores say less; empty if there is nothing.
+
+    Raises:
+        PathwaysError: if the folder is broken.
+    """
+    words: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(SPLITS, 0))
+    texts: dict[str, dict[str, set[int]]] = defaultdict(lambda: {split: set() for split in SPLITS})
+    speakers: dict[str, set[str]] = {split: set() for split in SPLITS}
+    for split in SPLITS:
+        for language, text, speaker in spoken_rows(data, split):
+            words[language][split] += len(text.split())
+            texts[language][split].add(hash(text))
+            if speaker:
+                speakers[split].add(speaker)
+    lines = []
+    for language, counts in sorted(words.items()):
+        for split, count in counts.items():
+            if not count:
+                lines.append(
+                    f"{language}: no {split} utterances: {_WITHOUT[split]}; add 'split' to rows of the manifest"
+                )
+        if counts["test"] and detectable(counts["test"], DEVIATION) > TELLING:
+            shown = smallest_difference(counts["test"])
+            lines.append(
+                f"{language}: {counts['test']:,} words in test: differences below {shown} of WER are not shown"
+            )
+        repeated = texts[language]["test"] & texts[language]["train"]
+        if repeated:
+            of = len(texts[language]["test"])
+            lines.append(f"{language}: {len(repeated):,} of {of:,} texts of test are in train too: WER will flatter")
+    if shared := speakers["test"] & speakers["train"]:
+        count, of = len(shared), len(speakers["test"])
+        lines.append(f"{count:,} of {of:,} speakers of test are in train too: WER of other voices will be higher")
+    return lines

@@ -1,0 +1,165 @@
+"""Wyoming, the protocol of Home Assistant's voice assistants (github.com/OHF-Voice/wyoming), over TCP.
+
+A recording comes in chunks, and its transcript goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import wave
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from wyoming.asr import Transcribe, Transcript
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.error import Error
+from wyoming.event import Event, Eventable, async_read_event, async_write_event
+from wyoming.info import AsrModel, AsrProgram, Attribution, Describe, Info
+from wyoming.ping import Ping, Pong
+
+from asr_pathways.data.audio import SAMPLE_RATE
+from asr_pathways.errors import PathwaysError
+from asr_pathways.serve.conversation import IDLE_TIME, SEND_TIME
+from asr_pathways.serve.service import Busy, Service
+from asr_pathways.serve.upload import LINGER, read_upload
+
+MESSAGE = 1 << 20
+"""Bytes of an event's payload, at most."""
+
+RECORDING = 20_000_000
+"""Bytes of a recording: ten minutes of 16 bits at 16 kHz."""
+
+_KINDS = (Describe, Ping, Transcribe, AudioStart, AudioChunk, AudioStop)
+
+
+@asynccontextmanager
+async def wyoming(service: Service, listener: socket.socket) -> AsyncIterator[None]:
+    """Serves at a socket that listens, while the context lasts."""
+    clients = set[asyncio.Task[None]]()
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        clients.add(task)
+        try:
+            await _Client(service, reader, writer).run()
+        finally:
+            clients.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(client, sock=listener, limit=1 << 16)
+    try:
+        yield
+    finally:
+        server.close()
+        for task in clients:
+            task.cancel()
+
+
+class _Client:
+    """One connection: any number of recordings, one after another."""
+
+    def __init__(self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._service, self._reader, self._writer = service, reader, writer
+        self._language: str | None = None
+        self._format = (SAMPLE_RATE, 2, 1)  # rate, bytes a sample, channels
+        self._audio = bytearray()
+
+    async def run(self) -> None:
+        """Until the client leaves, or sends what is no event."""
+        with suppress(OSError, asyncio.TimeoutError):  # the client has left, or takes no answer
+            try:
+                with self._service.stream():
+                    while (event := await self._next()) is not None:
+                        await self._answer(event)
+            except (PathwaysError, Busy) as refused:
+                await self._send(Error(str(refused)))
+                await asyncio.wait_for(self._drop(), LINGER)
+
+    async def _drop(self) -> None:
+        """Receives what else is sent: most clients read no answer before they have sent all."""
+        while await self._reader.read(1 << 16):
+            pass
+
+    async def _next(self) -> Event | None:
+        """What was sent; None if the client has left, or sent what is no event."""
+        try:
+            return await async_read_event(_Bounded(self._reader))
+        except (AttributeError, EOFError, KeyError, RecursionError, TypeError):  # it returns None for a ValueError
+            return None
+
+    async def _answer(self, event: Event) -> None:
+        """Does what an event asks for; one that is unknown asks for nothing."""
+        kind = next((kind for kind in _KINDS if kind.is_type(event.type)), None)
+        try:
+            known = None if kind is None else kind.from_event(event)
+        except (AttributeError, KeyError, TypeError):
+            raise PathwaysError(f"{event.type}: its data are incomplete") from None
+        if isinstance(known, Describe):
+            await self._send(self._info())
+        elif isinstance(known, Ping):
+            await self._send(Pong(known.text))
+        elif isinstance(known, Transcribe):
+            self._language = known.language
+        elif isinstance(known, AudioStart):
+            self._format, self._audio = (known.rate, known.width, known.channels), bytearray()
+        elif isinstance(known, AudioChunk):
+            self._audio += known.audio
+            if len(self._audio) > RECORDING:
+                raise PathwaysError(f"the recording has more than {RECORDING:,} bytes")
+        elif isinstance(known, AudioStop):
+            await self._send(await self._transcript())
+
+    async def _transcript(self) -> Transcript:
+        service, audio, language = self._service, bytes(self._audio), self._service.language(self._language)
+        self._audio = bytearray()
+        samples = await service.recording(lambda: read_upload(_as_wav(audio, *self._format), "the recording"))
+        service.audio_seconds += len(samples) / SAMPLE_RATE
+        result = await service.recording(lambda: service.recognizer.transcribe(samples, language=language))
+        return Transcript(result.text, language=result.language)
+
+    def _info(self) -> Info:
+        about = {
+            "attribution": Attribution(name="asr-pathways", url=""),
+            "installed": True,
+            "description": "Speech recognition with a sub-network for each language",
+            "version": None,
+        }
+        model = AsrModel(name=self._service.name, languages=list(self._service.recognizer.languages), **about)
+        return Info(asr=[AsrProgram(name="asr-pathways", models=[model], **about)])
+
+    async def _send(self, event: Eventable) -> None:
+        await asyncio.wait_for(async_write_event(event.event(), self._writer), SEND_TIME)
+
+
+class _Bounded:
+    """What `async_read_event` reads from: within limits of size and time."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+
+    async def readline(self) -> bytes:
+        return await asyncio.wait_for(self._reader.readline(), IDLE_TIME)
+
+    async def readexactly(self, count: int) -> bytes:
+        if count > MESSAGE:
+            raise ValueError("too long")
+        return await asyncio.wait_for(self._reader.readexactly(count), IDLE_TIME)
+
+
+def _as_wav(audio: bytes, rate: int, width: int, channels: int) -> io.BytesIO:
+    """Raw samples as a WAV file.
+
+    Raises:
+        PathwaysError: for a format that WAV has not.
+    """
+    file = io.BytesIO()
+    try:
+        with wave.open(file, "wb") as written:
+            written.setparams((channels, width, rate, 0, "NONE", "not compressed"))
+            written.writeframes(audio[: len(audio) // (width * channels) * width * channels])
+    except (wave.Error, ArithmeticError, TypeError, ValueError) as error:
+        raise PathwaysError(f"samples of {width!r} bytes in {channels!r} channels at {rate!r} Hz: {error}") from None
+    return file

@@ -1,0 +1,177 @@
+"""The command ``shrink``: looks at a model, its data and the time there is, and does what ledgers here say is best."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shlex import quote
+
+from asr_pathways.bundle.bundle import write_bundle
+from asr_pathways.bundle.layout import Score
+from asr_pathways.bundle.load import load_model
+from asr_pathways.config import differences, parse_config
+from asr_pathways.console import make_console, print_table
+from asr_pathways.data.corpora.manifest import prepare_manifest
+from asr_pathways.errors import PathwaysError
+from asr_pathways.evaluation.corpus_check import concerns, smallest_difference
+from asr_pathways.files import read_json, write_json
+from asr_pathways.lock import alone_in
+from asr_pathways.shrink.compare import System, TestSet, bytes_of, comparison_table
+from asr_pathways.shrink.planning import Chosen, choose_plan, recipe_of, tuning_of
+from asr_pathways.shrink.plans import Target
+from asr_pathways.training.prune import prune
+from asr_pathways.training.run import has_ended, remove_checkpoints
+from asr_pathways.training.scoring import beside_dense, warning
+from asr_pathways.training.train import train
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of the command: its folder and what was chosen."""
+
+    out: Path
+    data: Path
+    chosen: Chosen
+
+    @property
+    def bundle(self) -> Path:
+        return self.out / f"{self.out.resolve().name}.asrp"
+
+    @property
+    def start(self) -> Path:
+        """The dense model that is pruned."""
+        return self.out / "dense" if self.chosen.finetune else Path(self.chosen.model)
+
+
+def shrink(
+    model: Path,
+    data: Path,
+    out: Path,
+    languages: Sequence[str],
+    *,
+    target: Target = "accuracy",
+    budget: float = 0.0,
+    resume: bool = False,
+) -> None:
+    """Prunes ``model`` for some languages within a budget of time, and prints it beside the dense one.
+
+    Args:
+        model: a dense MODEL.
+        data: a data folder, or a manifest as of ``data manifest``.
+        out: the run folder; ``NAME.asrp`` in it is the bundle, ``pruned`` the MODEL.
+        languages: of the bundle.
+        target: what counts most.
+        budget: seconds; 0: nothing is trained.
+        resume: go on with the run in ``out``, if there is one.
+
+    Raises:
+        PathwaysError: for anything the user can mend; nothing that was done is lost.
+    """
+    asked = {"model": str(model), "target": target, "budget": float(budget)}
+    with alone_in(out, "another run is there: wait for it, or choose another folder"):
+        known = _known(out, asked, languages, resume)
+        if not data.is_dir():
+            data = _imported(data, out / "data")
+        chosen = known or choose_plan(model, data, out, languages, target, budget)
+        _finish(_trained(Job(out, data, chosen)))
+
+
+def _known(out: Path, asked: dict[str, object], languages: Sequence[str], resume: bool) -> Chosen | None:
+    """The plan of the run in ``out``."""
+    path = out / "plan.json"
+    if not path.exists():
+        return None
+    if not resume:
+        raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")
+    known = parse_config(Chosen, read_json(path), str(path))
+    before = {name: getattr(known, name) for name in asked} | {"languages": list(known.named)}
+    if changed := ", ".join(differences({**asked, "languages": sorted(languages)}, before)):
+        raise PathwaysError(f"{out}: the run there was asked for otherwise: {changed}: cannot resume it")
+    return known
+
+
+def _imported(manifest: Path, out: Path) -> Path:
+    """The data folder of a manifest."""
+    if not (out / "corpus.json").exists():
+        for bad in prepare_manifest(out, manifest):
+            print(f"{manifest}, line {bad.line}: left out: {bad.reason}", file=sys.stderr)
+        for line in concerns(out):
+            print(f"{out}: {line}", file=sys.stderr)
+    return out
+
+
+def _trained(job: Job) -> Job:
+    """Finetunes, if that was chosen, and prunes, with what is chosen then; what is done already is not done again."""
+    chosen, dense, pruned = job.chosen, job.out / "dense", job.out / "pruned"
+    if chosen.finetune and not has_ended(dense):
+        recipe, start = tuning_of(chosen.finetune, chosen.precision), Path(chosen.model)
+        state = train(recipe, job.data, dense, init=start, languages=chosen.languages, resume=_begun(dense))
+        chosen = chosen.in_time(state.seconds / max(1, state.step))
+        if chosen != job.chosen:
+            print(f"steps took longer than expected: {chosen.steps:,} of them after pruning", file=sys.stderr)
+            write_json(job.out / "plan.json", chosen.model_dump(mode="json"))
+        remove_checkpoints(dense)
+    if not has_ended(pruned):
+        prune(
+            job.start,
+            job.data,
+            pruned,
+            method="dynamic",
+            sparsity=chosen.sparsity,
+            recipe=recipe_of(load_model(job.start).model, chosen.steps, chosen.refit, chosen.precision),
+            languages=chosen.languages,
+            resume=_begun(pruned),
+        )
+        remove_checkpoints(pruned)
+    return replace(job, chosen=chosen)
+
+
+def _begun(folder: Path) -> bool:
+    return (folder / "checkpoints" / "start").exists()
+
+
+def _finish(job: Job) -> None:
+    """Writes the bundle, compares it with the dense model, and prints what is to be known of it."""
+    chosen, bundle, tested = job.chosen, job.bundle, TestSet.of(job.data, job.chosen.languages)
+    asr = load_model(job.out / "pruned")
+    write_bundle(asr, bundle, chosen.dtype)
+    finetuned = [("finetuned, dense", job.start)] if chosen.finetune else []
+    places = [("dense", Path(chosen.model)), *finetuned, (f"pruned, {chosen.sparsity:.0%}", bundle)]
+    systems = [_compared(job, tested, name, place) for name, place in places]
+    dense, pruned = systems[0].scored, systems[-1].scored
+    said = [beside_dense(pruned.mean_wer, dense.mean_wer, tested.split)]
+    said += filter(None, [warning(pruned.mean_wer, dense.mean_wer, _more(chosen))])
+    asr.card = asr.card.model_copy(update={"quality": "; ".join(said)})
+    scores = {one.language: Score(wer=one.wer.rate, words=one.words) for one in pruned.languages}
+    write_bundle(asr, bundle, chosen.dtype, scores=scores)
+    print_table(comparison_table(systems, tested.split))
+    console = make_console()
+    words = sum(entry.words for entry in dense.languages)
+    for line in (*said, f"{words:,} words show differences of about {smallest_difference(words)}, not less"):
+        console.print(line, soft_wrap=True)
+    language = chosen.languages[0]
+    for command in (
+        f"transcribe {quote(str(bundle))} --language {language} call.wav",
+        f"serve {quote(str(bundle))}",
+        f"export {quote(str(job.out / 'pruned'))} {job.out.name}-{language} --format hf --languages {language}",
+    ):
+        console.print(f"  asr-pathways {command}", soft_wrap=True)
+
+
+def _compared(job: Job, tested: TestSet, name: str, model: Path) -> System:
+    """Scores of a system; of a dense one they are kept, so that a run that goes on does not recognise all again."""
+    path = job.out / f"{name.replace(', ', '-').replace('%', '')}.json"
+    if path.exists():
+        return parse_config(System, read_json(path), str(path))
+    system = tested.compared(name, model, bytes_of(model))
+    write_json(path, system.model_dump(mode="json"))
+    return system
+
+
+def _more(chosen: Chosen) -> str:
+    """What makes a better model."""
+    return f"give it more time (--budget {'2h' if chosen.steps else '30m'})" + (
+        ", or prune less (--target accuracy)" if chosen.target != "accuracy" else ", or more speech"
+    )

@@ -1,0 +1,187 @@
+"""Which plan of `plans` fits a model, its data and a budget of time, by what is measured on this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from asr_pathways.bundle.layout import Quantity, is_bundle
+from asr_pathways.bundle.load import load_model
+from asr_pathways.config import Config
+from asr_pathways.errors import PathwaysError
+from asr_pathways.files import write_json
+from asr_pathways.formats import duration, percent, size
+from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.models.speech_model import SpeechModel
+from asr_pathways.models.transducer import Transducer
+from asr_pathways.shrink.compare import System, TestSet
+from asr_pathways.shrink.plans import DTYPES, HUB, OWN, Plan, Target, choose
+from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
+from asr_pathways.training.defaults import finetune_recipe, oneshot_recipe, prune_recipe
+from asr_pathways.training.estimate import Estimate, Pace, estimate, measure
+from asr_pathways.training.inputs import Inputs
+from asr_pathways.training.run import Run, launch, multiplies_bfloat16
+
+Precision = Literal["32-true", "bf16-mixed"]
+RecipeT = TypeVar("RecipeT", bound=LoopConfig)
+
+_SAMPLE = 6
+"""Utterances a language by which the dense model's WER and speed are guessed."""
+
+_SHORT = 0.3
+"""Time of recognition in windows of an utterance's length, over that in whole ones: of whisper-base on the prompts."""
+
+_SLOWER = 1.1
+"""Times the expected seconds from which steps are left out, so that the budget holds."""
+
+_FIXED = 30.0
+"""Seconds for loading, measuring and writing."""
+
+
+class Chosen(Config):
+    """What was asked for, and what was chosen: ``plan.json`` in the run folder, by which a run goes on.
+
+    ``named`` are the languages as they were written, ``pace`` is how many seconds a step of finetuning is expected to
+    take; 0 if that does not count any more.
+    """
+
+    model: str
+    named: tuple[str, ...]
+    languages: tuple[str, ...]
+    target: Target
+    budget: float
+    finetune: int
+    steps: int
+    refit: int
+    sparsity: float
+    dtype: Quantity
+    precision: Precision
+    pace: float = 0.0
+
+    def in_time(self, pace: float) -> Chosen:
+        """With fewer steps after finetuning if its steps took ``pace`` seconds each, far more than expected."""
+        slower = pace / self.pace if self.pace else 1.0
+        if slower < _SLOWER:
+            return self
+        return self.model_copy(update={"steps": max(1, round(self.steps / slower)), "pace": 0.0})
+
+
+def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], target: Target, budget: float) -> Chosen:
+    """Measures, chooses, and prints what is going to be done; it is then in ``out``.
+
+    Raises:
+        PathwaysError: if the model is pruned already, does not know a language, or the data have nothing in one.
+    """
+    print(f"{model}: timing training and recognition on this machine", file=sys.stderr)
+    asr = load_model(model)
+    if is_bundle(model) or asr.pathways is not None:
+        raise PathwaysError(f"{model}: is pruned already: start from the dense model")
+    codes = asr.check_languages(languages)
+    tested, costs = TestSet.of(data, codes), _Costs(asr, data, out, codes)
+    sampled = tested.part(_SAMPLE)
+    dense = sampled.compared("the dense model, a sample", model, 0)
+    scoring = len(tested.cuts) * dense.seconds / len(sampled.cuts)
+
+    def seconds(plan: Plan) -> float:
+        # What trains here has windows of its input's length from then on, where it had whole ones.
+        short = _SHORT if asr.model.pads_to_window and plan.steps else 1.0
+        scorings = 1 + short * (2 if plan.finetune else 1)
+        return _FIXED + scorings * scoring + sum(part.seconds for part in costs.of(plan))
+
+    plans = OWN if isinstance(asr.model, Transducer) else HUB
+    plan = choose(plans, seconds, budget)
+    chosen = Chosen(
+        model=str(model),
+        named=tuple(sorted(languages)),
+        languages=codes,
+        target=target,
+        budget=budget,
+        finetune=plan.finetune,
+        steps=plan.steps,
+        refit=plan.refit,
+        sparsity=plan.sparsity_for(target),
+        dtype=DTYPES[target],
+        precision=costs.precision,
+        pace=costs.tuning_step if plan.finetune else 0.0,
+    )
+    for line in _lines(chosen, plan, costs.of(plan), seconds(plan), dense):
+        print(line, file=sys.stderr)
+    if longer := plans[: plans.index(plan)]:
+        more = longer[-1]
+        what = "is trained longer" if plan.steps else "is trained, too"
+        better = f"about {more.errors[0]:g} to {more.errors[1]:g} times the dense WER"
+        print(f"with a budget of {duration(seconds(more))} it {what}: {better} then", file=sys.stderr)
+    write_json(out / "plan.json", chosen.model_dump(mode="json"))
+    return chosen
+
+
+def _lines(chosen: Chosen, plan: Plan, parts: Sequence[Estimate], seconds: float, dense: System) -> list[str]:
+    """The plan for people."""
+    numbers = {"finetuning": chosen.finetune, "training of the pruned model": chosen.steps}
+    steps = [f"{count:,} steps of {what}" for what, count in numbers.items() if count]
+    refit = [f"refitting on {chosen.refit} batches a language"] if chosen.refit else []
+    what = [*steps[:-1], *refit, *steps[-1:]] if steps else [*refit, "no training"]
+    wer = dense.scored.mean_wer
+    low, high = (percent(times * wer, 0) for times in plan.errors)
+    disk, memory = max(part.disk for part in parts), max(part.memory for part in parts)
+    lines = [
+        f"plan: {chosen.sparsity:.0%} sparse in {', '.join(chosen.languages)}: {', '.join(what)}",
+        f"time: about {duration(seconds)}; memory {size(memory)}; disk {size(disk)}",
+        f"WER: {plan.errors[0]:g} to {plan.errors[1]:g} times the dense one's ({plan.basis}): about {low} to {high}%, "
+        f"if that is {percent(wer, 0)}%, as on {sum(one.utterances for one in dense.scored.languages)} utterances",
+    ]
+    if 0 < chosen.budget < seconds:
+        lines.append("that is more than the budget: nothing shorter is known to be of use")
+    return lines
+
+
+class _Costs:
+    """Estimates of what plans take, by a training step, a forward pass and decoding that are timed once."""
+
+    def __init__(self, asr: AsrModel, data: Path, out: Path, languages: Sequence[str]) -> None:
+        self._model, self._languages = asr.model, languages
+        self.precision: Precision = "bf16-mixed" if multiplies_bfloat16() else "32-true"
+        asr = AsrModel(asr.model, asr.tokenizer, asr.card.model_copy(update={"languages": tuple(languages)}))
+        self._paces = {trained: self._measured(asr, data, out, trained) for trained in (True, False)}
+
+    def _measured(self, asr: AsrModel, data: Path, out: Path, trained: bool) -> tuple[Pace, int]:
+        """The pace of a run with training or without, and how many dev utterances it scores."""
+        recipe = recipe_of(asr.model, int(trained), 1, self.precision)
+        fabric = launch(recipe)
+        inputs = Inputs(Run(out, recipe, fabric), data, self._languages)
+        dev = inputs.dev(asr)
+        pace = measure(asr.model, inputs.sample(asr), recipe, next(iter(dev), None), fabric.autocast)
+        return pace, sum(map(len, dev))
+
+    @property
+    def tuning_step(self) -> float:
+        """Seconds of a step without a teacher."""
+        return self._paces[True][0].own
+
+    def of(self, plan: Plan) -> list[Estimate]:
+        """Of finetuning, if there is any, and of pruning."""
+        pace, dev = self._paces[plan.steps > 0]
+        recipes: list[LoopConfig] = [recipe_of(self._model, plan.steps, plan.refit, self.precision)]
+        if plan.finetune:
+            recipes.insert(0, tuning_of(plan.finetune, self.precision))
+        return [estimate(pace, recipe, len(self._languages), dev) for recipe in recipes]
+
+
+def recipe_of(model: SpeechModel, steps: int, refit: int, precision: Precision) -> PruneRecipe:
+    """The recipe of pruning for a plan."""
+    recipe = prune_recipe(model) if steps else oneshot_recipe(model)
+    return _adjusted(recipe.model_copy(update={"refit_batches": refit}), steps, precision)
+
+
+def tuning_of(steps: int, precision: Precision) -> TrainRecipe:
+    """The recipe of finetuning for a plan."""
+    return _adjusted(finetune_recipe(), steps, precision)
+
+
+def _adjusted(recipe: RecipeT, steps: int, precision: Precision) -> RecipeT:
+    warmup = min(recipe.optimizer.warmup_steps, steps // 10)
+    optimizer = recipe.optimizer.model_copy(update={"steps": steps, "warmup_steps": warmup})
+    values: dict[str, Any] = {"optimizer": optimizer, "precision": precision}
+    return recipe.model_copy(update=values)
