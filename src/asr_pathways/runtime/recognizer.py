@@ -38,6 +38,7 @@ from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, Whis
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.model import AsrModel
+    from asr_pathways.runtime.hub_streaming import HubStreaming
     from asr_pathways.runtime.streaming import StreamingTransducer, TransducerStream
 
 AUTO = "auto"
@@ -106,6 +107,7 @@ class Recognizer:
         phrases: that such a transducer prefers.
         bonus: for each word piece of a phrase, in nats.
         endpointing: when silence ends a segment of a stream.
+        lookahead: of streams of a cache-aware transducer of the hub; see `HubStreaming`.
 
     Raises:
         PathwaysError: if there is no such model, it is broken, or a language or option is not one that fits.
@@ -124,6 +126,7 @@ class Recognizer:
         phrases: Sequence[str] = (),
         bonus: float = 2.0,
         endpointing: Endpointing | None = None,
+        lookahead: int | None = None,
     ) -> None:
         if threads < 1:
             raise PathwaysError(f"threads: {threads}: at least 1 is needed")
@@ -132,9 +135,12 @@ class Recognizer:
         self._endpointing = endpointing or Endpointing()
         streaming = {"beam": beam, "phrases": phrases, "bonus": bonus, "endpointing": self._endpointing}
         self._streaming: StreamingTransducer | None = None
-        self._engine = self._open(model, threads, precision, memory, streaming)
+        self._cache_aware: HubStreaming | None = None
+        self._engine = self._open(model, threads, precision, memory, streaming, lookahead)
         if phrases and self._streaming is None:
             raise PathwaysError("phrases: only transducers of this package prefer some")
+        if lookahead is not None and self._cache_aware is None:
+            raise PathwaysError("lookahead: only cache-aware transducers of the hub have a choice of it")
         self._choices = None if languages is None else tuple(map(self._check, languages))
         if self._choices == ():
             raise PathwaysError("languages: at least one is needed")
@@ -157,7 +163,7 @@ class Recognizer:
     @property
     def streams(self) -> bool:
         """Whether the model itself streams; any other decodes what is being said again and again (`stream`)."""
-        return self._streaming is not None
+        return self._streaming is not None or self._cache_aware is not None
 
     @property
     def tells_languages(self) -> bool:
@@ -243,6 +249,8 @@ class Recognizer:
             return self._streaming.stream(asked)
         if asked is None:
             raise PathwaysError(f"language: choose one of {' '.join(self.languages)}")
+        if self._cache_aware is not None:
+            return self._cache_aware.stream(self._check(asked), self._check)
         return AgreementStream(self._engine, self._check(asked), self._check, self._endpointing)
 
     def decode(self, streams: Sequence[Stream]) -> None:
@@ -256,7 +264,13 @@ class Recognizer:
             stream.partial()
 
     def _open(
-        self, model: str | Path | AsrModel, threads: int, precision: Precision, memory: float, options: dict[str, Any]
+        self,
+        model: str | Path | AsrModel,
+        threads: int,
+        precision: Precision,
+        memory: float,
+        options: dict[str, Any],
+        lookahead: int | None,
     ) -> Engine:
         path = Path(model) if isinstance(model, (str, Path)) else None
         bundle = Reader.open(path) if path is not None and is_bundle(path) else None
@@ -264,6 +278,7 @@ class Recognizer:
             return self._whisper(BundleSource(bundle), path, None, threads, precision, memory, options)
         from asr_pathways.bundle.load import load_model
         from asr_pathways.model_folder.card import ModelCard
+        from asr_pathways.models.hub.transducer import HubTransducer
         from asr_pathways.models.hub.whisper import Whisper
         from asr_pathways.models.transducer import Transducer
         from asr_pathways.runtime.sources import ModelSource, PathwaySource, open_source
@@ -288,7 +303,12 @@ class Recognizer:
             raise PathwaysError(f"{path or 'the model'}: has no beam search here: leave the beam at 1")
         if not available():
             warn_of_dense_products()
-        return TorchEngine(asr, path, threads, precision, memory)
+        engine = TorchEngine(asr, path, threads, precision, memory)
+        if isinstance(asr.model, HubTransducer) and asr.model.cache_aware is not None:
+            from asr_pathways.runtime.hub_streaming import HubStreaming
+
+            self._cache_aware = HubStreaming(engine, lookahead, options["endpointing"])
+        return engine
 
     def _whisper(
         self,

@@ -148,6 +148,7 @@ class TorchEngine:
 
     Attributes:
         languages: that it recognises; empty: any.
+        model, threads, memory: as above.
         layers: how its linear layers are stored, with the timings that decided it; None without kernels.
     """
 
@@ -160,7 +161,7 @@ class TorchEngine:
         memory: float = math.inf,
     ) -> None:
         assert isinstance(asr.model, HubModel)
-        self._asr, self._model, self._threads, self._memory = asr, asr.model.eval(), threads, memory
+        self._asr, self.model, self.threads, self.memory = asr, asr.model.eval(), threads, memory
         self.languages, self.window, self.free_text = asr.languages, asr.model.window, asr.model.free_text
         self.times_words = type(asr.model).aligned is not HubModel.aligned
         self._identification = Identification(model, asr)
@@ -198,32 +199,48 @@ class TorchEngine:
             PathwaysError: if it is too short, or words are asked for and the model times none.
         """
         model, seconds = self._pathway(language), len(samples) / SAMPLE_RATE
-        with _torch_threads(self._threads):
+        with torch_threads(self.threads):
             features = model.frontend(samples)[None]
             if reason := model.length_error(features.shape[1], []):
                 raise PathwaysError(f"only {1000 * seconds:.0f} ms of audio: {reason}")
             (path,) = model.aligned(features, torch.tensor([features.shape[1]]), language)
-        with self._lock:  # some tokenizers have a state, which is the language
-            text = self._asr.tokenizer.decode(path.tokens, language)
-            if not text:
-                return None
-            timed = self._words(path, language, seconds) if words else ()
+        text = self.text(path.tokens, language)
+        if not text:
+            return None
+        timed = self.words(path, language, seconds) if words else ()
         probability = fmean(math.log(max(one, TINY)) for one in path.probabilities) if path.probabilities else None
         return Segment(text, 0.0, seconds, language, timed, log_probability=probability)
 
     def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
-        with self._lock, _torch_threads(self._threads):
+        with self._lock, torch_threads(self.threads):
             return self._identification.probabilities(samples, languages)
 
-    def _words(self, path: Aligned, language: str, seconds: float) -> tuple[Word, ...]:
-        if not path.spans:
+    def text(self, tokens: Sequence[int], language: str) -> str:
+        """The text of tokens."""
+        with self._lock:  # some tokenizers have a state, which is the language
+            return self._asr.tokenizer.decode(tokens, language)
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Tokens as the vocabulary has them."""
+        assert isinstance(self._asr.tokenizer, HubTokenizer)
+        return [str(piece) for piece in self._asr.tokenizer.tokenizer.convert_ids_to_tokens(list(tokens))]
+
+    def words(self, path: Aligned, language: str, seconds: float, begin: float = 0.0) -> tuple[Word, ...]:
+        """The words of what search found in audio of ``seconds``, which begins at ``begin``.
+
+        Raises:
+            PathwaysError: if the model times none.
+        """
+        if path.tokens and not path.spans:
             raise PathwaysError("this model times no words without compiled kernels")
-        codec, frame = self._asr.tokenizer, self._model.frame_seconds
+        codec, frame = self._asr.tokenizer, self.model.frame_seconds
         assert isinstance(codec, HubTokenizer)
         words = []
-        for text, places in codec.words(path.tokens, language):
+        with self._lock:
+            spoken = codec.words(path.tokens, language)
+        for text, places in spoken:
             spans = [path.spans[place] for place in places]
-            start, end = (round(min(frame * edge, seconds), 2) for edge in (spans[0][0], spans[-1][1]))
+            start, end = (round(begin + min(frame * edge, seconds), 2) for edge in (spans[0][0], spans[-1][1]))
             counts = [last - first for first, last in spans]
             probabilities = [path.probabilities[place] for place in places]
             probability = sum(map(mul, probabilities, counts)) / sum(counts)
@@ -232,34 +249,39 @@ class TorchEngine:
 
     def _pathway(self, language: str) -> HubModel:
         with self._lock, torch.inference_mode(False):
-            key = self._key(language)
+            key = self.key(language)
             if key not in self._pathways:
-                with _torch_threads(self._threads), torch.no_grad():
+                with torch_threads(self.threads), torch.no_grad():
                     self._pathways[key] = self._build(language)
             self._pathways.move_to_end(key)
-            while len(self._pathways) > 1 and sum(one.nbytes for one in self._pathways.values()) > self._memory:
+            while len(self._pathways) > 1 and sum(one.nbytes for one in self._pathways.values()) > self.memory:
                 self._pathways.popitem(last=False)
             return self._pathways[key].model
 
-    def _key(self, language: str) -> str:
+    def key(self, language: str) -> str:
         """What pathways that differ differ in."""
         pathways = self._asr.pathways
         if pathways is None or (pathways.config.shared and language not in pathways.added):
-            return language if self._model.language_parameters(language) else ""
+            return language if self.model.language_parameters(language) else ""
         return language
 
-    def _build(self, language: str) -> _Pathway:
-        pathways, model = self._asr.pathways, self._model.twin()
-        pruned: Collection[str] = ()
+    def specialized(self, language: str) -> HubModel:
+        """The model of a language's pathway, in layers of torch; it shares with others what no mask covers."""
+        pathways, model = self._asr.pathways, self.model.twin()
         if pathways is not None:
-            state, pruned = pathways.extract(language), pathways.names
+            state = pathways.extract(language)
             # the tensors of an added language take turns in the model's own
-            place(model.network, state if pathways.added else {name: state[name] for name in pruned})
+            place(model.network, state if pathways.added else {name: state[name] for name in pathways.names})
             if neurons := pathways.neurons(language):
                 model.drop_neurons(neurons)
         model.specialize(language)
+        return model
+
+    def _build(self, language: str) -> _Pathway:
+        model = self.specialized(language)
+        pruned: Collection[str] = () if self._asr.pathways is None else self._asr.pathways.names
         nbytes = 0 if self.layers is None else self._compile(model, language, pruned, self.layers)
-        common = {id(tensor) for tensor in self._model.parameters()}
+        common = {id(tensor) for tensor in self.model.parameters()}
         return _Pathway(model, nbytes + sum(one.nbytes for one in model.parameters() if id(one) not in common))
 
     def _compile(self, model: HubModel, language: str, pruned: Collection[str], layers: Layers) -> int:
@@ -267,7 +289,7 @@ class TorchEngine:
         features = model.frontend(np.zeros(round(EXAMPLE_SECONDS * SAMPLE_RATE), dtype=np.float32))[None]
         with recorded(model.network) as called:
             model.decode(features, torch.tensor([features.shape[1]]), language)
-        originals, nbytes = dict(self._model.network.named_parameters()), 0
+        originals, nbytes = dict(self.model.network.named_parameters()), 0
         for name in sorted(called):
             module = model.network.get_submodule(name)
             weights = [f"{name}.{one}" for one, _ in module.named_parameters(recurse=False)]
@@ -307,7 +329,7 @@ _counting = threading.Lock()
 
 
 @contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """Torch uses so many threads while the context lasts; where several last at once, as the first of them says."""
     with _counting:
         if not _counts:

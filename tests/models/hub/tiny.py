@@ -215,23 +215,62 @@ def parakeet_tdt(folder: Path) -> Path:
     )
 
 
+PROMPTS = {"en-US": 0, "en": 0, "fr": 1, "fr-CA": 2, "de-DE": 3, "auto": 4}
+
+
 def nemotron(folder: Path) -> Path:
-    """NemotronAsrStreamingForRNNT."""
+    """NemotronAsrStreamingForRNNT, without a processor_config.json."""
+    return _cache_aware(folder, "NemotronAsrStreaming")
+
+
+def nemotron_prompts(folder: Path) -> Path:
+    """Nemotron3_5AsrForRNNT, which is told the language."""
+    network = _cache_aware(folder, "Nemotron3_5Asr", num_prompts=5, prompt_intermediate_size=16, default_prompt_id=4)
+    processor = {
+        "processor_class": "Nemotron3_5AsrProcessor",
+        "supported_num_lookahead_tokens": [3, 1, 0],
+        "default_num_lookahead_tokens": 1,
+        "prompt_dictionary": PROMPTS,
+        "num_prompts": 5,
+    }
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    return network
+
+
+def _cache_aware(folder: Path, kind: str, **options: Any) -> Path:
     tokenizer = _pieces(folder)
     torch.manual_seed(5)
-    config = transformers.NemotronAsrStreamingConfig(
+    config = getattr(transformers, f"{kind}Config")(
         vocab_size=len(tokenizer) + 1,
         decoder_hidden_size=16,
         num_decoder_layers=1,
         blank_token_id=3 + len(LETTERS),
         pad_token_id=2,
-        encoder_config={**ENCODER, "num_mel_bins": 80, "sliding_window": 21, "default_num_lookahead_tokens": 1},
+        encoder_config={
+            **ENCODER,
+            "model_type": "nemotron_asr_streaming_encoder",
+            "num_mel_bins": 80,
+            "sliding_window": 21,
+            "default_num_lookahead_tokens": 1,
+        },
+        **options,
     )
     extractor = transformers.NemotronAsrStreamingFeatureExtractor()
-    return _save(folder, transformers.NemotronAsrStreamingForRNNT(config), tokenizer, extractor)
+    return _save(folder, getattr(transformers, f"{kind}ForRNNT")(config), tokenizer, extractor)
 
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     maker.__name__: maker
-    for maker in (whisper, wav2vec2, hubert, wav2vec2_bert, mms, parakeet_ctc, parakeet_rnnt, parakeet_tdt, nemotron)
+    for maker in (
+        whisper,
+        wav2vec2,
+        hubert,
+        wav2vec2_bert,
+        mms,
+        parakeet_ctc,
+        parakeet_rnnt,
+        parakeet_tdt,
+        nemotron,
+        nemotron_prompts,
+    )
 }

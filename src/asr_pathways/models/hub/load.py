@@ -12,6 +12,7 @@ import torch
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import read_json
 from asr_pathways.models.hub.base import GENERATION, ExtractorFrontend, HubModel, Source
+from asr_pathways.models.hub.cache_aware import ProcessorFile
 from asr_pathways.models.hub.codec import HubTokenizer, MmsTokenizer
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
 from asr_pathways.models.hub.files import check_configs, weight_shapes
@@ -170,6 +171,13 @@ def _transducer(source: Source, config: Any, network: Any) -> Loaded:
     return HubTransducer(network, frontend, [tokenizer, frontend.extractor]), codec
 
 
+def _cache_aware(source: Source, config: Any, network: Any) -> Loaded:
+    tokenizer, frontend, processor = _tokenizer(source), _frontend(source), ProcessorFile.read(source)
+    codec = HubTokenizer(tokenizer, group_tokens=False)
+    parts = [tokenizer, frontend.extractor, processor]
+    return HubTransducer(network, frontend, parts, processor.cache_aware(config)), codec
+
+
 def _frontend(source: Source) -> ExtractorFrontend:
     from transformers import AutoFeatureExtractor
 
@@ -209,6 +217,7 @@ LOADERS: dict[str, Callable[[Source, Any, Any], Loaded]] = {
         ),
         _ctc,
     ),
-    **dict.fromkeys(("NemotronAsrStreamingForRNNT", "ParakeetForRNNT", "ParakeetForTDT"), _transducer),
+    **dict.fromkeys(("ParakeetForRNNT", "ParakeetForTDT"), _transducer),
+    **dict.fromkeys(("Nemotron3_5AsrForRNNT", "NemotronAsrStreamingForRNNT"), _cache_aware),
 }
 """By architecture, as config.json names it."""

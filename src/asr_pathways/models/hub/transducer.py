@@ -1,4 +1,4 @@
-"""Transducers from elsewhere as speech models: Parakeet RNN-T and TDT, Nemotron streaming.
+"""Transducers from elsewhere as speech models: Parakeet RNN-T and TDT, Nemotron streaming and Nemotron 3.5 ASR.
 
 RNN-T loss is this package's (transformers' needs torchaudio); TDT loss (Xu et al. 2023, arXiv 2304.06795) is
 transformers'.
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asr_pathways.models.hub.base import Aligned, ExtractorFrontend, HubModel, pad_lengths
+from asr_pathways.models.hub.cache_aware import CacheAware
 from asr_pathways.models.rnnt_loss import rnnt_loss
 
 if TYPE_CHECKING:
@@ -21,18 +22,26 @@ if TYPE_CHECKING:
 
 
 class HubTransducer(HubModel):
-    """Any of transformers' ``...ForRNNT`` and ``...ForTDT``: one vocabulary, whatever the language."""
+    """Any of transformers' ``...ForRNNT`` and ``...ForTDT``: one vocabulary, whatever the language.
 
-    unprunable = ("joint", "encoder_projector", "decoder.decoder_projector")
+    Args:
+        hub, frontend, parts: see `HubModel`.
+        cache_aware: how it streams; None: it takes whole recordings only.
+    """
+
+    unprunable = ("joint", "encoder_projector", "decoder.decoder_projector", "prompt_projector")
     stepwise = ("decoder", "joint")
     blank: int
 
-    def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any]) -> None:
+    def __init__(
+        self, hub: Any, frontend: ExtractorFrontend, parts: list[Any], cache_aware: CacheAware | None = None
+    ) -> None:
         super().__init__(hub, frontend, parts)
         self.blank = int(hub.config.blank_token_id)
         self.durations = list(getattr(hub.config, "durations", []))
-        lookahead = getattr(hub.config.encoder_config, "default_num_lookahead_tokens", None)
-        self._options = {} if lookahead is None else {"num_lookahead_tokens": lookahead}
+        self.cache_aware = cache_aware
+        self.languages = () if cache_aware is None else tuple(cache_aware.prompts)
+        self._options = {} if cache_aware is None else {"num_lookahead_tokens": cache_aware.lookahead}
 
     def encodings_for(self, targets: Sequence[int]) -> int:
         """As many as the shortest durations of the targets take; without durations any number is in one frame."""
@@ -40,7 +49,7 @@ class HubTransducer(HubModel):
 
     def _loss(self, batch: Batch) -> Tensor:
         """RNN-T or TDT loss, in nats a token."""
-        encoded = self._encode(batch.features, batch.feature_lengths)
+        encoded = self._encode(batch.features, batch.feature_lengths, batch.language)
         lengths = encoded.attention_mask.sum(-1).long()
         tokens = F.pad(batch.targets, (1, 0), value=self.blank)
         logits = self.hub(encoder_outputs=encoded, decoder_input_ids=tokens).logits[:, : int(lengths.max())]
@@ -52,15 +61,17 @@ class HubTransducer(HubModel):
         return {"decoder": tokens} | super().positions(batch)
 
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
-        encoded = self._encode(features, lengths)
+        encoded = self._encode(features, lengths, language)
         return encoded.last_hidden_state, encoded.attention_mask.sum(-1).long()
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         return torch.as_tensor(self.hub.encoder._get_subsampling_output_length(lengths)).long()
 
-    def _encode(self, features: Tensor, lengths: Tensor) -> Any:
-        mask = pad_lengths(lengths, features.shape[1]).long()
-        return self.hub.get_audio_features(input_features=features, attention_mask=mask, **self._options)
+    def _encode(self, features: Tensor, lengths: Tensor, language: str) -> Any:
+        mask, options = pad_lengths(lengths, features.shape[1]).long(), dict[str, Any](self._options)
+        if self.cache_aware is not None and (prompt := self.cache_aware.prompt(language)) is not None:
+            options["prompt_ids"] = torch.full_like(lengths, prompt)
+        return self.hub.get_audio_features(input_features=features, attention_mask=mask, **options)
 
     def _costs(self, logits: Tensor, batch: Batch, lengths: Tensor) -> Tensor:
         if not self.durations:
@@ -92,7 +103,7 @@ class HubTransducer(HubModel):
 
         A token is of the frame that emitted it, and of those that its duration skips.
         """
-        encoded = self._encode(features, lengths)
+        encoded = self._encode(features, lengths, language)
         frames, ends = encoded.pooler_output, encoded.attention_mask.sum(-1)
         rows, at, run = torch.arange(len(ends), device=ends.device), torch.zeros_like(ends), torch.zeros_like(ends)
         most = self.hub.max_symbols_per_step * max(1, int(ends.max()))

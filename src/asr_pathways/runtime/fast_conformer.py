@@ -1,0 +1,317 @@
+"""A cache-aware FastConformer transducer (Noroozi et al. 2023, arXiv 2312.17279) of the hub, a chunk at a time.
+
+The network's tensors are transformers' own; its linear layers are products of any kind. Positions are relative, so that
+their projections are the same for each chunk: they are computed once, which transformers does for each chunk again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Multiply = Callable[[Tensor], Tensor]
+"""A linear layer: (n, in) -> (n, out)."""
+
+MakeLinear = Callable[[Tensor, Tensor | None, int], Multiply]
+"""Makes one of a weight (out, in), a bias (out,) and the rows of its usual input."""
+
+
+@dataclass
+class LayerState:
+    """What a layer remembers.
+
+    Attributes:
+        keys, values: (heads, p, d): of the frames in its left context.
+        frames: (k - 1, D): the last inputs of its convolution, of k taps.
+    """
+
+    keys: Tensor
+    values: Tensor
+    frames: Tensor
+
+
+@dataclass
+class EncoderState:
+    """What the encoder remembers of a segment.
+
+    Attributes:
+        stages: of each convolution of the subsampling, its inputs (1, C, t, F) that later outputs need; None at first.
+        layers: of each layer.
+    """
+
+    stages: list[Tensor | None]
+    layers: list[LayerState]
+
+
+class Encoder:
+    """The encoder: features to encodings, `chunk` frames at a time, which see each other and `left` frames before.
+
+    Args:
+        encoder: a `NemotronAsrStreamingEncoder`, in eval mode.
+        lookahead: frames after a chunk's first that it sees: one of those that the model was trained with.
+        linear: makes the linear layers; those of a kernel of one frame, too.
+
+    Attributes:
+        chunk: frames of the encoder that are computed at once.
+        left: frames of left context; whole chunks.
+        factor: frames of features to one of the encoder.
+    """
+
+    def __init__(self, encoder: Any, lookahead: int, linear: MakeLinear) -> None:
+        config = encoder.config
+        self.chunk = lookahead + 1
+        self.left = (config.sliding_window - 1) // self.chunk * self.chunk
+        self.factor = int(config.subsampling_factor)
+        self._scale = float(encoder.input_scale)
+        subsampling = encoder.subsampling
+        self._stem, self._stages, self._activation = subsampling.conv_in, list(subsampling.layers), subsampling.act_fn
+        self._inwards = linear(subsampling.linear.weight, subsampling.linear.bias, self.chunk)
+        like = subsampling.linear.weight.new_zeros(1, self.left + self.chunk, config.hidden_size)
+        positions = encoder.encode_positions(like)[0]
+        self._layers = [_Layer(layer, self.left, self.chunk, positions, linear) for layer in encoder.layers]
+
+    def initial_state(self) -> EncoderState:
+        """Of a new segment."""
+        return EncoderState([None] * (1 + len(self._stages)), [layer.initial_state() for layer in self._layers])
+
+    def features_wanted(self, state: EncoderState) -> int:
+        """Frames of features for the next whole chunk."""
+        return self.factor * self.chunk - (self.factor - 1 if state.stages[0] is None else 0)
+
+    def encode(self, features: Tensor, state: EncoderState, final: bool = False) -> Tensor:
+        """Features (T, F) of the next whole chunk -> encodings (`chunk`, D); moves the state on.
+
+        Args:
+            final: whether the segment ends with these features: they may be fewer then, and so may the encodings.
+        """
+        x = self._convolve(0, self._stem, features[None, None], state, final)
+        x = self._activation(x)
+        for index, stage in enumerate(self._stages, 1):
+            x = self._convolve(index, stage.depthwise_conv, x, state, final)
+            x = self._activation(stage.pointwise_conv(x))
+        x = self._inwards(x[0].transpose(0, 1).flatten(1)) * self._scale
+        for layer, memory in zip(self._layers, state.layers, strict=True):
+            x = layer(x, memory)
+        return x
+
+    def _convolve(self, index: int, convolution: Any, x: Tensor, state: EncoderState, final: bool) -> Tensor:
+        """The outputs of a strided convolution over (1, C, t, F) that are new; at the end with its padding."""
+        (kernel, _), (stride, _), (left, right) = convolution.kernel_size, convolution.stride, convolution.time_pad
+        before = state.stages[index]
+        x = F.pad(x, (*convolution.freq_pad, left if before is None else 0, right if final else 0))
+        if before is not None:
+            x = torch.cat([before, x], dim=2)
+        done = max(0, (x.shape[2] - kernel) // stride + 1) * stride
+        state.stages[index] = x[:, :, done:].clone()
+        if x.shape[2] < kernel:
+            x = F.pad(x, (0, 0, 0, kernel - x.shape[2]))
+            return convolution._conv_forward(x, convolution.weight, convolution.bias)[:, :, :0]
+        return convolution._conv_forward(x, convolution.weight, convolution.bias)
+
+
+class _Layer:
+    """A conformer block: (n, D) -> (n, D)."""
+
+    def __init__(self, layer: Any, left: int, chunk: int, positions: Tensor, linear: MakeLinear) -> None:
+        attention, convolution = layer.self_attn, layer.conv
+        self._left, self._chunk, self._heads, self._scale = (
+            left,
+            chunk,
+            layer.self_attn.bias_u.shape[0],
+            attention.scaling,
+        )
+        self._norms = layer.norm_feed_forward1, layer.norm_self_att, layer.norm_conv, layer.norm_feed_forward2
+        self._norm_out, self._inner_norm = layer.norm_out, convolution.norm
+        self._feed_forwards = [_FeedForward(one, chunk, linear) for one in (layer.feed_forward1, layer.feed_forward2)]
+        inwards = attention.q_proj, attention.k_proj, attention.v_proj
+        biases = [one.bias for one in inwards if one.bias is not None]
+        weight = torch.cat([one.weight for one in inwards])
+        self._query_key_value = linear(weight, torch.cat(biases) if biases else None, chunk)
+        self._attended = linear(attention.o_proj.weight, attention.o_proj.bias, chunk)
+        self._bias_u, self._bias_v = attention.bias_u[:, None], attention.bias_v[:, None]
+        projected = F.linear(positions, attention.relative_k_proj.weight).unflatten(1, (self._heads, -1))
+        self._positions = projected.permute(
+            1, 2, 0
+        ).contiguous()  # (heads, d, 2 (left + chunk) - 1), the farthest first
+        self._pointwise = [
+            linear(one.weight.squeeze(2), one.bias, chunk)
+            for one in (convolution.pointwise_conv1, convolution.pointwise_conv2)
+        ]
+        depthwise, self._activation = convolution.depthwise_conv, convolution.activation
+        self._taps = depthwise.weight[:, 0].T.contiguous()  # (k, D)
+        self._bias = torch.zeros_like(self._taps[0]) if depthwise.bias is None else depthwise.bias
+
+    def initial_state(self) -> LayerState:
+        heads, size, _ = self._positions.shape
+        nothing = self._positions.new_zeros(heads, 0, size)
+        return LayerState(nothing, nothing, self._positions.new_zeros(len(self._taps) - 1, heads * size))
+
+    def __call__(self, x: Tensor, state: LayerState) -> Tensor:
+        first, attention, convolution, last = self._norms
+        x = x + 0.5 * self._feed_forwards[0](first(x))
+        x = x + self._attend(attention(x), state)
+        x = x + self._convolve(convolution(x), state)
+        x = x + 0.5 * self._feed_forwards[1](last(x))
+        return self._norm_out(x)
+
+    def _attend(self, x: Tensor, state: LayerState) -> Tensor:
+        """To the chunk itself and its left context, all of them: (n, D) -> (n, D)."""
+        count = len(x)
+        query, key, value = self._query_key_value(x).view(count, 3, self._heads, -1).permute(1, 2, 0, 3)
+        keys, values = torch.cat([state.keys, key], dim=1), torch.cat([state.values, value], dim=1)
+        total = keys.shape[1]
+        first = max(0, total - self._left)
+        state.keys, state.values = keys[:, first:], values[:, first:]
+        # Of distances total - 1 to 1 - count, those of query i begin at count - 1 - i.
+        zero = self._left + self._chunk - 1
+        distances = self._positions[:, :, zero - total + 1 : zero + count]
+        by_distance = torch.matmul(query + self._bias_v, distances)
+        size = by_distance.shape[2]
+        by_position = by_distance.as_strided(
+            (self._heads, count, total), (count * size, size - 1, 1), by_distance.storage_offset() + count - 1
+        )
+        scores = torch.baddbmm(by_position, query + self._bias_u, keys.transpose(1, 2))
+        attended = torch.matmul((scores * self._scale).softmax(dim=-1, dtype=torch.float32).to(x.dtype), values)
+        return self._attended(attended.transpose(0, 1).reshape(count, -1))
+
+    def _convolve(self, x: Tensor, state: LayerState) -> Tensor:
+        """Gated, over this and the frames before: (n, D) -> (n, D)."""
+        frames = torch.cat([state.frames, F.glu(self._pointwise[0](x), dim=-1)])
+        state.frames = frames[len(x) :]
+        x = torch.addcmul(self._bias, frames[: len(x)], self._taps[0])  # a quarter of the time of torch's convolution
+        for place, tap in enumerate(self._taps[1:], 1):
+            x.addcmul_(frames[place : place + len(x)], tap)
+        return self._pointwise[1](self._activation(self._inner_norm(x)))
+
+
+class _FeedForward:
+    def __init__(self, module: Any, rows: int, linear: MakeLinear) -> None:
+        self._activation = module.activation
+        self._inwards, self._outwards = (linear(one.weight, one.bias, rows) for one in (module.linear1, module.linear2))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._outwards(self._activation(self._inwards(x)))
+
+
+class Predicted(NamedTuple):
+    """What the prediction network returns.
+
+    Attributes:
+        output: (1, D): for the joiner.
+        hidden, cell: (D,) of each of its layers.
+    """
+
+    output: Tensor
+    hidden: Sequence[Tensor]
+    cell: Sequence[Tensor]
+
+
+class Network:
+    """A cache-aware transducer for one language, in products of any kind; its tensors are read once.
+
+    Args:
+        hub: transformers' network, in eval mode.
+        lookahead: see `Encoder`.
+        linear: makes the linear layers.
+        prompt: of the language; None: the network has none.
+    """
+
+    def __init__(self, hub: Any, lookahead: int, linear: MakeLinear, prompt: int | None = None) -> None:
+        self.encoder = Encoder(hub.encoder, lookahead, linear)
+        self.blank, self.most_symbols = int(hub.config.blank_token_id), int(hub.max_symbols_per_step)
+        self.silent = {self.blank, hub.config.pad_token_id}
+        self._prompted: tuple[Multiply, Multiply] | None = None
+        if prompt is not None:
+            inwards, outwards = hub.prompt_projector.linear_1, hub.prompt_projector.linear_2
+            width = hub.config.encoder_config.hidden_size  # after which come the prompts, of which one is on
+            bias = inwards.bias + inwards.weight[:, width + prompt]
+            self._prompted = (
+                linear(inwards.weight[:, :width], bias, self.encoder.chunk),
+                linear(outwards.weight, outwards.bias, self.encoder.chunk),
+            )
+        self._projected = linear(hub.encoder_projector.weight, hub.encoder_projector.bias, self.encoder.chunk)
+        self._embedding = hub.decoder.embedding.weight
+        lstm = hub.decoder.lstm
+        self._cells = [
+            linear(
+                torch.cat([getattr(lstm, f"weight_ih_l{n}"), getattr(lstm, f"weight_hh_l{n}")], dim=1),
+                getattr(lstm, f"bias_ih_l{n}") + getattr(lstm, f"bias_hh_l{n}"),
+                1,
+            )
+            for n in range(lstm.num_layers)
+        ]
+        self._predicted = linear(hub.decoder.decoder_projector.weight, hub.decoder.decoder_projector.bias, 1)
+        self._activation = hub.joint.activation
+        self._head = linear(hub.joint.head.weight, hub.joint.head.bias, self.encoder.chunk)
+
+    def encode(self, features: Tensor, state: EncoderState, final: bool = False) -> Tensor:
+        """As `Encoder.encode`, projected for the joiner."""
+        x = self.encoder.encode(features, state, final)
+        if self._prompted is not None:
+            inwards, outwards = self._prompted
+            x = outwards(inwards(x).relu())
+        return self._projected(x)
+
+    def predict(self, token: int, before: Predicted | None = None) -> Predicted:
+        """The prediction network after one more token; before the first it is the blank."""
+        x, hidden, cell = self._embedding[token][None], [], []
+        for number, gates in enumerate(self._cells):
+            h, c = (
+                (torch.zeros_like(x), torch.zeros_like(x))
+                if before is None
+                else (before.hidden[number], before.cell[number])
+            )
+            i, f, g, o = gates(torch.cat([x, h], dim=1)).chunk(4, dim=1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            x = o.sigmoid() * c.tanh()
+            hidden.append(x)
+            cell.append(c)
+        return Predicted(self._predicted(x), hidden, cell)
+
+    def join(self, encodings: Tensor, predicted: Predicted) -> Tensor:
+        """Scores (n, V) of the tokens after encodings (n, D)."""
+        return self._head(self._activation(encodings + predicted.output))
+
+
+class Search:
+    """Greedy search in a segment.
+
+    Attributes:
+        tokens, frames, probabilities: of what was emitted: ids, frames of the encoder, and the model's in [0, 1].
+        past: frames of the encoder that were searched.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.tokens: list[int] = []
+        self.frames: list[int] = []
+        self.probabilities: list[float] = []
+        self.past = 0
+        self._predicted = network.predict(network.blank)
+
+    def accept(self, encodings: Tensor) -> None:
+        """Searches encodings (n, D): all frames that are left at once, again from each that emits a token."""
+        network, at, run = self._network, 0, 0
+        while at < len(encodings):
+            scores = network.join(encodings[at:], self._predicted).float()
+            emitting = (scores.argmax(dim=-1) != network.blank).nonzero()
+            if not len(emitting):
+                break
+            first = int(emitting[0])
+            run = run if first == 0 else 0
+            best = scores[first]
+            token = int(best.argmax())
+            if token not in network.silent:
+                self.tokens.append(token)
+                self.frames.append(self.past + at + first)
+                self.probabilities.append(float((best[token] - best.logsumexp(dim=-1)).exp()))
+            self._predicted = network.predict(token, self._predicted)
+            at, run = at + first, run + 1
+            if run >= network.most_symbols:
+                at, run = at + 1, 0
+        self.past += len(encodings)
