@@ -98,6 +98,16 @@ def test_silence_is_not_decoded_and_ends_what_was_said() -> None:
     assert result.words[0].start == pytest.approx((200 + SECOND + 40) * FRAME / SAMPLE_RATE, abs=0.02)
 
 
+def test_a_click_is_not_decoded() -> None:
+    stream = stream_of(engine := Scripted("one"))
+    for samples in np.split(frames(20, 2, 60), range(1600, 40_000, 1600)):
+        stream.accept(samples)
+        assert stream.partial().text == ""
+    assert engine.heard == []
+    stream.accept(frames(0, 20))
+    assert stream.final().text == "one"
+
+
 def test_what_was_said_before_a_pause_is_not_decoded_again() -> None:
     engine = Scripted("one", "two", "two three")
     stream = stream_of(engine)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.data.features import Fbank
@@ -19,7 +21,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
-from asr_pathways.runtime import layers
+from asr_pathways.runtime import layers, pathway_cache
 from asr_pathways.runtime.kernels import available, extension
 from asr_pathways.runtime.sources import ModelSource
 from asr_pathways.runtime.stream import Endpointing
@@ -190,6 +192,22 @@ def test_layers_without_masks_are_shared_by_languages(trained: AsrModel, tmp_pat
     one, other = (recognizer.pathways.get(language).model for language in LANGUAGES)
     assert one.joiner.output is other.joiner.output
     assert one.encoder.front_end.projection is not other.encoder.front_end.projection
+
+
+@needs_kernels
+def test_a_weight_goes_when_its_layer_is_made(trained: AsrModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else preparing a pathway would take the memory of the dense model."""
+    weights: list[weakref.ref[torch.Tensor]] = []
+    compiled = pathway_cache.compiled_linear
+
+    def noted(module: nn.Linear, *arguments: Any) -> Any:
+        assert [weight() for weight in weights if weight() is not None] == []
+        weights.append(weakref.ref(module.weight))
+        return compiled(module, *arguments)
+
+    monkeypatch.setattr(pathway_cache, "compiled_linear", noted)
+    exact(ModelSource(trained), "fr")
+    assert len(weights) > 8
 
 
 def test_streams_side_by_side_do_not_disturb_each_other(trained: AsrModel) -> None:

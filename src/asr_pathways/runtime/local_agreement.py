@@ -17,7 +17,7 @@ import numpy as np
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.voice_activity import VoiceActivity
 from asr_pathways.runtime.results import Piece, Segment, Word, pieces_of
-from asr_pathways.runtime.speech_parts import Part, SpeechParts
+from asr_pathways.runtime.speech_parts import LEAST, Part, SpeechParts
 from asr_pathways.runtime.stream import Endpointing, Incoming, StreamResult
 
 STEP = 1.0
@@ -66,12 +66,14 @@ class AgreementStream:
 
     def partial(self) -> StreamResult:
         """The hypothesis of the segment so far; decodes if there is enough that is new (see `STEP`)."""
+        del self._known[len(self._speech.parts) :]  # a click was no part
         for place, part in enumerate(self._speech.parts):
             if place == len(self._known):
                 earlier = self._known[-1] if place and self._speech.parts[place - 1].cut else None
                 self._known.append(_Agreement() if earlier is None else earlier.split(part.start / SAMPLE_RATE))
             known, new = self._known[place], part.until - max(part.start, self._known[place].decoded)
-            if new > 0 and (part.over or part.paused or new >= max(STEP, self._cost) * SAMPLE_RATE):
+            due = part.over or part.paused or new >= max(STEP, self._cost) * SAMPLE_RATE
+            if due and new > 0 and part.frames >= LEAST:
                 known.take(self._recognize(part))
                 known.decoded = part.until
             if part.over:

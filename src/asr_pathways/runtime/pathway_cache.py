@@ -54,10 +54,9 @@ class PathwayCache:
 
     def __init__(self, source: PathwaySource, threads: int, precision: Precision | None, memory: float) -> None:
         self._source, self._memory = source, memory
-        compiled = precision is not None and available()
-        self.layers = Layers(precision, source.granularity, threads) if compiled else None
+        self.layers = None if precision is None or not available() else Layers(precision, source.granularity, threads)
         self._ready: OrderedDict[str, ReadyPathway] = OrderedDict()
-        self._shared: dict[str, tuple[list[Tensor], CompiledLinear]] = {}
+        self._shared: dict[str, tuple[list[Tensor | None], CompiledLinear]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -101,37 +100,41 @@ class PathwayCache:
         Predictor and joiner, which choose the tokens in a few products, are exact.
         """
         nbytes = 0
-        for prefix, module in list(model.named_modules()):
-            if not isinstance(module, (nn.Linear, nn.LSTM)) or prefix == "ctc_output":  # which decodes nothing
+        for prefix in [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.LSTM))]:
+            if prefix == "ctc_output":  # which decodes nothing
                 continue
+            module = model.get_submodule(prefix)  # in no list: its weights go when its layer is made
             rows, exact = _rows(prefix, model.config.encoder), not prefix.startswith("encoder.")
             names = [f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)]
-            place(model, {name: pruned[name].dense() for name in names if name in pruned})  # one at a time in memory
+            place(model, {name: pruned[name].dense() for name in names if name in pruned})
             layer: CompiledLinear | CompiledLstm
             if isinstance(module, nn.LSTM):
                 layer = compiled_lstm(module, layers, exact)
-                nbytes += layer.nbytes
-            elif pruned.keys().isdisjoint(names):
-                layer = self._unpruned(prefix, [dense[name] for name in names], module, layers, rows, exact)
-                nbytes += 0 if layer is self._shared[prefix][1] else layer.nbytes
             else:
-                layer = compiled_linear(module, layers, rows, exact)
-                nbytes += layer.nbytes
+                assert isinstance(module, nn.Linear)
+                layer = self._linear(prefix, module, [dense.get(name) for name in names], layers, rows, exact)
             model.set_submodule(prefix, layer)
+            shared = self._shared.get(prefix)
+            nbytes += 0 if shared is not None and layer is shared[1] else layer.nbytes
         for prefix, module in list(model.named_modules()):
             if isinstance(module, EmformerLayer):
                 model.set_submodule(prefix, CompiledEmformerLayer(module, layers.threads))
         return nbytes
 
-    def _unpruned(
-        self, name: str, tensors: list[Tensor], module: nn.Linear, layers: Layers, rows: int, exact: bool
+    def _linear(
+        self, name: str, module: nn.Linear, tensors: list[Tensor | None], layers: Layers, rows: int, exact: bool
     ) -> CompiledLinear:
-        """A layer that no mask covers: made once for all languages that have these tensors; an added one may not."""
+        """A layer; one that no mask covers is made once for the languages that have the same ``tensors``.
+
+        Args:
+            tensors: the weight and bias that no mask covers; None for those that one does.
+        """
         known = self._shared.get(name)
         if known is not None and all(one is other for one, other in zip(known[0], tensors, strict=True)):
             return known[1]
         layer = compiled_linear(module, layers, rows, exact)
-        self._shared.setdefault(name, (tensors, layer))
+        if all(one is not None for one in tensors):
+            self._shared.setdefault(name, (tensors, layer))
         return layer
 
 

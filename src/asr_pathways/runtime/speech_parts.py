@@ -24,6 +24,8 @@ class Part:
         start: of its samples, in samples at 16 kHz from the start of the stream.
         samples: (n,): so far.
         speech_end: where its speech ended last, counted as the start.
+        frames: of speech; with fewer than `LEAST` it may be a click, and is no part any more if a pause follows
+            (unless it goes on from one that was cut).
         paused: whether silence has followed for `PADDING`; then ``samples`` end there until speech goes on.
         over: whether nothing will follow.
         cut: whether it is over because it was too long: the next one begins where it ends.
@@ -32,6 +34,7 @@ class Part:
     start: int
     samples: Samples = field(default_factory=lambda: np.zeros(0, np.float32))
     speech_end: int = 0
+    frames: int = 0
     paused: bool = False
     over: bool = False
     cut: bool = False
@@ -100,6 +103,7 @@ class SpeechParts:
             if start - end >= self._pause:
                 break
             end = stop
+        part.frames = int(speech[:end].sum())
         if end > self._longest:
             self._end(part, best_cut(self._longest // 2, self._longest, self._frames, speech))
             part.cut = True
@@ -107,7 +111,7 @@ class SpeechParts:
             return True
         part.speech_end = (self._first + end) * FRAME
         if len(speech) - end >= self._pause:
-            if speech[:end].sum() >= LEAST:
+            if part.frames >= LEAST or any(before.cut for before in self.parts[-2:-1]):
                 self._end(part, end + min(PADDING, int(self._pause) // 2))
             else:  # a click
                 self.parts.pop()

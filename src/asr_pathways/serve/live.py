@@ -54,7 +54,9 @@ class _Results:
 
 async def _live(socket: WebSocket, service: Service) -> None:
     recognizer, audio, results = service.recognizer, Audio(16_000), _Results(socket)
-    stream: Stream | None = recognizer.stream(recognizer.languages[0]) if len(recognizer.languages) == 1 else None
+    stream: Stream | None = None
+    if len(recognizer.languages) == 1:
+        stream = await service.run(partial(recognizer.stream, recognizer.languages[0]))
     # Of a model that decodes again and again, what waits is decoded once.
     received = messages(socket) if recognizer.streams else gathered(socket)
     async for message in received:
