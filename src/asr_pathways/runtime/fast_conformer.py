@@ -154,8 +154,8 @@ class _Layer:
         x = x + 0.5 * self._feed_forwards[0](first(x))
         x = x + self._attend(attention(x), state)
         x = x + self._convolve(convolution(x), state)
-        x = self._norm_out(x + 0.5 * self._feed_forwards[1](last(x)))
-        return x
+        y: Tensor = self._norm_out(x + 0.5 * self._feed_forwards[1](last(x)))
+        return y
 
     def _attend(self, x: Tensor, state: LayerState) -> Tensor:
         """To the chunk itself and its left context, all of them: (n, D) -> (n, D)."""
