@@ -90,6 +90,22 @@ RECIPES = [
         pathways("granularity: '2:4'"),
     ),
     Case(
+        "neurons between layers that the model lacks",
+        BAD_RECIPE,
+        "pairs: no fc1 of the model has a fc2 beside it: see model.named_modules()",
+        pathways("granularity: neurons, pairs: [[fc1, fc2]]"),
+    ),
+    Case(
+        "more layers to leave out than there are",
+        prune("--drop-layers encoder:9"),
+        "recipe: drop_layers: encoder: 9 of 2 layers: at least one has to stay",
+    ),
+    Case(
+        "layers to leave out, without a number",
+        prune("--drop-layers encoder"),
+        "--drop-layers encoder: drop_layers.encoder: Input should be a valid integer, unable to parse string as an integer",
+    ),
+    Case(
         "more stages than steps",
         prune(method="imp"),
         "method imp reaches sparsity 0.5 at step 30, and the run ends at step 3: train longer, or prune in fewer stages",

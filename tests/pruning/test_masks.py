@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_pathways import bits
-from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning import masks
 
 shapes = st.lists(st.integers(0, 7), min_size=1, max_size=4).map(tuple)
@@ -56,35 +55,6 @@ def test_packing_by_torch_alone_as_on_an_accelerator_is_the_same(shape: tuple[in
     assert torch.equal(packed, masks.pack(mask))
     assert torch.equal(masks._unpack_by_torch(packed, mask.numel()), mask.reshape(-1))
     assert masks._popcount_by_torch(packed) == int(mask.sum())
-
-
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.data())
-def test_top_k_keeps_exactly_k_and_breaks_ties_by_lowest_index(values: list[int], data: st.DataObject) -> None:
-    keep = data.draw(st.integers(0, len(values)))
-    best = sorted(range(len(values)), key=lambda index: (-values[index], index))[:keep]
-    mask = masks.top_k(torch.tensor(values, dtype=torch.float32), keep)
-    assert mask.nonzero().view(-1).tolist() == sorted(best)
-
-
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.data())
-def test_the_threshold_found_by_torch_alone_is_the_same(values: list[int], data: st.DataObject) -> None:
-    index = data.draw(st.integers(0, len(values) - 1))
-    flat = torch.tensor(values, dtype=torch.float32)
-    assert masks._kth_smallest(flat, index) == masks._kth_smallest_by_torch(flat, index) == sorted(values)[index]
-
-
-def test_top_k_keeps_the_shape_and_reads_any_layout() -> None:
-    scores = torch.arange(12.0).view(3, 4).t()
-    assert torch.equal(masks.top_k(scores, 5), scores >= 7)
-
-
-def test_infinite_scores_are_the_highest() -> None:
-    assert masks.top_k(torch.tensor([1.0, math.inf, 2.0, math.inf]), 3).tolist() == [False, True, True, True]
-
-
-def test_a_score_that_is_not_a_number_is_an_error() -> None:
-    with pytest.raises(PathwaysError, match="NaN"):
-        masks.top_k(torch.tensor([1.0, math.nan, 2.0]), 1)
 
 
 @given(st.lists(shapes, min_size=1, max_size=3), st.integers(0, 1000))

@@ -190,6 +190,28 @@ def test_refitting_brings_a_pathway_nearer_to_the_dense_model(model: nn.Module) 
     assert all(distance(language) < 0.6 * one for language, one in zip(LANGUAGES, before, strict=True))
 
 
+def test_an_added_language_leaves_the_others_as_they_are(model: nn.Module) -> None:
+    pathways = attached(model)
+
+    def out(language: str) -> Tensor:
+        with pathways.use(language), torch.no_grad():
+            return model.eval()(frames(9))
+
+    pathways.add("it", reuse=0.5)
+    before, start = [out(language) for language in LANGUAGES], out("it")
+    assert_whole(pathways)
+    optimizer = torch.optim.AdamW(pathways.parameters("it").values(), lr=0.1)
+    for step in range(3):
+        model.train()
+        with pathways.use("it"):
+            model(frames(step)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        pathways.step(optimizer)
+    assert all(torch.equal(out(language), one) for language, one in zip(LANGUAGES, before, strict=True))
+    assert not torch.allclose(out("it"), start)
+
+
 def test_masks_that_split_neurons_are_refused(model: nn.Module, tmp_path: Path) -> None:
     pathways = attached(model)
     mask = pathways.mask("fr")

@@ -12,8 +12,8 @@ from torch import nn
 
 from asr_pathways import PathwayConfig, Pathways
 from asr_pathways.pruning.granularity import Blocks, Granularity
-from asr_pathways.pruning.masks import top_k
 from asr_pathways.pruning.selection import erk, global_, kept, select, swap
+from asr_pathways.pruning.top_k import top_k
 
 LAYERS = [(512, 512), (2048, 512), (64, 64, 3), (10, 40)]
 LAYER_SIZES = [math.prod(shape) for shape in LAYERS]

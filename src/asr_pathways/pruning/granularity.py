@@ -39,7 +39,7 @@ class Granularity:
 
     def choose(self, scores: Tensor, keep: int) -> Tensor:
         """The bool mask (units,) of the ``keep`` best units, ties by lowest index."""
-        from asr_pathways.pruning.masks import top_k
+        from asr_pathways.pruning.top_k import top_k
 
         return top_k(scores, keep)
 
@@ -94,7 +94,7 @@ class NOfM(Granularity):
     def choose(self, scores: Tensor, keep: int) -> Tensor:
         import torch
 
-        from asr_pathways.pruning.masks import refuse_nan
+        from asr_pathways.pruning.top_k import refuse_nan
 
         refuse_nan(scores)
         groups = scores.view(-1, self.m)

@@ -14,10 +14,10 @@ from torch import Tensor
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.config import POLICIES, AllocationName, PathwayConfig
 from asr_pathways.pruning.granularity import Granularity, parse_granularity
-from asr_pathways.pruning.masks import top_k
 from asr_pathways.pruning.observe import Observations
 from asr_pathways.pruning.prunable import Prunable
 from asr_pathways.pruning.scores import SCORES, Evidence, Magnitude, Score
+from asr_pathways.pruning.top_k import top_k
 
 OUT = -1.0  # below every score, which are all >= 0
 

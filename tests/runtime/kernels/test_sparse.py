@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.granularity import parse_granularity
-from asr_pathways.pruning.masks import top_k
+from asr_pathways.pruning.top_k import top_k
 from asr_pathways.runtime.kernels import available, extension, variants
 from asr_pathways.runtime.layers import block_rows
 
