@@ -101,5 +101,6 @@ def _prompts(stated: Mapping[str, Any], count: int) -> dict[str, int]:
     codes = [code for code in numbers if is_language(code)]
     prompts: dict[str, int] = {}
     for code in codes:
-        prompts.setdefault(plain_language(code), numbers.get(plain_language(code), numbers[code]))
+        plain = plain_language(code)
+        prompts.setdefault(plain, numbers[plain if plain in numbers else code])
     return prompts | {code: numbers[code] for code in codes if numbers[code] != prompts[plain_language(code)]}
