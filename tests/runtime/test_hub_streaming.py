@@ -116,7 +116,7 @@ def test_a_stream_has_the_text_of_the_whole_recording(
         write_bundle(asr, path, "float32")
     recognizer = Recognizer(path if form == "bundle" else asr, precision="float32")
     random, texts = np.random.default_rng(3), set()
-    for language, samples in (("en", voice(2.0)), ("fr", voice(1.37, 1)), ("fr", voice(0.71, 2)), ("fr", voice(2.0))):
+    for language, samples in (("en", voice(1.0)), ("fr", voice(0.87, 1)), ("fr", voice(0.51, 2)), ("fr", voice(1.0))):
         stream = recognizer.stream(language)
         for part in np.split(samples, np.sort(random.integers(0, len(samples), 9))):
             stream.accept(part)
