@@ -85,7 +85,10 @@ def _summary(results: list[dict[str, Any]]) -> list[str]:
                 for r in result["rows"]
                 if (r["system"], r["granularity"], r["sparsity"]) == (system, granularity, 0.7)
             ]
-            cells.append(f"{rows[0]['rtf']:.4f} ({dense['rtf'] / rows[0]['rtf']:.2f}x)" if rows else _named(dense))
+            if system is None:
+                cells.append(_named(dense))
+            else:
+                cells.append(f"{rows[0]['rtf']:.4f} ({dense['rtf'] / rows[0]['rtf']:.2f}x)" if rows else "")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -330,7 +330,8 @@ def connections(
         "garbage": count // 10,
         "mib_before": round(memory[0], 1),
         "mib_after_each_round": [round(one, 1) for one in memory[1:]],
-        "growth": round(memory[-1] / memory[0] - 1, 4),
+        "growth_by_the_first_round": round(memory[1] / memory[0] - 1, 4),
+        "growth_after_it": round(memory[-1] / memory[1] - 1, 4),
         "uss_mib": round(peak.uss / 2**20, 1),
         "same_words": True,
     }

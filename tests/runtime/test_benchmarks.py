@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 
 from asr_pathways.export.sherpa import export_sherpa
 from asr_pathways.model_folder.model import AsrModel
-from benchmarks import beam_search, bundle, bundle_mutations, exports
+from benchmarks import beam_search, bundle, bundle_mutations, exports, hub_streaming
 
 
 def test_a_bundle_is_smaller_than_what_it_stands_for() -> None:
@@ -39,3 +40,14 @@ def test_searches_are_compared(five: AsrModel, speech: Path) -> None:
     searches = [(one["beam"], one["bonus"]) for one in found["searches"]]  # type: ignore[attr-defined]
     assert searches == [(1, None), (4, None), (8, None), (4, 2.0), (8, 2.0)]
     assert all(one["cpu_seconds_a_second_of_audio"] > 0 for one in found["searches"])  # type: ignore[attr-defined]
+
+
+def test_steps_of_a_hub_stream_are_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[hf]'")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    encoder = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "subsampling_conv_channels": 8}
+    hub = hub_streaming.random_network(1, 0.7, encoder, vocab_size=40, blank_token_id=39, decoder_hidden_size=16)
+    assert 0.65 < float((hub.encoder.layers[0].feed_forward1.linear1.weight == 0).float().mean()) < 0.75
+    found = hub_streaming.measure(1, hub, copy.deepcopy(hub).bfloat16(), rounds=1)
+    assert len(found["rtf"]) == 7 and all(one > 0 for one in found["rtf"].values())
+    assert set(found["formats"]) == {"float32", "auto"}

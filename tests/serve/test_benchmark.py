@@ -15,7 +15,7 @@ from tests.serve.test_streams import until_free
 
 def spoken() -> Spoken:
     silence = np.zeros(round(SILENCE * 16_000), np.float32)
-    return Spoken("one", np.concatenate([as_read(), silence]), len(SPOKEN) / 16_000, "")
+    return Spoken("one", np.concatenate([as_read(SPOKEN[:16_000]), silence]), 1.0, "")
 
 
 def test_a_word_is_final_no_earlier_than_it_ends(two_file: Path) -> None:

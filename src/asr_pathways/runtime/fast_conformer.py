@@ -108,10 +108,9 @@ class Encoder:
             x = torch.cat([before, x], dim=2)
         done = max(0, (x.shape[2] - kernel) // stride + 1) * stride
         state.stages[index] = x[:, :, done:].clone()
-        if x.shape[2] < kernel:
-            x = F.pad(x, (0, 0, 0, kernel - x.shape[2]))
-            return convolution._conv_forward(x, convolution.weight, convolution.bias)[:, :, :0]
-        return convolution._conv_forward(x, convolution.weight, convolution.bias)
+        short = max(0, kernel - x.shape[2])  # then there is none yet
+        y: Tensor = convolution._conv_forward(F.pad(x, (0, 0, 0, short)), convolution.weight, convolution.bias)
+        return y[:, :, :0] if short else y
 
 
 class _Layer:
@@ -134,10 +133,9 @@ class _Layer:
         self._query_key_value = linear(weight, torch.cat(biases) if biases else None, chunk)
         self._attended = linear(attention.o_proj.weight, attention.o_proj.bias, chunk)
         self._bias_u, self._bias_v = attention.bias_u[:, None], attention.bias_v[:, None]
-        projected = F.linear(positions, attention.relative_k_proj.weight).unflatten(1, (self._heads, -1))
-        self._positions = projected.permute(
-            1, 2, 0
-        ).contiguous()  # (heads, d, 2 (left + chunk) - 1), the farthest first
+        projected = F.linear(positions, attention.relative_k_proj.weight).view(len(positions), self._heads, -1)
+        # (heads, d, 2 (left + chunk) - 1), the farthest first
+        self._positions = projected.permute(1, 2, 0).contiguous()
         self._pointwise = [
             linear(one.weight.squeeze(2), one.bias, chunk)
             for one in (convolution.pointwise_conv1, convolution.pointwise_conv2)
@@ -156,8 +154,8 @@ class _Layer:
         x = x + 0.5 * self._feed_forwards[0](first(x))
         x = x + self._attend(attention(x), state)
         x = x + self._convolve(convolution(x), state)
-        x = x + 0.5 * self._feed_forwards[1](last(x))
-        return self._norm_out(x)
+        y: Tensor = self._norm_out(x + 0.5 * self._feed_forwards[1](last(x)))
+        return y
 
     def _attend(self, x: Tensor, state: LayerState) -> Tensor:
         """To the chunk itself and its left context, all of them: (n, D) -> (n, D)."""

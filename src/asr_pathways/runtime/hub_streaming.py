@@ -80,7 +80,8 @@ class HubStreaming:
             return networks[key].network
 
     def _build(self, language: str) -> _Pathway:
-        model = self.engine.specialized(language)
+        with self.engine.lock:
+            model = self.engine.specialized(language)
         assert isinstance(model, HubTransducer)
         products = _Products(self.engine.layers)
         with torch_threads(self.engine.threads):
@@ -143,7 +144,8 @@ class _Features:
         extracted = self._extractor(
             samples, sampling_rate=SAMPLE_RATE, center=False, is_last_audio_chunk=last, return_tensors="pt"
         )
-        return extracted["input_features"][0][: int(extracted["attention_mask"][0].sum())]
+        features: Tensor = extracted["input_features"][0]
+        return features[: int(extracted["attention_mask"][0].sum())]
 
 
 class _Segment:

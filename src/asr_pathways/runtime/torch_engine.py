@@ -149,6 +149,7 @@ class TorchEngine:
     Attributes:
         languages: that it recognises; empty: any.
         model, threads, memory: as above.
+        lock: of the model, whose weights are those of one language at a time where languages are told apart.
         layers: how its linear layers are stored, with the timings that decided it; None without kernels.
     """
 
@@ -169,7 +170,7 @@ class TorchEngine:
         self.layers = Layers(precision, granularity, threads, torch=True) if available() else None
         self._pathways: OrderedDict[str, _Pathway] = OrderedDict()
         self._shared: dict[str, CompiledLinear] = {}
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
     def check_identification(self) -> None:
         self._identification.check()
@@ -212,12 +213,12 @@ class TorchEngine:
         return Segment(text, 0.0, seconds, language, timed, log_probability=probability)
 
     def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
-        with self._lock, torch_threads(self.threads):
+        with self.lock, torch_threads(self.threads):
             return self._identification.probabilities(samples, languages)
 
     def text(self, tokens: Sequence[int], language: str) -> str:
         """The text of tokens."""
-        with self._lock:  # some tokenizers have a state, which is the language
+        with self.lock:  # some tokenizers have a state, which is the language
             return self._asr.tokenizer.decode(tokens, language)
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
@@ -236,7 +237,7 @@ class TorchEngine:
         codec, frame = self._asr.tokenizer, self.model.frame_seconds
         assert isinstance(codec, HubTokenizer)
         words = []
-        with self._lock:
+        with self.lock:
             spoken = codec.words(path.tokens, language)
         for text, places in spoken:
             spans = [path.spans[place] for place in places]
@@ -248,7 +249,7 @@ class TorchEngine:
         return tuple(words)
 
     def _pathway(self, language: str) -> HubModel:
-        with self._lock, torch.inference_mode(False):
+        with self.lock, torch.inference_mode(False):
             key = self.key(language)
             if key not in self._pathways:
                 with torch_threads(self.threads), torch.no_grad():

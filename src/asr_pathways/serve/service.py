@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import re
 import sys
 import time
@@ -53,7 +54,8 @@ class Options:
 
 
 def give_back_memory() -> None:
-    """Returns to the system what glibc keeps of freed memory: after many streams that is much."""
+    """Frees what only refers to itself, and returns to the system what glibc keeps: after many streams that is much."""
+    gc.collect()
     with suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -91,6 +93,8 @@ class Service:
         self.streams = self.jobs = self._uploads = 0
         self.batches = Batches(self.recognizer, self.run, options.threads)
         self.piece = PIECE if self.recognizer.streams else LONG_PIECE
+        gc.collect()
+        gc.freeze()  # what is here now stays: looking through it again would stop all threads for a while
         self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="recognise")
 
     def language(self, asked: str | None) -> str:

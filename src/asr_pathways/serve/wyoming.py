@@ -80,6 +80,7 @@ class _Client:
 
     async def _drop(self) -> None:
         """Receives what else is sent: most clients read no answer before they have sent all."""
+        self._writer.write_eof()
         while await self._reader.read(1 << 16):
             pass
 

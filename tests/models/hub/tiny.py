@@ -256,7 +256,12 @@ def _cache_aware(folder: Path, kind: str, **options: Any) -> Path:
         **options,
     )
     extractor = transformers.NemotronAsrStreamingFeatureExtractor()
-    return _save(folder, getattr(transformers, f"{kind}ForRNNT")(config), tokenizer, extractor)
+    network = getattr(transformers, f"{kind}ForRNNT")(config)
+    with torch.no_grad():  # as they begin, what is behind the prompt hardly depends on what is said
+        for name, weight in network.named_parameters():
+            if weight.dim() > 1 and name.startswith("prompt_projector."):
+                weight.mul_(10)
+    return _save(folder, network, tokenizer, extractor)
 
 
 MAKERS: dict[str, Callable[[Path], Path]] = {

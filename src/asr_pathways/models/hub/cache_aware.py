@@ -95,11 +95,12 @@ def _prompts(stated: Mapping[str, Any], count: int) -> dict[str, int]:
     """By language codes, and by those with a region where they have a prompt of their own; other names are left out."""
     from transformers.models.nemotron3_5_asr import processing_nemotron3_5_asr as processing
 
-    numbers = stated.get("prompt_dictionary") or processing.DEFAULT_PROMPT_DICTIONARY
+    numbers: Any = stated.get("prompt_dictionary") or processing.DEFAULT_PROMPT_DICTIONARY
     if not isinstance(numbers, dict) or not all(type(one) is int and 0 <= one < count for one in numbers.values()):
         raise PathwaysError(f"{PROCESSOR}: prompt_dictionary: numbers from 0 to {count - 1} by languages are needed")
     codes = [code for code in numbers if is_language(code)]
     prompts: dict[str, int] = {}
     for code in codes:
-        prompts.setdefault(plain_language(code), numbers.get(plain_language(code), numbers[code]))
+        plain = plain_language(code)
+        prompts.setdefault(plain, numbers[plain if plain in numbers else code])
     return prompts | {code: numbers[code] for code in codes if numbers[code] != prompts[plain_language(code)]}

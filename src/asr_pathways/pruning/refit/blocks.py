@@ -70,20 +70,21 @@ def reconstruct(
     values = {name: value.detach().float().clone().requires_grad_() for name, value in parameters.items()}
     optimizer = torch.optim.Adam(list(values.values()), lr=RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps * len(examples))
-    scales = {
-        language: 1 / sum(float(one.target.float().square().mean()) for one in group) * len(group)
+    powers = {
+        language: sum(float(one.target.float().square().mean()) for one in group) / len(group)
         for language, group in examples.items()
-    }
+    }  # so that every language counts alike
     rows = zip(*(islice(cycle(group), steps) for group in examples.values()), strict=True)
     with torch.enable_grad():
         for examples_of_step in rows:
             for language, example in zip(examples, examples_of_step, strict=True):
                 masked = {
-                    name: value * masks[name][language] if name in masks else value for name, value in values.items()
+                    name: (value * masks[name][language] if name in masks else value).to(parameters[name].dtype)
+                    for name, value in values.items()
                 }
                 arguments, named = copy.deepcopy(example.call)  # a block may change them, such as a stream's state
                 output = example.valid(hidden(functional_call(block, masked, arguments, named)))
-                loss = scales[language] * (output.float() - example.target.float()).square().mean()
+                loss = (output.float() - example.target.float()).square().mean() / (powers[language] or 1.0)
                 if not loss.isfinite():
                     raise PathwaysError(f"refit: an output of a block is not finite on data of {language}")
                 optimizer.zero_grad()
