@@ -88,6 +88,15 @@ def test_a_neuron_scores_what_both_of_its_weights_do_and_ties_go_by_index(model:
     assert kept["1.fc1.weight"].nonzero().view(-1).tolist() == [*range(10)]
 
 
+def test_both_weights_count_whatever_their_sizes(model: nn.Module) -> None:
+    plain, scaled = attached(model), copy.deepcopy(model)
+    with torch.no_grad():
+        for block in scaled:
+            block.fc1.weight *= 1024
+    kept = attached(scaled).neurons("en")
+    assert all(torch.equal(mask, kept[name]) for name, mask in plain.neurons("en").items())
+
+
 def test_the_forward_pass_is_that_of_the_extracted_model_to_the_bit(model: nn.Module) -> None:
     pathways, alone = attached(model), copy.deepcopy(model)
     alone.load_state_dict(pathways.extract("fr"))
@@ -194,8 +203,9 @@ def test_an_added_language_leaves_the_others_as_they_are(model: nn.Module) -> No
     pathways = attached(model)
 
     def out(language: str) -> Tensor:
+        model.eval()
         with pathways.use(language), torch.no_grad():
-            return model.eval()(frames(9))
+            return model(frames(9))
 
     pathways.add("it", reuse=0.5)
     before, start = [out(language) for language in LANGUAGES], out("it")

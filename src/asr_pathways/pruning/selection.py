@@ -20,6 +20,7 @@ from asr_pathways.pruning.scores import SCORES, Evidence, Magnitude, Score
 from asr_pathways.pruning.top_k import top_k
 
 OUT = -1.0  # below every score, which are all >= 0
+TINY = 1e-30
 
 
 def kept(count: int, sparsity: float) -> int:
@@ -86,7 +87,7 @@ def select(
     starts = range(0, len(shapes), size)
 
     def unit_scores(start: int) -> Tensor:
-        scores = _pooled([score(index) for index in range(start, start + size)], granularity)
+        scores = _scores([score(index) for index in range(start, start + size)], granularity)
         if within is not None:
             scores = scores.where(_active(within[start : start + size], granularity), OUT)
         if allocation == "global":  # the best unit of each group comes first
@@ -127,20 +128,30 @@ def swap(
     """
     active = _active(masks, granularity)
     kept = int(active.count_nonzero())
-    growing = _pooled(scores, granularity).where(~active, OUT)
+    growing = _scores(scores, granularity).where(~active, OUT)
     count = min(round(fraction * kept), int((growing > 0).count_nonzero()))
-    stay = granularity.choose(_pooled(magnitudes, granularity).where(active, OUT), kept - count)
+    stay = granularity.choose(_scores(magnitudes, granularity).where(active, OUT), kept - count)
     grow = granularity.choose(growing, count)
     return list(_expanded(stay | grow, [mask.shape for mask in masks], granularity))
 
 
-def _pooled(values: Sequence[Tensor], granularity: Granularity) -> Tensor:
-    """Sums over each unit (units,) of the weights that share them."""
-    return reduce(add, (part.pool(one) for part, one in zip(granularity.parts, values, strict=True)))
+def _scores(values: Sequence[Tensor], granularity: Granularity) -> Tensor:
+    """The scores of units (units,), by those of the weights that share them.
+
+    Of several weights each counts in units of its mean: the inputs of a first layer may be far larger than those of the
+    second, whose columns then would not matter.
+    """
+    pooled = _pooled(values, granularity)
+    return pooled[0] if len(pooled) == 1 else reduce(add, (one / one.mean().clamp(min=TINY) for one in pooled))
+
+
+def _pooled(values: Sequence[Tensor], granularity: Granularity) -> list[Tensor]:
+    """Sums over each unit (units,) of each of the weights that share them."""
+    return [part.pool(one) for part, one in zip(granularity.parts, values, strict=True)]
 
 
 def _active(masks: Sequence[Tensor], granularity: Granularity) -> Tensor:
-    return _pooled([mask.float() for mask in masks], granularity) > 0
+    return reduce(add, _pooled([mask.float() for mask in masks], granularity)) > 0
 
 
 def _expanded(units: Tensor, shapes: Sequence[Sequence[int]], granularity: Granularity) -> Iterator[Tensor]:
