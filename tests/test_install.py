@@ -22,6 +22,7 @@ from asr_pathways.bundle.load import load_model
 from asr_pathways.data.audio import resample
 from asr_pathways.data.corpora.espeak import Espeak
 from asr_pathways.data.corpus import SAMPLE_RATE
+from asr_pathways.pruning import PathwayConfig, Pathways
 from asr_pathways.runtime.kernels import extension
 from asr_pathways.runtime.recognizer import Recognizer
 
@@ -118,7 +119,9 @@ def test_what_is_installed_recognises_as_this_checkout_does(environment: Path, t
     kernels = "from asr_pathways.runtime.kernels import extension; print(*extension.variants())"
     assert run(environment / "python", "-c", kernels).split() == extension.variants() != []
     bundle, clip = tmp_path / "tiny.asrp", tmp_path / "clip.wav"
-    write_bundle(load_model(ROOT / "models" / "tiny"), bundle)
+    asr = load_model(ROOT / "models" / "tiny")
+    asr.pathways = Pathways.attach(asr.model, PathwayConfig(sparsity=0.3, exclude=asr.model.unprunable), ["en"])
+    write_bundle(asr, bundle)
     espeak = Espeak()
     speech = resample(espeak.say("please hold the line", "en-us").astype(np.float32) / 32768, espeak.rate)
     soundfile.write(clip, speech, SAMPLE_RATE)

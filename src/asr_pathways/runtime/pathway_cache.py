@@ -88,8 +88,7 @@ class PathwayCache:
         if not available():
             warn_of_dense_products()
         nbytes = 0 if self.layers is None else self._compile(model, dense, pruned, self.layers)
-        missing = {name for name, parameter in model.named_parameters() if parameter.is_meta}
-        place(model, {name: pruned[name].dense() for name in pruned if name in missing})
+        _place_rest(model, pruned)
         return ReadyPathway(language, model, source.tokenizer.of(language), nbytes)
 
     def _compile(
@@ -116,6 +115,7 @@ class PathwayCache:
             model.set_submodule(prefix, layer)
             shared = self._shared.get(prefix)
             nbytes += 0 if shared is not None and layer is shared[1] else layer.nbytes
+        _place_rest(model, pruned)  # of convolutions, which steps of an encoder layer read
         for prefix, module in list(model.named_modules()):
             if isinstance(module, EmformerLayer):
                 model.set_submodule(prefix, CompiledEmformerLayer(module, layers.threads))
@@ -154,6 +154,12 @@ def assemble(card: ModelCard, tensors: Mapping[str, Tensor]) -> Transducer:
             module.distances = module.make_distances(card.model.encoder)
     place(model, tensors)
     return model.eval()
+
+
+def _place_rest(model: Transducer, pruned: Mapping[str, Pruned]) -> None:
+    """Makes the pruned weights that are still on the meta device."""
+    missing = {name for name, parameter in model.named_parameters() if parameter.is_meta}
+    place(model, {name: pruned[name].dense() for name in pruned if name in missing})
 
 
 def _without_neurons(model: Transducer, pruned: Mapping[str, Pruned]) -> dict[str, Pruned]:

@@ -29,7 +29,7 @@ class HubTransducer(HubModel):
         cache_aware: how it streams; None: it takes whole recordings only.
     """
 
-    unprunable = ("joint", "encoder_projector", "decoder.decoder_projector", "prompt_projector")
+    unprunable: tuple[str, ...] = ("joint", "encoder_projector", "decoder.decoder_projector")
     stepwise = ("decoder", "joint")
     blank: int
 
@@ -37,6 +37,8 @@ class HubTransducer(HubModel):
         self, hub: Any, frontend: ExtractorFrontend, parts: list[Any], cache_aware: CacheAware | None = None
     ) -> None:
         super().__init__(hub, frontend, parts)
+        if hasattr(hub, "prompt_projector"):
+            self.unprunable = (*self.unprunable, "prompt_projector")
         self.blank = int(hub.config.blank_token_id)
         self.durations = list(getattr(hub.config, "durations", []))
         self.cache_aware = cache_aware
