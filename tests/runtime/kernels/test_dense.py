@@ -68,10 +68,20 @@ def layer(weight: Floats, item: str, compressed: bool, bias: Floats | None = Non
     return kernels().Linear(kernels().Dense(weight, item, compressed), bias)
 
 
-def assert_near(found: Floats, wanted: NDArray[np.float64], weight: Floats, x: Floats) -> None:
+def assert_near(item: str, found: Floats, weight: Floats, x: Floats, bias: Floats | None = None) -> None:
     size = np.linalg.norm(x, axis=1, keepdims=True) * np.linalg.norm(weight, axis=1)
-    # a rounding to int8 may go the other way where a value lies halfway
-    assert (np.abs(found - wanted) <= 1e-5 * size + 1e-6).all(), np.abs(found - wanted).max()
+    allowed = 1e-5 * size + 1e-6
+    if item == "int8":
+        allowed = allowed + undecided(x) @ np.abs(weight).T + np.abs(x) @ undecided(weight).T
+    error = np.abs(found - expected(item, weight, x, bias))
+    assert (error <= allowed).all(), error.max()
+
+
+def undecided(x: Floats) -> NDArray[np.float64]:
+    """One code's worth where a value lies halfway between two, as far as float32 tells: it may go either way."""
+    scale = np.maximum(np.abs(x).max(axis=1, keepdims=True) / np.float32(127), np.finfo(np.float32).tiny)
+    codes = x.astype(np.float64) / scale
+    return np.where(np.abs(codes - np.floor(codes) - 0.5) < 1e-4, scale, 0.0)
 
 
 @pytest.mark.parametrize("item", ITEMS)
@@ -86,7 +96,7 @@ def test_a_product_is_numpys_for_any_number_of_rows(item: str, shape: tuple[int,
                 found = linear.multiply(x, (1, variant))
                 assert found.shape == (n, shape[0])
                 if n:
-                    assert_near(found, expected(item, weight, x, use), weight, x)
+                    assert_near(item, found, weight, x, use)
 
 
 @settings(max_examples=80, deadline=None)
@@ -103,7 +113,7 @@ def test_products_of_any_shape_and_pattern(data: st.DataObject) -> None:
     bias = numbers(rows, seed=3) if data.draw(st.booleans()) else None
     x = numbers(n, columns, seed=n)
     found = layer(weight, item, compressed, bias).multiply(x, (data.draw(st.integers(1, 3)), variant))
-    assert_near(found, expected(item, weight, x, bias), weight, x)
+    assert_near(item, found, weight, x, bias)
 
 
 @pytest.mark.parametrize("item", ITEMS)
