@@ -27,6 +27,7 @@ from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.hub import whisper as whisper_module
 from asr_pathways.pruning import PathwayConfig, Pathways
 from tests.models.hub.tiny import hubert, parakeet_ctc, whisper
+from tests.recognition import decoded
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +67,6 @@ def suppress(asr: AsrModel, tokens: list[int]) -> None:
     model: Any = asr.model
     model.network.generation_config.begin_suppress_tokens = tokens
     model._never_first = [*model._never, *tokens]
-
-
-def decoded(asr: AsrModel, samples: Samples, language: str) -> list[int]:
-    features = asr.model.frontend(samples)[None]
-    with asr.inference(language):
-        return asr.model.decode(features, torch.tensor([features.shape[1]]), language)[0]
 
 
 def recordings() -> list[Samples]:

@@ -6,24 +6,22 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from asr_pathways import Recognizer
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.bundle.load import load_model
-from asr_pathways.data.audio import Samples
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.export.dense_copy import write_dense_copy
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways
-from asr_pathways.runtime import recognizer as module
 from tests.conftest import make_model
 from tests.models.hub.conftest import hub_folder
+from tests.recognition import all_is_speech, cache_folder, decoded, sound
 
-__all__ = ["hub_folder"]
+__all__ = ["all_is_speech", "cache_folder", "hub_folder"]
 
 Maker = Callable[[str], Path]
 SIZES = {
@@ -35,17 +33,6 @@ SIZES = {
     "nemotron": {"encoder_config.intermediate_size": 16},
     "ours": {"encoder.ffn_dim": 16},
 }
-
-
-@pytest.fixture(autouse=True)
-def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "timings"))
-
-
-@pytest.fixture(autouse=True)
-def all_is_speech(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise has no voice, and a random model writes what it likes."""
-    monkeypatch.setattr(module, "is_silent", lambda _: False)
 
 
 def with_neurons(asr: AsrModel) -> AsrModel:
@@ -72,16 +59,6 @@ def with_neurons(asr: AsrModel) -> AsrModel:
     return asr
 
 
-def sound() -> Samples:
-    return 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
-
-
-def decoded(asr: AsrModel, language: str = "fr") -> list[int]:
-    with asr.inference(language):
-        features = asr.model.frontend(sound())[None]
-        return asr.model.decode(features, torch.tensor([features.shape[1]]), language)[0]
-
-
 def made(kind: str, maker: Maker, tokenizer: Tokenizer) -> AsrModel:
     return with_neurons(make_model(tokenizer) if kind == "ours" else load_model(maker(kind)))
 
@@ -94,16 +71,16 @@ def test_a_pathway_of_neurons_is_a_smaller_model_and_runs_everywhere(
     tmp_path: Path,
 ) -> None:
     asr = made(kind, hub_folder, tokenizer)
-    expected = {language: decoded(asr, language) for language in ("en", "fr")}
+    expected = {language: decoded(asr, sound(1.0), language) for language in ("en", "fr")}
     texts = {language: asr.tokenizer.decode(tokens, language) for language, tokens in expected.items()}
     assert texts["en"] != texts["fr"]
     write_bundle(asr, tmp_path / "two.asrp", "float32")
     recognizer = Recognizer(tmp_path / "two.asrp", precision="float32")
     if kind != "ours":  # which streams, and there is another chunking of the sound
-        assert {language: recognizer.transcribe(sound(), language=language).text for language in texts} == texts
+        assert {language: recognizer.transcribe(sound(1.0), language=language).text for language in texts} == texts
     assert write_dense_copy(load_model(tmp_path / "two.asrp"), tmp_path / "fr", ["fr"]) == SIZES[kind]
     small = load_model(tmp_path / "fr")
-    assert decoded(small) == expected["fr"]
+    assert decoded(small, sound(1.0), "fr") == expected["fr"]
     config = json.loads((tmp_path / "fr" / "config.json").read_text())
     for key in ["model"] * (kind == "ours") + next(iter(SIZES[kind])).split("."):
         config = config[key]
@@ -119,7 +96,7 @@ def test_streams_of_a_pathway_of_neurons_are_those_of_the_smaller_model(tokenize
     texts = []
     for model in ("run", "two.asrp", "fr"):
         stream = Recognizer(tmp_path / model, "fr").stream()
-        stream.accept(sound(), 16_000)
+        stream.accept(sound(1.0), 16_000)
         texts.append(stream.final())
     assert texts[0] == texts[1] == texts[2]
 
@@ -129,7 +106,7 @@ def test_stock_transformers_writes_the_same_tokens(hub_folder: Maker, tokenizer:
 
     asr = made("whisper", hub_folder, tokenizer)
     asr.model.hub.config.padding = "window"  # as transformers has it
-    expected = decoded(asr)
+    expected = decoded(asr, sound(1.0), "fr")
     write_dense_copy(asr, tmp_path / "fr", ["fr"])
     network = WhisperForConditionalGeneration.from_pretrained(tmp_path / "fr").eval()
     assert network.config.encoder_ffn_dim == network.config.decoder_ffn_dim == 16
@@ -150,7 +127,7 @@ def greedy(network: torch.nn.Module, asr: AsrModel, most: int) -> list[int]:
 
 def padded(asr: AsrModel) -> torch.Tensor:
     """The sound's features in the window of the model: (1, F, T)."""
-    features = asr.model.frontend(sound())
+    features = asr.model.frontend(sound(1.0))
     silence = features.max() - 2.0
     window = silence.expand(asr.model.frames, features.shape[1]).clone()
     window[: len(features)] = features
@@ -161,7 +138,7 @@ def test_ctranslate2_runs_the_smaller_model(hub_folder: Maker, tokenizer: Tokeni
     ctranslate2 = pytest.importorskip("ctranslate2")
     asr = made("whisper", hub_folder, tokenizer)
     asr.model.hub.config.padding = "window"
-    expected = decoded(asr)
+    expected = decoded(asr, sound(1.0), "fr")
     write_dense_copy(asr, tmp_path / "fr", ["fr"])
     ctranslate2.converters.TransformersConverter(str(tmp_path / "fr")).convert(str(tmp_path / "ct2"))
     model = ctranslate2.models.Whisper(str(tmp_path / "ct2"), compute_type="float32", intra_threads=1)

@@ -17,33 +17,17 @@ import torch
 from asr_pathways import Recognizer
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.bundle.load import load_model
-from asr_pathways.data.audio import Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.language_id import LanguageIdentifier
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
-from asr_pathways.runtime import recognizer as module
 from asr_pathways.runtime.whisper.engine import WhisperEngine
 from tests.models.hub.conftest import hub_folder  # noqa: F401
 from tests.pruned import overlapping
+from tests.recognition import all_is_speech, cache_folder, sound, text_of  # noqa: F401
 
 Maker = Callable[[str], Path]
-
-
-def sound(seconds: float, seed: int = 0) -> Samples:
-    return 0.1 * np.random.default_rng(seed).standard_normal(round(16_000 * seconds)).astype(np.float32)
-
-
-@pytest.fixture(autouse=True)
-def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture(autouse=True)
-def all_is_speech(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise has no voice, and a random model writes what it likes."""
-    monkeypatch.setattr(module, "is_silent", lambda _: False)
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +45,6 @@ def pruned(hub_folder: Maker) -> AsrModel:  # noqa: F811
     return asr
 
 
-def decoded(asr: AsrModel, samples: Samples, language: str) -> str:
-    with asr.inference(language):
-        features = asr.model.frontend(samples)[None]
-        (ids,) = asr.model.decode(features, torch.tensor([features.shape[1]]), language)
-    return asr.tokenizer.decode(ids, language)
-
-
 @pytest.mark.parametrize("form", ["bundle", "folder"])
 def test_text_is_that_of_the_training_side(pruned: AsrModel, tmp_path: Path, form: str) -> None:
     path = tmp_path / ("two.asrp" if form == "bundle" else "two")
@@ -82,7 +59,7 @@ def test_text_is_that_of_the_training_side(pruned: AsrModel, tmp_path: Path, for
         for seed, seconds in enumerate((0.3, 0.51, 1.2)):
             samples = sound(seconds, seed)
             result = recognizer.transcribe(samples, language=language, words=True)
-            assert result.text == decoded(pruned, samples, language)
+            assert result.text == text_of(pruned, samples, language)
             assert [word.text for word in result.words] == result.text.split()
             assert all(0 <= word.start <= word.end <= seconds and 0 <= word.probability <= 1 for word in result.words)
             assert result.duration == pytest.approx(seconds)
@@ -106,7 +83,7 @@ def test_a_vocabulary_is_all_that_is_written(pruned: AsrModel, tmp_path: Path) -
     restricted, samples = load_model(tmp_path / "some.asrp"), sound(0.8)
     for language in ("en", "fr"):
         text = recognizer.transcribe(samples, language=language, words=True).text
-        assert text == decoded(restricted, samples, language)
+        assert text == text_of(restricted, samples, language)
     assert text != free.transcribe(samples, language="fr").text
     engine = recognizer._engine
     assert isinstance(engine, WhisperEngine)

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -14,39 +13,23 @@ import transformers
 from asr_pathways import Recognizer
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.bundle.load import load_model
-from asr_pathways.data.audio import Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
-from asr_pathways.runtime import recognizer as module
 from asr_pathways.runtime import torch_engine
 from asr_pathways.runtime.compiled_layers import CompiledLinear, CompiledLstm
 from asr_pathways.runtime.torch_engine import TorchEngine
 from tests.models.hub.conftest import hub_folder  # noqa: F401
 from tests.models.hub.tiny import LETTERS, WAVE, _letters, _letters_tokenizer, _save
 from tests.pruned import overlapping
+from tests.recognition import all_is_speech, cache_folder, sound, text_of  # noqa: F401
 
 Maker = Callable[[str], Path]
 
 CTC = ("wav2vec2", "hubert", "mms", "wav2vec2_bert", "parakeet_ctc")
 TRANSDUCERS = ("parakeet_rnnt", "parakeet_tdt", "nemotron")
 LANGUAGES = ("en", "fr")
-
-
-def sound(seconds: float, seed: int = 0) -> Samples:
-    return 0.1 * np.random.default_rng(seed).standard_normal(round(16_000 * seconds)).astype(np.float32)
-
-
-@pytest.fixture(autouse=True)
-def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "timings"))
-
-
-@pytest.fixture(autouse=True)
-def all_is_speech(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise has no voice, and a random model writes what it likes."""
-    monkeypatch.setattr(module, "is_silent", lambda _: False)
 
 
 def talkative(folder: Path, pruned: bool) -> AsrModel:
@@ -62,13 +45,6 @@ def talkative(folder: Path, pruned: bool) -> AsrModel:
         asr.pathways = Pathways.attach(asr.model.network, config, LANGUAGES)
         overlapping(asr, 0.5)
     return asr
-
-
-def decoded(asr: AsrModel, samples: Samples, language: str) -> str:
-    with asr.inference(language):
-        features = asr.model.frontend(samples)[None]
-        (ids,) = asr.model.decode(features, torch.tensor([features.shape[1]]), language)
-    return asr.tokenizer.decode(ids, language)
 
 
 def engine(recognizer: Recognizer) -> TorchEngine:
@@ -90,7 +66,7 @@ def test_text_is_that_of_the_training_side(hub_folder: Maker, tmp_path: Path, ki
     for seed, language, seconds in ((0, "en", 0.6), (1, "fr", 1.0), (2, "en", 1.3), (3, "fr", 0.45)):
         samples = sound(seconds, seed)
         result = recognizer.transcribe(samples, language=language, words=True)
-        assert result.text == decoded(asr, samples, language)
+        assert result.text == text_of(asr, samples, language)
         assert [word.text for word in result.words] == result.text.split()
         starts = [word.start for word in result.words]
         assert starts == sorted(starts)
@@ -129,7 +105,7 @@ def test_pathways_beyond_the_memory_are_dropped(hub_folder: Maker, tmp_path: Pat
     for memory, kept in ((float("inf"), 2), (1, 1)):
         recognizer = Recognizer(tmp_path / "two.asrp", precision="float32", memory=memory)
         for language in ("en", "fr", "en"):
-            assert recognizer.transcribe(sound(0.6), language=language).text == decoded(asr, sound(0.6), language)
+            assert recognizer.transcribe(sound(0.6), language=language).text == text_of(asr, sound(0.6), language)
         assert len(engine(recognizer)._pathways) == kept
 
 
@@ -165,7 +141,7 @@ def test_threads_share_one_recognizer(hub_folder: Maker, tmp_path: Path) -> None
         worker.start()
     for worker in workers:
         worker.join()
-    assert found == {number: decoded(asr, samples, language) for number, (language, samples) in enumerate(cases)}
+    assert found == {number: text_of(asr, samples, language) for number, (language, samples) in enumerate(cases)}
 
 
 def test_torch_uses_the_threads_asked_for(hub_folder: Maker) -> None:  # noqa: F811
@@ -186,7 +162,7 @@ def test_without_kernels_pathways_run_by_torch(
     monkeypatch.setattr(torch_engine, "available", lambda: False)
     recognizer = Recognizer(tmp_path / "model")
     for language in LANGUAGES:
-        assert recognizer.transcribe(sound(0.8), language=language).text == decoded(asr, sound(0.8), language)
+        assert recognizer.transcribe(sound(0.8), language=language).text == text_of(asr, sound(0.8), language)
         network = engine(recognizer)._pathway(language).network
         assert not any(isinstance(one, CompiledLinear) for one in network.modules())
 
@@ -213,7 +189,7 @@ def test_layers_whose_weights_another_reads_stay_as_they_are(tmp_path: Path) -> 
     asr = talkative(_save(tmp_path / "hub", network, _letters_tokenizer(tmp_path / "hub", vocabulary), extractor), True)
     save_model(tmp_path / "model", asr)
     recognizer = Recognizer(tmp_path / "model", "en", precision="float32")
-    assert recognizer.transcribe(sound(0.8)).text == decoded(asr, sound(0.8), "en")
+    assert recognizer.transcribe(sound(0.8)).text == text_of(asr, sound(0.8), "en")
     layer = engine(recognizer)._pathway("en").network.wavlm.encoder.layers[0]  # type: ignore[union-attr, index]
     assert isinstance(layer.attention.q_proj, torch.nn.Linear)
     assert isinstance(layer.feed_forward.output_dense, CompiledLinear)
