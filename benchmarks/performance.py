@@ -34,7 +34,8 @@ turn, medians of five. RTF is seconds of compute a second of audio. A chunk's mi
 "First token" is the time from the end of the 40 ms with the first token until it is recognised, if audio comes as it
 is spoken: what is left of the chunk, a right context of 40 ms, and compute. Memory and load time are of a separate
 process, which imports torch. MB are of the bundle. `sparse float32` and `sparse auto` are the precisions of
-[runtime.md](runtime.md); sections without `sparse auto` were measured before there was one. Made by `make bench`. What
+[runtime.md](runtime.md); sections without `sparse auto` were measured before there was one, and that with it on 12 s of
+audio a round, other work on the second core. Made by `make bench`. What
 4x1 blocks cost in accuracy: [blocks.md](blocks.md); sizes of bundles: [bundle.md](bundle.md).
 """
 
