@@ -23,7 +23,8 @@ from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.prune import prune
 from tests.models.hub.conftest import hub_folder  # noqa: F401
 from tests.models.hub.test_hub import RECIPE
-from tests.runtime.test_torch_engine import cache_folder, decoded, sound, talkative  # noqa: F401
+from tests.recognition import all_is_speech, cache_folder, sound, text_of  # noqa: F401
+from tests.runtime.test_torch_engine import talkative
 
 Maker = Callable[[str], Path]
 
@@ -122,7 +123,7 @@ def test_a_stream_has_the_text_of_the_whole_recording(
             stream.accept(part)
             stream.partial()
         found = stream.final()
-        assert found.text == decoded(asr, samples, language) == recognizer.transcribe(samples, language=language).text
+        assert found.text == text_of(asr, samples, language) == recognizer.transcribe(samples, language=language).text
         assert found.final and found.end == pytest.approx(len(samples) / 16_000)
         assert " ".join(word.text for word in found.words) == found.text
         texts.add(found.text)
@@ -143,7 +144,7 @@ def test_segments_follow_each_other_and_languages_change(hub_folder: Maker) -> N
     assert not stream.endpoint() and stream.partial().text == ""
     stream.accept(samples)
     second = stream.final()
-    assert first.text == decoded(asr, samples, "en") and second.text == decoded(asr, samples, "fr") != first.text
+    assert first.text == text_of(asr, samples, "en") and second.text == text_of(asr, samples, "fr") != first.text
     assert (second.start, second.end, second.language) == pytest.approx((1.2, 2.4, "fr"))
     assert all(1.2 <= word.start < word.end <= 2.4 for word in second.words)
     with pytest.raises(PathwaysError, match="unknown language 'nl'"):
@@ -180,7 +181,7 @@ def test_it_is_pruned_refitted_trained_shipped_and_streamed(hub_folder: Maker, s
         stream.switch(language)
         stream.accept(voice(1.5))
         texts.append(stream.final().text)
-        assert texts[-1] == decoded(asr, voice(1.5), language) != ""
+        assert texts[-1] == text_of(asr, voice(1.5), language) != ""
     assert texts[0] != texts[1]
 
 
