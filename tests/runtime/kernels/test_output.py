@@ -14,8 +14,11 @@ from asr_pathways.runtime.kernels import available, extension, variants
 
 pytestmark = pytest.mark.skipif(not available(), reason="the kernels were not built")
 Floats = NDArray[np.float32]
-TABLES = ("random", "near ties", "huge rows", "zero rows", "equal rows", "one direction", "single columns")
-HIDDENS = ("random", "a row", "huge", "tiny", "zeros", "one spike", "half codes")
+TABLES = (
+    *("random", "near ties", "huge rows", "tiny rows", "zero rows", "equal rows", "one direction", "single columns"),
+    *("a common mean", "equal columns", "huge columns", "spikes", "whole numbers"),
+)
+HIDDENS = ("random", "a row", "against a row", "huge", "tiny", "zeros", "one spike", "half codes", "whole numbers")
 
 
 def output(table: NDArray[Any], ids: list[int] | None = None) -> Any:
@@ -28,6 +31,8 @@ def table_of(kind: str, rows: int, dim: int, random: np.random.Generator) -> Flo
         table = table[:1] + 1e-4 * table
     if kind == "huge rows":
         table[:: max(1, rows // 5)] *= 1e3
+    if kind == "tiny rows":
+        table[:: max(1, rows // 5)] *= 1e-6
     if kind == "zero rows":
         table[random.random(rows) < 0.5] = 0
     if kind == "equal rows":
@@ -37,6 +42,17 @@ def table_of(kind: str, rows: int, dim: int, random: np.random.Generator) -> Flo
     if kind == "single columns":
         table[:] = 0
         table[np.arange(rows), random.integers(0, dim, rows)] = 1
+    if kind == "a common mean":
+        table = 0.1 * table + 30 * random.standard_normal((1, dim), dtype=np.float32)
+    if kind == "equal columns":  # without a deviation
+        table[:, random.random(dim) < 0.5] = 3
+    if kind == "huge columns":
+        table[:, random.random(dim) < 0.2] *= 1e3
+    if kind == "spikes":  # 4 bits leave nothing else of such rows
+        spiked = random.random(rows) < 0.2
+        table[spiked, random.integers(0, dim, spiked.sum())] = 1e4
+    if kind == "whole numbers":  # whose products have no rounding, and many ties
+        table = random.integers(-3, 4, (rows, dim)).astype(np.float32)
     return table
 
 
@@ -45,6 +61,8 @@ def hidden_of(kind: str, table: Floats, random: np.random.Generator) -> Floats:
     hidden: Floats = random.standard_normal((1, dim), dtype=np.float32)
     if kind == "a row":
         hidden = table[random.integers(0, len(table))][None].copy()
+    if kind == "against a row":
+        hidden = -table[random.integers(0, len(table))][None]
     if kind == "huge":
         hidden *= 1e12
     if kind == "tiny":
@@ -55,6 +73,8 @@ def hidden_of(kind: str, table: Floats, random: np.random.Generator) -> Floats:
         hidden[0, random.integers(0, dim)] = 1e6
     if kind == "half codes":  # the farthest from all codes
         hidden = ((random.integers(-126, 126, (1, dim)) + 0.5) / 127).astype(np.float32)
+    if kind == "whole numbers":
+        hidden = random.integers(-9, 10, (1, dim)).astype(np.float32)
     return hidden
 
 
@@ -99,6 +119,44 @@ def test_the_best_are_those_of_float32_logits(data: st.DataObject) -> None:
         assert_best(made.best(hidden, count, banned, runner), stored, hidden, count, allowed)
     else:
         assert (made.best(hidden, count, banned, runner)[0] == -1).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_of_products_without_rounding_the_tokens_and_their_order_are_those_of_the_dense_product(
+    data: st.DataObject,
+) -> None:
+    random = np.random.default_rng(data.draw(st.integers(0, 999)))
+    rows, dim, count = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 200)), data.draw(st.integers(1, 6))
+    largest = data.draw(st.sampled_from([1, 3, 100]))
+    table = random.integers(-largest, largest + 1, (rows, dim)).astype(np.float32)
+    if data.draw(st.booleans()):  # apart by one, in a direction that they share
+        table = table[:1] + (random.random((rows, dim)) < 0.02)
+    hidden = random.integers(-largest, largest + 1, (3, dim)).astype(np.float32)
+    runner = (data.draw(st.integers(1, 3)), data.draw(st.sampled_from(variants())))
+    tokens, logits, _, _ = output(table).best(hidden, count, None, runner)
+    exact = hidden @ table.T
+    order = np.argsort(-exact, axis=1, kind="stable")[:, :count]  # the first of equal ones first
+    there = order.shape[1]
+    assert tokens[:, :there].tolist() == order.tolist() and (tokens[:, there:] == -1).all()
+    assert logits[:, :there].tolist() == np.take_along_axis(exact, order, 1).tolist()
+
+
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("spread", [1.0, 0.3, 3.0])
+def test_rows_with_much_in_common_leave_few_in_play_and_log_sums_to_a_hundredth(variant: str, spread: float) -> None:
+    """As those of a trained model: a common mean, columns of different sizes, and a token that is likely."""
+    random = np.random.default_rng(1)
+    table = random.standard_normal((20_000, 96), dtype=np.float32) * random.uniform(0.2, 3, 96).astype(np.float32)
+    table += 5 * random.standard_normal(96, dtype=np.float32)
+    hidden = random.standard_normal((3, 96), dtype=np.float32) + table[[5, 19_999, 7_000]] / 9
+    hidden *= spread / 4
+    tokens, _, sums, rescored = output(table.astype(np.float16)).best(hidden, 2, None, (2, variant))
+    exact = hidden.astype(np.float64) @ table.astype(np.float16).astype(np.float64).T
+    assert tokens.tolist() == np.argsort(-exact, axis=1)[:, :2].tolist()
+    largest = exact.max(1, keepdims=True)
+    np.testing.assert_allclose(sums, np.log(np.exp(exact - largest).sum(1)) + largest[:, 0], rtol=0, atol=0.01)
+    assert rescored < 3 * 1500
 
 
 def test_the_first_of_equal_tokens_is_chosen() -> None:

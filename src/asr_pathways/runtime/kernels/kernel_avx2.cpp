@@ -23,8 +23,8 @@
 #endif
 
 const sparse::Kernels* sparse::avx2_kernels() {
-    static const Kernels kernels = {"avx2", widest_tile, transpose,   multiply,    lstm,
-                                    kSteps, kDense,      kCodeOffset, kTransformer};
+    static const Kernels kernels = {"avx2", widest_tile, transpose,   multiply,     lstm,
+                                    kSteps, kDense,      kCodeOffset, kTransformer, kFourBits};
     static const bool supported =
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     return supported ? &kernels : nullptr;

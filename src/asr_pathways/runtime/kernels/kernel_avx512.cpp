@@ -25,8 +25,8 @@
 #endif
 
 const sparse::Kernels* sparse::avx512_kernels() {
-    static const Kernels kernels = {"avx512", widest_tile, transpose,   multiply,    lstm,
-                                    kSteps,   kDense,      kCodeOffset, kTransformer};
+    static const Kernels kernels = {"avx512", widest_tile, transpose,   multiply,     lstm,
+                                    kSteps,   kDense,      kCodeOffset, kTransformer, kFourBits};
     static const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                                   __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");

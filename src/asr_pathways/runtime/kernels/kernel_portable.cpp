@@ -5,7 +5,7 @@
 #include "multiply_kernels.h"
 
 const sparse::Kernels* sparse::portable_kernels() {
-    static const Kernels kernels = {"portable", widest_tile, transpose,   multiply,    lstm,
-                                    kSteps,     kDense,      kCodeOffset, kTransformer};
+    static const Kernels kernels = {"portable", widest_tile, transpose,   multiply,     lstm,
+                                    kSteps,     kDense,      kCodeOffset, kTransformer, kFourBits};
     return &kernels;
 }

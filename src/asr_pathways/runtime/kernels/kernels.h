@@ -2,6 +2,7 @@
 #pragma once
 
 #include "dense.h"
+#include "four_bits.h"
 #include "matrix.h"
 
 namespace sparse {
@@ -55,6 +56,17 @@ struct DenseKernels {
                               const float* scales, int64_t n, float* y, int64_t stride, const float* bias);
 };
 
+// Products with weights of 4 bits, and the search among what they give.
+struct FourBitsKernels {
+    // Rounds a row (columns,) to codes, and writes its words `stride` apart; scratch has a byte for each column, up to
+    // a multiple of eight.
+    Rounded (*pack)(const float* row, int64_t columns, uint8_t* scratch, uint32_t* words, int64_t stride);
+    // y[row] = sum over i of W[row, i] * x[i], plus `added`, for all rows of the tiles [first, last).
+    void (*multiply)(const FourBits& w, int64_t first, int64_t last, const Codes& x, float added, float* y);
+    // The first place from `from` on where y may be `least` or more by the bound; `count` if there is none.
+    int64_t (*next)(const float* y, const Bound& bound, int64_t from, int64_t count, float least);
+};
+
 // Dense operations of a transformer.
 struct TransformerKernels {
     void (*gelu)(float* x, int64_t count);  // x * (1 + erf(x / sqrt(2))) / 2
@@ -92,6 +104,7 @@ struct Kernels {
     DenseKernels dense;
     int code_offset;  // what is added to codes of activations, since some products take them unsigned
     TransformerKernels transformer;
+    FourBitsKernels four_bits;
 };
 
 const Kernels* portable_kernels();

@@ -228,4 +228,5 @@ int widest_tile(int block) {
 
 #include "dense_kernels.h"
 #include "encoder_layer_kernels.h"
+#include "four_bits_kernels.h"
 #include "transformer_kernels.h"

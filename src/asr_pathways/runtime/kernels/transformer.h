@@ -96,32 +96,4 @@ private:
     int64_t length_ = 0, room_ = 0;
 };
 
-// The output layer: int8 codes find the tokens that may be the likeliest, and those alone are scored exactly.
-class Output {
-public:
-    // Of the rows of a table: those of `ids`, or all if it is empty.
-    Output(Table table, std::vector<int32_t> ids, const Runner& runner);
-
-    struct Best {
-        std::vector<int32_t> tokens;  // (n, count)
-        std::vector<float> logits;    // (n, count), exact
-        std::vector<float> log_sums;  // (n,): log of the sum of all exponentials, of the codes' logits where not exact
-        int64_t rescored = 0;
-    };
-
-    // The `count` largest logits of each hidden (n, dim), as if all were computed in float32. Tokens whose byte in
-    // `banned` (rows of the table,) is not 0 are left out, of the log-sums too; it may be null. Throws
-    // std::invalid_argument if logits may not be finite.
-    Best best(const float* hidden, int64_t n, int64_t count, const uint8_t* banned, const Runner& runner) const;
-
-    std::size_t bytes() const { return codes_.bytes() + 4 * (sizes_.size() + errors_.size()); }
-
-private:
-    Table table_;
-    std::vector<int32_t> ids_;
-    Dense codes_;
-    std::vector<float> sizes_, errors_;  // Euclidean norms of each row of codes, and of what they miss
-    double largest_ = 0.0;               // of the sums of the two
-};
-
 }  // namespace sparse

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "bindings.h"
+#include "output.h"
 #include "pack.h"
 
 namespace py = pybind11;

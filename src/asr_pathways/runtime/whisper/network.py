@@ -159,8 +159,8 @@ class Network:
     def best(self, hidden: Floats, count: int, banned: NDArray[np.uint8] | None) -> tuple[Tokens, Floats]:
         """The likeliest next tokens.
 
-        Int8 codes of the output layer find all tokens that can be among them; those are scored in float32. So the
-        choice is that of a float32 output layer.
+        Codes of 4 bits of the output layer find all tokens that can be among them; those are scored in float32. So
+        the choice is that of a float32 output layer.
 
         Args:
             hidden: (B, D).
@@ -170,7 +170,7 @@ class Network:
         Returns:
             Tokens (B, count), the likeliest first, -1 where there are no more; and their log probabilities among those
             that are not banned, -inf for -1. Logits are exact; in their normaliser, those of
-            tokens that cannot be among them are from the codes (to about 0.01).
+            tokens that are far less likely are from the codes (to about 0.01).
 
         Raises:
             PathwaysError: if the decoder's output is not finite.
