@@ -96,7 +96,8 @@ def of_format(form: Format) -> MakeLinear:
 
     def choose(weight: Tensor, bias: Tensor | None, rows: int) -> Any:
         values = np.ascontiguousarray(weight.detach().numpy())
-        return form.layer(form.store(values, "unstructured")[0], None if bias is None else bias.detach().numpy())
+        numbers = None if bias is None else bias.detach().numpy()
+        return form.layer(form.store(values, "unstructured")[0], numbers, rows)
 
     return packed(choose)
 

@@ -81,7 +81,11 @@ class Packed:
         self.granularity, self.format, self.shape = granularity, one, weights[0].shape
         self.nonzeros = int(np.count_nonzero(weights[0]))
         made = [one.store(weight, granularity) for weight in weights]
-        self.layers, self.sizes = [one.layer(compiled, None) for compiled, _ in made], [size for _, size in made]
+        self._compiled, self.sizes = [compiled for compiled, _ in made], [size for _, size in made]
+
+    def layers(self, rows: int) -> list[Any]:
+        """As the runtime has them for products of so many rows."""
+        return [self.format.layer(compiled, None, rows) for compiled in self._compiled]
 
 
 def compare(
@@ -92,9 +96,9 @@ def compare(
     once = [
         torch_product(dense[:1], x),
         onnx_product(dense[0], x),
-        *(our_product(kind.layers[:1], x) for kind in packed),
+        *(our_product(kind.layers(n)[:1], x) for kind in packed),
     ]
-    cycle = [torch_product(dense, x), *(our_product(kind.layers, x) for kind in packed)]
+    cycle = [torch_product(dense, x), *(our_product(kind.layers(n), x) for kind in packed)]
     torch_hot, onnx_hot, *hot = best(once, 20 * rounds)
     torch_cold, *cold = best(cycle, rounds)
     peak = multiply_add_rate()

@@ -11,7 +11,7 @@ from asr_pathways.models.emformer import CausalConv, Emformer, EmformerConfig, E
 from asr_pathways.runtime.compiled_layers import CompiledEmformerLayer, CompiledLinear
 from asr_pathways.runtime.kernels import available, extension, variants
 from asr_pathways.runtime.kernels.encoder_layer import Attention, Convolution, FeedForward
-from asr_pathways.runtime.layers import Format
+from asr_pathways.runtime.layers import MANY, Format
 
 built = pytest.mark.skipif(not available(), reason="the kernels were not built")
 # Channels and frames that fill no vector, and that fill some.
@@ -36,7 +36,7 @@ def random_layer(dim: int, segment: int, right: int, left: int = 7) -> tuple[Emf
 def product(layer: nn.Linear) -> Any:
     one = Format("float32", "sparse")
     compiled, _ = one.store(layer.weight.detach().numpy(), "unstructured")
-    return one.layer(compiled, layer.bias.detach().numpy())
+    return one.layer(compiled, layer.bias.detach().numpy(), MANY)
 
 
 @built

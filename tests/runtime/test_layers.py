@@ -58,7 +58,7 @@ def test_each_format_is_the_product_within_its_error(one: Format, rows: int) -> 
     x, bias = np.random.default_rng(1).standard_normal((rows, 64), dtype=np.float32), np.arange(48, dtype=np.float32)
     dense = weight(48, 64)
     compiled, nbytes = one.store(dense, "unstructured")
-    found, exact = one.layer(compiled, bias).multiply(x, RUNNER), x @ dense.T + bias
+    found, exact = one.layer(compiled, bias, rows).multiply(x, RUNNER), x @ dense.T + bias
     assert np.sqrt(np.mean((found - exact) ** 2)) <= (1e-6 if one.item == "float32" else TOLERANCE) * np.std(
         x @ dense.T
     )
@@ -74,7 +74,7 @@ def test_a_shape_is_measured_once(measured: list[tuple[int, ...]], cache: Path) 
     Layers().linear(weight(), None, FEW)  # another model in another process
     assert measured == [(24, 16, 30, FEW), (24, 16, 30, MANY)]
     (path,) = cache.iterdir()
-    assert path.name.startswith("products-") and len(json.loads(path.read_text())) == 2
+    assert path.name.startswith("timings-") and len(json.loads(path.read_text())) == 2
     for threads, granularity in ((2, "unstructured"), (1, "block:4x1")):
         Layers("auto", granularity, threads).linear(weight(), None, FEW)
     assert len(measured) == 4

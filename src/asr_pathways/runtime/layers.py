@@ -71,11 +71,11 @@ class Format:
         dense = extension.built().Dense(weight, self.item, self.kind == "bitmap")
         return dense, dense.nbytes
 
-    def layer(self, compiled: Any, bias: Floats | None) -> Any:
-        """The compiled layer of a weight that `store` made, or one of torch with the same method."""
+    def layer(self, compiled: Any, bias: Floats | None, rows: int) -> Any:
+        """The compiled layer of a weight that `store` made, for so many rows, or one of torch with the same method."""
         if self.kind == "torch":
             return _TorchLayer(compiled, bias)
-        return extension.built().Linear(compiled, bias)
+        return extension.built().Linear(compiled, bias, fine=rows == FEW)
 
 
 def block_rows(granularity: str) -> int:
@@ -145,7 +145,8 @@ class Layers:
 
     Args:
         precision: ``float32``: products are exact but for the order of sums; ``auto``: also bfloat16 and int8, the
-            latter with a scale for each row of weights and of activations, within `TOLERANCE`.
+            latter with a scale for each row of weights and of activations, within `TOLERANCE`. Of single rows the
+            activations have 16 bits: that costs nothing where weights come from memory.
         granularity: of the masks.
         threads: of each product.
         torch: whether torch's own products are among the formats; it is to use as many threads then.
@@ -186,7 +187,7 @@ class Layers:
             self.plan[product] = self._known.timings(product)
         chosen = self.plan[product][0].format
         compiled, nbytes = chosen.store(weight, self.granularity)
-        return chosen.layer(compiled, bias), nbytes
+        return chosen.layer(compiled, bias, rows), nbytes
 
     def output(self, embedding: NDArray[Any], tokens: NDArray[np.int32] | None, runner: Runner) -> Any:
         """The output layer of the model's embedding (V, D), made once for all of its networks with these tokens.
@@ -206,7 +207,7 @@ class _Known:
     def __init__(self, formats: Sequence[Format], granularity: str, threads: int) -> None:
         self._formats, self._granularity, self._threads = formats, granularity, threads
         folder = _cache_folder()
-        self._path = folder and folder / f"products-{_cpu()}.json"
+        self._path = folder and folder / f"timings-{_cpu()}.json"
         self._entries: dict[str, dict[str, list[float]]] = _read(self._path) if self._path else {}
 
     def timings(self, key: Product) -> list[Timing]:
@@ -237,7 +238,7 @@ class _Known:
         layers, errors, sizes = {}, {}, {}
         for one in self._formats:
             compiled, sizes[one.name] = one.store(weight, self._granularity)
-            layers[one.name] = one.layer(compiled, None)
+            layers[one.name] = one.layer(compiled, None, rows)
             y = layers[one.name].multiply(x, runner)
             errors[one.name] = float(np.sqrt(np.mean(np.square(y - exact)))) / size
         seconds = dict.fromkeys(layers, float("inf"))

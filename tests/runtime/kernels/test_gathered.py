@@ -23,18 +23,19 @@ def pruned(rows: int, columns: int, granularity: str, share: float = 0.3) -> Flo
     return weight * _mask(random, rows, columns, share, granularity)
 
 
-def layers(weight: Floats, bias: Floats | None = None) -> tuple[Any, Any]:
+def layers(weight: Floats, bias: Floats | None = None, fine: bool = False) -> tuple[Any, Any]:
     """Of gathered codes, and of the same codes with zeros between them."""
     kernels = extension.built()
     made = kernels.Gathered(weight), kernels.Dense(weight, "int8", False)
-    return kernels.Linear(made[0], bias), kernels.Linear(made[1], bias)
+    return kernels.Linear(made[0], bias, fine), kernels.Linear(made[1], bias, fine)
 
 
 def assert_same(weight: Floats, n: int, bias: Floats | None = None, threads: int = 1) -> None:
     x = np.random.default_rng(n).standard_normal((n, weight.shape[1]), dtype=np.float32)
-    gathered, whole = layers(weight, bias)
-    wanted = whole.multiply(x, (1, ""))
-    np.testing.assert_allclose(gathered.multiply(x, (threads, "")), wanted, rtol=1e-6, atol=1e-6)
+    for fine in (False, True):
+        gathered, whole = layers(weight, bias, fine)
+        wanted = whole.multiply(x, (1, ""))
+        np.testing.assert_allclose(gathered.multiply(x, (threads, "")), wanted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("granularity", ["5:16", "10:32", "2:4", "unstructured"])

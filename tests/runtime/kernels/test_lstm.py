@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels import available, lstm_step, variants
-from asr_pathways.runtime.layers import Format, formats
+from asr_pathways.runtime.layers import FEW, Format, formats
 
 pytestmark = pytest.mark.skipif(not available(), reason="the kernels were not built")
 EXACT = formats("float32") if available() else []
@@ -18,7 +18,7 @@ EXACT = formats("float32") if available() else []
 
 def layer(weight: Tensor, bias: Tensor | None = None, one: Format = Format("float32", "sparse")) -> Any:  # noqa: B008
     compiled, _ = one.store(weight.detach().numpy(), "unstructured")
-    return one.layer(compiled, None if bias is None else bias.detach().numpy())
+    return one.layer(compiled, None if bias is None else bias.detach().numpy(), FEW)
 
 
 @pytest.mark.parametrize("n", [1, 3, 16])

@@ -11,6 +11,7 @@ struct Linear {
     const Dense* dense;
     const Gathered* gathered;
     const float* bias;  // (rows,) or null
+    bool fine;          // weights of i8 are multiplied by activations of 16 bits, the sum of two codes
 
     int64_t rows() const { return sparse ? sparse->rows : dense ? dense->rows : gathered->rows; }
     int64_t columns() const { return sparse ? sparse->columns : dense ? dense->columns : gathered->columns; }
@@ -19,12 +20,13 @@ struct Linear {
 // y (n, rows) = x (n, columns) @ weight^T + bias; x and y are row-major and contiguous.
 void multiply(const Linear& by, const float* x, int64_t n, float* y, const Runner& runner);
 
-// The same by a gathered weight. Throws std::invalid_argument if the kernels do not read it.
-void multiply(const Gathered& w, const float* bias, const float* x, int64_t n, float* y, const Runner& runner);
+// The same by a gathered weight; `fine` as in Linear. Throws std::invalid_argument if the kernels do not read it.
+void multiply(const Gathered& w, const float* bias, bool fine, const float* x, int64_t n, float* y,
+              const Runner& runner);
 
 // The same by a dense weight; y has `stride` floats from row to row. Throws std::invalid_argument if it is stored
 // without its zeros and the kernels do not expand it.
-void multiply(const Dense& w, const float* bias, const float* x, int64_t n, float* y, int64_t stride,
+void multiply(const Dense& w, const float* bias, bool fine, const float* x, int64_t n, float* y, int64_t stride,
               const Runner& runner);
 
 }  // namespace sparse

@@ -76,8 +76,8 @@ std::unique_ptr<Matrix> make_sparse(const Floats& weight, int block) {
     return std::make_unique<Matrix>(sparse::pack(from, out, in, block));
 }
 
-LinearOf make_linear(const py::object& weight, const py::object& bias) {
-    LinearOf linear{{nullptr, nullptr, nullptr, nullptr}, weight, bias};
+LinearOf make_linear(const py::object& weight, const py::object& bias, bool fine) {
+    LinearOf linear{{nullptr, nullptr, nullptr, nullptr, fine}, weight, bias};
     if (py::isinstance<Matrix>(weight)) linear.layer.sparse = weight.cast<const Matrix*>();
     if (py::isinstance<Dense>(weight)) linear.layer.dense = weight.cast<const Dense*>();
     if (py::isinstance<Gathered>(weight)) linear.layer.gathered = weight.cast<const Gathered*>();
@@ -334,7 +334,7 @@ void bind_transformer(py::module_& module) {
     module.def("gathers", [] { return sparse::find_kernels("")->dense.multiply_gathered != nullptr; });
     py::class_<Matrix>(module, "Sparse").def(py::init(&make_sparse)).def_property_readonly("nbytes", &Matrix::bytes);
     py::class_<LinearOf>(module, "Linear")
-        .def(py::init(&make_linear))
+        .def(py::init(&make_linear), py::arg("weight"), py::arg("bias"), py::arg("fine") = false)
         .def_property_readonly(
             "shape", [](const LinearOf& made) { return py::make_tuple(made.layer.rows(), made.layer.columns()); })
         .def("multiply", &multiply);
