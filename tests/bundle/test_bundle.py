@@ -333,6 +333,32 @@ def test_arrays_are_what_the_tensors_are(dtype: Quantity, extended: AsrModel, tm
         assert np.array_equal(bundle.array(name, "it"), tensor.numpy())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_weights_are_read_once_and_refused_if_they_changed(
+    dtype: Quantity, five: AsrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "b.asrp"
+    write_bundle(five, path, dtype)
+    bundle = Bundle.open(path)
+    name = next(iter(bundle.layout.prunable))
+    bundle.union_bits(name)
+    parts = [bundle.layout.slots[part + name] for part in ("values/", "scales/") if part + name in bundle.layout.slots]
+    sizes, read = list[int](), os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *args: (sizes.append(read(*args)), sizes[-1])[1])
+    found = bundle.union_array(name)
+    assert sum(sizes) == sum(part.nbytes for part in parts) and len(parts) == (2 if dtype == "int8" else 1)
+    assert found.shape == (bundle.layout.kept_of(name),)
+    for part in parts:
+        content = bytearray(path.read_bytes())
+        content[bundle.layout.start + part.data_offsets[0]] ^= 1
+        (tmp_path / "changed.asrp").write_bytes(content)
+        with pytest.raises(BundleError, match=rf"changed\.asrp: (values|scales)/{name}: changed since it was written"):
+            Bundle.open(tmp_path / "changed.asrp").union_array(name)
+    path.write_bytes(path.read_bytes())
+    with pytest.raises(BundleError, match="was written to since it was opened"):
+        bundle.union_array(name)
+
+
 def dense_union(bundle: Bundle, name: str) -> torch.Tensor:
     """Values of the union of a tensor, from the states of all languages."""
     union = unpack(torch.from_numpy(bundle.union_bits(name).copy()), bundle.layout.tensors[name])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +105,27 @@ def test_any_length_has_a_probability_for_each_frame(length: int) -> None:
     found = speech_probabilities(noise)
     assert found.shape == (-(-length // FRAME),) and found.dtype == np.float32
     assert np.isfinite(found).all()
+
+
+def test_what_follows_the_first_speech_is_not_listened_to(
+    sentences: list[Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    class Counting:
+        def run(self, names: list[str], inputs: dict[str, Any]) -> list[Any]:
+            calls.append(len(inputs["input"]))
+            return detector.run(names, inputs)
+
+    detector = voice_activity._detector()
+    monkeypatch.setattr(voice_activity, "_detector", Counting)
+    for silence in (0, 1, 3):
+        recording = np.concatenate([seconds(silence), *sentences])
+        calls.clear()
+        assert not is_silent(recording)
+        assert sum(calls) < (silence + 1.1) * SAMPLE_RATE / FRAME
+    calls.clear()
+    assert is_silent(seconds(3)) and sum(calls) == -(-3 * SAMPLE_RATE // FRAME)
 
 
 def test_blocks_make_no_difference(sentences: list[Samples], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from asr_pathways.bundle.bundle import write_bundle
+from asr_pathways.bundle.bundle import Bundle, write_bundle
 from asr_pathways.data.features import Fbank
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
@@ -184,6 +185,20 @@ def test_int8_is_near_and_smaller(trained: AsrModel, monkeypatch: pytest.MonkeyP
 
 
 @needs_kernels
+@needs_kernels
+def test_a_pathway_is_prepared_from_one_read_of_each_weight(
+    trained: AsrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bundle(trained, tmp_path / "five.asrp", "float32")
+    layout = Bundle.open(tmp_path / "five.asrp").layout
+    recognizer = StreamingTransducer(tmp_path / "five.asrp", LANGUAGES[0])
+    sizes, read = list[int](), os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *args: (sizes.append(read(*args)), sizes[-1])[1])
+    recognizer.load(LANGUAGES[1])
+    parts = [f"values/{name}" for name in layout.prunable] + [f"masks/{LANGUAGES[1]}"]
+    assert sum(sizes) == sum(layout.slots[part].nbytes for part in parts)
+
+
 def test_layers_without_masks_are_shared_by_languages(trained: AsrModel, tmp_path: Path) -> None:
     write_bundle(trained, tmp_path / "two.asrp", "float32")
     recognizer = exact(tmp_path / "two.asrp")

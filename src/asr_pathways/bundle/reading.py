@@ -252,8 +252,9 @@ class Reader:
 
     def union_array(self, name: str) -> Array:
         """As `union_values`, without torch."""
-        stored = self.values(name)
-        return self._array(layout.VALUES + name) if stored.scales is None else stored.floats(self._union(name))
+        if layout.SCALES + name in self.layout.slots:
+            return self.values(name).floats(self._union(name))
+        return self._array(layout.VALUES + name)
 
     def _packed(self, name: str) -> Array:
         """The bits of the union or of a mask, which are read a tensor at a time, and so kept until the next mask."""

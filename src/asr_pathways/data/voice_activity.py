@@ -6,6 +6,7 @@ Its network for whole sequences takes many frames in one call: about 10 s for an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,7 @@ _MOST_GAIN = 1000.0
 _CONTEXT = 64  # samples before a frame that belong to the network's input
 _STATE = (1, 1, 128)  # of its LSTM
 _BLOCK = 512  # frames in one call
+_SHORT_BLOCK = 16  # frames in one call where the first of speech decides
 _REMEMBERED = 500  # frames of a stream, of which the loud ones are amplified to `LEVEL`
 
 
@@ -84,7 +86,7 @@ def is_silent(samples: Samples) -> bool:
     Raises:
         PathwaysError: if the detector is not installed.
     """
-    return bool(speech_probabilities(samples).max(initial=0.0) < SILENT)
+    return all(part.max() < SILENT for part in _probabilities(samples, _SHORT_BLOCK))  # up to the first that is not
 
 
 def speech_probabilities(samples: Samples) -> NDArray[np.float32]:
@@ -93,10 +95,14 @@ def speech_probabilities(samples: Samples) -> NDArray[np.float32]:
     Raises:
         PathwaysError: if the detector is not installed.
     """
+    return np.concatenate([np.zeros(0, np.float32), *_probabilities(samples, _BLOCK)])
+
+
+def _probabilities(samples: Samples, frames: int) -> Iterator[NDArray[np.float32]]:
+    """Those of so many frames at a time."""
     session, gain = _detector(), _gain(samples)
     hidden, cell = np.zeros(_STATE, np.float32), np.zeros(_STATE, np.float32)
-    found = [np.zeros(0, np.float32)]
-    size = _BLOCK * FRAME
+    size = frames * FRAME
     for start in range(0, len(samples), size):
         part = samples[max(0, start - _CONTEXT) : start + size]
         before = 0 if start else _CONTEXT
@@ -104,8 +110,7 @@ def speech_probabilities(samples: Samples) -> NDArray[np.float32]:
         windows = np.lib.stride_tricks.sliding_window_view(np.pad(part, (before, missing)), _CONTEXT + FRAME)[::FRAME]
         inputs = {"input": np.float32(gain) * windows, "h": hidden, "c": cell}
         block, hidden, cell = session.run(["speech_probs", "hn", "cn"], inputs)
-        found.append(block)
-    return np.concatenate(found)
+        yield block
 
 
 class VoiceActivity:

@@ -134,6 +134,9 @@ class _Weights(Mapping[str, Pruned]):
             raise KeyError(name)
         return self._read(name)
 
+    def __contains__(self, name: object) -> bool:  # a mapping's own reads the value
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

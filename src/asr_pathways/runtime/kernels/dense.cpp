@@ -10,23 +10,30 @@
 namespace sparse {
 namespace {
 
-// To the nearest, ties to even; NaN stays NaN.
-uint16_t to_bf16(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
-    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+// To the nearest, ties to even; NaN stays NaN. Without branches, so that loops over it become vectors.
+uint32_t to_bf16(uint32_t bits) {
+    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, broken = bits >> 16 | 0x40;
+    return (bits & 0x7fffffff) > 0x7f800000 ? broken : rounded;
 }
 
-// Calls store(row, column, value, place of its word).
-template <typename Store>
-void for_weights(Strided weight, const Dense& dense, const Store& store) {
-    const int64_t words = dense.words(), items = items_a_word(dense.item);
-    for (int64_t row = 0; row < dense.rows; ++row) {
-        const float* const from = weight.start + row * weight.row;
-        const int64_t first = row / kPanelRows * words * kPanelRows + row % kPanelRows;
-        for (int64_t column = 0; column < dense.columns; ++column)
-            store(row, column % items, from[column * weight.column], first + column / items * kPanelRows);
+// Of weights whose columns are contiguous: word by word, for all rows of a panel.
+void pack_columns(Strided weight, Dense& dense) {
+    const int64_t items = items_a_word(dense.item);
+    uint32_t* to = dense.packed.data();
+    for (int64_t row = 0; row < dense.rows; row += kPanelRows) {
+        const int64_t count = std::min<int64_t>(kPanelRows, dense.rows - row);
+        for (int64_t column = 0; column < dense.columns; column += items, to += kPanelRows) {
+            uint32_t bits[2][kPanelRows] = {};
+            for (int64_t item = 0; item < std::min(items, dense.columns - column); ++item) {
+                const float* const from = weight.start + row + (column + item) * weight.column;
+                if (count == kPanelRows)
+                    std::memcpy(bits[item], from, sizeof bits[item]);
+                else
+                    std::memcpy(bits[item], from, sizeof(float) * count);
+            }
+            for (int lane = 0; lane < kPanelRows; ++lane)
+                to[lane] = items == 1 ? bits[0][lane] : to_bf16(bits[0][lane]) | to_bf16(bits[1][lane]) << 16;
+        }
     }
 }
 
@@ -79,15 +86,8 @@ void pack_dense(Strided weight, int64_t rows, int64_t columns, Item item, Dense&
     dense.starts.clear();
     if (weight.column == 1) return pack_rows(weight, dense);
     if (item == Item::i8) throw std::invalid_argument("weights of int8 have contiguous rows");
-    std::fill(dense.packed.begin(), dense.packed.end(), 0u);
-    if (item == Item::bf16)
-        for_weights(weight, dense, [&](int64_t, int64_t place_in_word, float value, int64_t place) {
-            reinterpret_cast<uint16_t*>(&dense.packed[place])[place_in_word] = to_bf16(value);
-        });
-    else
-        for_weights(weight, dense, [&](int64_t, int64_t, float value, int64_t place) {
-            std::memcpy(&dense.packed[place], &value, sizeof value);
-        });
+    if (weight.row != 1) throw std::invalid_argument("weights have contiguous rows or columns");
+    pack_columns(weight, dense);
 }
 
 void compress(Dense& dense) {

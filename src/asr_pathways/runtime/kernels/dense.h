@@ -72,8 +72,8 @@ struct Strided {
 constexpr int64_t kMostCodes = int64_t{1} << 17;
 
 // Packs into `dense`, whose memory is used again. Of i8, scale = largest |weight| of the row / 127, at least the
-// smallest normal float; NaN, as are then all products of the row, if one of them is not finite;
-// its rows are contiguous.
+// smallest normal float; NaN, as are then all products of the row, if one of them is not finite. Its rows are
+// contiguous, or else, but of i8, its columns.
 void pack_dense(Strided weight, int64_t rows, int64_t columns, Item item, Dense& dense);
 
 // Takes the zeros out of a packed weight. Throws std::invalid_argument if this CPU's kernels do not expand it.

@@ -186,6 +186,15 @@ constexpr int kTileRows = 4;
 constexpr int tile_panels(int rows) { return rows == 1 ? 2 : 1; }
 #endif
 
+// The same of a weight of i8 that has few rows of activations: it comes from memory, so one panel after another is
+// read, and parts of each row's sums are in flight, whose order makes no difference to whole numbers.
+constexpr int tile_panels(Item item, int rows) { return item == Item::i8 && rows <= 6 ? 1 : tile_panels(rows); }
+constexpr int tile_parts(Item item, int rows) {
+    if (item != Item::i8 || rows > 6) return 1;
+    const int sums = rows * kPanelVectors;
+    return sums <= 2 ? 4 : sums <= 6 ? 2 : 1;
+}
+
 // Rows that are multiplied before the next panels: they stay in the second-level cache.
 constexpr int64_t kRowBlock = 96;
 
@@ -203,17 +212,17 @@ struct Target {
 };
 
 // `source` has the panels of this tile, `from` of them before the first; they are those of the weight from `panel` on.
-template <Item item, int Rows, int Panels, bool Compressed>
+template <Item item, int Rows, int Panels, int Parts, bool Compressed>
 INLINE void multiply_dense_tile(const Target& to, const Dense& source, int64_t from, int64_t first_row, int64_t panel) {
     using Sum = typename Terms<item>::Sum;
     constexpr int vectors = Panels * kPanelVectors;
     const Dense& w = to.w;
     const int64_t words = w.words();
     const uint32_t* const x = to.x + first_row * words;
-    Sum sums[Rows][vectors] = {};
+    Sum parts[Parts][Rows][vectors] = {};
     const auto read = [&](auto... panels) {
         Words<item, Compressed> streams[] = {Words<item, Compressed>(source, from + panels)...};
-        for (int64_t g = 0; g < words; ++g) {
+        const auto add = [&](int64_t g, Sum(&to_sums)[Rows][vectors]) {
             IntVec<LANES> loaded[vectors];
 #pragma GCC unroll 8
             for (int p = 0; p < Panels; ++p) streams[p].next(loaded + p * kPanelVectors);
@@ -221,11 +230,21 @@ INLINE void multiply_dense_tile(const Target& to, const Dense& source, int64_t f
             for (int r = 0; r < Rows; ++r) {
                 const uint32_t word = x[r * words + g];
 #pragma GCC unroll 8
-                for (int v = 0; v < vectors; ++v) Terms<item>::add(sums[r][v], loaded[v], word);
+                for (int v = 0; v < vectors; ++v) Terms<item>::add(to_sums[r][v], loaded[v], word);
             }
-        }
+        };
+        int64_t g = 0;
+        for (; g + Parts <= words; g += Parts)
+#pragma GCC unroll 4
+            for (int part = 0; part < Parts; ++part) add(g + part, parts[part]);
+        if constexpr (Parts > 1)
+            for (; g < words; ++g) add(g, parts[0]);
     };
     with_indices<Panels>(read);
+    Sum(&sums)[Rows][vectors] = parts[0];
+    for (int part = 1; part < Parts; ++part)
+        for (int r = 0; r < Rows; ++r)
+            for (int v = 0; v < vectors; ++v) sums[r][v] += parts[part][r][v];
     for (int r = 0; r < Rows; ++r)
         for (int v = 0; v < vectors; ++v) {
             const int64_t row = panel * kPanelRows + v * LANES, left = w.rows - row;
@@ -253,14 +272,14 @@ INLINE void multiply_dense_tile(const Target& to, const Dense& source, int64_t f
 template <Item item, int Rows, bool Compressed>
 void multiply_dense_rows(const Target& to, const Dense& source, int64_t before, int64_t first_row, int64_t last_row,
                          int64_t first, int64_t last) {
-    constexpr int panels = tile_panels(Rows);
+    constexpr int panels = tile_panels(item, Rows), parts = tile_parts(item, Rows);
     int64_t panel = first;
     for (; panel + panels <= last; panel += panels)
         for (int64_t row = first_row; row < last_row; row += Rows)
-            multiply_dense_tile<item, Rows, panels, Compressed>(to, source, panel - before, row, panel);
+            multiply_dense_tile<item, Rows, panels, parts, Compressed>(to, source, panel - before, row, panel);
     for (; panel < last; ++panel)
         for (int64_t row = first_row; row < last_row; row += Rows)
-            multiply_dense_tile<item, Rows, 1, Compressed>(to, source, panel - before, row, panel);
+            multiply_dense_tile<item, Rows, 1, parts, Compressed>(to, source, panel - before, row, panel);
 }
 
 // Calls the product for so many rows, at most `Rows`.
