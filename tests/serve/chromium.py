@@ -86,6 +86,10 @@ class Page:
         except TimeoutError:
             pytest.fail(f"{script}: {self.run('document.body.innerText')} {self.problems}")
 
+    def before(self, script: str) -> None:
+        """Runs a script in each page that is opened, before its own."""
+        self.ask("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     def open(self, url: str) -> None:
         self.ask("Page.navigate", url=url)
         self.run("new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))")

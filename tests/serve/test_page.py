@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -13,8 +13,10 @@ import pytest
 from asr_pathways.data.audio import read_audio
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.runtime import auto_stream
 from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.serve.shares import kept_shares
+from tests.models.hub.conftest import hub_folder  # noqa: F401
 from tests.serve.chromium import CHROMIUM, Chromium, chromium
 from tests.serve.conftest import Running, running, wav
 from tests.serve.test_streams import until_free
@@ -108,6 +110,41 @@ def test_real_prompts_are_captioned_in_five_languages_of_one_stream(tiny: Runnin
         assert inside[0]["type"] == "language" and inside[1]["start"] == pytest.approx(before, abs=0.01)
     order = [message["language"] for message in received]
     assert list(dict.fromkeys(order)) == list(SAID) and order == sorted(order, key=list(SAID).index)
+
+
+@needs_browser
+def test_many_languages_are_a_list_and_auto_says_which_is_identified(
+    hub_folder: Callable[[str], Path],  # noqa: F811
+    browser: Chromium,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A dense Whisper has 99 languages; the page is told that this one has them."""
+    prompt = read_audio(Path(__file__).with_name("prompts") / "en.flac")
+    monkeypatch.setattr(auto_stream, "ENOUGH", 0.5)
+    with running(hub_folder("whisper")) as server, browser.page(wav(prompt)) as page:
+        known = server.service.recognizer.languages
+        many = [*known, "sv", "nb", "da", "fi", "is", "et", "lv", "lt", "pl", "cs", "sk", "hu", "ja", "zh"]
+        page.before(
+            "const ask = window.fetch; window.fetch = async (...asked) => {"
+            "const models = await (await ask(...asked)).json();"
+            f"models.data[0].languages = {json.dumps(many)}; return Response.json(models); }}"
+        )
+        page.open(server.url)
+        page.until("document.querySelectorAll('#languages option').length")
+        options = page.run("[...document.querySelectorAll('#languages option')].map((one) => one.value)")
+        assert options[0] == "auto" and sorted(options[1:]) == sorted(many)
+        assert page.run("document.getElementById('pathway').textContent").startswith("The language is identified")
+        page.run("document.getElementById('microphone').click()")
+        code = page.until("document.getElementById('partial').textContent && document.getElementById('partial').lang")
+        assert code in known and page.run("document.getElementById('pathway').textContent").startswith("Identified: ")
+        page.run("document.querySelector('select').value = 'fr'")
+        page.run("document.querySelector('select').dispatchEvent(new Event('change'))")
+        page.until("document.getElementById('partial').textContent && document.getElementById('partial').lang === 'fr'")
+        assert page.run("document.getElementById('pathway').textContent").startswith("Pathway: français, the whole")
+        page.run("document.getElementById('microphone').click()")
+        page.until("document.getElementById('status').textContent === 'Stopped.'")
+        until_free(server)
+        assert page.problems == []
 
 
 @needs_browser
