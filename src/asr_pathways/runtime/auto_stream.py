@@ -35,6 +35,10 @@ class AutoStream:
         endpointing: when `endpoint` is true.
     """
 
+    _speech: int  # frames of the segment
+    _silence: int  # frames since the last of them
+    _kept: Samples  # from the first speech on, until the language is known
+
     def __init__(
         self,
         begin: Callable[[str], Stream],
@@ -113,8 +117,9 @@ class AutoStream:
     def _begin(self) -> None:
         """A new segment."""
         self._start, self._incoming, self._known = self._position, Incoming(), self._named
-        self._activity, self._speech, self._silence = VoiceActivity(), 0, 0  # frames: of speech; since the last of it
-        self._kept = np.zeros(0, np.float32)  # from the first speech on, until the language is known
+        self._activity = VoiceActivity()
+        self._speech = self._silence = 0
+        self._kept = np.zeros(0, np.float32)
 
     def _add(self, samples: Samples) -> None:
         self._position += len(samples)
