@@ -58,6 +58,7 @@ def test_a_microphone_becomes_captions_in_the_language_of_the_button(
         page.press(" ", 32)
         page.until("document.getElementById('partial').textContent")
         assert page.run("document.getElementById('partial').lang") == "fr"
+        assert page.run("[...document.querySelectorAll('label.active')].map((one) => one.control.value)") == ["fr"]
         assert page.run("document.getElementById('level').value") > 0.3
         assert page.until("parseFloat(document.getElementById('latency').textContent)") < 10
         assert page.run("document.getElementById('microphone').textContent") == "Stop"

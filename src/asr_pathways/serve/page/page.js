@@ -89,10 +89,14 @@ function choice(code, index) {
 
 function show() {
   const auto = language() === "auto", code = auto ? live?.spoken : language(), share = model.kept[code];
+  const bar = document.querySelector(".share") ? " (the bar below its name)" : "";
   const kept = share === undefined ? ", the whole model" :
-    `, which keeps ${Math.round(100 * share)}% of the model's prunable weights (the bar below its name)`;
+    `, which keeps ${Math.round(100 * share)}% of the model's prunable weights${bar}`;
   $("pathway").textContent = code ? `${auto ? "Identified" : "Pathway"}: ${name(code)}${kept}` :
     "The language is identified in what is said.";
+  for (const label of document.querySelectorAll("#languages label")) {
+    label.classList.toggle("active", label.control.value === code);
+  }
   $("microphone").textContent = live ? "Stop" : "Start the microphone";
   $("microphone").classList.toggle("on", Boolean(live));
   $("srt").disabled = $("clear").disabled = !segments.length;
