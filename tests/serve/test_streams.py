@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from asr_pathways.data.audio import to_int16
 from asr_pathways.data.voice_activity import FRAME
-from asr_pathways.runtime import local_agreement
+from asr_pathways.runtime import auto_stream, local_agreement
 from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.serve import conversation
 from tests.models.hub.conftest import hub_folder  # noqa: F401
@@ -143,7 +143,7 @@ def test_vosk_without_config_is_8_khz_and_silence_is_an_empty_text(server: Runni
 @pytest.mark.parametrize(
     ("path", "messages", "says"),
     [
-        ("/v1/stream", [b"\0" * 100], "language: choose one of en fr first"),
+        ("/v1/stream", [b"\0" * 100], "language: choose one of en fr"),
         ("/v1/stream", ['{"language": "xx"}'], "unknown language 'xx': this model knows en fr"),
         ("/v1/stream", ['{"language": "auto"}'], "language: choose one of en fr"),
         ("/v1/stream", ['{"language": 7}'], "language: a code is needed"),
@@ -328,3 +328,38 @@ def test_a_model_that_does_not_stream_has_streams_too(hub_folder: Any, monkeypat
                 if begin is not None:
                     assert (last["type"], last["stable"]) == ("final", wanted)
                     assert "".join(word["word"] for word in last["words"]) == wanted.replace(" ", "")
+
+
+def test_the_language_of_a_stream_is_identified_unless_it_is_named(
+    hub_folder: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a model that tells languages apart; from one to the other on the live stream, in both protocols."""
+    for module in (auto_stream, local_agreement):
+        monkeypatch.setattr(module, "VoiceActivity", Loudness)
+    monkeypatch.setattr("asr_pathways.runtime.recognizer.is_silent", lambda _: False)
+    noise = (0.9 + 0.09 * np.random.default_rng(0).random(16 * FRAME)).astype(np.float32)
+    data = to_int16(noise).tobytes()
+    with running(hub_folder("whisper")) as server:
+        identified = server.service.recognizer.transcribe(as_read(noise), language="auto")
+        named = server.service.recognizer.transcribe(as_read(noise), language="fr")
+        assert server.service.auto and identified.language != "fr"
+        with opened(server) as ws:
+            ws.send(data)
+            for language in ("fr", "auto"):
+                say(ws, language=language)
+                ws.send(data)
+            say(ws, eof=1)
+            messages = [message for message in rest(ws) if message["type"] != "partial"]
+        assert [(message["type"], message["language"], message.get("text")) for message in messages] == [
+            ("final", identified.language, identified.text),
+            ("language", "fr", None),
+            ("final", "fr", named.text),
+            ("language", "auto", None),
+            ("final", identified.language, identified.text),
+        ]
+        with opened(server, "/vosk") as ws:
+            say(ws, config={"sample_rate": 16_000})
+            ws.send(data)
+            say(ws, eof=1)
+            assert rest(ws)[-1]["text"] == identified.text

@@ -299,7 +299,7 @@ def transcribe(
     from asr_pathways.runtime.phrase_bias import read_phrases
     from asr_pathways.runtime.recognizer import Recognizer
 
-    if stream and language == "auto":
+    if stream and language == "auto" and files != [Path("-")]:
         raise PathwaysError("--language auto needs the whole recording: leave --stream out")
     if languages is not None and language != "auto":
         raise PathwaysError("--languages restricts what --language auto chooses among: leave one of them out")

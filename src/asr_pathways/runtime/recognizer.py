@@ -28,6 +28,7 @@ from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, require_sc
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.voice_activity import is_silent, speech_segments
 from asr_pathways.errors import PathwaysError
+from asr_pathways.runtime.auto_stream import AUTO, AutoStream
 from asr_pathways.runtime.kernels.extension import available, warn_of_dense_products
 from asr_pathways.runtime.layers import Plan, Precision
 from asr_pathways.runtime.local_agreement import AgreementStream
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from asr_pathways.model_folder.model import AsrModel
     from asr_pathways.runtime.hub_streaming import HubStreaming
     from asr_pathways.runtime.streaming import StreamingTransducer, TransducerStream
-
-AUTO = "auto"
-"""The language that is identified in each recording."""
 
 IDENTIFIED = 30.0
 """Seconds of a recording's speech, from its start, that decide which language it is in."""
@@ -237,31 +235,45 @@ class Recognizer:
         return Result(text, asked, tuple(segments), len(samples) / SAMPLE_RATE, probabilities)
 
     def stream(self, language: str | None = None) -> Stream:
-        """A new stream: of a model that streams, or by local agreement (see `AgreementStream`).
+        """A new stream: of a model that streams, or by local agreement (see `AgreementStream`); with ``auto``, in the
+        language that is identified in each segment (see `AutoStream`).
 
         Raises:
-            PathwaysError: for an unknown language or none.
+            PathwaysError: for an unknown language or none, or ``auto`` where the model does not tell languages apart.
         """
         asked = language or self._language
-        if asked == AUTO:
-            raise PathwaysError("a stream cannot wait for the whole recording: name its language, or switch() later")
-        if self._streaming is not None:
-            return self._streaming.stream(asked)
         if asked is None:
             raise PathwaysError(f"language: choose one of {' '.join(self.languages)}")
-        if self._cache_aware is not None:
-            return self._cache_aware.stream(self._check(asked), self._check)
-        return AgreementStream(self._engine, self._check(asked), self._check, self._endpointing)
+        if asked != AUTO:
+            return self._stream(self._check(asked))
+        self._engine.check_identification()
+        return AutoStream(self._stream, self._likeliest, self._check, self._endpointing)
 
     def decode(self, streams: Sequence[Stream]) -> None:
         """Decodes what streams of this recogniser have accepted; of a model that streams, those that are at the same
         point in one batch.
         """
+        decoders = [stream.decoder() if isinstance(stream, AutoStream) else stream for stream in streams]
+        known = [decoder for decoder in decoders if decoder is not None]
         if self._streaming is not None:
-            self._streaming.decode(cast("Sequence[TransducerStream]", streams))
+            self._streaming.decode(cast("Sequence[TransducerStream]", known))
             return
-        for stream in streams:
-            stream.partial()
+        for decoder in known:
+            decoder.partial()
+
+    def _stream(self, language: str) -> Stream:
+        if self._streaming is not None:
+            return self._streaming.stream(language)
+        if self._cache_aware is not None:
+            return self._cache_aware.stream(language, self._check)
+        return AgreementStream(self._engine, language, self._check, self._endpointing)
+
+    def _likeliest(self, samples: Samples, before: str | None) -> str:
+        """The language of speech; that of the speech before it unless it is clearly another."""
+        longest = round(min(self._engine.window, IDENTIFIED) * SAMPLE_RATE)
+        shares = self._engine.probabilities(samples[:longest], self._choices or self.languages)
+        likeliest = max(shares, key=lambda language: shares[language])
+        return likeliest if before is None or shares[likeliest] >= CLEAR else before
 
     def _open(
         self,

@@ -15,7 +15,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from asr_pathways.data.audio import Samples, check_rate
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import parse_json
-from asr_pathways.runtime.recognizer import AUTO
 from asr_pathways.serve.answers import busy
 from asr_pathways.serve.service import Busy, Service
 
@@ -189,14 +188,11 @@ def require_keys(message: dict[str, Any], known: tuple[str, ...]) -> None:
 
 
 def stream_language(service: Service, asked: object) -> str:
-    """The code of a stream's language; None: the model's only one.
+    """The code of a stream's language, or ``auto``; None: the model's only one, or ``auto``.
 
     Raises:
-        PathwaysError: if it is none of the model's.
+        PathwaysError: if it is none of the model's, or ``auto`` where the model tells none apart.
     """
     if asked is not None and not isinstance(asked, str):
         raise PathwaysError("language: a code is needed")
-    language = service.language(asked)
-    if language == AUTO:
-        raise PathwaysError(f"language: a stream needs it: choose one of {' '.join(service.recognizer.languages)}")
-    return language
+    return service.language(asked)

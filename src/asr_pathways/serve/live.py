@@ -55,8 +55,8 @@ class _Results:
 async def _live(socket: WebSocket, service: Service) -> None:
     recognizer, audio, results = service.recognizer, Audio(16_000), _Results(socket)
     stream: Stream | None = None
-    if len(recognizer.languages) == 1:
-        stream = await service.run(partial(recognizer.stream, recognizer.languages[0]))
+    if len(recognizer.languages) == 1 or service.auto:
+        stream = await service.run(partial(service.open, stream_language(service, None)))
     # Of a model that decodes again and again, what waits is decoded once.
     received = messages(socket) if recognizer.streams else gathered(socket)
     async for message in received:
@@ -76,7 +76,7 @@ async def _live(socket: WebSocket, service: Service) -> None:
         audio.set(message.get("sample_rate"), message.get("encoding"))
         if language is not None:
             if stream is None:
-                stream = await service.run(partial(recognizer.stream, language))
+                stream = await service.run(partial(service.open, language))
             else:
                 await service.run(partial(stream.switch, language))
             await send(socket, {"type": "language", "language": language})

@@ -18,7 +18,9 @@ from typing import TypeVar
 
 from asr_pathways.data.languages import find_language
 from asr_pathways.errors import PathwaysError
-from asr_pathways.runtime.recognizer import AUTO, Recognizer
+from asr_pathways.runtime.auto_stream import AUTO
+from asr_pathways.runtime.recognizer import Recognizer
+from asr_pathways.runtime.stream import Stream
 from asr_pathways.serve.batches import Batches
 from asr_pathways.serve.shares import kept_shares
 
@@ -113,6 +115,14 @@ class Service:
         if (code := find_language(asked, known)) is None:
             raise PathwaysError(f"unknown language {asked!r}: this model knows {' '.join(known)}")
         return code
+
+    def open(self, language: str) -> Stream:
+        """A stream in a language, or ``auto``, from which it can be switched to any other. Run it by `run`."""
+        if not self.auto:
+            return self.recognizer.stream(language)
+        stream = self.recognizer.stream(AUTO)
+        stream.switch(language)
+        return stream
 
     @contextmanager
     def upload(self) -> Iterator[None]:

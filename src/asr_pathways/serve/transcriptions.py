@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
-from asr_pathways.runtime.recognizer import AUTO, Recognizer
+from asr_pathways.runtime.auto_stream import AUTO
+from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.runtime.results import Result
 from asr_pathways.serve.service import Service
 from asr_pathways.serve.upload import read_upload, receive_form

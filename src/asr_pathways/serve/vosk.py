@@ -23,7 +23,7 @@ async def vosk(socket: WebSocket) -> None:
 async def _vosk(socket: WebSocket, service: Service) -> None:
     audio = Audio(8_000)
     language = stream_language(service, socket.query_params.get("language"))
-    stream = await service.run(partial(service.recognizer.stream, language))
+    stream = await service.run(partial(service.open, language))
     async for message in messages(socket):
         if isinstance(message, bytes):
             *others, last = audio.pieces(message, service.piece) or [np.zeros(0, np.float32)]

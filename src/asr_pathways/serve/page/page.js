@@ -6,6 +6,7 @@ const segments = [];  // final results: {text, language, start, end, words}
 let token = sessionStorage.getItem("token") ?? "";
 let model = null;
 let live = null;  // the microphone's stream, while there is one
+const MANY = 12;  // languages: more are a list, not buttons
 let past = 0;  // seconds of earlier streams and recordings: times on the page go on
 
 function say(text, bad = false) {
@@ -23,7 +24,7 @@ async function failure(response) {
   }
 }
 
-const language = () => document.querySelector("input[name=language]:checked")?.value;
+const language = () => document.querySelector("input[name=language]:checked, select[name=language]").value;
 
 function name(code) {
   try {
@@ -49,10 +50,25 @@ async function open() {
   model = (await response.json()).data[0];
   sessionStorage.setItem("token", token);
   $("model").textContent = model.id;
-  $("languages").append(...[...model.languages, ...(model.auto ? ["auto"] : [])].map(choice));
+  const auto = model.auto ? ["auto"] : [];
+  if (model.languages.length > MANY) $("languages").append(list(auto));
+  else $("languages").append(...[...model.languages, ...auto].map(choice));
   $("panel").hidden = false;
   say("");
   show();
+}
+
+function list(auto) {
+  const select = Object.assign(document.createElement("select"), { name: "language", ariaLabel: "Language" });
+  const named = model.languages.map((code) => [name(code), code]);
+  named.sort(([one], [other]) => one.localeCompare(other));
+  for (const [text, code] of [...auto.map((code) => ["Auto", code]), ...named]) {
+    const option = new Option(text, code);
+    if (code !== "auto") option.lang = code;
+    select.append(option);
+  }
+  select.addEventListener("change", choose);
+  return select;
 }
 
 function choice(code, index) {
@@ -72,19 +88,22 @@ function choice(code, index) {
 }
 
 function show() {
-  const code = language(), share = model.kept[code];
-  const own = code === "auto" ? "The language is identified in each recording." : `Pathway: ${name(code)}`;
-  const kept = share === undefined ? (code === "auto" ? "" : ", the whole model") :
-    `, which keeps ${Math.round(100 * share)}% of the model's prunable weights (the bar below its name)`;
-  $("pathway").textContent = own + kept;
-  $("microphone").disabled = code === "auto" && !live;
-  for (const input of document.querySelectorAll("input[value=auto]")) input.disabled = Boolean(live);
+  const auto = language() === "auto", code = auto ? live?.spoken : language(), share = model.kept[code];
+  const bar = document.querySelector(".share") ? " (the bar below its name)" : "";
+  const kept = share === undefined ? ", the whole model" :
+    `, which keeps ${Math.round(100 * share)}% of the model's prunable weights${bar}`;
+  $("pathway").textContent = code ? `${auto ? "Identified" : "Pathway"}: ${name(code)}${kept}` :
+    "The language is identified in what is said.";
+  for (const label of document.querySelectorAll("#languages label")) {
+    label.classList.toggle("active", label.control.value === code);
+  }
   $("microphone").textContent = live ? "Stop" : "Start the microphone";
   $("microphone").classList.toggle("on", Boolean(live));
   $("srt").disabled = $("clear").disabled = !segments.length;
 }
 
 function choose() {
+  if (live) live.spoken = null;
   live?.socket.send(JSON.stringify({ language: language() }));
   show();
 }
@@ -157,6 +176,10 @@ class Live {
   take(message) {
     if (message.type === "error") this.problem = message.message;
     if (message.type !== "partial" && message.type !== "final") return;
+    if (message.language !== this.spoken) {
+      this.spoken = message.language;
+      show();
+    }
     if (message.type === "final") add(message, this.offset);
     const partial = message.type === "partial" ? message : { text: "", stable: "" };
     const stable = Object.assign(document.createElement("span"), { className: "stable", textContent: partial.stable });
