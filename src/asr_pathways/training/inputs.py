@@ -19,7 +19,7 @@ from asr_pathways.data.batches import Batch, TrainBatches, eval_batches, joined
 from asr_pathways.data.corpus import languages_of, load_cuts, sources_of, texts_of
 from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.data.identity import Identity
-from asr_pathways.data.left_out import LeftOut
+from asr_pathways.data.left_out import LeftOut, Unfit
 from asr_pathways.data.progress import track
 from asr_pathways.data.tokenizer import lost_words
 from asr_pathways.errors import PathwaysError
@@ -101,6 +101,11 @@ class Inputs:
         config, fabric = self._run.config, self._run.fabric
         ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size, "accumulate": config.accumulate}
         batches = TrainBatches(self.cuts, config=config.data, **ranks, **self._options(asr))
+        self._report_unfit("train")
+        if without := [language for language in self.languages if language not in batches.targets()]:
+            raise PathwaysError(
+                f"{self._data}: none of the train utterances of {', '.join(without)} can be used: {self.left_out.last}"
+            )
         _check_targets(asr, batches)
         self._report_lost_words(asr)
         return batches
@@ -137,8 +142,14 @@ class Inputs:
         wanted = languages or asr.languages
         by_language: dict[str, list[Any]] = {}
         for cut in sorted(load_cuts(self._data, "dev", None, self.left_out), key=lambda cut: cut.id):
-            if cut.supervisions[0].language in wanted:
+            if cut.supervisions[0].language not in wanted:
+                continue
+            reason = asr.model.length_error(int(cut.duration * asr.model.frontend.frame_rate), ())
+            if reason is not None:
+                self.left_out.note({cut.id: Unfit(f"utterance {cut.id}: {reason}")})
+            else:
                 by_language.setdefault(cut.supervisions[0].language, []).append(cut)
+        self._report_unfit("dev")
         if missing := [language for language in wanted if language not in by_language]:
             others = "the model is chosen by the others" if by_language else "the last model is the result, unscored"
             line = f"{self._data}: no dev utterances of {', '.join(missing)}: {others}"
@@ -149,6 +160,13 @@ class Inputs:
     def _dev_batches(self, asr: AsrModel, cuts: Sequence[Any]) -> list[Batch]:
         options = {**self._options(asr), "length_error": lambda frames, _: asr.model.length_error(frames, ())}
         return list(eval_batches(cuts, **options))  # whose texts are not learned, so may be of any length
+
+    def _report_unfit(self, split: str) -> None:
+        """On stderr, in one line: how many utterances do not fit the model, or are broken as their rows show."""
+        reasons = self.left_out.new_reasons()
+        if reasons and self._run.fabric.is_global_zero:
+            what = f"{len(reasons):,} utterances that cannot be used, such as " if len(reasons) > 1 else ""
+            print(f"{self._data}, {split}: left out: {what}{reasons[0]}", file=sys.stderr)
 
     def _report_lost_words(self, asr: AsrModel) -> None:
         """On stderr; raises PathwaysError if they are too many."""
