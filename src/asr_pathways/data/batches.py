@@ -36,6 +36,9 @@ LengthCheck = Callable[[int, Sequence[int]], str | None]
 LETTERS_A_SECOND = 50.0
 """Nobody speaks faster, and a CTC model of letters has no more frames: its loss would be infinite."""
 
+_USUAL = 64
+"""Steps of whose batches the mean size is taken."""
+
 
 class DataConfig(SamplingConfig):
     """Everything about training batches: sampling, features, augmentation, and memory to spend."""
@@ -214,6 +217,18 @@ class TrainBatches:
             language: {utterance.identifier: utterance.targets for utterance in utterances}
             for language, utterances in self._utterances.items()
         }
+
+    def usual(self) -> Batch:
+        """Of the next batches one about as large as they are in the mean, in padded seconds; the state stays."""
+        sampler = self._sampler()
+        sampler.load_state_dict(self._state)
+        draws = [draw for _ in range(_USUAL) for draw in sampler.next()]
+        sizes = []
+        for draw in draws:
+            utterances = self._utterances[draw.language]
+            sizes.append(len(draw.items) * max(utterances[index].duration / speed for index, speed in draw.items))
+        mean = sum(sizes) / len(sizes)
+        return self._make(min(zip(draws, sizes, strict=True), key=lambda pair: abs(pair[1] - mean))[0])
 
     def state_dict(self) -> dict[str, Any]:
         """The state after the last step whose batches were all handed out, as plain JSON values."""

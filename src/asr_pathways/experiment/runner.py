@@ -58,10 +58,10 @@ def missing_cells(plan: Plan, root: Path) -> list[Cell]:
 
 
 def costs(plan: Plan, root: Path, *, measured: bool = False) -> Costs:
-    """Estimates, corrected by the times in the ledger; ``measured``: by what is timed on this machine now."""
-    pace = MeasuredPaces(plan) if measured else _unmeasured
+    """What is done, by the ledger, and estimates; ``measured``: by what is timed on this machine now."""
+    pace = MeasuredPaces(plan, root) if measured else _unmeasured
     entries = {name: read_entry(ledger_folder(root), name) for name in plan.cells}
-    return Costs(plan, {name: float(entry["cost"]["seconds"]) for name, entry in entries.items() if entry}, pace)
+    return Costs(plan, root, {name: float(entry["cost"]["seconds"]) for name, entry in entries.items() if entry}, pace)
 
 
 def _unmeasured(cell: Cell) -> None:
