@@ -91,7 +91,7 @@ def test_an_estimate_adds_up() -> None:
     without = estimate(PACE, recipe.model_copy(update={"refit_steps": 4}).with_steps(0), 2, 0)
     assert without.seconds == pytest.approx(2 * (6 * 1.0 + 4 * 1.5 + 30.0)) and without.memory == 10**9
     distilled = recipe.model_copy(update={"distillation": 1.0})
-    assert estimate(PACE, distilled, 2, 20, masks).memory == plain.memory + 4 * 10**8
+    assert estimate(PACE, distilled, 2, 20, masks).memory == plain.memory + 2 * 4 * 10**8
     assert estimate(PACE, distilled, 2, 20, masks).seconds == pytest.approx(pruned.seconds + 100 * 1.0)
     averaged = TrainRecipe.model_validate({"optimizer": {"steps": 100}, "evaluation": {"every": 40}})
     assert estimate(PACE, averaged, 2, 20).seconds == pytest.approx(plain.seconds + 20 * 0.1)

@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.table import Table
 
 from asr_pathways.console import make_console, print_table
-from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.significance import detectable
 from asr_pathways.experiment.findings import Findings
@@ -77,9 +76,7 @@ def _show(plan: Plan, out: Path) -> None:
     estimate = costs(plan, out, measured=True)
     table = Table("cell", "run", "steps", "steps with its masks'", "minutes", "state", title=plan.recipe.title)
     to_run = {cell.name for cell in missing_cells(plan, out)}
-    expected = {
-        cell.name: estimate.seconds(cell) for cell in track([plan.cells[name] for name in to_run], "Timing steps here")
-    }
+    expected = {name: estimate.seconds(plan.cells[name]) for name in to_run}
     for cell in plan.cells.values():
         done = read_entry(ledger_folder(out), cell.name) is not None
         state = "to run again: its model is needed" if done and cell.name in to_run else "done" if done else "to run"
@@ -87,12 +84,10 @@ def _show(plan: Plan, out: Path) -> None:
         table.add_row(cell.name, cell.label, f"{cell.steps:,}", f"{cell.total_steps:,}", minutes, state)
     print_table(table)
     console = make_console()
-    console.print(
-        f"{len(to_run)} of {len(plan.cells)} cells to run: about {duration(sum(expected.values()))} of one core, as "
-        "timed here just now (by sizes where a model is not at hand); cells that are done show what they took, here or "
-        "elsewhere",
-        soft_wrap=True,
-    )
+    how = "as timed here just now (by sizes where a model is not at hand)"
+    left = f": about {duration(sum(expected.values()))} of one core, {how}" if to_run else ""
+    took = "; minutes of cells that are done are what they took, here or elsewhere" if estimate.done else ""
+    console.print(f"{len(to_run)} of {len(plan.cells)} cells to run{left}{took}", soft_wrap=True)
     for name, block in plan.recipe.blocks.items():
         if block.words:
             smallest = detectable(block.words, block.deviation)

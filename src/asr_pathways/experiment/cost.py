@@ -56,7 +56,7 @@ class Costs:
         plan: Plan,
         root: Path,
         done: Mapping[str, float],
-        pace: Callable[[Cell], Pace | None] = lambda cell: None,
+        pace: Callable[[Cell], Pace | None] | None = None,
     ) -> None:
         self._plan, self._pace, self.done = plan, pace, done
         self._amounts = Amounts(plan, root)
@@ -66,7 +66,7 @@ class Costs:
 
     def seconds(self, cell: Cell) -> float:
         """What ``cell`` takes, were it to run now."""
-        pace = self._pace(cell)
+        pace = self._pace(cell) if self._pace else None
         return self._expected(cell, pace) * (self._factor if pace is None else 1.0)
 
     def _expected(self, cell: Cell, pace: Pace | None) -> float:

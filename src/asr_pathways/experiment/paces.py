@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,25 @@ class MeasuredPaces:
 
     def __init__(self, plan: Plan, root: Path) -> None:
         self._plan, self._root = plan, root
-        self._known: dict[tuple[object, ...], Pace] = {}
+        self._known: dict[tuple[object, ...], Pace | None] = {}
 
     def __call__(self, cell: Cell) -> Pace | None:
         """The pace of ``cell``; None if its model is not at hand."""
-        start = self._start(cell)
-        if "path" in start and not Path(start["path"]).exists():
-            return None
+        key = self._kind(cell)
+        if key not in self._known:
+            threads = torch.get_num_threads()
+            try:
+                self._known[key] = self._measured(cell)
+            finally:
+                torch.set_num_threads(threads)
+        return self._known[key]
+
+    def one_of_each(self, cells: Iterable[Cell]) -> list[Cell]:
+        """A cell of each kind."""
+        return list({self._kind(cell): cell for cell in cells}.values())
+
+    def _kind(self, cell: Cell) -> tuple[object, ...]:
+        """What decides the pace of a cell."""
         recipe, masks = recipe_of(cell), masks_of(cell)
         data = folder_at_hand(self._root, self._plan.recipe, cell.spec["data"])
         chosen = masks and (masks.score, masks.granularity, masks.allocation, masks.gradient)
@@ -51,14 +64,7 @@ class MeasuredPaces:
         teaches = isinstance(recipe, PruneRecipe) and bool(recipe.distillation or recipe.soft_targets)
         shape = recipe.data.max_seconds, recipe.accumulate, recipe.precision, recipe.threads
         languages = None if cell.spec["languages"] is None else len(cell.spec["languages"])
-        key = str(start), data, languages, chosen, trains, refits, teaches, *shape
-        if key not in self._known:
-            threads = torch.get_num_threads()
-            try:
-                self._known[key] = self._measured(cell, start, recipe, masks, data)
-            finally:
-                torch.set_num_threads(threads)
-        return self._known[key]
+        return str(self._start(cell)), data, languages, chosen, trains, refits, teaches, *shape
 
     def _start(self, cell: Cell) -> dict[str, Any]:
         """What a cell starts from: the model of its parent if that is at hand, else what that starts from."""
@@ -68,9 +74,11 @@ class MeasuredPaces:
         folder = cell_folder(self._root, model["cell"])
         return {"path": folder} if (folder / "config.json").exists() else self._start(self._plan.cells[model["cell"]])
 
-    def _measured(
-        self, cell: Cell, start: dict[str, Any], recipe: LoopConfig, masks: PathwayConfig | None, data: Path | None
-    ) -> Pace:
+    def _measured(self, cell: Cell) -> Pace | None:
+        start, recipe, masks = self._start(cell), recipe_of(cell), masks_of(cell)
+        if "path" in start and not Path(start["path"]).exists():
+            return None
+        data = folder_at_hand(self._root, self._plan.recipe, cell.spec["data"])
         fabric = launch(recipe)
         if "path" not in start or data is None:
             model, language = _model(start)

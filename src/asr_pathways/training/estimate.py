@@ -152,8 +152,8 @@ class _Trial:
         part = first(batch, max(1, len(batch) // _SAMPLE))
         largest = max(_padded(batch), config.data.max_seconds * batch.frame_rate)
         saved = int(largest / _padded(part) * _saved(model, part, self._autocast))
-        teacher = _teaches(config)
-        _check_memory(saved, self._weights, config, teacher, self._device)
+        teacher, masks = _teaches(config), self._pathways.config if self._pathways is not None else None
+        _check_memory(saved, self._weights, config, masks, self._device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
         forward = math.inf
 
@@ -263,7 +263,7 @@ def estimate(pace: Pace, config: LoopConfig, languages: int, dev: int, masks: Pa
     model = _FLOAT * pace.weights
     kept = config.evaluation.keep_best if config.evaluation.choose == "best" else 0
     checkpoints = 3 * config.keep_last * model  # weights and the optimizer's two moments
-    memory = pace.resident + _needed(pace.saved, pace.weights, config, teacher)
+    memory = pace.resident + _needed(pace.saved, pace.weights, config, masks)
     return Estimate(seconds, memory, checkpoints + (2 + kept) * model, model, tuple(parts))
 
 
@@ -353,16 +353,19 @@ def _saved(model: SpeechModel, batch: Batch, autocast: Callable[[], AbstractCont
     return sum(sizes.values())
 
 
-def _needed(saved: int, weights: int, config: LoopConfig, teacher: bool) -> int:
-    """Bytes of training beside the model: gradients, two moments, a teacher, activations."""
-    return int(_FLOAT * weights * (3 + teacher) + _SLACK * saved) if config.optimizer.steps else 0
+def _needed(saved: int, weights: int, config: LoopConfig, masks: PathwayConfig | None) -> int:
+    """Bytes of training beside the model: gradients, two moments, a teacher, dense values under masks, activations."""
+    copies = 3 + _teaches(config) + (masks is not None)
+    return int(_FLOAT * weights * copies + _SLACK * saved) if config.optimizer.steps else 0
 
 
-def _check_memory(saved: int, weights: int, config: LoopConfig, teacher: bool, device: torch.device) -> None:
-    needed, free = _needed(saved, weights, config, teacher), free_memory(device)
+def _check_memory(
+    saved: int, weights: int, config: LoopConfig, masks: PathwayConfig | None, device: torch.device
+) -> None:
+    needed, free = _needed(saved, weights, config, masks), free_memory(device)
     if free is None or needed <= free:
         return
-    fixed, most = _needed(0, weights, config, teacher), config.data.max_seconds
+    fixed, most = _needed(0, weights, config, masks), config.data.max_seconds
     fits = math.floor(most * (free - fixed) / max(1, needed - fixed))
     what = f"a training step on {most:g} s of audio needs about {size(needed)} of memory, and {size(free)} are free"
     if fits < 1:
