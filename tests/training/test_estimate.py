@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,20 @@ def test_measuring_changes_nothing(batch: Batch, tokenizer: object, speech: Path
     assert pace.weights == sum(parameter.numel() for parameter in asr.model.parameters())
     assert same(before, asr.model.state_dict()) and torch.equal(random, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in asr.model.parameters())
+
+
+def test_nothing_of_the_copy_stays_in_memory(batch: Batch, tokenizer: object) -> None:
+    model = make_model(tokenizer).model  # type: ignore[arg-type]
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+    measure(model, batch, loop_config(1))
+    before = tensors()
+    for _ in range(2):
+        measure(model, batch, loop_config(1))
+    assert tensors() <= before + 4
 
 
 def test_what_a_step_keeps_is_that_of_the_largest_batch(batch: Batch, tokenizer: object) -> None:

@@ -338,19 +338,19 @@ def _wait(device: torch.device) -> None:
 
 def _saved(model: SpeechModel, batch: Batch, autocast: Callable[[], AbstractContextManager[Any]]) -> int:
     """Bytes of the tensors that a forward pass keeps for the backward pass, weights not counted."""
-    sizes: dict[int, int] = {}
+    kept: dict[int, Tensor] = {}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
+        tensor = tensor.detach()  # else an output would keep alive the graph that it is kept in, for good
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast():
         loss = model._loss(batch)
     del loss
-    return sum(sizes.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def _needed(saved: int, weights: int, config: LoopConfig, masks: PathwayConfig | None) -> int:
