@@ -81,7 +81,7 @@ def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], ta
     if is_bundle(model) or asr.pathways is not None:
         raise PathwaysError(f"{model}: is pruned already: start from the dense model")
     codes = asr.check_languages(languages)
-    print(f"{model}: timing training and recognition on this machine", file=sys.stderr)
+    print(f"{model}: timing recognition on this machine", file=sys.stderr)
     tested, costs = TestSet.of(data, codes), _Costs(asr, data, out, codes)
     sampled = tested.part(_SAMPLE)
     dense = sampled.compared("the dense model, a sample", model, 0)
@@ -174,6 +174,8 @@ class _Costs:
 
     def _measured(self, recipe: LoopConfig, masks: PathwayConfig | None) -> tuple[Pace, int]:
         """The pace of a run like that of ``recipe``, and how many dev utterances it scores."""
+        kind = "finetuning" if masks is None else "training of a pruned model" if recipe.optimizer.steps else "pruning"
+        print(f"{self._out}: timing {kind}", file=sys.stderr)
         fabric = launch(recipe)
         inputs = Inputs(Run(self._out, recipe, fabric), self._data, self._languages)
         dev = inputs.dev(self._asr)
