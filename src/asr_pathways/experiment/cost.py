@@ -80,8 +80,8 @@ class Costs:
         languages = len(spec["languages"] or (None,))
         run = estimate(pace, recipe, languages, dev, masks_of(cell)).seconds - baseline
         # Of test utterances there is a loss, too: a forward pass.
-        loss = pace.forward * UTTERANCE / recipe.data.max_seconds
-        return _OVERHEAD + run + dev * _READ + tested * (pace.utterance + loss + 2 * _READ)
+        tests = tested * (pace.utterance + pace.forward / pace.rows + 2 * _READ)
+        return _OVERHEAD + run + dev * _READ + tests
 
     def _by_size(self, cell: Cell, recipe: LoopConfig) -> Pace:
         weights = self._weights(cell)
@@ -92,7 +92,8 @@ class Costs:
         distils = isinstance(recipe, PruneRecipe) and bool(recipe.distillation or recipe.soft_targets)
         own, forward = whole * recipe.accumulate, whole / 3
         refit = RefitCost(2 * forward, 3 * forward, weights / _SOLVED)
-        return Pace(own * (4 / 3 if distils else 1), own, forward, UTTERANCE * second, 0, weights, 0, 0.0, refit)
+        step, rows = own * (4 / 3 if distils else 1), max(1, round(recipe.data.max_seconds / UTTERANCE))
+        return Pace(step, own, forward, UTTERANCE * second, 0, weights, 0, 0.0, refit, rows)
 
     def _weights(self, cell: Cell) -> int:
         start = root_of(self._plan, cell)

@@ -58,6 +58,7 @@ class Pace:
         resident: bytes of memory that the process had before.
         chosen: seconds to choose the mask of a language once.
         refit: what refitting takes, a language.
+        rows: of the batch: utterances, or several that share a window.
     """
 
     step: float
@@ -69,6 +70,7 @@ class Pace:
     resident: int
     chosen: float = 0.0
     refit: RefitCost = field(default_factory=RefitCost)
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ class _Trial:
         forward = self._timed(self._forward)
         chosen, refit = self._pruning()
         utterance = 0.0 if dev is None else self._decoding(dev.to(self._device))
-        return Pace(step, own, forward, utterance, saved, self._weights, self._resident, chosen, refit)
+        return Pace(
+            step, own, forward, utterance, saved, self._weights, self._resident, chosen, refit, len(self._batch)
+        )
 
     def _training(self) -> tuple[int, float, float]:
         """Bytes that the largest batch's step keeps; seconds of a step, and of the teacher's part in it."""
