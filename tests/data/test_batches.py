@@ -186,6 +186,21 @@ def test_leaving_the_loop_ends_the_thread(corpus: Path, tokenizer: Tokenizer) ->
     assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
 
 
+def test_a_usual_batch_is_as_large_as_the_mean(corpus: Path, tokenizer: Tokenizer) -> None:
+    config = DataConfig(max_seconds=2, prefetch=0, spec_augment=None, speed_factors=(1.0,))
+    batches = TrainBatches(load_cuts(corpus, "train"), tokenizer, config)
+    before = batches.state_dict()
+    usual = batches.usual()
+    assert batches.state_dict() == before
+
+    def size(batch: Batch) -> float:
+        return len(batch) * int(batch.feature_lengths.max())
+
+    sizes = [size(batch) for batch in islice(batches, 64)]
+    mean = sum(sizes) / len(sizes)
+    assert abs(size(usual) - mean) == pytest.approx(min(abs(one - mean) for one in sizes), abs=len(usual))
+
+
 def test_no_cuts_is_an_error(tokenizer: Tokenizer) -> None:
     with pytest.raises(PathwaysError, match="no utterances"):
         TrainBatches([], tokenizer, CONFIG)

@@ -25,8 +25,7 @@ def test_what_a_user_is_to_know_of_a_data_folder(tmp_path: Path) -> None:
         "fr: 3 words in test: differences below 80.9 points of WER are not shown",
         "fr: 1 of 2 texts of test are in train too: WER will flatter",
         "it: no test utterances: it cannot be scored; add 'split' to rows of the manifest",
-        "it: 1 utterances of train are longer than 30 s: Whisper is trained without them (more than 100 in all: "
-        "data.max_left_out in a recipe)",
+        "it: 1 utterances of train are longer than 30 s: Whisper is trained without them",
         "1 of 2 speakers of test are in train too: WER of other voices will be higher",
     ]
 

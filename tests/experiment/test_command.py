@@ -20,7 +20,7 @@ def test_a_dry_run_lists_cells_and_power_and_runs_nothing(recipe_file: Path, tmp
     result = RUN.invoke(app, ["experiment", str(recipe_file), "--out", str(out), "--dry-run"])
     assert result.exit_code == 0, result.output
     assert "sines / dynamic, adapt_every 2 / en fr / seed 0" in result.stdout
-    assert "12 of 12 cells to run: about" in result.stdout and "by steps that were timed here" in result.stdout
+    assert "12 of 12 cells to run: about" in result.stdout and "timed here just now" in result.stdout
     assert (
         "sines: 2 seeds, about 50 words: a difference in WER of 19.81 points is detected with 80% power"
         in result.stdout

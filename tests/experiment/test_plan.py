@@ -133,7 +133,7 @@ def test_a_pinned_model_need_not_be_there(sines: Path, dense_model: Path, tmp_pa
     assert list(planned(data).cells) == names
     dense["model"] = str(tmp_path / "nowhere")
     plan = planned(data)
-    assert list(plan.cells) == names and Costs(plan, {}).seconds(plan.cells[names[-1]]) > 0
+    assert list(plan.cells) == names and Costs(plan, Path(), {}).seconds(plan.cells[names[-1]]) > 0
     dense |= {"model": str(dense_model), "contents": "0123456789ab"}
     with pytest.raises(
         PathwaysError, match=r"blocks\.sines\.dense: .* is another model: its contents are [0-9a-f]{12}"

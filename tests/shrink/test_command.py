@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ def test_what_is_done_is_not_done_again(
     shrink(dense, speech, tmp_path, ["fr"], target="size", budget=3600, resume=True)
     printed = capsys.readouterr()
     assert "plan:" not in printed.err and "finetuned, dense" in printed.out and "pruned, 70%" in printed.out
+    assert re.search(r"WER on test: [\d.]+%, dense [\d.]+% \(.* points\), finetuned [\d.]+% \(", printed.out)
     assert (tmp_path / "dense" / "model.safetensors").stat().st_mtime_ns == finetuned
     steps = read_json(tmp_path / "plan.json")["steps"]  # fewer than planned if the machine was slow just now
     assert read_json(tmp_path / "pruned" / "history.json")[-1]["step"] == steps <= 3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -8,16 +9,19 @@ import torch
 from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch
 from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning import METHODS, Pathways, matching
+from asr_pathways.pruning.refit.refitting import RefitCost
+from asr_pathways.pruning.selection import MaskSelector
 from asr_pathways.training import estimate as module
-from asr_pathways.training.config import LoopConfig, PruneRecipe
-from asr_pathways.training.estimate import Pace, estimate, first, measure
+from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
+from asr_pathways.training.estimate import Pace, choices, estimate, first, measure, middle, spread
 from asr_pathways.training.inputs import Inputs
 from asr_pathways.training.run import Run, launch
-from tests.conftest import make_model
+from tests.conftest import LANGUAGES, make_model
 from tests.models.hub.tiny import whisper
 from tests.training.helpers import dev_batches, loop_config, same
 
-PACE = Pace(step=3.0, own=2.0, forward=0.5, utterance=0.1, saved=10**9, weights=10**8, resident=10**9, refitted=30.0)
+PACE = Pace(3.0, 2.0, 0.5, 0.1, 10**9, 10**8, 10**9, chosen=0.2, refit=RefitCost(batch=1.0, step=1.5, solving=30.0))
 
 
 @pytest.fixture
@@ -36,21 +40,45 @@ def test_measuring_changes_nothing(batch: Batch, tokenizer: object, speech: Path
     assert all(parameter.grad is None for parameter in asr.model.parameters())
 
 
-def test_what_a_step_keeps_grows_with_the_batch(batch: Batch, tokenizer: object) -> None:
+def test_nothing_of_the_copy_stays_in_memory(batch: Batch, tokenizer: object) -> None:
+    model = make_model(tokenizer).model  # type: ignore[arg-type]
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+    measure(model, batch, loop_config(1))
+    before = tensors()
+    for _ in range(2):
+        measure(model, batch, loop_config(1))
+    assert tensors() <= before + 4
+
+
+def test_what_a_step_keeps_is_that_of_the_largest_batch(batch: Batch, tokenizer: object) -> None:
     model = make_model(tokenizer).model  # type: ignore[arg-type]
     assert len(batch) >= 2
-    part = measure(model, first(batch, 1), loop_config(1)).saved
-    whole = measure(model, batch, loop_config(1)).saved
-    assert whole == pytest.approx(part * len(batch) * batch.features.shape[1] / first(batch, 1).features.shape[1])
+    saved = [measure(model, one, loop_config(1)).saved for one in (first(batch, 1), batch)]
+    assert saved[0] == pytest.approx(saved[1], rel=0.05)
+    larger = loop_config(1, data={"max_seconds": 3.0, "prefetch": 0})
+    assert measure(model, batch, larger).saved == pytest.approx(2 * saved[1], rel=0.05)
+
+
+def test_some_utterances_stand_for_all(batch: Batch, speech: Path, tokenizer: object) -> None:
+    asr = make_model(tokenizer)  # type: ignore[arg-type]
+    rows = spread(batch, 2)
+    assert rows.ids == batch.ids[:: len(batch) // 2] and rows.features.shape[1] == int(rows.feature_lengths.max())
+    batches = dev_batches(speech, asr, 0)
+    found = middle(batches)
+    assert found in batches and middle([]) is None
 
 
 def test_more_memory_than_there_is_is_refused_with_what_fits(
     batch: Batch, tokenizer: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model(tokenizer).model  # type: ignore[arg-type]
-    saved = measure(model, batch, loop_config(1)).saved
-    weights = sum(parameter.numel() for parameter in model.parameters())
     config = loop_config(1, data={"max_seconds": 24.0, "prefetch": 0})
+    saved = measure(model, batch, config).saved
+    weights = sum(parameter.numel() for parameter in model.parameters())
     monkeypatch.setattr(module, "free_memory", lambda device: 12 * weights + int(0.61 * saved))
     with pytest.raises(
         PathwaysError, match=r"data.max_seconds: .* 24 s .*: set max_seconds to 12 and accumulate to 2$"
@@ -64,20 +92,45 @@ def test_more_memory_than_there_is_is_refused_with_what_fits(
 
 
 def test_an_estimate_adds_up() -> None:
-    config = LoopConfig.model_validate({"optimizer": {"steps": 100}, "evaluation": {"every": 40}})
+    config = LoopConfig.model_validate({"optimizer": {"steps": 100}, "evaluation": {"every": 40, "average": False}})
     plain = estimate(PACE, config, 2, 20)
     assert plain.seconds == pytest.approx(100 * 2.0 + 3 * 20 * 0.1)
     assert plain.memory == 10**9 + 12 * 10**8 + int(1.2 * 10**9)
     recipe = PruneRecipe.model_validate({"optimizer": {"steps": 100}, "evaluation": {"every": 40}, "refit_batches": 6})
-    pruned = estimate(PACE, recipe, 2, 20)
-    # Calibration on 4 batches, two passes over 6, the solutions, one more scoring.
-    assert pruned.seconds == pytest.approx(plain.seconds + 2 * (4 + 12) * 0.5 + 2 * 30.0 + 20 * 0.1)
-    assert "100 steps of 2 s" in pruned.line("Pruning") and "refitting 1 min 12 s" in pruned.line("Pruning")
-    without = estimate(PACE, recipe.with_steps(0), 2, 0)
-    assert without.seconds == pytest.approx(2 * (4 + 12) * 0.5 + 60.0) and without.memory == 10**9
+    masks = METHODS["dynamic"].config(0.5, 100, ["en", "fr"], adapt_every=10)
+    pruned = estimate(PACE, recipe, 2, 20, masks)
+    # Calibration on 4 batches, first masks by magnitude and by inputs, five new ones each, refitting, one more scoring.
+    expected = plain.seconds + 2 * 4 * 0.5 + (1 + 2 + 10) * 0.2 + 2 * (6 * 1.0 + 30.0) + 20 * 0.1
+    assert pruned.seconds == pytest.approx(expected)
+    assert "100 steps of 2 s, choosing masks 3 s, refitting 1 min 12 s" in pruned.line("Pruning")
+    without = estimate(PACE, recipe.model_copy(update={"refit_steps": 4}).with_steps(0), 2, 0)
+    assert without.seconds == pytest.approx(2 * (6 * 1.0 + 4 * 1.5 + 30.0)) and without.memory == 10**9
     distilled = recipe.model_copy(update={"distillation": 1.0})
-    assert estimate(PACE, distilled, 2, 20).memory == plain.memory + 4 * 10**8
-    assert estimate(PACE, distilled, 2, 20).seconds == pytest.approx(pruned.seconds + 100 * 1.0)
+    assert estimate(PACE, distilled, 2, 20, masks).memory == plain.memory + 2 * 4 * 10**8
+    assert estimate(PACE, distilled, 2, 20, masks).seconds == pytest.approx(pruned.seconds + 100 * 1.0)
+    averaged = TrainRecipe.model_validate({"optimizer": {"steps": 100}, "evaluation": {"every": 40}})
+    assert estimate(PACE, averaged, 2, 20).seconds == pytest.approx(plain.seconds + 20 * 0.1)
+
+
+@pytest.mark.parametrize("method", ["imp", "dynamic", "adaptive", "pathways"])
+def test_so_often_masks_are_chosen(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    for name in ("prune", "adapt"):
+        plain = getattr(MaskSelector, name)
+        monkeypatch.setattr(MaskSelector, name, lambda *args, plain=plain: (chosen.append(args), plain(*args))[1])
+    options = {} if method == "pathways" else {"adapt_every": 2}
+    masks = METHODS[method].config(0.5, 12, LANGUAGES, **options)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    pathways = Pathways.attach(model, masks, LANGUAGES)
+    for language in LANGUAGES if masks.score_needs else ():
+        with pathways.calibrate(language):
+            model(torch.ones(2, 4))
+        pathways.adapt(language)
+    for step in range(12):
+        with pathways.use(LANGUAGES[step % 2]):
+            model(torch.ones(2, 4)).sum().backward()
+        pathways.step(torch.optim.SGD(model.parameters()))
+    assert choices(masks, 2, 12) == len(chosen)
 
 
 def test_a_whisper_is_measured_as_it_trains(speech: Path, tmp_path: Path) -> None:
@@ -85,7 +138,12 @@ def test_a_whisper_is_measured_as_it_trains(speech: Path, tmp_path: Path) -> Non
     config = PruneRecipe.model_validate({"optimizer": {"steps": 1}, "data": {"max_seconds": 3}, "refit_batches": 1})
     inputs = Inputs(Run(Path(), config, launch(config)), speech)
     pace = measure(asr.model, inputs.sample(asr), config)
-    assert pace.refitted > 0 and asr.model.pads_to_window  # only the copy has short windows
+    assert pace.refit == RefitCost() and asr.model.pads_to_window  # only the copy has short windows
+    masks = METHODS["dynamic"].config(0.5, 1, asr.languages[:1], exclude=matching(asr.model.network, ["proj_out"]))
+    before = {name: value.clone() for name, value in asr.model.state_dict().items()}
+    pruned = measure(asr.model, inputs.sample(asr), config, masks=masks)
+    assert min(pruned.chosen, pruned.refit.batch, pruned.refit.step, pruned.refit.solving) > 0
+    assert same(before, asr.model.state_dict())
     untrained = config.with_steps(0)
     inputs = Inputs(Run(Path(), untrained, launch(untrained)), speech)
     sample = inputs.sample(asr)

@@ -23,7 +23,7 @@ from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, resample
 from asr_pathways.data.augment import SpecAugment, SpecAugmentConfig
 from asr_pathways.data.corpus import SLACK
 from asr_pathways.data.features import Fbank, FeatureConfig, Frontend
-from asr_pathways.data.left_out import LeftOut
+from asr_pathways.data.left_out import LeftOut, Unfit
 from asr_pathways.data.sampling import Draw, LanguageSampler, SamplingConfig
 from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
@@ -35,6 +35,9 @@ LengthCheck = Callable[[int, Sequence[int]], str | None]
 
 LETTERS_A_SECOND = 50.0
 """Nobody speaks faster, and a CTC model of letters has no more frames: its loss would be infinite."""
+
+_USUAL = 64
+"""Steps of whose batches the mean size is taken."""
 
 
 class DataConfig(SamplingConfig):
@@ -107,9 +110,9 @@ class _Utterance:
             raise PathwaysError(f"utterance {self.identifier}: {many}: the text cannot be spoken in it")
 
     def check_size(self, frames: int, length_error: LengthCheck | None) -> None:
-        """Raises PathwaysError if that many frames, or the text, do not fit the model."""
+        """Raises `Unfit` if that many frames, or the text, do not fit the model."""
         if length_error is not None and (reason := length_error(frames, self.targets)) is not None:
-            raise PathwaysError(f"utterance {self.identifier}: {reason}")
+            raise Unfit(f"utterance {self.identifier}: {reason}")
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -156,11 +159,12 @@ class TrainBatches:
         frontend: the model's; None: filter banks by ``config.features``.
         rank, world_size, accumulate: see `LanguageSampler`.
         left_out: collects the utterances that cannot be used; None: a new collection.
-        length_error: the model's; utterances for which it returns a reason are left out.
+        length_error: the model's; utterances for which it returns a reason are left out: by what cuts state, before
+            anything is drawn, and languages with nothing else likewise.
 
     Raises:
-        PathwaysError: if there are no cuts, or, here or while iterating, too many utterances, or all of a language,
-            cannot be used.
+        PathwaysError: if nothing can be used, or, here or while iterating, too many utterances are broken, or all of a
+            language are.
     """
 
     def __init__(
@@ -181,19 +185,31 @@ class TrainBatches:
         self._frame_rate = frontend.frame_rate
         self._length_error = length_error
         self._utterances = _by_language(cuts, tokenizer)
-        reasons: dict[str, str] = {}  # what manifests show need not wait for its turn
-        for utterance in chain.from_iterable(self._utterances.values()):
-            try:
-                utterance.check_text()
-                utterance.check_size(int(utterance.duration * self._frame_rate), length_error)
-            except PathwaysError as error:
-                reasons[utterance.identifier] = str(error)
-        self.left_out.update(reasons)
-        self.left_out.require_few()  # all of them are counted
+        self._leave_out()
         self._ranks = (rank, world_size, accumulate)
         self._cache = FeatureCache(frontend, int(config.cache_gigabytes * 1e9))
         self._augment = SpecAugment(config.spec_augment) if config.spec_augment else None
         self._state = self._sampler().state_dict()
+
+    def _leave_out(self) -> None:
+        """Of what cuts show to be unusable nothing is drawn; what does not fit the model is no longer there at all."""
+        errors: dict[str, PathwaysError] = {}
+        for utterance in chain.from_iterable(self._utterances.values()):
+            try:
+                utterance.check_text()
+                utterance.check_size(int(utterance.duration * self._frame_rate), self._length_error)
+            except PathwaysError as error:
+                errors[utterance.identifier] = error
+        self.left_out.note(errors)
+        self.left_out.require_few()  # all of them are counted
+        unfit = {name for name, error in errors.items() if isinstance(error, Unfit)}
+        fit = {
+            language: [one for one in utterances if one.identifier not in unfit]
+            for language, utterances in self._utterances.items()
+        }
+        self._utterances = {language: utterances for language, utterances in fit.items() if utterances}
+        if unfit and not self._utterances:
+            raise PathwaysError(f"none of the {len(unfit)} utterances can be used: {self.left_out.last}")
 
     def targets(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """{language: {utterance's id: the ids of its text}}."""
@@ -201,6 +217,18 @@ class TrainBatches:
             language: {utterance.identifier: utterance.targets for utterance in utterances}
             for language, utterances in self._utterances.items()
         }
+
+    def usual(self) -> Batch:
+        """Of the next batches one about as large as they are in the mean, in padded seconds; the state stays."""
+        sampler = self._sampler()
+        sampler.load_state_dict(self._state)
+        draws = [draw for _ in range(_USUAL) for draw in sampler.next()]
+        sizes = []
+        for draw in draws:
+            utterances = self._utterances[draw.language]
+            sizes.append(len(draw.items) * max(utterances[index].duration / speed for index, speed in draw.items))
+        mean = sum(sizes) / len(sizes)
+        return self._make(min(zip(draws, sizes, strict=True), key=lambda pair: abs(pair[1] - mean))[0])
 
     def state_dict(self) -> dict[str, Any]:
         """The state after the last step whose batches were all handed out, as plain JSON values."""
@@ -262,7 +290,7 @@ class TrainBatches:
         try:
             features = self._unmasked(utterance, speed)
         except PathwaysError as error:
-            self.left_out.add(utterance.identifier, str(error))
+            self.left_out.add(utterance.identifier, error)
             return None
         if self._augment is not None and features.dim() == 2:
             # One utterance comes once in an epoch: these two and the seed determine its masks.
@@ -340,7 +368,7 @@ def eval_batches(
             except PathwaysError as error:
                 if left_out is None:
                     raise
-                left_out.add(utterance.identifier, str(error))
+                left_out.add(utterance.identifier, error)
                 continue
             if pending and utterance.duration * (len(pending) + 1) > max_seconds:
                 yield _collate(language, pending, frontend.frame_rate)

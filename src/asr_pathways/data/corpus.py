@@ -198,7 +198,7 @@ def load_cuts(
         except PathwaysError as error:
             if left_out is None:
                 raise
-            left_out.add(where, str(error))
+            left_out.add(where, error)
             continue
         ids.add(cut.id)
         available.add(cut.supervisions[0].language)
@@ -398,10 +398,10 @@ def _read_rows(data: Path, split: str, left_out: LeftOut | None = None) -> Itera
                     yield number, row
                     continue
                 where = f"{path}: line {number}"
-                reason = f"{where}: not a cut with language, text and audio"
+                error = PathwaysError(f"{where}: not a cut with language, text and audio")
                 if left_out is None:
-                    raise PathwaysError(reason)
-                left_out.add(where, reason)
+                    raise error
+                left_out.add(where, error)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise PathwaysError(f"{path}: broken after line {max(number - 1, 0)}: {detail}: prepare it again") from None

@@ -9,16 +9,22 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.files import read_json, write_json
 
 
+class Unfit(PathwaysError):
+    """An utterance is whole, and does not fit the model."""
+
+
 class LeftOut:
-    """Utterances that cannot be used, by id, each with the reason; one more than ``most`` is an error.
+    """Utterances that cannot be used, by id, each with the reason; more broken ones than ``most`` are an error.
 
     Args:
-        most: when a disk is gone every utterance is broken: the run is to end then.
+        most: when a disk is gone every utterance is broken: the run is to end then. Those that are whole and do not fit
+            the model (`Unfit`) may be any number.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._reasons: dict[str, str] = {}
+        self._unfit: set[str] = set()
         self._reported = 0
 
     def __contains__(self, identifier: str) -> bool:
@@ -37,20 +43,26 @@ class LeftOut:
         """The reason of the last one."""
         return list(self._reasons.values())[-1]
 
-    def add(self, identifier: str, reason: str) -> None:
-        """Notes an utterance.
+    def add(self, identifier: str, error: PathwaysError) -> None:
+        """Notes an utterance, and why.
 
         Raises:
             PathwaysError: if there are too many now.
         """
-        self._reasons.setdefault(identifier, reason)
+        self.note({identifier: error})
         self.require_few()
+
+    def note(self, errors: Mapping[str, PathwaysError]) -> None:
+        """Notes utterances, however many they are."""
+        self._unfit.update(name for name, error in errors.items() if isinstance(error, Unfit))
+        self.update({name: str(error) for name, error in errors.items()})
 
     def require_few(self) -> None:
         """Raises PathwaysError if there are too many."""
-        if len(self) > self.most:
-            count = f"{len(self)} utterances" if self.most else "an utterance"
-            raise PathwaysError(f"{self.last}: {count} cannot be used, giving up (max_left_out: {self.most})")
+        broken = [reason for name, reason in self._reasons.copy().items() if name not in self._unfit]
+        if len(broken) > self.most:
+            count = f"{len(broken)} utterances" if self.most else "an utterance"
+            raise PathwaysError(f"{broken[-1]}: {count} cannot be used, giving up (max_left_out: {self.most})")
 
     def update(self, reasons: Mapping[str, str]) -> None:
         """Notes those of other ranks, however many they are together."""

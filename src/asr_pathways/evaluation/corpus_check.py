@@ -57,7 +57,7 @@ def concerns(data: Path) -> list[str]:
         if long[language]:
             lines.append(
                 f"{language}: {long[language]:,} utterances of train are longer than {WINDOW:g} s: Whisper is trained "
-                "without them (more than 100 in all: data.max_left_out in a recipe)"
+                "without them"
             )
         if counts["test"] and detectable(counts["test"], DEVIATION) > TELLING:
             shown = smallest_difference(counts["test"])

@@ -74,27 +74,20 @@ def run_plan(
 def _show(plan: Plan, out: Path) -> None:
     """Prints the plan: every cell with its state and expected time."""
     estimate = costs(plan, out, measured=True)
-    table = Table(
-        "cell", "run", "steps", "steps with its masks'", "minutes of one core", "state", title=plan.recipe.title
-    )
+    table = Table("cell", "run", "steps", "steps with its masks'", "minutes", "state", title=plan.recipe.title)
     to_run = {cell.name for cell in missing_cells(plan, out)}
+    expected = {name: estimate.seconds(plan.cells[name]) for name in to_run}
     for cell in plan.cells.values():
         done = read_entry(ledger_folder(out), cell.name) is not None
         state = "to run again: its model is needed" if done and cell.name in to_run else "done" if done else "to run"
-        minutes = f"{estimate.seconds(cell) / 60:.1f}"
+        minutes = f"{expected.get(cell.name, estimate.done.get(cell.name, 0.0)) / 60:.1f}"
         table.add_row(cell.name, cell.label, f"{cell.steps:,}", f"{cell.total_steps:,}", minutes, state)
-    seconds = sum(estimate.seconds(plan.cells[name]) for name in to_run)
     print_table(table)
     console = make_console()
-    basis = (
-        f"by {estimate.measured} cells that are done"
-        if estimate.measured
-        else "by steps that were timed here, or from sizes where the model is not at hand"
-    )
-    console.print(
-        f"{len(to_run)} of {len(plan.cells)} cells to run: about {duration(seconds)} of one core, {basis}",
-        soft_wrap=True,
-    )
+    how = "as timed here just now (by sizes where a model is not at hand)"
+    left = f": about {duration(sum(expected.values()))} of one core, {how}" if to_run else ""
+    took = "; minutes of cells that are done are what they took, here or elsewhere" if estimate.done else ""
+    console.print(f"{len(to_run)} of {len(plan.cells)} cells to run{left}{took}", soft_wrap=True)
     for name, block in plan.recipe.blocks.items():
         if block.words:
             smallest = detectable(block.words, block.deviation)

@@ -20,6 +20,13 @@ def data_folder(root: Path, recipe: ExperimentRecipe, data: dict[str, Any]) -> P
     return root / "data" / (f"{folder}-fold-{data['fold']}-of-{data['folds']}" if "fold" in data else folder)
 
 
+def folder_at_hand(root: Path, recipe: ExperimentRecipe, data: dict[str, Any]) -> Path | None:
+    """The folder that a cell's spec names, or of a fold not made yet that of its corpus; None: neither is there."""
+    whole = {key: data[key] for key in ("corpus", "name")}
+    folders = (data_folder(root, recipe, data), data_folder(root, recipe, whole))
+    return next((folder for folder in folders if (folder / "corpus.json").exists()), None)
+
+
 def make_corpora(root: Path, plan: Plan, cells: list[Cell], source: Path | None = None) -> None:
     """Makes what ``cells`` train and are tested on, where it is not there yet.
 

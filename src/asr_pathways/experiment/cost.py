@@ -8,13 +8,15 @@ from pathlib import Path
 
 import torch
 
-from asr_pathways.experiment.paces import UTTERANCE, root_of
+from asr_pathways.experiment.amounts import Amounts
+from asr_pathways.experiment.paces import UTTERANCE, masks_of, recipe_of, root_of
 from asr_pathways.experiment.plan import Cell, Plan
 from asr_pathways.model_folder.folder import is_own
 from asr_pathways.models.config import TransducerConfig
 from asr_pathways.models.presets import preset
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
+from asr_pathways.pruning.refit.refitting import RefitCost
+from asr_pathways.training.config import LoopConfig, PruneRecipe
 from asr_pathways.training.estimate import Pace, estimate
 
 _MULTIPLICATIONS = 38e9 / 6
@@ -31,42 +33,55 @@ Cells of results/whisper that trained took 0.7 to 1.3 times the estimate with it
 _FRAMES = 25  # encoder frames a second of speech
 _FILLED = 0.85  # how much of a batch is speech, not padding
 _OVERHEAD = 12.0  # seconds a cell spends on reading, first features and writing
+_READ = 0.005  # seconds to read an utterance and compute its features
 _GUESS = 70_000_000  # weights of a model that cannot be looked at
-_SPLIT = 55  # utterances of a language in dev or test, where a recipe names no number
 
 
 class Costs:
-    """Seconds on one core: an estimate, corrected by ``measured``, those of finished cells.
+    """Seconds on one core: of cells that are done what they took, of others an estimate.
 
-    ``pace`` measures what a cell's model takes on this machine; without, or where it returns None, that is guessed from
-    sizes. Decoding, calibration and refitting are counted as in `training.estimate`.
+    ``pace`` measures what a cell's model takes on this machine. Without, or where it returns None, that is guessed from
+    sizes, and corrected by the times of those that are done. Decoding, calibration and refitting are counted as in
+    `training.estimate`.
+
+    Args:
+        plan: all cells.
+        root: the experiment's folder, where corpora may be already.
+        done: {cell: seconds that it took}.
+        pace: as `MeasuredPaces`.
     """
 
     def __init__(
-        self, plan: Plan, measured: Mapping[str, float], pace: Callable[[Cell], Pace | None] = lambda cell: None
+        self,
+        plan: Plan,
+        root: Path,
+        done: Mapping[str, float],
+        pace: Callable[[Cell], Pace | None] | None = None,
     ) -> None:
-        self._plan, self._pace = plan, pace
-        self.measured = len(measured)
+        self._plan, self._pace, self.done = plan, pace, done
+        self._amounts = Amounts(plan, root)
         # Of sums, not of ratios: many short cells say little about long ones, which decide the total.
-        expected = sum(self._expected(plan.cells[name]) for name in measured)
-        self._factor = sum(measured.values()) / expected if expected else 1.0
+        expected = sum(self._expected(plan.cells[name], None) for name in done)
+        self._factor = sum(done.values()) / expected if expected else 1.0
 
     def seconds(self, cell: Cell) -> float:
-        """The estimate for ``cell``."""
-        return self._factor * self._expected(cell)
+        """What ``cell`` takes, were it to run now."""
+        pace = self._pace(cell) if self._pace else None
+        return self._expected(cell, pace) * (self._factor if pace is None else 1.0)
 
-    def _expected(self, cell: Cell) -> float:
-        spec, kind = cell.spec, PruneRecipe if cell.spec["kind"] == "prune" else TrainRecipe
-        recipe: LoopConfig = kind.model_validate(spec["recipe"])
-        pace = self._pace(cell) or self._by_size(cell, recipe)
-        languages = len(spec["languages"] or (None,))
-        dev = languages * (recipe.evaluation.utterances or _SPLIT)
-        tested = languages * (spec["test"]["utterances"] or _SPLIT * len(spec["test"]["splits"])) if spec["test"] else 0
-        # Of test utterances there is a loss, too: a forward pass.
-        test = tested * (pace.utterance + pace.forward * UTTERANCE / recipe.data.max_seconds)
+    def _expected(self, cell: Cell, pace: Pace | None) -> float:
+        spec, recipe = cell.spec, recipe_of(cell)
+        pace = pace or self._by_size(cell, recipe)
+        dev = self._amounts.utterances(cell, ("dev",), recipe.evaluation.utterances)
+        test = spec["test"]
+        tested = self._amounts.utterances(cell, test["splits"], test["utterances"]) if test else 0
         # A cell does not score its dense model: that has a cell of its own.
-        baseline = dev * pace.utterance if kind is PruneRecipe else 0.0
-        return _OVERHEAD + estimate(pace, recipe, languages, dev).seconds - baseline + test
+        baseline = dev * pace.utterance if isinstance(recipe, PruneRecipe) else 0.0
+        languages = len(spec["languages"] or (None,))
+        run = estimate(pace, recipe, languages, dev, masks_of(cell)).seconds - baseline
+        # Of test utterances there is a loss, too: a forward pass.
+        tests = tested * (pace.utterance + pace.forward / pace.rows + 2 * _READ)
+        return _OVERHEAD + run + dev * _READ + tests
 
     def _by_size(self, cell: Cell, recipe: LoopConfig) -> Pace:
         weights = self._weights(cell)
@@ -76,7 +91,9 @@ class Costs:
         whole = recipe.data.max_seconds * _FILLED * second * (_HUB if of_hub else 1.0)
         distils = isinstance(recipe, PruneRecipe) and bool(recipe.distillation or recipe.soft_targets)
         own, forward = whole * recipe.accumulate, whole / 3
-        return Pace(own * (4 / 3 if distils else 1), own, forward, UTTERANCE * second, 0, weights, 0, weights / _SOLVED)
+        refit = RefitCost(2 * forward, 3 * forward, weights / _SOLVED)
+        step, rows = own * (4 / 3 if distils else 1), max(1, round(recipe.data.max_seconds / UTTERANCE))
+        return Pace(step, own, forward, UTTERANCE * second, 0, weights, 0, 0.0, refit, rows)
 
     def _weights(self, cell: Cell) -> int:
         start = root_of(self._plan, cell)

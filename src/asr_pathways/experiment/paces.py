@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +13,98 @@ from torch.nn.utils.rnn import pad_sequence
 from asr_pathways.bundle.load import load_model
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.data.batches import Batch
+from asr_pathways.experiment.cells import cell_folder
+from asr_pathways.experiment.corpora import folder_at_hand
 from asr_pathways.experiment.plan import Cell, Plan
+from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.presets import preset
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.transducer import Transducer
+from asr_pathways.pruning import PathwayConfig
 from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
-from asr_pathways.training.estimate import Pace, measure
-from asr_pathways.training.run import launch
+from asr_pathways.training.estimate import Pace, measure, middle
+from asr_pathways.training.inputs import Inputs
+from asr_pathways.training.run import Run, launch
 
 UTTERANCE, TOKENS = 2.5, 3.0
 """Seconds of an utterance, and tokens a second, where no corpus is at hand."""
 
 
 class MeasuredPaces:
-    """Measures each kind of cell of a plan once: those of one model in one kind of training."""
+    """Measures each kind of cell of a plan once: those of one model in one kind of training.
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._known: dict[tuple[object, ...], Pace] = {}
+    On the cells' own data and models where these are at hand, else on noise and on the model that they come from.
+    """
+
+    def __init__(self, plan: Plan, root: Path) -> None:
+        self._plan, self._root = plan, root
+        self._known: dict[tuple[object, ...], Pace | None] = {}
 
     def __call__(self, cell: Cell) -> Pace | None:
         """The pace of ``cell``; None if its model is not at hand."""
-        start = root_of(self._plan, cell)
-        if "path" in start and not Path(start["path"]).exists():
-            return None
-        kind = PruneRecipe if cell.spec["kind"] == "prune" else TrainRecipe
-        recipe: LoopConfig = kind.model_validate(cell.spec["recipe"])
-        distils = isinstance(recipe, PruneRecipe) and bool(recipe.distillation or recipe.soft_targets)
-        refits = isinstance(recipe, PruneRecipe) and recipe.refit_batches > 0
-        trains = recipe.optimizer.steps > 0
-        threads = torch.get_num_threads()
-        shape = recipe.data.max_seconds, recipe.accumulate, recipe.precision, recipe.threads
-        key = str(start), distils, refits, trains, *shape
+        key = self._kind(cell)
         if key not in self._known:
+            threads = torch.get_num_threads()
             try:
-                fabric = launch(recipe)
-                model, language = _model(start)
-                batch = noise_batch(model, language, recipe.data.max_seconds)
-                self._known[key] = measure(model, batch, recipe, batch, fabric.autocast)
+                self._known[key] = self._measured(cell)
             finally:
                 torch.set_num_threads(threads)
         return self._known[key]
+
+    def one_of_each(self, cells: Iterable[Cell]) -> list[Cell]:
+        """A cell of each kind."""
+        return list({self._kind(cell): cell for cell in cells}.values())
+
+    def _kind(self, cell: Cell) -> tuple[object, ...]:
+        """What decides the pace of a cell."""
+        recipe, masks = recipe_of(cell), masks_of(cell)
+        data = folder_at_hand(self._root, self._plan.recipe, cell.spec["data"])
+        chosen = masks and (masks.score, masks.granularity, masks.allocation, masks.gradient)
+        trains, refits = recipe.optimizer.steps > 0, isinstance(recipe, PruneRecipe) and recipe.refit_batches > 0
+        teaches = isinstance(recipe, PruneRecipe) and bool(recipe.distillation or recipe.soft_targets)
+        shape = recipe.data.max_seconds, recipe.accumulate, recipe.precision, recipe.threads
+        languages = None if cell.spec["languages"] is None else len(cell.spec["languages"])
+        return str(self._start(cell)), data, languages, chosen, trains, refits, teaches, *shape
+
+    def _start(self, cell: Cell) -> dict[str, Any]:
+        """What a cell starts from: the model of its parent if that is at hand, else what that starts from."""
+        model = cell.spec["model"]
+        if model is None or "cell" not in model:
+            return root_of(self._plan, cell)
+        folder = cell_folder(self._root, model["cell"])
+        return {"path": folder} if (folder / "config.json").exists() else self._start(self._plan.cells[model["cell"]])
+
+    def _measured(self, cell: Cell) -> Pace | None:
+        start, recipe, masks = self._start(cell), recipe_of(cell), masks_of(cell)
+        if "path" in start and not Path(start["path"]).exists():
+            return None
+        data = folder_at_hand(self._root, self._plan.recipe, cell.spec["data"])
+        fabric = launch(recipe)
+        if "path" not in start or data is None:
+            model, language = _model(start)
+            batch = noise_batch(model, language, recipe.data.max_seconds)
+            return measure(model, batch, recipe, batch, fabric.autocast, masks)
+        asr = load_model(start["path"])
+        inputs = Inputs(Run(self._root, recipe, fabric), data)
+        languages = cell.spec["languages"] or inputs.languages
+        asr.model.load_languages(languages)
+        inputs.select(languages)
+        card = asr.card.model_copy(update={"languages": tuple(languages)})
+        sample = inputs.sample(asr)
+        dev = middle(inputs.dev(AsrModel(asr.model, asr.tokenizer, card))) or sample  # tests decode, too
+        return measure(asr.model, sample, recipe, dev, fabric.autocast, masks)
+
+
+def recipe_of(cell: Cell) -> LoopConfig:
+    """The recipe of a cell."""
+    kind = PruneRecipe if cell.spec["kind"] == "prune" else TrainRecipe
+    return kind.model_validate(cell.spec["recipe"])
+
+
+def masks_of(cell: Cell) -> PathwayConfig | None:
+    """How the pathways of a cell are configured; None if it has none, or cannot run any more."""
+    found = "pathways" in cell.spec and not cell.retired
+    return PathwayConfig.model_validate(cell.spec["pathways"]) if found else None
 
 
 def root_of(plan: Plan, cell: Cell) -> dict[str, Any]:

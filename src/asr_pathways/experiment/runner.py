@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from rich.text import Text
 
 from asr_pathways.console import make_console, text_column
+from asr_pathways.data.progress import track
 from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.experiment.cells import cell_folder, model_digest, run_cell
 from asr_pathways.experiment.corpora import data_folder, make_corpora
@@ -58,14 +59,13 @@ def missing_cells(plan: Plan, root: Path) -> list[Cell]:
 
 
 def costs(plan: Plan, root: Path, *, measured: bool = False) -> Costs:
-    """Estimates, corrected by the times in the ledger; ``measured``: by what is timed on this machine now."""
-    pace = MeasuredPaces(plan) if measured else _unmeasured
+    """What is done, by the ledger, and estimates; ``measured``: by what is timed on this machine now."""
+    paces = MeasuredPaces(plan, root)
+    for cell in track(paces.one_of_each(missing_cells(plan, root)), "Timing each kind of cell") if measured else ():
+        paces(cell)
     entries = {name: read_entry(ledger_folder(root), name) for name in plan.cells}
-    return Costs(plan, {name: float(entry["cost"]["seconds"]) for name, entry in entries.items() if entry}, pace)
-
-
-def _unmeasured(cell: Cell) -> None:
-    return None
+    done = {name: float(entry["cost"]["seconds"]) for name, entry in entries.items() if entry}
+    return Costs(plan, root, done, paces if measured else None)
 
 
 def run_cells(plan: Plan, root: Path, *, ray: str | None = None, source: Path | None = None) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ class SpeechModel(nn.Module, ABC):
         free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
         blank: the symbol that stands for no text; None: there is none.
         feed_forwards: the feed-forward layers of `network` whose neurons can be pruned.
+        longest_text: tokens that `decode` writes at most, prompt included, if it writes until an end.
         stacks: {part that may lose layers: (name of their `ModuleList` in `network`, key of their number in config)}.
     """
 
@@ -42,6 +44,7 @@ class SpeechModel(nn.Module, ABC):
     free_text: bool = False
     tells_languages: bool = False
     blank: int | None = None
+    longest_text: int = sys.maxsize
     feed_forwards: tuple[FeedForwards, ...] = ()
     stacks: Mapping[str, tuple[str, str]] = MappingProxyType({})
     window: float = float("inf")

@@ -17,10 +17,11 @@ from asr_pathways.data.corpora.manifest import prepare_manifest
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.corpus_check import concerns, smallest_difference
 from asr_pathways.files import read_json, write_json
+from asr_pathways.formats import percent, points
 from asr_pathways.lock import alone_in
-from asr_pathways.shrink.compare import System, TestSet, bytes_of, comparison_table
+from asr_pathways.shrink.compare import System, TestSet, bytes_of, comparison_table, not_faster
 from asr_pathways.shrink.planning import Chosen, choose_plan, recipe_of, tuning_of
-from asr_pathways.shrink.plans import Target
+from asr_pathways.shrink.plans import METHOD, Target
 from asr_pathways.training.memory import release_memory
 from asr_pathways.training.prune import prune
 from asr_pathways.training.run import has_ended, remove_checkpoints
@@ -73,6 +74,7 @@ def shrink(
     asked = {"model": str(model), "target": target, "budget": float(budget)}
     with alone_in(out, "another run is there: wait for it, or choose another folder"):
         known = _known(out, asked, languages, resume)
+        print(f"{out}: reading {model} and {data}", file=sys.stderr)
         if not data.is_dir():
             data = _imported(data, out / "data")
         chosen = known or choose_plan(model, data, out, languages, target, budget)
@@ -112,7 +114,9 @@ def _trained(job: Job) -> Job:
         state = train(recipe, job.data, dense, init=start, languages=chosen.languages, resume=_begun(dense))
         chosen = chosen.in_time(state.seconds / max(1, state.step))
         if chosen != job.chosen:
-            print(f"steps took longer than expected: {chosen.steps:,} of them after pruning", file=sys.stderr)
+            took = f"finetuning took {state.seconds / state.step:.2g} s a step, not {job.chosen.pace:.2g} as timed"
+            fewer = f"{chosen.steps:,} steps of training after pruning, not {job.chosen.steps:,}"
+            print(f"{took}: {fewer}, to keep to the budget", file=sys.stderr)
             write_json(job.out / "plan.json", chosen.model_dump(mode="json"))
         remove_checkpoints(dense)
         release_memory()
@@ -121,7 +125,7 @@ def _trained(job: Job) -> Job:
             job.start,
             job.data,
             pruned,
-            method="dynamic",
+            method=METHOD,
             sparsity=chosen.sparsity,
             recipe=recipe_of(load_model(job.start).model, chosen.steps, chosen.refit, chosen.precision),
             languages=chosen.languages,
@@ -146,6 +150,9 @@ def _finish(job: Job) -> None:
     systems = [_compared(job, tested, name, place) for name, place in places]
     dense, pruned = systems[0].scored, systems[-1].scored
     said = [beside_dense(pruned.mean_wer, dense.mean_wer, tested.split)]
+    if chosen.finetune:
+        tuned = systems[1].scored.mean_wer
+        said[0] += f", finetuned {percent(tuned)}% ({points(pruned.mean_wer - tuned)})"
     said += filter(None, [warning(pruned.mean_wer, dense.mean_wer, _more(chosen))])
     asr.card = asr.card.model_copy(update={"quality": "; ".join(said)})
     scores = {one.language: Score(wer=one.wer.rate, words=one.words) for one in pruned.languages}
@@ -153,7 +160,8 @@ def _finish(job: Job) -> None:
     print_table(comparison_table(systems, tested.split))
     console = make_console()
     words = sum(entry.words for entry in dense.languages)
-    for line in (*said, f"{words:,} words show differences of about {smallest_difference(words)}, not less"):
+    small = f"{words:,} words: differences of WER below about {smallest_difference(words)} are not shown"
+    for line in (*said, small, *not_faster(systems)):
         console.print(line, soft_wrap=True)
     language = chosen.languages[0]
     for command in (

@@ -25,6 +25,9 @@ from asr_pathways.runtime.recognizer import Recognizer
 MOST = 200
 """Utterances a language that are scored, at most."""
 
+_SHORT, _AGAIN = 1.0, 4
+"""What takes less than so many seconds is timed so often again."""
+
 
 class System(Config):
     """A row of the comparison.
@@ -86,20 +89,29 @@ class TestSet:
         return TestSet(self.split, [cut for group in taken.values() for cut in group[:most]])
 
     def compared(self, name: str, model: Path, nbytes: int) -> System:
-        """Recognises all, one utterance after another."""
+        """Recognises all, one utterance after another; what takes next to no time is timed again, for less noise."""
         recognizer, utterances, seconds = Recognizer(model), list[Utterance](), 0.0
         for language in dict.fromkeys(map(_language, self.cuts)):  # what is made at the first call is not counted
             recognizer.transcribe(read_cut(next(c for c in self.cuts if _language(c) == language)), language=language)
         for cut in track(self.cuts, f"Recognising by {name}"):
-            samples, spoken = read_cut(cut), cut.supervisions[0]
-            began = time.monotonic()
-            text = recognizer.transcribe(samples, language=spoken.language).text
-            seconds += time.monotonic() - began
+            spoken = cut.supervisions[0]
+            text, took = _recognised(recognizer, cut)
+            seconds += took
             utterances.append(pair(cut.id, spoken.language, spoken.text, text, recognizer.free_text))
+        for _ in range(_AGAIN if seconds < _SHORT else 0):
+            seconds = min(seconds, sum(_recognised(recognizer, cut)[1] for cut in self.cuts))
         audio = float(sum(cut.duration for cut in self.cuts))
         return System(
             name=name, scores=score(utterances).to_dict(), nbytes=nbytes, seconds=round(seconds, 3), audio=audio
         )
+
+
+def _recognised(recognizer: Recognizer, cut: Any) -> tuple[str, float]:
+    """The text of a cut, and the seconds that it took."""
+    samples = read_cut(cut)
+    began = time.monotonic()
+    text = recognizer.transcribe(samples, language=_language(cut)).text
+    return text, time.monotonic() - began
 
 
 def bytes_of(model: Path) -> int:
@@ -124,6 +136,15 @@ def comparison_table(systems: Sequence[System], split: str) -> Table:
         rates = [percent(scores.language(language).wer.rate) for language in languages]
         table.add_row(system.name, *rates, mean, size(system.nbytes), f"{system.audio / system.seconds:.1f}")
     return table
+
+
+def not_faster(systems: Sequence[System]) -> list[str]:
+    """A line if the last system, the pruned one, is not faster than the fastest of the others."""
+    *others, pruned = systems
+    fastest = min(others, key=lambda system: system.seconds)
+    if pruned.seconds < fastest.seconds:
+        return []
+    return [f"{pruned.name}: smaller, but no faster here than {fastest.name}: docs/performance.md has what zeros gain"]
 
 
 def _language(cut: Any) -> str:

@@ -17,12 +17,14 @@ from asr_pathways.model_folder.folder import fastest_device
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.transducer import Transducer
+from asr_pathways.pruning import PathwayConfig
 from asr_pathways.shrink.compare import System, TestSet
-from asr_pathways.shrink.plans import DTYPES, HUB, OWN, Plan, Target, choose
+from asr_pathways.shrink.plans import DTYPES, HUB, METHOD, OWN, Plan, Target, choose
 from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
 from asr_pathways.training.defaults import finetune_recipe, oneshot_recipe, prune_recipe
-from asr_pathways.training.estimate import Estimate, Pace, estimate, measure
+from asr_pathways.training.estimate import Estimate, Pace, estimate, measure, middle
 from asr_pathways.training.inputs import Inputs
+from asr_pathways.training.prune import pathway_config
 from asr_pathways.training.run import Run, launch, multiplies_bfloat16
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -37,8 +39,8 @@ _SHORT = 0.3
 _SLOWER = 1.1
 """Times the expected seconds from which steps are left out, so that the budget holds."""
 
-_FIXED = 30.0
-"""Seconds for loading, measuring and writing."""
+_FIXED = 15.0
+"""Seconds for loading, writing, and measuring once more."""
 
 
 class Chosen(Config):
@@ -75,11 +77,11 @@ def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], ta
     Raises:
         PathwaysError: if the model is pruned already, does not know a language, or the data have nothing in one.
     """
-    print(f"{model}: timing training and recognition on this machine", file=sys.stderr)
     asr = load_model(model)
     if is_bundle(model) or asr.pathways is not None:
         raise PathwaysError(f"{model}: is pruned already: start from the dense model")
     codes = asr.check_languages(languages)
+    print(f"{model}: timing recognition on this machine", file=sys.stderr)
     tested, costs = TestSet.of(data, codes), _Costs(asr, data, out, codes)
     sampled = tested.part(_SAMPLE)
     dense = sampled.compared("the dense model, a sample", model, 0)
@@ -105,7 +107,7 @@ def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], ta
         sparsity=plan.sparsity_for(target),
         dtype=DTYPES[target],
         precision=costs.precision,
-        pace=costs.tuning_step if plan.finetune else 0.0,
+        pace=costs.of(plan)[0].seconds / plan.finetune if plan.finetune else 0.0,
     )
     for line in _lines(chosen, plan, costs.of(plan), seconds(plan), dense):
         print(line, file=sys.stderr)
@@ -139,36 +141,46 @@ def _lines(chosen: Chosen, plan: Plan, parts: Sequence[Estimate], seconds: float
 
 
 class _Costs:
-    """Estimates of what plans take, by a training step, a forward pass and decoding that are timed once."""
+    """Estimates of what plans take, by steps, forward passes and decoding of each kind of run, timed once."""
 
     def __init__(self, asr: AsrModel, data: Path, out: Path, languages: Sequence[str]) -> None:
-        self._model, self._languages = asr.model, languages
         fast = fastest_device().type == "cuda" or multiplies_bfloat16()
         self.precision: Precision = "bf16-mixed" if fast else "32-true"
-        asr = AsrModel(asr.model, asr.tokenizer, asr.card.model_copy(update={"languages": tuple(languages)}))
-        self._paces = {trained: self._measured(asr, data, out, trained) for trained in (True, False)}
-
-    def _measured(self, asr: AsrModel, data: Path, out: Path, trained: bool) -> tuple[Pace, int]:
-        """The pace of a run with training or without, and how many dev utterances it scores."""
-        recipe = recipe_of(asr.model, int(trained), 1, self.precision)
-        fabric = launch(recipe)
-        inputs = Inputs(Run(out, recipe, fabric), data, self._languages)
-        dev = inputs.dev(asr)
-        pace = measure(asr.model, inputs.sample(asr), recipe, next(iter(dev), None), fabric.autocast)
-        return pace, sum(map(len, dev))
-
-    @property
-    def tuning_step(self) -> float:
-        """Seconds of a step without a teacher."""
-        return self._paces[True][0].own
+        card = asr.card.model_copy(update={"languages": tuple(languages)})
+        self._asr, self._data, self._out, self._languages = (
+            AsrModel(asr.model, asr.tokenizer, card),
+            data,
+            out,
+            languages,
+        )
+        self._paces: dict[tuple[type[LoopConfig], bool], tuple[Pace, int]] = {}
 
     def of(self, plan: Plan) -> list[Estimate]:
         """Of finetuning, if there is any, and of pruning."""
-        pace, dev = self._paces[plan.steps > 0]
-        recipes: list[LoopConfig] = [recipe_of(self._model, plan.steps, plan.refit, self.precision)]
+        recipes: list[LoopConfig] = [recipe_of(self._asr.model, plan.steps, plan.refit, self.precision)]
         if plan.finetune:
             recipes.insert(0, tuning_of(plan.finetune, self.precision))
-        return [estimate(pace, recipe, len(self._languages), dev) for recipe in recipes]
+        return [self._of(recipe, plan.sparsity[0]) for recipe in recipes]
+
+    def _of(self, recipe: LoopConfig, sparsity: float) -> Estimate:
+        masks = None
+        if isinstance(recipe, PruneRecipe):
+            masks = pathway_config(self._asr, METHOD, sparsity, self._languages, recipe)
+        kind = type(recipe), recipe.optimizer.steps > 0
+        if kind not in self._paces:
+            self._paces[kind] = self._measured(recipe, masks)
+        pace, dev = self._paces[kind]
+        return estimate(pace, recipe, len(self._languages), dev, masks)
+
+    def _measured(self, recipe: LoopConfig, masks: PathwayConfig | None) -> tuple[Pace, int]:
+        """The pace of a run like that of ``recipe``, and how many dev utterances it scores."""
+        kind = "finetuning" if masks is None else "training of a pruned model" if recipe.optimizer.steps else "pruning"
+        print(f"{self._out}: timing {kind}", file=sys.stderr)
+        fabric = launch(recipe)
+        inputs = Inputs(Run(self._out, recipe, fabric), self._data, self._languages)
+        dev = inputs.dev(self._asr)
+        pace = measure(self._asr.model, inputs.sample(self._asr), recipe, middle(dev), fabric.autocast, masks)
+        return pace, sum(map(len, dev))
 
 
 def recipe_of(model: SpeechModel, steps: int, refit: int, precision: Precision) -> PruneRecipe:

@@ -7,20 +7,20 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from asr_pathways.data.batches import Batch
 from asr_pathways.errors import PathwaysError
 from asr_pathways.formats import duration, size
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.speech_model import SpeechModel
-from asr_pathways.pruning.prunable import matches
-from asr_pathways.pruning.refit.refitting import solving_seconds
+from asr_pathways.pruning import PathwayConfig, Pathways
+from asr_pathways.pruning.refit.refitting import RefitCost, Refitting
 from asr_pathways.training.config import LoopConfig, PruneRecipe
 from asr_pathways.training.inputs import Inputs
 from asr_pathways.training.memory import free_memory, release_memory, resident_memory
@@ -28,7 +28,10 @@ from asr_pathways.training.run import Run
 
 _FLOAT = 4  # bytes
 _SAMPLE = 4
-"""Utterances whose decoding is timed, at most, and the part of a batch whose memory is counted before all of it is."""
+"""Utterances whose decoding is timed first, and the part of a batch whose memory is counted before all of it is."""
+
+_SHORT = 8.0
+"""Seconds up to which what is timed is done once more: the first time pays for what later ones find ready."""
 
 _LARGE = 10**7
 """Weights of a model whose copy takes memory that is worth the time of a collection."""
@@ -45,14 +48,17 @@ class Pace:
     """What a model takes on this machine.
 
     Attributes:
-        step: seconds of a training step on a whole batch, optimizer included, and the teacher if there is one.
+        step: seconds of a training step on a batch of the usual size, optimizer and masks included, and the teacher if
+            there is one.
         own: those without the teacher.
-        forward: seconds of a forward pass on it without gradients, in float32, as for calibration and refitting.
+        forward: seconds of a forward pass on it without gradients, in float32, as for calibration.
         utterance: seconds to decode one.
-        saved: bytes that a step keeps for its backward pass.
+        saved: bytes that a step on the largest batch keeps for its backward pass.
         weights: how many the model has.
         resident: bytes of memory that the process had before.
-        refitted: seconds to solve once for all linear layers, a language.
+        chosen: seconds to choose the mask of a language once.
+        refit: what refitting takes, a language.
+        rows: of the batch: utterances, or several that share a window.
     """
 
     step: float
@@ -62,7 +68,9 @@ class Pace:
     saved: int
     weights: int
     resident: int
-    refitted: float = 0.0
+    chosen: float = 0.0
+    refit: RefitCost = field(default_factory=RefitCost)
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,92 +98,192 @@ def measure(
     config: LoopConfig,
     dev: Batch | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    masks: PathwayConfig | None = None,
 ) -> Pace:
-    """Times a copy of ``model`` on a batch as in training, and on some utterances of a ``dev`` batch.
+    """Times a copy of ``model`` on a batch as in training, with ``masks`` if it is pruned, and on those of ``dev``.
 
     Memory is counted on a part of the batch before all of it is tried.
 
     Raises:
         PathwaysError: if training needs more memory than there is; the option that makes it fit is named.
     """
-    try:
-        return _measured(model, batch, config, dev, autocast)
-    finally:
-        if sum(parameter.numel() for parameter in model.parameters()) > _LARGE:
-            release_memory()  # the copy's, of which training has its own
-
-
-def _measured(
-    model: SpeechModel,
-    batch: Batch,
-    config: LoopConfig,
-    dev: Batch | None,
-    autocast: Callable[[], AbstractContextManager[Any]],
-) -> Pace:
-    device, resident = next(model.parameters()).device, resident_memory()
+    device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        model = copy.deepcopy(model)
-        weights = sum(parameter.numel() for parameter in model.parameters())
+        try:
+            return _Trial(copy.deepcopy(model), batch.to(device), config, autocast, masks).pace(dev)
+        finally:
+            if sum(parameter.numel() for parameter in model.parameters()) > _LARGE:
+                release_memory()  # the copy's, of which training has its own
+
+
+class _Trial:
+    """A model that is tried out, and then thrown away."""
+
+    def __init__(
+        self,
+        model: SpeechModel,
+        batch: Batch,
+        config: LoopConfig,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        masks: PathwayConfig | None,
+    ) -> None:
+        self._resident = resident_memory()
+        self._model, self._batch, self._config, self._autocast = model, batch, config, autocast
+        self._device = batch.features.device
+        self._weights = sum(parameter.numel() for parameter in model.parameters())
         if config.optimizer.steps:
             model.train_on_short_windows()
-        model.train()
-        teacher = isinstance(config, PruneRecipe) and bool(config.distillation or config.soft_targets)
-        saved = step = own = 0.0
-        if config.optimizer.steps:
-            part = first(batch, max(1, len(batch) // _SAMPLE))
-            saved = _padded(batch) / _padded(part) * _saved(model, part.to(device), autocast)
-            _check_memory(int(saved), weights, config, teacher, device)
-            optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
-            began = time.monotonic()
-            with autocast():
-                loss = model._loss(batch.to(device))
-            _wait(device)
-            forward = time.monotonic() - began  # which a teacher takes too
-            loss.backward()  # type: ignore[no-untyped-call]
+        self._pathways = None if masks is None else Pathways.attach(model.network, masks, [batch.language])
+
+    def pace(self, dev: Batch | None) -> Pace:
+        """Everything that is timed; ``dev``: what is decoded."""
+        saved = 0
+        step = own = 0.0
+        if self._config.optimizer.steps:
+            saved, own, teacher = self._training()
+            step = own + teacher
+        self._model.eval()
+        forward = self._timed(self._forward)
+        chosen, refit = self._pruning()
+        utterance = 0.0 if dev is None else self._decoding(dev.to(self._device))
+        return Pace(
+            step, own, forward, utterance, saved, self._weights, self._resident, chosen, refit, len(self._batch)
+        )
+
+    def _training(self) -> tuple[int, float, float]:
+        """Bytes that the largest batch's step keeps; seconds of a step, and of the teacher's part in it."""
+        model, batch, config = self._model.train(), self._batch, self._config
+        part = first(batch, max(1, len(batch) // _SAMPLE))
+        largest = max(_padded(batch), config.data.max_seconds * batch.frame_rate)
+        saved = int(largest / _padded(part) * _saved(model, part, self._autocast))
+        teacher, masks = _teaches(config), self._pathways.config if self._pathways is not None else None
+        _check_memory(saved, self._weights, config, masks, self._device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
+        forward = math.inf
+
+        def step() -> None:
+            nonlocal forward
+            with ExitStack() as masks:
+                self._use(masks)
+                began = time.monotonic()
+                with self._autocast():
+                    loss = model._loss(batch)
+                _wait(self._device)
+                forward = min(forward, time.monotonic() - began)  # which a teacher takes too
+                loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(list(model.parameters()), 1.0)
             optimizer.step()
-            _wait(device)
-            own = (time.monotonic() - began) * config.accumulate
-            step = own + teacher * forward * config.accumulate
-            del optimizer, loss
-        model.eval()
-        began = time.monotonic()
+            optimizer.zero_grad(set_to_none=True)
+            if self._pathways is not None:
+                self._pathways.step(optimizer)
+
+        seconds = self._timed(step)
+        return saved, config.accumulate * seconds, config.accumulate * teacher * forward
+
+    def _use(self, masks: ExitStack) -> None:
+        if self._pathways is not None:
+            masks.enter_context(self._pathways.use(self._batch.language))
+            masks.enter_context(self._pathways.unpadded(self._model.positions(self._batch)))
+
+    def _forward(self) -> None:
         with torch.no_grad():
-            model._loss(batch.to(device))
-        _wait(device)
-        forward = time.monotonic() - began
-        refits = isinstance(config, PruneRecipe) and config.refit_batches > 0
-        utterance = 0.0 if dev is None else _decoding(model, first(dev, _SAMPLE).to(device))
-        refitted = solving_seconds(_linear(model)) if refits else 0.0
-        return Pace(step, own, forward, utterance, int(saved), weights, resident, refitted)
+            self._model._loss(self._batch)
+
+    def _pruning(self) -> tuple[float, RefitCost]:
+        """Seconds to choose a mask, and what refitting takes."""
+        pathways, config, model, batch = self._pathways, self._config, self._model, self._batch
+        if pathways is None:
+            return 0.0, RefitCost()
+        if pathways.config.score_needs:
+            by_gradients = pathways.config.score_needs != {"inputs"}
+            with pathways.calibrate(batch.language), torch.set_grad_enabled(by_gradients):
+                loss = model._loss(batch)
+                if by_gradients:
+                    loss.backward()  # type: ignore[no-untyped-call]
+            model.zero_grad(set_to_none=True)
+        chosen = self._timed(lambda: pathways.adapt(batch.language, torch.optim.SGD(model.parameters())))
+        if not (isinstance(config, PruneRecipe) and config.refit_batches):
+            return chosen, RefitCost()
+        refitting = Refitting(pathways, model.loss, model.network, model.loss, batch, model.input_positions)
+        return chosen, refitting.cost
+
+    def _decoding(self, batch: Batch) -> float:
+        """Seconds to decode an utterance of a batch, were its texts as long as the references.
+
+        A model that has not learnt its task yet may write endless ones.
+        """
+        model, wanted = self._model, int(batch.target_lengths.max()) + _END
+        model.longest_text = min(model.longest_text, wanted)
+        longest = 0
+
+        def decode(rows: Batch) -> Callable[[], None]:
+            def run() -> None:
+                nonlocal longest
+                found = model.decode(rows.features, rows.feature_lengths, rows.language)
+                longest = max(longest, *map(len, found))
+
+            return run
+
+        some = spread(batch, _SAMPLE)
+        seconds = self._timed(decode(some)) / len(some)
+        if seconds * len(batch) < _SHORT:
+            seconds = self._timed(decode(batch), 1) / len(batch)  # many at once take less
+        return seconds * min(1.0, wanted / (longest + _END))
+
+    def _timed(self, run: Callable[[], object], times: int = 2) -> float:
+        """Seconds that it takes when it is run again and again."""
+        found: list[float] = []
+        while not found or (len(found) < times and found[0] < _SHORT):
+            began = time.monotonic()
+            run()
+            _wait(self._device)
+            found.append(time.monotonic() - began)
+        return min(found)
 
 
-def estimate(pace: Pace, config: LoopConfig, languages: int, dev: int) -> Estimate:
-    """Of a run of ``config`` in so many languages, that scores ``dev`` utterances at a time."""
+def estimate(pace: Pace, config: LoopConfig, languages: int, dev: int, masks: PathwayConfig | None = None) -> Estimate:
+    """Of a run of ``config`` in so many languages, that scores ``dev`` utterances at a time, pruned by ``masks``."""
     steps = config.optimizer.steps
     scorings = max(1, math.ceil(steps / config.evaluation.every))
-    teacher = isinstance(config, PruneRecipe) and bool(config.distillation or config.soft_targets)
+    teacher = _teaches(config)
     step = pace.step if teacher else pace.own
     seconds, parts = steps * step, [f"{steps:,} steps of {step:.2g} s"] if steps else []
     if isinstance(config, PruneRecipe):
         scorings += 1  # the dense model is scored first
-        seconds += languages * config.calibration_batches * pace.forward
+        if masks is not None and "inputs" in masks.score_needs:
+            seconds += languages * config.calibration_batches * pace.forward
+        if masks is not None and (choosing := choices(masks, languages, steps) * pace.chosen) > 1:
+            seconds += choosing
+            parts.append(f"choosing masks {duration(choosing)}")
         if config.refit_batches:
-            refitting = languages * ((2 * config.refit_batches + 3 * config.refit_steps) * pace.forward + pace.refitted)
+            refitting = languages * pace.refit.seconds(config.refit_batches, config.refit_steps)
             seconds += refitting
             parts.append(f"refitting {duration(refitting)}")
+    elif scorings > 1 and config.evaluation.average and config.evaluation.choose == "best":
+        scorings += 1  # of the mean of the best ones
     if dev:
         seconds += scorings * dev * pace.utterance
-        parts.append(f"decoding dev {scorings} times {duration(scorings * dev * pace.utterance)}")
+        parts.append(f"decoding dev {scorings} times {duration(dev * pace.utterance)}")
     model = _FLOAT * pace.weights
     kept = config.evaluation.keep_best if config.evaluation.choose == "best" else 0
     checkpoints = 3 * config.keep_last * model  # weights and the optimizer's two moments
-    memory = pace.resident + _needed(pace.saved, pace.weights, config, teacher)
+    memory = pace.resident + _needed(pace.saved, pace.weights, config, masks)
     return Estimate(seconds, memory, checkpoints + (2 + kept) * model, model, tuple(parts))
 
 
-def report_cost(run: Run, label: str, asr: AsrModel, inputs: Inputs, dev: Sequence[Batch]) -> None:
-    """Measures on the first rank, and prints one line on stderr.
+def choices(masks: PathwayConfig, languages: int, steps: int) -> int:
+    """How often a run of so many steps chooses the mask of a language, or the one that all share."""
+    keys = 1 if masks.shared else languages
+    first = 1 + keys * ("inputs" in masks.score_needs)  # by magnitude, then by what is observed
+    stages = [step for step in range(1, steps + 1) if masks.stage_at(step) is not None]
+    adapted = [step for step in range(1, steps // keys + 1) if masks.adapts_at(step) and keys * step not in stages]
+    return first + keys * (len(stages) + len(adapted))
+
+
+def report_cost(
+    run: Run, label: str, asr: AsrModel, inputs: Inputs, dev: Sequence[Batch], masks: PathwayConfig | None = None
+) -> None:
+    """Measures on the first rank, and prints one line on stderr; ``masks``: how it is pruned.
 
     Raises:
         PathwaysError: as `measure` does.
@@ -184,23 +292,43 @@ def report_cost(run: Run, label: str, asr: AsrModel, inputs: Inputs, dev: Sequen
         return
     print(f"{run.out}: timing a step and decoding on this machine", file=sys.stderr)
     asr.model.to(run.fabric.device)
-    pace = measure(asr.model, inputs.sample(asr), run.config, next(iter(dev), None), run.fabric.autocast)
+    pace = measure(asr.model, inputs.sample(asr), run.config, middle(dev), run.fabric.autocast, masks)
     languages = len(asr.card.languages or asr.languages)
-    print(estimate(pace, run.config, languages, sum(map(len, dev))).line(label), file=sys.stderr)
+    print(estimate(pace, run.config, languages, sum(map(len, dev)), masks).line(label), file=sys.stderr)
+
+
+def middle(batches: Sequence[Batch]) -> Batch | None:
+    """The batch whose utterances are about as long as all are; None if there are none."""
+    mean = sum(batch.seconds for batch in batches) / max(1, sum(map(len, batches)))
+    return min(batches, key=lambda batch: abs(batch.seconds / len(batch) - mean), default=None)
 
 
 def first(batch: Batch, rows: int) -> Batch:
     """The first ``rows`` utterances of a batch."""
-    frames, tokens = batch.feature_lengths[:rows], batch.target_lengths[:rows]
+    return _taken(batch, range(min(rows, len(batch))))
+
+
+def spread(batch: Batch, rows: int) -> Batch:
+    """About ``rows`` utterances, evenly out of a batch."""
+    return _taken(batch, range(0, len(batch), max(1, len(batch) // rows)))
+
+
+def _taken(batch: Batch, rows: Sequence[int]) -> Batch:
+    indices = torch.tensor(rows, device=batch.features.device)
+    frames, tokens = batch.feature_lengths[indices], batch.target_lengths[indices]
     return replace(
         batch,
-        ids=batch.ids[:rows],
-        texts=batch.texts[:rows],
-        features=batch.features[:rows, : int(frames.max())],
+        ids=[batch.ids[row] for row in rows],
+        texts=[batch.texts[row] for row in rows],
+        features=batch.features[indices, : int(frames.max())],
         feature_lengths=frames,
-        targets=batch.targets[:rows, : int(tokens.max())],
+        targets=batch.targets[indices, : int(tokens.max())],
         target_lengths=tokens,
     )
+
+
+def _teaches(config: LoopConfig) -> bool:
+    return isinstance(config, PruneRecipe) and bool(config.distillation or config.soft_targets)
 
 
 def _padded(batch: Batch) -> int:
@@ -214,52 +342,37 @@ def _wait(device: torch.device) -> None:
 
 def _saved(model: SpeechModel, batch: Batch, autocast: Callable[[], AbstractContextManager[Any]]) -> int:
     """Bytes of the tensors that a forward pass keeps for the backward pass, weights not counted."""
-    sizes: dict[int, int] = {}
+    kept: dict[int, Tensor] = {}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
+        tensor = tensor.detach()  # else an output would keep alive the graph that it is kept in, for good
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast():
         loss = model._loss(batch)
     del loss
-    return sum(sizes.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def _needed(saved: int, weights: int, config: LoopConfig, teacher: bool) -> int:
-    """Bytes of training beside the model: gradients, two moments, a teacher, activations."""
-    return int(_FLOAT * weights * (3 + teacher) + _SLACK * saved) if config.optimizer.steps else 0
+def _needed(saved: int, weights: int, config: LoopConfig, masks: PathwayConfig | None) -> int:
+    """Bytes of training beside the model: gradients, two moments, a teacher, dense values under masks, activations."""
+    copies = 3 + _teaches(config) + (masks is not None)
+    return int(_FLOAT * weights * copies + _SLACK * saved) if config.optimizer.steps else 0
 
 
-def _check_memory(saved: int, weights: int, config: LoopConfig, teacher: bool, device: torch.device) -> None:
-    needed, free = _needed(saved, weights, config, teacher), free_memory(device)
+def _check_memory(
+    saved: int, weights: int, config: LoopConfig, masks: PathwayConfig | None, device: torch.device
+) -> None:
+    needed, free = _needed(saved, weights, config, masks), free_memory(device)
     if free is None or needed <= free:
         return
-    fixed, most = _needed(0, weights, config, teacher), config.data.max_seconds
+    fixed, most = _needed(0, weights, config, masks), config.data.max_seconds
     fits = math.floor(most * (free - fixed) / max(1, needed - fixed))
     what = f"a training step on {most:g} s of audio needs about {size(needed)} of memory, and {size(free)} are free"
     if fits < 1:
         raise PathwaysError(f"{what}, less than {size(fixed)} for the weights alone: take a smaller model")
     accumulate = config.accumulate * math.ceil(most / fits)
     raise PathwaysError(f"recipe: data.max_seconds: {what}: set max_seconds to {fits} and accumulate to {accumulate}")
-
-
-def _decoding(model: SpeechModel, batch: Batch) -> float:
-    """Seconds to decode an utterance of a batch, were its texts as long as the references.
-
-    A model that has not learnt its task yet may write endless ones.
-    """
-    began = time.monotonic()
-    found = model.decode(batch.features, batch.feature_lengths, batch.language)
-    seconds = time.monotonic() - began
-    wanted = int(batch.target_lengths.max()) + _END
-    return seconds / len(batch) * min(1.0, wanted / (max(map(len, found)) + _END))
-
-
-def _linear(model: SpeechModel) -> Sequence[Tensor]:
-    """The weights that refitting solves for."""
-    linear = {name: one.weight for name, one in model.network.named_modules() if isinstance(one, nn.Linear)}
-    return [weight for name, weight in linear.items() if not matches([f"{name}.weight"], model.unprunable)]

@@ -19,7 +19,7 @@ from asr_pathways.data.batches import Batch, TrainBatches, eval_batches, joined
 from asr_pathways.data.corpus import languages_of, load_cuts, sources_of, texts_of
 from asr_pathways.data.features import Fbank, FeatureConfig
 from asr_pathways.data.identity import Identity
-from asr_pathways.data.left_out import LeftOut
+from asr_pathways.data.left_out import LeftOut, Unfit
 from asr_pathways.data.progress import track
 from asr_pathways.data.tokenizer import lost_words
 from asr_pathways.errors import PathwaysError
@@ -63,13 +63,18 @@ class Inputs:
         run: determines how much of the data, and which share of the batches, this process has.
         data: a data folder.
         languages: which ones of the data; None: all.
+        announced: print first that data are read, which takes a while.
 
     Raises:
         PathwaysError: if the data folder is broken, lacks a language, or has too many unusable utterances.
     """
 
-    def __init__(self, run: Run, data: Path, languages: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, run: Run, data: Path, languages: Sequence[str] | None = None, *, announced: bool = False
+    ) -> None:
         self._run, self._data = run, data
+        if announced and run.fabric.is_global_zero:
+            print(f"{run.out}: reading {data}", file=sys.stderr)
         self.left_out = LeftOut(run.config.data.max_left_out)
         self.cuts: list[Any] = []  # Lhotse's, of the train split
         self.select(languages)
@@ -92,6 +97,7 @@ class Inputs:
     def of(self, asr: AsrModel, dev_languages: Sequence[str] | None = None) -> RunData:
         """All that a run of ``asr`` needs, which is scored in some or all of its languages."""
         batches, cuts = self.training(asr), self._dev_cuts(asr, dev_languages)
+        self._report_dev(asr, cuts, dev_languages)
         targets = {name: ids for utterances in batches.targets().values() for name, ids in utterances.items()}
         identity = {"train": Identity.of(self.cuts, targets), "dev": Identity.of(cuts)}
         return RunData(batches, self._dev_batches(asr, cuts), identity, _checksum(asr))
@@ -101,6 +107,11 @@ class Inputs:
         config, fabric = self._run.config, self._run.fabric
         ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size, "accumulate": config.accumulate}
         batches = TrainBatches(self.cuts, config=config.data, **ranks, **self._options(asr))
+        self._report_unfit("train")
+        if without := [language for language in self.languages if language not in batches.targets()]:
+            raise PathwaysError(
+                f"{self._data}: none of the train utterances of {', '.join(without)} can be used: {self.left_out.last}"
+            )
         _check_targets(asr, batches)
         self._report_lost_words(asr)
         return batches
@@ -120,11 +131,11 @@ class Inputs:
         return (joined(one, too_long, next(alone)) if pads else one for one in batches)
 
     def sample(self, asr: AsrModel) -> Batch:
-        """A batch of a training step (without steps: of calibration), by which a run's cost is measured."""
+        """A batch of a training step (without steps: of calibration) of the usual size, to measure a run's cost by."""
         config, cuts = self._run.config, self.cuts[:: -(-len(self.cuts) // _SAMPLED)]
         plain = {"spec_augment": None, "speed_factors": (1.0,), "prefetch": 0}
         options = {**self._options(asr), "left_out": LeftOut(len(cuts))}
-        batch = next(iter(TrainBatches(cuts, config=config.data.model_copy(update=plain), **options)))
+        batch = TrainBatches(cuts, config=config.data.model_copy(update=plain), **options).usual()
         whole = asr.model.pads_to_window and not config.optimizer.steps
         return joined(batch, asr.model.length_error) if whole else batch
 
@@ -137,18 +148,34 @@ class Inputs:
         wanted = languages or asr.languages
         by_language: dict[str, list[Any]] = {}
         for cut in sorted(load_cuts(self._data, "dev", None, self.left_out), key=lambda cut: cut.id):
-            if cut.supervisions[0].language in wanted:
+            if cut.supervisions[0].language not in wanted:
+                continue
+            reason = asr.model.length_error(int(cut.duration * asr.model.frontend.frame_rate), ())
+            if reason is not None:
+                self.left_out.note({cut.id: Unfit(f"utterance {cut.id}: {reason}")})
+            else:
                 by_language.setdefault(cut.supervisions[0].language, []).append(cut)
-        if missing := [language for language in wanted if language not in by_language]:
-            others = "the model is chosen by the others" if by_language else "the last model is the result, unscored"
-            line = f"{self._data}: no dev utterances of {', '.join(missing)}: {others}"
-            if self._run.fabric.is_global_zero:
-                print(line, file=sys.stderr)
         return [cut for group in by_language.values() for cut in group[:most]]
+
+    def _report_dev(self, asr: AsrModel, cuts: Sequence[Any], languages: Sequence[str] | None) -> None:
+        """On stderr: what of dev is not used, and languages that have nothing there."""
+        self._report_unfit("dev")
+        there = languages_of(cuts)
+        missing = [language for language in languages or asr.languages if language not in there]
+        if missing and self._run.fabric.is_global_zero:
+            others = "the model is chosen by the others" if there else "the last model is the result, unscored"
+            print(f"{self._data}: no dev utterances of {', '.join(missing)}: {others}", file=sys.stderr)
 
     def _dev_batches(self, asr: AsrModel, cuts: Sequence[Any]) -> list[Batch]:
         options = {**self._options(asr), "length_error": lambda frames, _: asr.model.length_error(frames, ())}
         return list(eval_batches(cuts, **options))  # whose texts are not learned, so may be of any length
+
+    def _report_unfit(self, split: str) -> None:
+        """On stderr, in one line: how many utterances do not fit the model, or are broken as their rows show."""
+        reasons = self.left_out.new_reasons()
+        if reasons and self._run.fabric.is_global_zero:
+            what = f"{len(reasons):,} utterances that cannot be used, such as " if len(reasons) > 1 else ""
+            print(f"{self._data}, {split}: left out: {what}{reasons[0]}", file=sys.stderr)
 
     def _report_lost_words(self, asr: AsrModel) -> None:
         """On stderr; raises PathwaysError if they are too many."""

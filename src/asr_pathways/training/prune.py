@@ -84,7 +84,7 @@ def prune(
 
     options = {"method": method, "sparsity": sparsity, "init": str(init), "languages": list(languages or ())}
     with open_run(out, recipe, resume, **options) as run:
-        inputs = Inputs(run, data)
+        inputs = Inputs(run, data, announced=announced)
         languages = dense.languages_for(languages, inputs.languages)
         dense.model.load_languages(languages)
         dense.model.to(run.fabric.device)
@@ -100,7 +100,7 @@ def prune(
             asr = _resumed(run, config, languages)
         else:
             if announced:
-                report_cost(run, f"Pruning ({method})", dense, inputs, run_data.dev)
+                report_cost(run, f"Pruning ({method})", dense, inputs, run_data.dev, config)
                 wer = _dense_wer(run, dense, run_data.dev)
             asr = _first_pathways(run, dense, config, inputs, init, recipe, pruned_by_magnitude)
         del inputs, dense  # training may be long, and the corpus large

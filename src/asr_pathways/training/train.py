@@ -47,7 +47,7 @@ def train(
         PathwaysError: for anything the user can mend; nothing that was in ``out`` is lost.
     """
     with open_run(out, config, resume, init=init is not None, languages=list(languages or ())) as run:
-        inputs = Inputs(run, data, languages)
+        inputs = Inputs(run, data, languages, announced=announced)
         if run.resumes:
             asr = load_model(run.start)
         elif init is not None:

@@ -44,4 +44,5 @@ def test_needed_are_the_outputs_that_later_layers_depend_on() -> None:
     assert needed["tail.0"] == ("first.2", "second.1")  # the skip is used up
     assert needed["tail.1"] == ("tail.0",)
     assert [group.completes for group in groups] == ["", *(name for name in names if "." in name)]
+    assert {group.rows for group in groups} == {2}
     assert groups[0].bytes == 0 and groups[4].bytes == 2 * 2 * 4 * 4

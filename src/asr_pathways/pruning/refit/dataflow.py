@@ -26,6 +26,7 @@ class Group:
         needed: those of them whose outputs it or a later group depends on.
         bytes: of these outputs in the traced pass.
         seconds: of the traced pass from where the group before it began its block.
+        rows: how many vectors they read in it.
         completes: the block of which these are the last layers; empty if they are not, or in none that runs once.
     """
 
@@ -34,6 +35,7 @@ class Group:
     needed: tuple[str, ...]
     bytes: int
     seconds: float
+    rows: int
     completes: str = ""
 
 
@@ -86,6 +88,7 @@ def trace(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) ->
     weights = {name.rpartition(".")[0]: name for name in layers}
     flow = _Flow()
     begun: list[tuple[str, list[int], bool, float]] = []  # layer, input, whether that is not the one before, time
+    rows: list[int] = []  # of these inputs
     latest: Tensor | None = None
     ended: dict[str, tuple[int, int, int, float]] = {}  # after so many layers; output, its bytes, time
     calls: Counter[str] = Counter()
@@ -96,6 +99,7 @@ def trace(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) ->
         if names[module] in weights:
             begun.append((names[module], flow.numbers(inputs[0]), inputs[0] is not latest, time.monotonic()))
             latest = inputs[0]
+            rows.append(inputs[0].numel() // inputs[0].shape[-1])
 
     def leave(module: nn.Module, inputs: object, output: object) -> None:
         size = sum(one.nbytes for one in _tensors(output))
@@ -128,7 +132,8 @@ def trace(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) ->
         needed = flow.needed([number for later, _ in starts[place:] for number in begun[later][1]], outputs)
         size = sum(ended[name][2] for name in needed)
         seconds, completes = begun[when][3] - before, completed.get(place, "")
-        groups.append(Group(tuple(group), tuple(sorted(outermost)), tuple(sorted(needed)), size, seconds, completes))
+        names_of = tuple(group), tuple(sorted(outermost)), tuple(sorted(needed))
+        groups.append(Group(*names_of, size, seconds, rows[when], completes))
         before = max((ended[name][3] for name in needed), default=start)
     return groups
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -46,6 +47,19 @@ STEPS, TOLERANCE = 30, 1e-4
 
 _FOR_GRADIENT = 60
 """In a block, what a backward pass needs of a batch, about, in units of the outputs that later layers need."""
+
+
+@dataclass(frozen=True)
+class RefitCost:
+    """Seconds a language: of each batch, of each step on a block of the blocks together, and of the solutions."""
+
+    batch: float = 0.0
+    step: float = 0.0
+    solving: float = 0.0
+
+    def seconds(self, batches: int, steps: int) -> float:
+        """Of refitting on so many batches, and with so many steps on each block."""
+        return batches * self.batch + steps * self.step + self.solving
 
 
 class Refitting(Generic[T]):
@@ -102,11 +116,23 @@ class Refitting(Generic[T]):
         return outputs + 4 * (sum(weight.numel() for weight in weights) + sums + solution)
 
     def seconds(self, batches: int, steps: int = 0) -> float:
-        """How long it takes with ``batches`` of each language, about: the forward passes, and the solutions."""
-        languages, weights = len(self._pathways.languages), [layer.weight for layer in self._layers.values()]
-        passes = 2 * languages * batches * sum(group.seconds for group in self.groups)
-        on_blocks = 3 * languages * steps * sum(group.seconds for group in self.blocks)
-        return passes + on_blocks + languages * solving_seconds(weights)
+        """How long it takes with ``batches`` of each language, about."""
+        return len(self._pathways.languages) * self.cost.seconds(batches, steps)
+
+    @cached_property
+    def cost(self) -> RefitCost:
+        """What a language takes, about: forward passes up to each group of layers and sums of their inputs a batch,
+        passes of blocks a step, and the solutions.
+        """
+        multiplication = _multiplication([layer.weight for layer in self._layers.values()])
+        sums = solving = 0.0
+        for group in self.groups:
+            columns = self._layers[group.layers[0]].in_features
+            sums += 2 * group.rows * columns**2
+            solving += STEPS * sum(self._layers[name].weight.numel() for name in group.layers) * columns
+        passes = 2 * sum(group.seconds for group in self.groups)
+        on_blocks = 3 * sum(group.seconds for group in self.blocks)
+        return RefitCost(passes + multiplication * sums, on_blocks, multiplication * solving)
 
     def run(
         self,
@@ -247,17 +273,17 @@ def solve(
     return torch.where(kept, solution, weight)
 
 
-def solving_seconds(weights: Sequence[Tensor]) -> float:
-    """How long `solve` takes for layers of these weights, a mask, about: by a product that is timed here."""
-    if not weights:
-        return 0.0
+def _multiplication(weights: Sequence[Tensor]) -> float:
+    """Seconds of a multiplication in products of matrices such as these."""
     largest = max(weights, key=Tensor.numel).detach().float()
     square = largest.new_zeros(largest.shape[1], largest.shape[1])
-    began = time.monotonic()
+    found = []
     with torch.no_grad():
-        largest @ square
-    product = (time.monotonic() - began) / (largest.numel() * largest.shape[1])
-    return STEPS / 2 * product * sum(weight.numel() * weight.shape[1] for weight in weights)
+        for _ in range(2):
+            began = time.monotonic()
+            largest @ square
+            found.append(time.monotonic() - began)
+    return min(found) / (largest.numel() * largest.shape[1])
 
 
 def _linear_layers(pathways: Pathways) -> dict[str, nn.Linear]:
