@@ -144,7 +144,7 @@ class CTranslate2(FasterWhisper):
         for part in windows(samples, wrapped.feature_extractor.chunk_length):
             features = wrapped.feature_extractor(part, padding=0)[None]
             encoded = wrapped.model.encode(StorageView.from_array(features))
-            limit = len(prompt) + TOKENS_AT_LEAST + int(TOKENS_PER_SECOND * len(part) / SAMPLE_RATE)
+            limit = 2 * (TOKENS_AT_LEAST + int(TOKENS_PER_SECOND * len(part) / SAMPLE_RATE))  # half of it counts
             (found,) = wrapped.model.generate(encoded, [prompt], beam_size=1, max_length=limit, suppress_tokens=[])
             texts.append(codec.decode(found.sequences_ids[0]))
         return " ".join(" ".join(texts).split())
