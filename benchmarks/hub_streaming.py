@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -21,19 +21,22 @@ import numpy as np
 import torch
 import typer
 from torch import Tensor
-from torch.nn import functional as F
 
 from asr_pathways.bench.run import machine
-from asr_pathways.files import read_json, write_json
-from asr_pathways.runtime.fast_conformer import MakeLinear, Multiply, Network
-from asr_pathways.runtime.kernels.extension import check_runner
+from asr_pathways.files import atomic_folder, read_json, write_json
+from asr_pathways.runtime.compiled_conformer import CompiledProducts, CompiledState
+from asr_pathways.runtime.fast_conformer import LayerState, Network, Products, TorchProducts
 from asr_pathways.runtime.layers import Format, Layers
+from benchmarks.hub_streaming_onnx import OnnxRuntime, write_graphs
 
 TOKENS = 4.0
 """A second of speech."""
 
 FRAME = 0.08
 """Seconds of a frame of the encoder."""
+
+MELS = 128
+"""Features of a frame."""
 
 PROMPT = 8
 """Of some language."""
@@ -47,7 +50,7 @@ def random_network(layers: int, sparsity: float, encoder: Mapping[str, Any] | No
     from transformers import Nemotron3_5AsrConfig, Nemotron3_5AsrForRNNT, NemotronAsrStreamingEncoderConfig
 
     with torch.device("meta"):
-        sizes = {"num_hidden_layers": layers, "num_mel_bins": 128, **(encoder or {})}
+        sizes = {"num_hidden_layers": layers, "num_mel_bins": MELS, **(encoder or {})}
         config = Nemotron3_5AsrConfig(encoder_config=NemotronAsrStreamingEncoderConfig(**sizes), **options)
         hub = Nemotron3_5AsrForRNNT(config).eval()
     hub.to_empty(device="cpu")
@@ -66,58 +69,52 @@ def random_network(layers: int, sparsity: float, encoder: Mapping[str, Any] | No
     return hub
 
 
-def torch_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Multiply:
-    """A layer of torch."""
-    return lambda x: F.linear(x, weight, bias)
-
-
-def packed(choose: Callable[[Tensor, Tensor | None, int], Any]) -> MakeLinear:
-    """Layers of this package's kernels."""
-    runner = check_runner(1, None)
-
-    def linear(weight: Tensor, bias: Tensor | None, rows: int) -> Multiply:
-        layer = choose(weight, bias, rows)
-        return lambda x: torch.from_numpy(layer.multiply(x.contiguous().numpy(), runner))
-
-    return linear
-
-
-def of_layers(layers: Layers) -> MakeLinear:
+def of_layers(layers: Layers) -> CompiledProducts:
     """Layers in the formats that the runtime chooses."""
 
-    def choose(weight: Tensor, bias: Tensor | None, rows: int) -> Any:
-        return layers.linear(weight.detach().numpy(), None if bias is None else bias.detach().numpy(), rows)[0]
+    def choose(weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Any:
+        values = None if bias is None else bias.detach().numpy()
+        return layers.linear(weight.detach().numpy(), values, rows, exact)[0]
 
-    return packed(choose)
+    return CompiledProducts(choose, 1)
 
 
-def of_format(form: Format) -> MakeLinear:
-    """Layers in one format."""
+def of_format(form: Format) -> CompiledProducts:
+    """Layers in one format, but for exact ones."""
 
-    def choose(weight: Tensor, bias: Tensor | None, rows: int) -> Any:
-        values = np.ascontiguousarray(weight.detach().numpy())
+    def choose(weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Any:
+        one, values = Format("float32", "dense") if exact else form, np.ascontiguousarray(weight.detach().numpy())
         numbers = None if bias is None else bias.detach().numpy()
-        return form.layer(form.store(values, "unstructured")[0], numbers, rows)
+        return one.layer(one.store(values, "unstructured")[0], numbers, rows)
 
-    return packed(choose)
+    return CompiledProducts(choose, 1)
+
+
+def fill(state: LayerState | CompiledState, left: int) -> None:
+    """A left context of as many frames as there may be."""
+    if isinstance(state, CompiledState):
+        state.window.normal_()
+        state.start, state.end = 0, left
+    else:
+        shape = state.keys.shape[0], left, state.keys.shape[2]
+        state.keys, state.values = (torch.randn(shape).to(state.keys.dtype) for _ in range(2))
 
 
 class Step:
     """A system: this package's step over products of some kind."""
 
-    def __init__(self, hub: Any, lookahead: int, linear: MakeLinear) -> None:
-        self.network = Network(hub, lookahead, linear, PROMPT)
+    def __init__(self, hub: Any, lookahead: int, products: Products) -> None:
+        self.network = Network(hub, lookahead, products, PROMPT)
         self._dtype, self.predicted = hub.dtype, self.network.predict(self.network.blank)
-        self._state = self.network.encoder.initial_state()
-        frames = self.network.encoder.features_wanted(self._state)
-        self.network.encode(torch.zeros(frames, hub.encoder.config.num_mel_bins, dtype=hub.dtype), self._state)
-        for layer in self._state.layers:
-            shape = layer.keys.shape[0], self.network.encoder.left, layer.keys.shape[2]
-            layer.keys, layer.values = torch.randn(shape).to(hub.dtype), torch.randn(shape).to(hub.dtype)
+        self.state = self.network.encoder.initial_state()
+        frames = self.network.encoder.features_wanted(self.state)
+        self.network.encode(torch.zeros(frames, hub.encoder.config.num_mel_bins, dtype=hub.dtype), self.state)
+        for layer in self.state.layers:
+            fill(layer, self.network.encoder.left)
 
     def encode(self, features: Tensor) -> Tensor:
         """Of the next chunk."""
-        return self.network.encode(features.to(self._dtype), self._state)
+        return self.network.encode(features.to(self._dtype), self.state)
 
 
 class Transformers:
@@ -152,15 +149,22 @@ class Transformers:
         return encodings
 
 
-def systems(hub: Any, half: Any, lookahead: int, plans: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The systems by their names; ``plans`` gets the formats that were chosen."""
+def systems(hub: Any, half: Any, lookahead: int, plans: dict[str, Any], onnx: Path | None) -> Iterator[tuple[str, Any]]:
+    """The systems by their names; ``plans`` gets the formats that were chosen, ``onnx`` graphs if there are none."""
     for network, dtype in ((hub, "float32"), (half, "bfloat16")):
-        step = Step(network, lookahead, torch_linear)
+        step = Step(network, lookahead, TorchProducts())
+        if onnx is not None and dtype == "float32":
+            if not onnx.exists():
+                features = torch.randn(hub.encoder.config.subsampling_factor * (lookahead + 1), MELS)
+                with atomic_folder(onnx) as folder:
+                    write_graphs(step.network, features, copy.deepcopy(step.state), folder)
+            for precision in ("float32", "int8"):
+                yield f"this step, onnxruntime {precision}", OnnxRuntime(onnx / precision, step.network, step.state)
         yield f"transformers, torch {dtype}", Transformers(network, lookahead, step)
         yield f"this step, torch {dtype}", step
     yield "this step, dense int8", Step(hub, lookahead, of_format(Format("int8", "dense")))
     for precision in ("float32", "auto"):
-        layers = Layers(precision, "unstructured", torch=True)  # type: ignore[arg-type]
+        layers = Layers(precision, "unstructured")  # type: ignore[arg-type]
         yield f"this step, sparse {precision}", Step(hub, lookahead, of_layers(layers))
         plans[precision] = {
             " ".join(map(str, product)): timings[0].format.name for product, timings in layers.plan.items()
@@ -179,10 +183,10 @@ def _chunk(system: Any, features: Tensor) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def measure(lookahead: int, hub: Any, half: Any, rounds: int) -> dict[str, Any]:
+def measure(lookahead: int, hub: Any, half: Any, rounds: int, onnx: Path | None = None) -> dict[str, Any]:
     """Milliseconds a chunk with its tokens, and the real-time factor, of each system."""
     plans: dict[str, Any] = {}
-    made = dict(systems(hub, half, lookahead, plans))
+    made = dict(systems(hub, half, lookahead, plans, onnx))
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in made}
     config, length = hub.encoder.config, FRAME * (lookahead + 1)
     for _ in range(rounds + 1):
@@ -204,6 +208,7 @@ def main(
     sparsity: Annotated[float, typer.Option(help="Share of zeros.")] = 0.7,
     lookahead: Annotated[list[int] | None, typer.Option(help="Frames; several.")] = None,
     rounds: int = 9,
+    onnx: Annotated[Path | None, typer.Option(help="Where graphs for onnxruntime are made, once.")] = None,
     json: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = None,
 ) -> None:
     """Prints the figures of each length of chunks; in the file, those of other lengths stay."""
@@ -221,7 +226,7 @@ def main(
     }
     chunks: dict[str, Any] = read_json(json)["chunks"] if json is not None and json.exists() else {}
     for frames in lookahead or [0, 1, 6, 13]:
-        figures = measure(frames, hub, half, rounds)
+        figures = measure(frames, hub, half, rounds, onnx and onnx / f"{layers}-layers-{frames}")
         typer.echo(figures)
         chunks[f"{1000 * FRAME * (frames + 1):.0f} ms"] = figures
         if json is not None:

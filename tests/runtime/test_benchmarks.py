@@ -4,10 +4,12 @@ import copy
 from pathlib import Path
 
 import pytest
+import torch
 
 from asr_pathways.export.sherpa import export_sherpa
 from asr_pathways.model_folder.model import AsrModel
-from benchmarks import beam_search, bundle, bundle_mutations, exports, hub_streaming
+from asr_pathways.runtime.fast_conformer import TorchProducts
+from benchmarks import beam_search, bundle, bundle_mutations, exports, hub_streaming, hub_streaming_onnx
 
 
 def test_a_bundle_is_smaller_than_what_it_stands_for() -> None:
@@ -51,3 +53,25 @@ def test_steps_of_a_hub_stream_are_timed(monkeypatch: pytest.MonkeyPatch, tmp_pa
     found = hub_streaming.measure(1, hub, copy.deepcopy(hub).bfloat16(), rounds=1)
     assert len(found["rtf"]) == 7 and all(one > 0 for one in found["rtf"].values())
     assert set(found["formats"]) == {"float32", "auto"}
+
+
+def test_graphs_of_a_step_compute_what_it_does() -> None:
+    """The modules that are exported; exporting them takes long."""
+    pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[hf]'")
+    encoder = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "subsampling_conv_channels": 8}
+    hub = hub_streaming.random_network(1, 0.7, encoder, vocab_size=40, blank_token_id=39, decoder_hidden_size=16)
+    with torch.inference_mode():
+        step = hub_streaming.Step(hub, 1, TorchProducts())
+        network, caches = step.network, hub_streaming_onnx.flat(step.state)
+        graph = hub_streaming_onnx.EncoderGraph(network, step.state)
+        for _ in range(3):
+            features = torch.randn(16, hub_streaming.MELS)
+            encodings, *caches = graph(features, *caches)
+            torch.testing.assert_close(encodings, step.encode(features))
+        torch.testing.assert_close(caches, hub_streaming_onnx.flat(step.state))
+        hidden, cell = (torch.cat(list(part)) for part in step.predicted[1:])
+        output, hidden, cell = hub_streaming_onnx.PredictorGraph(network)(torch.tensor([7]), hidden, cell)
+        after = network.predict(7, step.predicted)
+        torch.testing.assert_close((output, hidden, cell), (after.output, *(torch.cat(list(p)) for p in after[1:])))
+        scores = hub_streaming_onnx.JoinerGraph(network)(encodings, output)
+        torch.testing.assert_close(scores, network.join(encodings, after))

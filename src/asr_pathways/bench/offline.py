@@ -88,7 +88,7 @@ def measure_offline(
                     errors = {system: _wer(scored, found, asr.model.free_text) for system, found in texts.items()}
             for row in rows:
                 place = places[row["system"]]
-                row |= {"wer": errors.get(row["system"]), "bytes": _bytes(place)}
+                row |= {"wer": errors.get(row["system"]), "bytes": bytes_of(place)}
                 row["window"] = "30 s" if row["system"].startswith(AS_IT_SHIPS) else about["window"]
             results.append({"threads": count, "rows": rows})
             yield {
@@ -244,7 +244,7 @@ def _saved(samples: Any, path: Path) -> Path:
     return path
 
 
-def _bytes(place: Path) -> int | None:
+def bytes_of(place: Path) -> int | None:
     """Of a file, or of all files in a folder; None for a name on the hub."""
     if place.is_dir():
         return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from asr_pathways.bench.windows import windows
+from asr_pathways.bench.windows import TOKENS_AT_LEAST, TOKENS_PER_SECOND, windows
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def open_recognizer(system: str, place: Path, language: str, threads: int) -> Wh
         return OnnxCtc(place, threads, language)
     if name == "faster-whisper":
         return FasterWhisper(place, threads, language, precision)
+    if name == "ctranslate2":
+        return CTranslate2(place, threads, language, precision)
     if name == "whisper.cpp":
         return WhisperCpp(place, threads, language)
     if name == OURS:
@@ -127,6 +129,25 @@ class FasterWhisper:
             condition_on_previous_text=False,
         )
         return " ".join(" ".join(segment.text for segment in segments).split())
+
+
+class CTranslate2(FasterWhisper):
+    """The engine under faster-whisper on what that loads, in windows of the utterance's own length; greedy."""
+
+    def transcribe(self, samples: Samples, first_token: Callable[[], None]) -> str:
+        from ctranslate2 import StorageView
+        from faster_whisper.tokenizer import Tokenizer
+
+        wrapped, texts = self._model, []
+        codec = Tokenizer(wrapped.hf_tokenizer, True, task="transcribe", language=self._language)
+        prompt = [*codec.sot_sequence, codec.no_timestamps]
+        for part in windows(samples, wrapped.feature_extractor.chunk_length):
+            features = wrapped.feature_extractor(part, padding=0)[None]
+            encoded = wrapped.model.encode(StorageView.from_array(features))
+            limit = 2 * (TOKENS_AT_LEAST + int(TOKENS_PER_SECOND * len(part) / SAMPLE_RATE))  # half of it counts
+            (found,) = wrapped.model.generate(encoded, [prompt], beam_size=1, max_length=limit, suppress_tokens=[])
+            texts.append(codec.decode(found.sequences_ids[0]))
+        return " ".join(" ".join(texts).split())
 
 
 class WhisperCpp:

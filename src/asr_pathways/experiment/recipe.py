@@ -172,6 +172,8 @@ class Block(Config):
         deviation: the standard deviation that is expected of the difference in errors a word between two systems.
         systems: by name.
         compare: pairs of names: is the first better than the second?
+        speeds: a file of seconds in several runtimes by system, as `benchmarks.neurons` writes it: the report has a
+            table of these beside WERs; None: it has none.
         detailed: whether the report also has a chart of WER by language, a table of sizes, and a recording of each
             language as every system transcribes it.
     """
@@ -189,6 +191,7 @@ class Block(Config):
     deviation: float = Field(default=0.5, gt=0)
     systems: dict[str, SystemSpec]
     compare: tuple[tuple[str, str], ...] = ()
+    speeds: Path | None = None
     detailed: bool = False
 
     @model_validator(mode="after")

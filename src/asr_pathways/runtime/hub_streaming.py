@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.hub.base import Aligned
 from asr_pathways.models.hub.transducer import HubTransducer
-from asr_pathways.runtime.fast_conformer import EncoderState, Multiply, Network, Search
-from asr_pathways.runtime.kernels.extension import check_runner
+from asr_pathways.runtime.compiled_conformer import CompiledProducts
+from asr_pathways.runtime.fast_conformer import EncoderState, Network, Search, TorchProducts
 from asr_pathways.runtime.layers import Layers
 from asr_pathways.runtime.results import Word
 from asr_pathways.runtime.stream import Endpointing, Incoming, StreamResult
@@ -56,6 +55,8 @@ class HubStreaming:
         self.engine, self.endpointing = engine, endpointing or Endpointing()
         self.extractor, self.frame_seconds = model.frontend.extractor, model.frame_seconds
         self._model, self._lookahead, self._lock = model.cache_aware, chosen, threading.Lock()
+        layers = engine.layers
+        self._layers = layers and Layers(layers.precision, layers.granularity, layers.threads)  # without torch's own
         self._networks: OrderedDict[tuple[str, int | None], _Pathway] = OrderedDict()
 
     def stream(self, language: str, check: Callable[[str], str]) -> HubStream:
@@ -83,10 +84,13 @@ class HubStreaming:
         with self.engine.lock:
             model = self.engine.specialized(language)
         assert isinstance(model, HubTransducer)
-        products = _Products(self.engine.layers)
+        prompt = self._model.prompt(language)
         with torch_threads(self.engine.threads):
-            network = Network(model.hub, self._lookahead, products.linear, self._model.prompt(language))
-        return _Pathway(network, products.nbytes)
+            if self._layers is None:
+                return _Pathway(Network(model.hub, self._lookahead, TorchProducts(), prompt), 0)
+            chosen = _Chosen(self._layers)
+            products = CompiledProducts(chosen, self._layers.threads)
+            return _Pathway(Network(model.hub, self._lookahead, products, prompt), chosen.nbytes)
 
 
 @dataclass(frozen=True)
@@ -95,20 +99,17 @@ class _Pathway:
     nbytes: int
 
 
-class _Products:
-    """Makes linear layers in the fastest formats; torch's own where there are no kernels. Counts their bytes."""
+class _Chosen:
+    """Chooses the fastest formats of this package, and counts their bytes."""
 
-    def __init__(self, layers: Layers | None) -> None:
+    def __init__(self, layers: Layers) -> None:
         self._layers, self.nbytes = layers, 0
 
-    def linear(self, weight: Tensor, bias: Tensor | None, rows: int) -> Multiply:
-        if self._layers is None:
-            return lambda x: F.linear(x, weight, bias)
+    def __call__(self, weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Any:
         values = None if bias is None else bias.detach().numpy()
-        layer, nbytes = self._layers.linear(weight.detach().numpy(), values, rows)
+        layer, nbytes = self._layers.linear(weight.detach().numpy(), values, rows, exact)
         self.nbytes += nbytes
-        runner = check_runner(self._layers.threads, None)
-        return lambda x: torch.from_numpy(layer.multiply(x.contiguous().numpy(), runner))
+        return layer
 
 
 class _Features:

@@ -11,6 +11,7 @@ from asr_pathways.experiment.findings import BlockFinding, ClaimFinding, Finding
 from asr_pathways.experiment.recipe import DENSE
 from asr_pathways.experiment.report.charts import Chart, charts
 from asr_pathways.experiment.report.markdown import bullets, cell, escape, strong, table
+from asr_pathways.experiment.report.speeds import speeds
 from asr_pathways.formats import language_name, percent, percent_interval, points, points_interval, size
 
 _TITLES = {"A": "Table A: monolingual", "B": "Table B: multilingual"}
@@ -174,6 +175,7 @@ def _block(block: BlockFinding) -> Iterator[Part]:
     for name, rows in block.tables().items():
         yield f"### {escape(_TITLES.get(name, name))}"
         yield _systems(block, name, rows)
+    yield from speeds(block)
     yield from _pairs(block)
     for index, chart in enumerate(charts(block)):
         if not index:

@@ -30,6 +30,25 @@ def attention(
     out: int,
     runner: Runner,
 ) -> None: ...
+def relative_attention(
+    x: int,
+    rows: int,
+    keys: int,
+    values: int,
+    head_stride: int,
+    length: int,
+    norm: Norm,
+    query_key_value: Linear,
+    outwards: Linear,
+    heads: int,
+    by_content: int,
+    by_distance: int,
+    positions: int,
+    stride: int,
+    first: int,
+    out: int,
+    runner: Runner,
+) -> None: ...
 def convolution(
     x: int,
     streams: int,

@@ -69,6 +69,30 @@ void attention(const float* x, int64_t streams, const float* past, const float* 
     steps.add(x, n * a.dim, out);
 }
 
+void relative_attention(const float* x, Norm norm, const Linear& query_key_value, const Linear& outwards,
+                        const RelativeAttention& a, const KeyValues& window, float* out, const Runner& runner) {
+    const int64_t n = a.rows, dim = a.dim;
+    const StepKernels& steps = runner.kernels.steps;
+    const int64_t workspace = steps.attend_relative_scratch(a);
+    Scratch scratch(n * dim * 4 + workspace, 3);
+    float *const normed = scratch.take(n * dim), *const fused = scratch.take(n * dim * 3);
+    float* const work = scratch.take(workspace);
+    steps.layer_norm(x, n, dim, norm, normed);
+    multiply(query_key_value, normed, n, fused, runner);
+    const int64_t width = dim / a.heads;
+    for (int64_t head = 0; head < a.heads; ++head)
+        for (int64_t row = 0; row < n; ++row) {
+            const float* const fresh = fused + row * 3 * dim + dim + head * width;
+            const int64_t place = head * window.stride + (a.length - n + row) * width;
+            copy(fresh, width, window.keys + place);
+            copy(fresh + dim, width, window.values + place);
+        }
+    float* const mixed = normed;  // not needed any more
+    steps.attend_relative(a, fused, 3 * dim, window, work, mixed);
+    multiply(outwards, mixed, n, out, runner);
+    steps.add(x, n * dim, out);
+}
+
 void convolution(const float* x, int64_t streams, int64_t rows, const float* past, Norm norm, const Linear& inwards,
                  const Convolution& conv, const Linear& outwards, float* windows, float* out, const Runner& runner) {
     const int64_t dim = inwards.columns(), n = streams * rows, kept = conv.taps - 1;

@@ -17,6 +17,11 @@ void attention(const float* x, int64_t streams, const float* past, const float* 
                const Linear& key_value, const Linear& outwards, const Attention& a, float* windows, float* out,
                const Runner& runner);
 
+// Attention with relative positions: the window begins with past keys and values, and those of the frames are written
+// after them.
+void relative_attention(const float* x, Norm norm, const Linear& query_key_value, const Linear& outwards,
+                        const RelativeAttention& a, const KeyValues& window, float* out, const Runner& runner);
+
 // A depthwise convolution with its norm, between products.
 struct Convolution {
     const float* weight;  // (taps, dim)

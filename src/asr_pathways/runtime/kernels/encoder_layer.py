@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from asr_pathways.runtime.kernels import _sparse
 
 
+_FLOATS_AFTER = 16
+"""Floats that vectors of positions may read after the last one."""
+
+
 class Step:
     """Base of the steps: constants, by their addresses, and the tensors that must live as long."""
 
@@ -143,13 +147,79 @@ class Attention(Step):
         return out, windows
 
 
+class RelativeAttention(Step):
+    """``x`` and the attention of ``norm(x)`` to a window, with relative positions (Dai et al. 2019, arXiv 1901.02860).
+
+    Args:
+        norm: over D.
+        query_key_value: of a weight (3 * D, D).
+        outwards: of a weight (D, D).
+        by_content, by_distance: (heads, d): added to the queries for scores by keys and by positions.
+        positions: (heads, d, 2 * reach - 1): of distances from reach - 1, a key so far before a query, to 1 - reach.
+        rows: frames at a time, at most.
+        threads, variant: as of `FeedForward`.
+    """
+
+    def __init__(
+        self,
+        norm: nn.LayerNorm,
+        query_key_value: _sparse.Linear,
+        outwards: _sparse.Linear,
+        by_content: Tensor,
+        by_distance: Tensor,
+        positions: Tensor,
+        rows: int,
+        threads: int = 1,
+        variant: str | None = None,
+    ) -> None:
+        super().__init__(norm, threads, variant)
+        dim = self.dim
+        self.heads, self.width, distances = positions.shape
+        self.reach, self.rows = (distances + 1) // 2, rows
+        if self.heads * self.width != dim or not distances % 2 or not 1 <= rows <= self.reach:
+            raise PathwaysError(f"positions of {tuple(positions.shape)} do not fit {dim} channels and {rows} frames")
+        used = positions.reshape(dim, distances)[:, : self.reach + rows - 1]
+        padded = nn.functional.pad(used, (0, _FLOATS_AFTER))
+        self._constants = (
+            self._norm,
+            self._linear(query_key_value, 3 * dim, dim),
+            self._linear(outwards, dim, dim),
+            self.heads,
+            self._floats(by_content.contiguous(), self.heads, self.width),
+            self._floats(by_distance.contiguous(), self.heads, self.width),
+            self._floats(padded, *padded.shape),
+            padded.shape[1],
+        )
+
+    def __call__(self, x: Tensor, window: Tensor, start: int, end: int) -> Tensor:
+        """(n, D) -> (n, D).
+
+        Args:
+            x: the frames.
+            window: keys and values (2, heads, capacity, d), of which those from ``start`` to ``end`` are of past
+                frames, with these at most as many as the reach; those of ``x`` are written after them.
+        """
+        check_floats(x, "x", None, self.dim)
+        check_floats(window, "window", 2, self.heads, None, self.width)
+        length, capacity = end - start + len(x), window.shape[2]
+        if not (0 <= start <= end <= capacity - len(x) and 1 <= len(x) <= self.rows and length <= self.reach):
+            raise PathwaysError(f"{len(x)} frames after those from {start} to {end} do not fit the window")
+        out, stride = torch.empty_like(x), capacity * self.width
+        keys = window.data_ptr() + window.element_size() * start * self.width
+        values = keys + window.element_size() * self.heads * stride
+        inputs = x.data_ptr(), len(x), keys, values, stride, length
+        first = self.reach - length
+        self._extension.relative_attention(*inputs, *self._constants, first, out.data_ptr(), self._runner)
+        return out
+
+
 class Convolution(Step):
     """``x`` and the convolution module on ``norm(x)``: product, GLU, depthwise, norm, SiLU, product.
 
     Args:
         norm: over D.
         inwards: of a weight (2 * D, D).
-        depthwise: of D channels, each its own group.
+        depthwise: of D channels, each its own group, with or without a bias.
         depthwise_norm: over D.
         outwards: of a weight (D, D).
         threads, variant: as of `FeedForward`.
@@ -168,13 +238,13 @@ class Convolution(Step):
         super().__init__(norm, threads, variant)
         dim = self.dim
         (self.taps,) = depthwise.kernel_size
-        assert depthwise.bias is not None
+        bias = torch.zeros(dim) if depthwise.bias is None else depthwise.bias
         weight = depthwise.weight.detach().view(dim, self.taps).t().contiguous()
         self._constants = (
             self._norm,
             self._linear(inwards, 2 * dim, dim),
             self._floats(weight, self.taps, dim),
-            self._floats(depthwise.bias, dim),
+            self._floats(bias, dim),
             self.taps,
             self._norm_of(depthwise_norm),
             self._linear(outwards, dim, dim),

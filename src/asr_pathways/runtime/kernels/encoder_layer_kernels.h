@@ -101,14 +101,21 @@ INLINE void add_rows(Rows a, Rows b, int64_t k, int64_t n, float* out, int64_t s
     });
 }
 
+// The same for so many rows, at most `Count`.
+template <int Count>
+void add_last_rows(int64_t rows, Rows a, Rows b, int64_t k, int64_t n, float* out, int64_t stride) {
+    if constexpr (Count > 0) {
+        if (rows == Count) return add_rows<Count>(a, b, k, n, out, stride);
+        add_last_rows<Count - 1>(rows, a, b, k, n, out, stride);
+    }
+}
+
 // out (rows, n) = a (rows, k) @ b (k, n): as many rows at a time as a multiply-add takes cycles, twice.
 void dense_product(Rows a, int64_t rows, Rows b, int64_t k, int64_t n, float* out, int64_t stride) {
     int64_t row = 0;
     for (; row + 8 <= rows; row += 8)
         add_rows<8>({a.start + row * a.stride, a.stride}, b, k, n, out + row * stride, stride);
-    for (; row + 4 <= rows; row += 4)
-        add_rows<4>({a.start + row * a.stride, a.stride}, b, k, n, out + row * stride, stride);
-    for (; row < rows; ++row) add_rows<1>({a.start + row * a.stride, a.stride}, b, k, n, out + row * stride, stride);
+    add_last_rows<7>(rows - row, {a.start + row * a.stride, a.stride}, b, k, n, out + row * stride, stride);
 }
 
 // Softmax of scores * scale + bias + unseen, of which `count` count; zeros, or nearly, up to `padded`.
@@ -135,13 +142,13 @@ INLINE void softmax(float* scores, float scale, const float* bias, const float* 
     for (int64_t j = 0; j < padded; j += LANES) store<LANES>(scores + j, load<LANES>(scores + j) * (1.0f / sum));
 }
 
-INLINE int64_t padded_length(const Attention& a) { return (a.length + LANES - 1) / LANES * LANES; }
+INLINE int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
-int64_t attend_scratch(const Attention& a) { return (a.dim / a.heads + a.rows) * padded_length(a); }
+int64_t attend_scratch(const Attention& a) { return (a.dim / a.heads + a.rows) * whole_vectors(a.length); }
 
 void attend(const Attention& a, const float* query, const float* window, const float* unseen, float* scratch,
             float* out) {
-    const int64_t width = a.dim / a.heads, padded = padded_length(a);
+    const int64_t width = a.dim / a.heads, padded = whole_vectors(a.length);
     float *const keys = scratch, *const scores = scratch + width * padded;
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(width));
     for (int64_t head = 0; head < a.heads; ++head) {
@@ -154,7 +161,40 @@ void attend(const Attention& a, const float* query, const float* window, const f
     }
 }
 
-constexpr StepKernels kSteps = {layer_norm, silu, add, glu, depthwise, attend_scratch, attend};
+int64_t attend_relative_scratch(const RelativeAttention& a) {
+    const int64_t padded = whole_vectors(a.length), distances = whole_vectors(a.length + a.rows - 1);
+    return (a.dim / a.heads + a.rows + 1) * padded + a.rows * (distances + 2 * a.dim / a.heads);
+}
+
+void attend_relative(const RelativeAttention& a, const float* query, int64_t stride, const KeyValues& window,
+                     float* scratch, float* out) {
+    const int64_t width = a.dim / a.heads, padded = whole_vectors(a.length);
+    const int64_t distances = whole_vectors(a.length + a.rows - 1);
+    float *const keys = scratch, *const scores = keys + width * padded, *const all_seen = scores + a.rows * padded;
+    float *const near = all_seen + padded, *const content = near + a.rows * distances;
+    float* const distance = content + a.rows * width;
+    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(width));
+    __builtin_memset(all_seen, 0, sizeof(float) * padded);
+    for (int64_t head = 0; head < a.heads; ++head) {
+        const float *const key = window.keys + head * window.stride, *const value = window.values + head * window.stride;
+        for (int64_t row = 0; row < a.rows; ++row)
+            for_floats(width, [&](int64_t i, auto lanes) {
+                const auto asked = lanes.at(query + row * stride + head * width + i);
+                lanes.put(content + row * width + i, (asked + lanes.at(a.by_content + head * width + i)) * scale);
+                lanes.put(distance + row * width + i, (asked + lanes.at(a.by_distance + head * width + i)) * scale);
+            });
+        transpose(key, width, static_cast<int>(a.length), static_cast<int>(padded), 0, width, keys);
+        dense_product({content, width}, a.rows, {keys, padded}, width, padded, scores, padded);
+        dense_product({distance, width}, a.rows, {a.positions + head * width * a.stride + a.first, a.stride}, width,
+                      distances, near, distances);
+        for (int64_t row = 0; row < a.rows; ++row)
+            softmax(scores + row * padded, 1.0f, near + row * distances + a.rows - 1 - row, all_seen, a.length, padded);
+        dense_product({scores, padded}, a.rows, {value, width}, a.length, width, out + head * width, a.dim);
+    }
+}
+
+constexpr StepKernels kSteps = {layer_norm, silu, add,   glu, depthwise, attend_scratch, attend, attend_relative_scratch,
+                                attend_relative};
 
 }  // namespace
 }  // namespace sparse

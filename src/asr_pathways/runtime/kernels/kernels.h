@@ -20,6 +20,21 @@ struct Attention {
     const float* bias;
 };
 
+// The same with scores by content and by distance (Dai et al. 2019, arXiv 1901.02860): two biases (dim,) of the queries,
+// and positions (dim, stride), whose column `first` + rows - 1 - i + j is of the distance of key j to query i; after the
+// last of these columns 16 floats more are read at most.
+struct RelativeAttention {
+    int64_t dim, heads, rows, length;
+    const float *by_content, *by_distance, *positions;
+    int64_t stride, first;
+};
+
+// Keys and values of the frames of a window: for each head (length, width), the heads `stride` floats apart.
+struct KeyValues {
+    float *keys, *values;
+    int64_t stride;
+};
+
 // Dense operations between the products of an encoder layer.
 struct StepKernels {
     void (*layer_norm)(const float* x, int64_t n, int64_t size, Norm norm, float* y);
@@ -35,6 +50,10 @@ struct StepKernels {
     // to the scores of each key.
     void (*attend)(const Attention& a, const float* query, const float* window, const float* unseen, float* scratch,
                    float* out);
+    int64_t (*attend_relative_scratch)(const RelativeAttention& a);
+    // out (rows, dim) for queries, `stride` floats from row to row.
+    void (*attend_relative)(const RelativeAttention& a, const float* query, int64_t stride, const KeyValues& window,
+                            float* scratch, float* out);
 };
 
 // Products with packed weights.

@@ -52,6 +52,19 @@ void attention(Address x, int64_t streams, int64_t rows, Address past, int64_t l
                       outwards.layer, shape, writable(windows), writable(out), runner);
 }
 
+void relative_attention(Address x, int64_t rows, Address keys, Address values, int64_t head_stride, int64_t length,
+                        const NormAt& norm, const LinearOf& query_key_value, const LinearOf& outwards, int64_t heads,
+                        Address by_content, Address by_distance, Address positions, int64_t stride, int64_t first,
+                        Address out, const RunnerAt& at) {
+    const sparse::Runner runner = runner_of(at);
+    const sparse::RelativeAttention shape{outwards.layer.rows(), heads,  rows, length, floats(by_content),
+                                          floats(by_distance), floats(positions), stride, first};
+    const sparse::KeyValues window{writable(keys), writable(values), head_stride};
+    py::gil_scoped_release release;
+    sparse::relative_attention(floats(x), norm_of(norm), query_key_value.layer, outwards.layer, shape, window,
+                               writable(out), runner);
+}
+
 void convolution(Address x, int64_t streams, int64_t rows, Address past, const NormAt& norm, const LinearOf& inwards,
                  Address weight, Address weight_bias, int64_t taps, const NormAt& inner_norm, const LinearOf& outwards,
                  Address windows, Address out, const RunnerAt& at) {
@@ -71,5 +84,6 @@ PYBIND11_MODULE(_sparse, module) {
     module.def("lstm_step", &lstm_step);
     module.def("feed_forward", &feed_forward);
     module.def("attention", &attention);
+    module.def("relative_attention", &relative_attention);
     module.def("convolution", &convolution);
 }
