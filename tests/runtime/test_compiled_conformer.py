@@ -23,7 +23,7 @@ pytest.importorskip("transformers", reason="transformers is not installed: pip i
 def choose(weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Any:
     one = Format("float32", "dense")
     compiled, _ = one.store(np.ascontiguousarray(weight.detach().numpy()), "unstructured")
-    return one.layer(compiled, None if bias is None else bias.detach().numpy())
+    return one.layer(compiled, None if bias is None else bias.detach().numpy(), rows)
 
 
 def random_block(dim: int, heads: int, reach: int, biases: bool = True) -> tuple[Any, Tensor]:
