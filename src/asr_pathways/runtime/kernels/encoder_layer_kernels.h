@@ -176,7 +176,8 @@ void attend_relative(const RelativeAttention& a, const float* query, int64_t str
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(width));
     __builtin_memset(all_seen, 0, sizeof(float) * padded);
     for (int64_t head = 0; head < a.heads; ++head) {
-        const float *const key = window.keys + head * window.stride, *const value = window.values + head * window.stride;
+        const float *const key = window.keys + head * window.stride, *const value =
+                                                                         window.values + head * window.stride;
         for (int64_t row = 0; row < a.rows; ++row)
             for_floats(width, [&](int64_t i, auto lanes) {
                 const auto asked = lanes.at(query + row * stride + head * width + i);
@@ -193,8 +194,8 @@ void attend_relative(const RelativeAttention& a, const float* query, int64_t str
     }
 }
 
-constexpr StepKernels kSteps = {layer_norm, silu, add,   glu, depthwise, attend_scratch, attend, attend_relative_scratch,
-                                attend_relative};
+constexpr StepKernels kSteps = {
+    layer_norm, silu, add, glu, depthwise, attend_scratch, attend, attend_relative_scratch, attend_relative};
 
 }  // namespace
 }  // namespace sparse

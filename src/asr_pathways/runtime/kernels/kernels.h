@@ -20,9 +20,9 @@ struct Attention {
     const float* bias;
 };
 
-// The same with scores by content and by distance (Dai et al. 2019, arXiv 1901.02860): two biases (dim,) of the queries,
-// and positions (dim, stride), whose column `first` + rows - 1 - i + j is of the distance of key j to query i; after the
-// last of these columns 16 floats more are read at most.
+// The same with scores by content and by distance (Dai et al. 2019, arXiv 1901.02860): two biases (dim,) of the
+// queries, and positions (dim, stride), whose column `first` + rows - 1 - i + j is of the distance of key j to query i;
+// after the last of these columns 16 floats more are read at most.
 struct RelativeAttention {
     int64_t dim, heads, rows, length;
     const float *by_content, *by_distance, *positions;

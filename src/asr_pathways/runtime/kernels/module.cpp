@@ -57,8 +57,9 @@ void relative_attention(Address x, int64_t rows, Address keys, Address values, i
                         Address by_content, Address by_distance, Address positions, int64_t stride, int64_t first,
                         Address out, const RunnerAt& at) {
     const sparse::Runner runner = runner_of(at);
-    const sparse::RelativeAttention shape{outwards.layer.rows(), heads,  rows, length, floats(by_content),
-                                          floats(by_distance), floats(positions), stride, first};
+    const sparse::RelativeAttention shape{
+        outwards.layer.rows(), heads,  rows, length, floats(by_content), floats(by_distance),
+        floats(positions),     stride, first};
     const sparse::KeyValues window{writable(keys), writable(values), head_stride};
     py::gil_scoped_release release;
     sparse::relative_attention(floats(x), norm_of(norm), query_key_value.layer, outwards.layer, shape, window,
