@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -10,7 +11,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-from asr_pathways.data.audio import read_audio
+from asr_pathways.data.audio import Samples, read_audio
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.runtime import auto_stream
@@ -22,15 +23,26 @@ from tests.serve.conftest import Running, running, wav
 from tests.serve.test_streams import until_free
 
 SAID = {
-    "en": "the conference is now locked",
-    "es": "por favor intente de nuevo",
-    "fr": "pour quitter la conférence",
-    "it": "premere uno per ascoltare",
-    "ru": "ваш микрофон выключен",
+    "en": ("confbridge-locked", "the conference is now locked"),
+    "es": ("vm-pls-try-again", "por favor intente de nuevo"),
+    "fr": ("confbridge-leave-in", "pour quitter la conférence"),
+    "it": ("vm-onefor-full", "premere uno per ascoltare"),
+    "ru": ("conf-muted", "ваш микрофон выключен"),
 }
-"""In the files of tests/serve/prompts."""
+"""A prompt of each language, and what it says."""
+
+PROMPTS = [os.environ.get("ASR_PATHWAYS_PROMPTS", "data/prompts"), *map(str, Path("demo/data").glob("prompts-*"))]
+"""Where they may be: `asr-pathways data prompts data/prompts` fetches them, and so does `make demo`."""
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+
+
+def prompt(language: str) -> Samples:
+    for folder in map(Path, PROMPTS):
+        path = folder / "audio" / language / f"{language}-{SAID[language][0]}.flac"
+        if path.is_file():
+            return read_audio(path)
+    pytest.skip("there are no prompts: make demo, or asr-pathways data prompts data/prompts")
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +100,12 @@ def tiny() -> Iterator[Running]:
 def test_real_prompts_are_captioned_in_five_languages_of_one_stream(tiny: Running, browser: Chromium) -> None:
     """The microphone plays all of them over and over, and each language is chosen once the one before was captioned."""
     pause = np.zeros(19_200, np.float32)
-    prompts = [read_audio(Path(__file__).with_name("prompts") / f"{language}.flac") for language in SAID]
-    with browser.page(wav(np.concatenate([part for prompt in prompts for part in (pause, prompt)]))) as page:
+    sound = np.concatenate([part for language in SAID for part in (pause, prompt(language))])
+    with browser.page(wav(sound)) as page:
         page.open(tiny.url)
         page.until("document.querySelectorAll('#languages input').length === 5")
         page.run("document.getElementById('microphone').click()")
-        for language, text in SAID.items():
+        for language, (_, text) in SAID.items():
             page.run(f"document.querySelector('input[value={language}]').click()")
             words = text.split()
             captions = f"[...document.querySelectorAll('#captions p[lang={language}]')].map((p) => p.textContent)"
@@ -120,9 +132,9 @@ def test_many_languages_are_a_list_and_auto_says_which_is_identified(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A dense Whisper has 99 languages; the page is told that this one has them."""
-    prompt = read_audio(Path(__file__).with_name("prompts") / "en.flac")
+    sound = wav(prompt("en"))
     monkeypatch.setattr(auto_stream, "ENOUGH", 0.5)
-    with running(hub_folder("whisper")) as server, browser.page(wav(prompt)) as page:
+    with running(hub_folder("whisper")) as server, browser.page(sound) as page:
         known = server.service.recognizer.languages
         many = [*known, "sv", "nb", "da", "fi", "is", "et", "lv", "lt", "pl", "cs", "sk", "hu", "ja", "zh"]
         page.before(
