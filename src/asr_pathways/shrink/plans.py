@@ -51,7 +51,7 @@ _BETWEEN = "between what results/whisper has"
 HUB = (
     Plan(500, 2000, 12, _EITHER, (0.6, 1.0), _WHISPER),
     Plan(500, 1000, 12, _EITHER, (0.8, 1.2), _WHISPER),
-    Plan(300, 600, 12, _EITHER, (0.8, 1.4), _BETWEEN),
+    Plan(300, 600, 12, _EITHER, (0.7, 1.4), "results/shrink.json"),
     Plan(200, 400, 12, _DENSE, (0.8, 1.4), _BETWEEN),
     Plan(150, 200, 12, _DENSE, (0.9, 1.6), _BETWEEN),
     Plan(100, 100, 8, _DENSE, (0.9, 1.8), _BETWEEN),
