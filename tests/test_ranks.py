@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from asr_pathways import PathwayConfig, Pathways
+from asr_pathways import PathwayConfig, Pathways, ranks
 from asr_pathways.errors import PathwaysError
 from tests import warm
 from tests.pruning.conftest import Recogniser, tokens
@@ -32,6 +32,15 @@ def run_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     results = []
+    if rank == 0:
+        with ranks.apart():  # what the other does not wait for
+            tried = Recogniser()
+            pathways = Pathways.attach(tried, PathwayConfig(sparsity=0.6, adapt_every=2), ["en"])
+            with pathways.use("en"):
+                tried(tokens(0)).square().mean().backward()
+            pathways.step(torch.optim.SGD(tried.parameters(), lr=0.1))
+            assert ranks.alone()
+    assert not ranks.alone()
     for options in CONFIGS:
         torch.manual_seed(0)
         model = Recogniser()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,10 +14,24 @@ from torch import Tensor
 from asr_pathways.errors import PathwaysError
 
 
+_apart = False
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """A block in which this process computes alone, such as what only the first rank tries out."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
+
+
 def alone() -> bool:
-    """Whether this is the only process of its run."""
+    """Whether this is the only process of its run, or inside a block `apart`."""
     distributed = torch.distributed
-    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1)
+    return _apart or not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1)
 
 
 def total(values: Tensor) -> Tensor:

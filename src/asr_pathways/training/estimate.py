@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asr_pathways import ranks
 from asr_pathways.data.batches import Batch
 from asr_pathways.errors import PathwaysError
 from asr_pathways.formats import duration, size
@@ -102,13 +103,13 @@ def measure(
 ) -> Pace:
     """Times a copy of ``model`` on a batch as in training, with ``masks`` if it is pruned, and on those of ``dev``.
 
-    Memory is counted on a part of the batch before all of it is tried.
+    Memory is counted on a part of the batch before all of it is tried. Of several ranks, one may measure alone.
 
     Raises:
         PathwaysError: if training needs more memory than there is; the option that makes it fit is named.
     """
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with ranks.apart(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             return _Trial(copy.deepcopy(model), batch.to(device), config, autocast, masks).pace(dev)
         finally:
