@@ -13,7 +13,6 @@ from torch import Tensor
 
 from asr_pathways.errors import PathwaysError
 
-
 _apart = False
 
 
@@ -31,7 +30,9 @@ def apart() -> Iterator[None]:
 def alone() -> bool:
     """Whether this is the only process of its run, or inside a block `apart`."""
     distributed = torch.distributed
-    return _apart or not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1)
+    return _apart or not (
+        distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    )
 
 
 def total(values: Tensor) -> Tensor:
