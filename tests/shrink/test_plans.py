@@ -31,7 +31,9 @@ def test_the_longest_plan_within_the_budget_is_chosen(plans: tuple[Plan, ...]) -
     assert taken == sorted(taken, reverse=True)
     for plan in plans:
         assert choose(plans, seconds, seconds(plan)) is plan
-    assert choose(plans, seconds, 0.0) is plans[-1]
+    assert choose(plans, seconds, 1.0) is plans[-1]
+    timed: list[Plan] = []
+    assert choose(plans, lambda plan: timed.append(plan) or 0.0, 0.0) is plans[-1] and not timed
     assert plans[-1].steps == plans[-1].finetune == 0
 
 

@@ -121,7 +121,7 @@ def _bundle(
         vocabularies = tokens_of(asr, texts) if texts else {}
     sizes = write_bundle(asr, out, quantity, languages, scores=known, identifier=identifier, vocabularies=vocabularies)
     typer.echo(
-        f"{out}: {len(sizes.masks)} masks, {size(sizes.total)}; "
+        f"{out}: {len(sizes.masks)} mask{'s' * (len(sizes.masks) > 1)}, {size(sizes.total)}; "
         f"{sizes.mask_bits:.2f} bits of masks a prunable weight, {100 * sizes.union_density:.1f}% of them kept",
         err=True,
     )

@@ -115,7 +115,8 @@ def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], ta
         more = longer[-1]
         what = "is trained longer" if plan.steps else "is trained, too"
         better = f"about {more.errors[0]:g} to {more.errors[1]:g} times the dense WER"
-        print(f"with a budget of {duration(seconds(more))} it {what}: {better} then", file=sys.stderr)
+        longer_budget = f" of {duration(seconds(more))}" if budget else ""  # without one, no training was timed
+        print(f"with a budget{longer_budget} it {what}: {better} then", file=sys.stderr)
     write_json(out / "plan.json", chosen.model_dump(mode="json"))
     return chosen
 

@@ -71,8 +71,10 @@ DTYPES: dict[Target, Quantity] = {"accuracy": "float16", "speed": "float16", "si
 
 
 def choose(plans: Sequence[Plan], seconds: Callable[[Plan], float], budget: float) -> Plan:
-    """The longest plan that takes at most ``budget`` seconds; if none does, the shortest."""
-    return next((plan for plan in plans if seconds(plan) <= budget), plans[-1])
+    """The longest plan that takes at most ``budget`` seconds; if none does, the shortest: without a budget no other is
+    timed.
+    """
+    return next((plan for plan in plans if budget and seconds(plan) <= budget), plans[-1])
 
 
 def parse_budget(text: str) -> float:
