@@ -83,6 +83,12 @@ def test_any_ids_are_decoded_as_by_transformers(tokens: Tokens, reference: HubTo
         assert tokens.decode(ids) == reference.decode(ids, "en")
 
 
+def test_marks_are_in_their_canonical_order_as_on_the_training_side(tokens: Tokens, reference: HubTokenizer) -> None:
+    ids = [149, 234, 149, 233]  # the bytes of U+064C U+064B
+    (word,) = tokens.words(ids, "ar")
+    assert tokens.decode(ids) == word[0] == reference.decode(ids, "ar") == "\u064b\u064c"
+
+
 @pytest.mark.parametrize("language", TEXTS)
 def test_texts_come_back(language: str, tokens: Tokens, reference: HubTokenizer) -> None:
     ids = reference.encode(TEXTS[language], language)

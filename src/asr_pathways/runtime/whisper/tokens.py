@@ -93,10 +93,10 @@ class Tokens:
             raise PathwaysError("vocab.json, added_tokens.json: not a byte-level vocabulary") from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids without a prompt: special tokens and time stamps left out, single spaces."""
+        """The text of ids without a prompt, composed (NFC): special tokens and time stamps left out, single spaces."""
         parts = (self._stamps.get(index, "").encode() or self._bytes(index) for index in ids)  # stamps part characters
         text = b"".join(parts).decode(errors="replace")
-        return " ".join(_TIMESTAMP.sub("", text).split())
+        return _plain(_TIMESTAMP.sub("", text))
 
     def words(self, ids: Sequence[int], language: str) -> list[tuple[str, list[int]]]:
         """The words of ids, each with the places of its tokens in ``ids``; punctuation belongs to the word it touches.
@@ -111,7 +111,7 @@ class Tokens:
                 words[-1] = words[-1][0] + piece, words[-1][1] + places
             else:
                 words.append((piece, places))
-        return [(text, places) for piece, places in words if (text := " ".join(piece.split()))]
+        return [(text, places) for piece, places in words if (text := _plain(piece))]
 
     def _whole_characters(self, ids: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
         """The text in the smallest parts that neither a token nor a character is cut by, with their tokens' places."""
@@ -140,6 +140,11 @@ class Tokens:
             return bytes(map(_BYTES.__getitem__, piece))
         except KeyError:  # an added token, which is text
             return piece.encode()
+
+
+def _plain(text: str) -> str:
+    """As the training side has it: composed (NFC), with single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 _TASKS = ("transcribe", "notimestamps")
