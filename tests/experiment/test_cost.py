@@ -85,3 +85,11 @@ def test_utterances_are_guessed_from_the_recipe_where_there_are_none_yet(tmp_pat
     assert Amounts(plan, tmp_path).utterances(cell, ("test",), 0) == pytest.approx(
         2 * (0.11 * 520 + 0.12 * 4320), abs=2
     )
+
+
+def test_neurons_are_timed_with_the_pairs_of_the_model(recipe: ExperimentRecipe, tmp_path: Path) -> None:
+    plan = make_plan(recipe)
+    cell = plan.cells[plan.row("sines", "fixed").runs[0].cell]
+    neurons = replace(cell, spec={**cell.spec, "pathways": {"sparsity": 0.5, "granularity": "neurons"}})
+    pace = MeasuredPaces(plan, tmp_path)(neurons)
+    assert pace is not None and pace.chosen > 0

@@ -24,6 +24,7 @@ from asr_pathways.pruning import PathwayConfig
 from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
 from asr_pathways.training.estimate import Pace, measure, middle
 from asr_pathways.training.inputs import Inputs
+from asr_pathways.training.prune import options_for
 from asr_pathways.training.run import Run, launch
 
 UTTERANCE, TOKENS = 2.5, 3.0
@@ -75,7 +76,7 @@ class MeasuredPaces:
         return {"path": folder} if (folder / "config.json").exists() else self._start(self._plan.cells[model["cell"]])
 
     def _measured(self, cell: Cell) -> Pace | None:
-        start, recipe, masks = self._start(cell), recipe_of(cell), masks_of(cell)
+        start, recipe = self._start(cell), recipe_of(cell)
         if "path" in start and not Path(start["path"]).exists():
             return None
         data = folder_at_hand(self._root, self._plan.recipe, cell.spec["data"])
@@ -83,7 +84,7 @@ class MeasuredPaces:
         if "path" not in start or data is None:
             model, language = _model(start)
             batch = noise_batch(model, language, recipe.data.max_seconds)
-            return measure(model, batch, recipe, batch, fabric.autocast, masks)
+            return measure(model, batch, recipe, batch, fabric.autocast, masks_of(cell, model))
         asr = load_model(start["path"])
         inputs = Inputs(Run(self._root, recipe, fabric), data)
         languages = cell.spec["languages"] or inputs.languages
@@ -92,7 +93,7 @@ class MeasuredPaces:
         card = asr.card.model_copy(update={"languages": tuple(languages)})
         sample = inputs.sample(asr)
         dev = middle(inputs.dev(AsrModel(asr.model, asr.tokenizer, card))) or sample  # tests decode, too
-        return measure(asr.model, sample, recipe, dev, fabric.autocast, masks)
+        return measure(asr.model, sample, recipe, dev, fabric.autocast, masks_of(cell, asr.model))
 
 
 def recipe_of(cell: Cell) -> LoopConfig:
@@ -101,10 +102,12 @@ def recipe_of(cell: Cell) -> LoopConfig:
     return kind.model_validate(cell.spec["recipe"])
 
 
-def masks_of(cell: Cell) -> PathwayConfig | None:
-    """How the pathways of a cell are configured; None if it has none, or cannot run any more."""
-    found = "pathways" in cell.spec and not cell.retired
-    return PathwayConfig.model_validate(cell.spec["pathways"]) if found else None
+def masks_of(cell: Cell, model: SpeechModel | None = None) -> PathwayConfig | None:
+    """How the pathways of a cell are configured, of ``model`` if given; None if it has none, or cannot run any more."""
+    if "pathways" not in cell.spec or cell.retired:
+        return None
+    options = cell.spec["pathways"]
+    return PathwayConfig.model_validate(options if model is None else options_for(model, options))
 
 
 def root_of(plan: Plan, cell: Cell) -> dict[str, Any]:

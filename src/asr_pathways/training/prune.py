@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
 from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.defaults import prune_recipe
@@ -119,9 +121,7 @@ def pathway_config(
         raise PathwaysError(f"unknown method {method!r}: choose among {', '.join(METHODS)}")
     if "sparsity" in recipe.pathways:
         raise PathwaysError("recipe: pathways.sparsity: sparsity is an option beside the recipe: leave it out")
-    options = {"exclude": matching(asr.model.network, asr.model.unprunable), **recipe.pathways}
-    if options.get("granularity") == "neurons":
-        options.setdefault("pairs", asr.model.pairs)
+    options = options_for(asr.model, recipe.pathways)
     steps = recipe.optimizer.steps
     config = METHODS[method].config(sparsity, steps, languages, **options)
     last = config.prune_start + (len(config.stages) - 1) * (config.prune_every or 0)
@@ -131,6 +131,14 @@ def pathway_config(
             "train longer, or prune in fewer stages"
         )
     return config
+
+
+def options_for(model: SpeechModel, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a `PathwayConfig`, with what depends on the model: weights to leave out, pairs around neurons."""
+    given: dict[str, Any] = {"exclude": matching(model.network, model.unprunable), **options}
+    if given.get("granularity") == "neurons":
+        given.setdefault("pairs", model.pairs)
+    return given
 
 
 def _dense_wer(run: Run, dense: AsrModel, dev: list[Batch]) -> float | None:
