@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import socket
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -204,7 +206,11 @@ def until_free(server: Running) -> None:
 
 
 def test_a_stream_too_many_is_refused_at_once(two_file: Path) -> None:
+    """Which is no error of the server, and so none in its log."""
+    log, said = logging.Handler(), list[logging.LogRecord]()
+    log.emit = said.append  # type: ignore[method-assign]
     with running(two_file, max_streams=2) as server:
+        logging.getLogger("uvicorn.error").addHandler(log)
         with opened(server), opened(server, "/vosk?language=fr"):
             for path in ("/v1/stream", "/vosk?language=fr"):
                 with pytest.raises(InvalidStatus) as refused:
@@ -212,6 +218,8 @@ def test_a_stream_too_many_is_refused_at_once(two_file: Path) -> None:
                 assert refused.value.response.status_code == 429
         until_free(server)
         assert recognised(server)
+    logging.getLogger("uvicorn.error").removeHandler(log)
+    assert [record.getMessage() for record in said if record.levelno >= logging.WARNING] == []
 
 
 def test_who_sends_nothing_and_who_reads_nothing_is_left(two_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +237,24 @@ def test_who_sends_nothing_and_who_reads_nothing_is_left(two_file: Path, monkeyp
             say(deaf, language="fr")
             assert rest_of_closed(deaf) == [] and deaf.close_code == 1008
         until_free(server)
+
+
+def test_a_result_for_a_stream_that_the_server_has_closed_is_dropped() -> None:
+    """As it does where no ping is answered: uvicorn takes no message then."""
+
+    async def gone(message: Any) -> None:
+        raise RuntimeError(f"Unexpected ASGI message {message['type']!r}, after sending 'websocket.close'.")
+
+    async def connected() -> dict[str, str]:
+        return {"type": "websocket.connect"}
+
+    async def stream() -> None:
+        ws = WebSocket({"type": "websocket"}, connected, gone)
+        ws.application_state = WebSocketState.CONNECTED
+        await conversation.send(ws, {})
+
+    with pytest.raises(WebSocketDisconnect):
+        asyncio.run(stream())
 
 
 def test_huge_messages_are_refused(server: Running) -> None:
