@@ -205,6 +205,20 @@ def until_free(server: Running) -> None:
         time.sleep(0.01)
 
 
+def test_a_stream_that_the_server_fails_is_closed_by_a_code(two_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def advance(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with running(two_file) as server:
+        with monkeypatch.context() as patch, opened(server) as ws:
+            patch.setattr(server.service.batches, "advance", advance)
+            say(ws, language="fr")
+            ws.send(PCM)
+            assert [message["type"] for message in rest_of_closed(ws)] == ["language"] and ws.close_code == 1011
+        until_free(server)
+        assert recognised(server)
+
+
 def test_a_stream_too_many_is_refused_at_once(two_file: Path) -> None:
     """Which is no error of the server, and so none in its log."""
     log, said = logging.Handler(), list[logging.LogRecord]()

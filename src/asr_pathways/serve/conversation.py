@@ -79,7 +79,12 @@ async def converse(socket: WebSocket, handler: Callable[[WebSocket, Service], Aw
     try:
         with service.stream():
             await socket.accept()
-            await _close(socket, *await _end(socket, service, handler))
+            try:
+                end = await _end(socket, service, handler)
+            except Exception:  # which is logged
+                await _close(socket, _FAILED, "the server failed: its log says how")
+                raise
+            await _close(socket, *end)
     except Busy as refused:
         await socket.send_denial_response(busy(refused))
 
