@@ -252,3 +252,20 @@ def test_checkpoints_are_dropped_in_one_step_over_what_a_kill_left(tmp_path: Pat
     _drop_checkpoints(tmp_path)
     _drop_checkpoints(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_that_went_on_says_nothing_of_the_time_left(
+    few: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr(runner.time, "monotonic", lambda: clock)
+    first, second, *others = few.cells.values()
+    cells.cell_folder(tmp_path, first.name).mkdir(parents=True)
+    board = runner._Board(few, tmp_path, list(few.cells.values()))
+    expected = {cell.name: board._costs.seconds(cell) for cell in few.cells.values()}
+    clock = 1.0  # its last steps
+    board.show(first, {"cost": {"seconds": 1000}, "tested": {}})
+    assert board._time_left() == f"about {runner.duration(sum(expected[c.name] for c in (second, *others)))} left"
+    clock += 2 * expected[second.name]
+    board.show(second, {"cost": {"seconds": clock}, "tested": {}})
+    assert board._time_left() == f"about {runner.duration(2 * sum(expected[c.name] for c in others))} left"
