@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def test_captions_of_words_are_those_without_and_one_after_another(steps: list[i
     bare = [(start, end, [re.sub("</?u>", "", line) for line in lines]) for start, end, lines in shown]
     assert list(dict.fromkeys(tuple(lines) for *_, lines in bare)) == [tuple(lines) for *_, lines in plain]
     assert all(start < end for start, end, _ in shown) or any(start == end for start, end, _ in plain)
-    assert all(before[1] <= after[0] for before, after in zip(shown, shown[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(shown))
     underlined = re.findall(r"<u>(.*?)</u>", " ".join(" ".join(lines) for *_, lines in shown))
     assert " ".join(underlined) == one.text
 

@@ -272,7 +272,9 @@ def transcribe(
     format: Annotated[
         Format, typer.Option(help="text; json: an object a file, with times; srt or vtt: captions.")
     ] = Format.text,
-    words: Annotated[bool, typer.Option("--words", help="Time each word; captions underline the one that is spoken.")] = False,
+    words: Annotated[
+        bool, typer.Option("--words", help="Time each word; captions underline the one that is spoken.")
+    ] = False,
     precision: Annotated[
         str, typer.Option(help="auto: whichever products are fastest here, int8 too; float32: exact.")
     ] = "auto",

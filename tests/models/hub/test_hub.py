@@ -338,7 +338,7 @@ def test_a_config_that_asks_for_too_much_is_refused_at_once(
 def test_a_missing_model_is_one_line() -> None:
     with pytest.raises(PathwaysError, match="no such model folder"):
         load_model("nowhere")
-    with pytest.raises(PathwaysError, match="nobody/nothing: the hub cannot be reached, and its cache lacks this model"):
+    with pytest.raises(PathwaysError, match="nobody/nothing: the hub cannot be reached, and its cache"):
         load_model("nobody/nothing")
 
 
@@ -377,7 +377,7 @@ def test_retries_of_a_hub_that_is_not_reached_are_one_line(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     close_session()  # the next one has that proxy
-    with pytest.raises(PathwaysError, match="nobody/nothing: .*the hub cannot be reached"):
+    with pytest.raises(PathwaysError, match="nobody/nothing: the hub cannot be reached"):
         load_model("nobody/nothing")
     assert len(tried) > 1 and not shown
     assert capsys.readouterr().err == "nobody/nothing: the hub does not answer; trying again for half a minute\n"

@@ -102,8 +102,8 @@ def _one_line_errors(name: str) -> Iterator[None]:
     except Exception as error:
         if _unreachable(error):
             raise PathwaysError(
-                f"{name}: the hub cannot be reached, and its cache lacks this model: copy the model's folder from where "
-                "it can be, and name that"
+                f"{name}: the hub cannot be reached, and its cache lacks this model: copy the model's folder from "
+                "where it can be, and name that"
             ) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PathwaysError(f"{name}: cannot load this Hugging Face model: {reason:.300}") from error
