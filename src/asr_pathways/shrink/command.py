@@ -165,7 +165,7 @@ def _finish(job: Job) -> None:
         console.print(line, soft_wrap=True)
     language = chosen.languages[0]
     for command in (
-        f"transcribe {quote(str(bundle))} --language {language} call.wav",
+        f"transcribe {quote(str(bundle))} --language {language} {quote(str(tested.example(language)))}",
         f"serve {quote(str(bundle))}",
         f"export {quote(str(job.out / 'pruned'))} {job.out.name}-{language} --format hf --languages {language}",
     ):
