@@ -18,10 +18,12 @@ from asr_pathways.experiment import cells, ledger, runner
 from asr_pathways.experiment.plan import Plan, make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.runner import _drop_checkpoints, ledger_folder, missing_cells, run_cells
+from asr_pathways.formats import duration
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.state import last_checkpoint
 from tests import warm
 from tests.experiment.conftest import as_data
+from tests.experiment.example import planned
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +246,30 @@ def test_what_kills_left_beside_results_goes(plan: Plan, whole: Path) -> None:
     assert run_cells(plan, whole).done == []
     assert not any(path.parent.exists() for path in (left[0], left[1], left[3])) and not left[2].exists()
     assert not (whole / ".lock").exists()
+
+
+def test_time_left_is_not_by_cells_that_another_run_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
+    plan = planned()
+    first, second, *rest = plan.cells.values()
+    (tmp_path / "cells" / first.name / "checkpoints").mkdir(parents=True)
+    estimates = runner.costs(plan, tmp_path)
+    board = runner._Board(plan, tmp_path, [first, second, *rest])
+    everything = duration(sum(map(estimates.seconds, plan.cells.values())))
+    said = f"{len(plan.cells)} of {len(plan.cells)} cells to run, about {everything} left; logs: {tmp_path / 'logs'}\n"
+    assert capsys.readouterr().err == said
+    entry = {"cost": {"seconds": 1000.0}, "tested": {}}
+    now[0] += 1.0  # most of it was done before
+    board.show(first, entry)
+    left = sum(estimates.seconds(cell) for cell in (second, *rest))
+    assert f"about {duration(left)} left" in capsys.readouterr().err
+    now[0] += 3 * estimates.seconds(second)
+    board.show(second, entry)
+    left = 3 * sum(map(estimates.seconds, rest))
+    assert f"about {duration(left)} left" in capsys.readouterr().err
 
 
 def test_checkpoints_are_dropped_in_one_step_over_what_a_kill_left(tmp_path: Path) -> None:

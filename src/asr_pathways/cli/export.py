@@ -121,8 +121,9 @@ def _bundle(
         vocabularies = tokens_of(asr, texts) if texts else {}
     sizes = write_bundle(asr, out, quantity, languages, scores=known, identifier=identifier, vocabularies=vocabularies)
     typer.echo(
-        f"{out}: {len(sizes.masks)} mask{'s' * (len(sizes.masks) > 1)}, {size(sizes.total)}; {sizes.mask_bits:.2f} bits "
-        f"of masks a prunable weight: 1 for all, and 1 each for the {100 * sizes.union_density:.1f}% that some mask keeps",
+        f"{out}: {len(sizes.masks)} mask{'s' * (len(sizes.masks) > 1)}, {size(sizes.total)}; "
+        f"{sizes.mask_bits:.2f} bits of masks a prunable weight: 1 for all, and 1 each for the "
+        f"{100 * sizes.union_density:.1f}% that some mask keeps",
         err=True,
     )
     if vocabularies:

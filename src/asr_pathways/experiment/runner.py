@@ -239,7 +239,12 @@ class _Board:
             console=console,
             disable=not console.is_terminal,
         )
+        # What a killed run had done of them was done before the clock here was started.
+        self._resumed = {cell.name for cell in cells if (cell_folder(root, cell.name) / "checkpoints").exists()}
         self._task = self.bar.add_task("Cells", total=len(cells), left=self._time_left())
+        if cells:
+            many = f"{len(cells)} of {len(plan.cells)} cells to run"
+            console.print(f"{many}, {self._time_left()}; logs: {root / 'logs'}", soft_wrap=True)
 
     def show(self, cell: Cell, entry: dict[str, Any] | str) -> None:
         """One more cell has ended."""
@@ -247,7 +252,10 @@ class _Board:
         if isinstance(entry, str):
             text = Text.assemble(("failed", "red"), f" {cell.label} ({cell.name}): {entry}")
         else:
-            self._done.append(cell)
+            if cell.name in self._resumed:
+                self._began = time.monotonic()
+            else:
+                self._done.append(cell)
             text = Text(f"{cell.label}: {_wer(entry)}{duration(float(entry['cost']['seconds']))}")
         self.bar.update(self._task, advance=1, left=self._time_left())
         ended = self._total - len(self._left)
