@@ -407,20 +407,15 @@ for command in {commands}:
     ]
 
 
-def test_the_demo_of_a_model_of_the_hub_shrinks_it_on_the_prompts(
+def test_the_demo_of_a_model_of_the_hub_has_its_own_kind(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     called: list[tuple[object, ...]] = []
-    monkeypatch.setattr("asr_pathways.data.corpora.prompts.prepare_prompts", lambda *words: called.append(words))
     monkeypatch.setattr(
-        "asr_pathways.shrink.command.shrink", lambda *words, **options: called.append((*words, options))
+        "asr_pathways.experiment.hub_demo.run_hub_demo", lambda *words, **options: called.append((*words, options))
     )
     model, out = whisper(tmp_path / "whisper"), tmp_path / "demo"
     assert run("demo", "--model", model, "--out", out) == 0
-    languages = ("en", "es", "fr", "it", "ru")
-    assert called[0] == (out / "data", None, languages)
-    assert called[1] == (model, out / "data", out / "shrunk", languages, {"budget": 1500.0, "resume": True})
+    assert called == [(model, out, {"source": None})]
     assert run("demo", "--model", model, "--out", out, "--fast") == 1
-    assert "--fast is of models of this package" in capsys.readouterr().err
-    assert run("demo", "--model", tmp_path / "none", "--out", out) == 1
-    assert "no such model folder" in capsys.readouterr().err and len(called) == 2
+    assert "--fast is of models of this package" in capsys.readouterr().err and len(called) == 1

@@ -498,16 +498,11 @@ def demo(
     from asr_pathways.model_folder.folder import is_own
 
     if not is_own(model):
-        from asr_pathways.bundle.load import load_model
-        from asr_pathways.data.corpora.prompts import LANGUAGES, prepare_prompts
-        from asr_pathways.shrink.command import shrink as run
+        from asr_pathways.experiment.hub_demo import run_hub_demo
 
-        load_model(model)  # a wrong --model is reported before anything is fetched
         if fast:
             raise PathwaysError(f"--fast is of models of this package: {model} takes half an hour")
-        if not (out / "data" / "corpus.json").exists():
-            prepare_prompts(out / "data", source, LANGUAGES)
-        run(model, out / "data", out / "shrunk", LANGUAGES, budget=1500.0, resume=True)
+        run_hub_demo(model, out, source=source)
         return
     run_demo(model, out, source=source, fast=fast)
 

@@ -88,10 +88,10 @@ class TestSet:
             taken.setdefault(_language(cut), []).append(cut)
         return TestSet(self.split, [cut for group in taken.values() for cut in group[:most]])
 
-    def example(self, language: str) -> Path:
-        """The file of the longest utterance in a language; of any, if there is none in that one."""
+    def longest(self, language: str) -> Any:
+        """The longest utterance in a language; of any, if there is none in that one."""
         cuts = [cut for cut in self.cuts if _language(cut) == language] or self.cuts
-        return Path(max(cuts, key=lambda cut: cut.duration).recording.sources[0].source)
+        return max(cuts, key=lambda cut: cut.duration)
 
     def compared(self, name: str, model: Path, nbytes: int) -> System:
         """Recognises all, one utterance after another; what takes next to no time is timed again, for less noise."""
