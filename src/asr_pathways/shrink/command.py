@@ -93,7 +93,7 @@ def shrink(
     asked = {"model": str(model), "target": target, "budget": float(budget)}
     with alone_in(out, "another run is there: wait for it, or choose another folder"):
         known = _known(out, asked, languages, resume)
-        print(f"{out}: reading {model} and {data}", file=sys.stderr)
+        print(f"{out}: reading {data}", file=sys.stderr)
         if not data.is_dir():
             data = _imported(data, out / "data")
         chosen = known or choose_plan(model, data, out, languages, target, budget)
