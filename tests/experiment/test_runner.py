@@ -248,28 +248,15 @@ def test_what_kills_left_beside_results_goes(plan: Plan, whole: Path) -> None:
     assert not (whole / ".lock").exists()
 
 
-def test_time_left_is_not_by_cells_that_another_run_began(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
+def test_an_experiment_says_first_what_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = planned()
-    first, second, *rest = plan.cells.values()
-    (tmp_path / "cells" / first.name / "checkpoints").mkdir(parents=True)
-    estimates = runner.costs(plan, tmp_path)
-    board = runner._Board(plan, tmp_path, [first, second, *rest])
-    everything = duration(sum(map(estimates.seconds, plan.cells.values())))
-    said = f"{len(plan.cells)} of {len(plan.cells)} cells to run, about {everything} left; logs: {tmp_path / 'logs'}\n"
+    rest = list(plan.cells.values())[1:]
+    estimate = duration(sum(map(runner.costs(plan, tmp_path).seconds, rest)))
+    runner._Board(plan, tmp_path, rest)
+    said = f"{len(rest)} of {len(plan.cells)} cells to run, about {estimate} left; logs: {tmp_path / 'logs'}\n"
     assert capsys.readouterr().err == said
-    entry = {"cost": {"seconds": 1000.0}, "tested": {}}
-    now[0] += 1.0  # most of it was done before
-    board.show(first, entry)
-    left = sum(estimates.seconds(cell) for cell in (second, *rest))
-    assert f"about {duration(left)} left" in capsys.readouterr().err
-    now[0] += 3 * estimates.seconds(second)
-    board.show(second, entry)
-    left = 3 * sum(map(estimates.seconds, rest))
-    assert f"about {duration(left)} left" in capsys.readouterr().err
+    runner._Board(plan, tmp_path, [])
+    assert capsys.readouterr().err == ""
 
 
 def test_checkpoints_are_dropped_in_one_step_over_what_a_kill_left(tmp_path: Path) -> None:
@@ -278,3 +265,20 @@ def test_checkpoints_are_dropped_in_one_step_over_what_a_kill_left(tmp_path: Pat
     _drop_checkpoints(tmp_path)
     _drop_checkpoints(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_that_went_on_says_nothing_of_the_time_left(
+    few: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr(runner.time, "monotonic", lambda: clock)
+    first, second, *others = few.cells.values()
+    cells.cell_folder(tmp_path, first.name).mkdir(parents=True)
+    board = runner._Board(few, tmp_path, list(few.cells.values()))
+    expected = {cell.name: board._costs.seconds(cell) for cell in few.cells.values()}
+    clock = 1.0  # its last steps
+    board.show(first, {"cost": {"seconds": 1000}, "tested": {}})
+    assert board._time_left() == f"about {runner.duration(sum(expected[c.name] for c in (second, *others)))} left"
+    clock += 2 * expected[second.name]
+    board.show(second, {"cost": {"seconds": clock}, "tested": {}})
+    assert board._time_left() == f"about {runner.duration(2 * sum(expected[c.name] for c in others))} left"

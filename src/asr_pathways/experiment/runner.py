@@ -227,6 +227,7 @@ class _Board:
         self._costs = costs(plan, root)
         self._left = {cell.name: cell for cell in cells}
         self._total = len(cells)
+        self._begun = {cell.name for cell in cells if cell_folder(root, cell.name).exists()}
         self._done: list[Cell] = []
         self._began = time.monotonic()
         console = make_console(stderr=True)
@@ -239,8 +240,6 @@ class _Board:
             console=console,
             disable=not console.is_terminal,
         )
-        # What a killed run had done of them was done before the clock here was started.
-        self._resumed = {cell.name for cell in cells if (cell_folder(root, cell.name) / "checkpoints").exists()}
         self._task = self.bar.add_task("Cells", total=len(cells), left=self._time_left())
         if cells:
             many = f"{len(cells)} of {len(plan.cells)} cells to run"
@@ -252,10 +251,10 @@ class _Board:
         if isinstance(entry, str):
             text = Text.assemble(("failed", "red"), f" {cell.label} ({cell.name}): {entry}")
         else:
-            if cell.name in self._resumed:
-                self._began = time.monotonic()
-            else:
+            if cell.name not in self._begun:
                 self._done.append(cell)
+            elif not self._done:
+                self._began = time.monotonic()  # what an earlier run had begun says nothing of the pace
             text = Text(f"{cell.label}: {_wer(entry)}{duration(float(entry['cost']['seconds']))}")
         self.bar.update(self._task, advance=1, left=self._time_left())
         ended = self._total - len(self._left)
