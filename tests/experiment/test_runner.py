@@ -18,10 +18,12 @@ from asr_pathways.experiment import cells, ledger, runner
 from asr_pathways.experiment.plan import Plan, make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.runner import _drop_checkpoints, ledger_folder, missing_cells, run_cells
+from asr_pathways.formats import duration
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.state import last_checkpoint
 from tests import warm
 from tests.experiment.conftest import as_data
+from tests.experiment.example import planned
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +246,17 @@ def test_what_kills_left_beside_results_goes(plan: Plan, whole: Path) -> None:
     assert run_cells(plan, whole).done == []
     assert not any(path.parent.exists() for path in (left[0], left[1], left[3])) and not left[2].exists()
     assert not (whole / ".lock").exists()
+
+
+def test_an_experiment_says_first_what_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned()
+    rest = list(plan.cells.values())[1:]
+    estimate = duration(sum(map(runner.costs(plan, tmp_path).seconds, rest)))
+    runner._Board(plan, tmp_path, rest)
+    said = f"{len(rest)} of {len(plan.cells)} cells to run, about {estimate} left; logs: {tmp_path / 'logs'}\n"
+    assert capsys.readouterr().err == said
+    runner._Board(plan, tmp_path, [])
+    assert capsys.readouterr().err == ""
 
 
 def test_checkpoints_are_dropped_in_one_step_over_what_a_kill_left(tmp_path: Path) -> None:

@@ -241,6 +241,9 @@ class _Board:
             disable=not console.is_terminal,
         )
         self._task = self.bar.add_task("Cells", total=len(cells), left=self._time_left())
+        if cells:
+            many = f"{len(cells)} of {len(plan.cells)} cells to run"
+            console.print(f"{many}, {self._time_left()}; logs: {root / 'logs'}", soft_wrap=True)
 
     def show(self, cell: Cell, entry: dict[str, Any] | str) -> None:
         """One more cell has ended."""
