@@ -202,7 +202,7 @@ def test_stable_words_are_found_in_another_hypothesis(stable: str, hypothesis: s
     assert _matching(pieces(stable), pieces(hypothesis)) == count
 
 
-@pytest.mark.parametrize("piece", [7, 10, 33])
+@pytest.mark.parametrize("piece", [10, 20, 33])
 def test_a_word_that_was_half_said_when_speech_was_cut_is_decoded_again(piece: int) -> None:
     """Words of a second each, of which the engine writes what is there; speech is softest, and so cut, between them."""
 

@@ -164,8 +164,8 @@ class _Agreement:
         rest: the words after them, of the last hypothesis.
     """
 
-    def __init__(self, stable: Sequence[Piece] = (), rest: Sequence[Piece] = ()) -> None:
-        self.decoded = 0
+    def __init__(self, stable: Sequence[Piece] = (), rest: Sequence[Piece] = (), decoded: int = 0) -> None:
+        self.decoded = decoded
         self.stable, self.rest = list(stable), list(rest)
 
     @property
@@ -189,10 +189,10 @@ class _Agreement:
         self.stable += before
 
     def split(self, seconds: float) -> _Agreement:
-        """What comes after: stable words there stay so, and none are here any more."""
+        """What comes after, as far as it was decoded: stable words there stay so, and none are here any more."""
         self.stable, stable = _parted(self.stable, seconds)
         self.rest, rest = _parted(self.rest, seconds)
-        return _Agreement(stable, rest)
+        return _Agreement(stable, rest, self.decoded)
 
 
 def _parted(words: Sequence[Piece], seconds: float) -> tuple[list[Piece], list[Piece]]:
