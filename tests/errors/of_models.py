@@ -74,7 +74,7 @@ RECIPES = [
     Case(
         "an unknown score",
         BAD_RECIPE,
-        "pruning: score: Input should be 'magnitude', 'activation', 'gradient', 'sensitivity', 'platon' or 'movement'",
+        "pruning: score: Input should be 'magnitude', 'activation', 'fisher', 'gradient', 'sensitivity', 'platon' or 'movement'",
         pathways("score: size"),
     ),
     Case(
@@ -570,7 +570,8 @@ MODELS = [
     Case(
         "a hub name without a network",
         "inspect nobody/nothing",
-        "nobody/nothing: cannot load this Hugging Face model: ...connect...",
+        "nobody/nothing: the hub cannot be reached, and its cache lacks this model: copy the model's folder from where it "
+        "can be, and name that",
     ),
     Case(
         "an empty folder",

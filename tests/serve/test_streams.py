@@ -152,6 +152,7 @@ def test_vosk_without_config_is_8_khz_and_silence_is_an_empty_text(server: Runni
         ("/v1/stream", ['{"language": ["fr"]}'], "language: a code is needed"),
         ("/v1/stream", ['{"sample_rate": 3}'], "sample rate 3 Hz: it must be from 1,000 to 10,000,000 Hz"),
         ("/v1/stream", ['{"sample_rate": NaN}'], "sample rate nan Hz: it must be"),
+        ("/v1/stream", ['{"sample_rate": 1' + 400 * "0" + "}"], f"sample rate 1{39 * '0'} Hz: it must be"),
         ("/v1/stream", ['{"sample_rate": true}'], "sample rate True Hz: it must be"),
         ("/v1/stream", ['{"encoding": "mp3"}'], "encoding 'mp3': choose among s16le, f32le"),
         ("/v1/stream", ['{"encoding": {}}'], "encoding {}: choose among"),

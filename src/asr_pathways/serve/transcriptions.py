@@ -120,8 +120,14 @@ def _response(result: Result, asked: _Asked) -> Response:
 def _whole_segment(segment: dict[str, Any]) -> dict[str, Any]:
     """With all that OpenAI's have: clients with static types refuse one without. No model here tells its tokens."""
     text = segment["text"].encode()
-    seek, ratio = round(100 * segment["start"]), round(len(text) / len(zlib.compress(text)), 4)
-    return {"seek": seek, "tokens": [], "temperature": 0.0, "compression_ratio": ratio, **segment}
+    ratio = round(len(text) / len(zlib.compress(text)), 4)
+    return {
+        "seek": round(100 * segment["start"]),
+        "tokens": [],
+        "temperature": 0.0,
+        "compression_ratio": ratio,
+        **segment,
+    }
 
 
 async def _events(service: Service, samples: Samples, language: str) -> AsyncIterator[str]:
