@@ -74,7 +74,7 @@ RECIPES = [
     Case(
         "an unknown score",
         BAD_RECIPE,
-        "pruning: score: Input should be 'magnitude', 'activation', 'gradient', 'sensitivity', 'platon' or 'movement'",
+        "pruning: score: Input should be 'magnitude', 'activation', 'fisher', 'gradient', 'sensitivity', 'platon' or 'movement'",
         pathways("score: size"),
     ),
     Case(

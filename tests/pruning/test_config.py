@@ -31,6 +31,7 @@ from asr_pathways.pruning.config import RETIRED
         ({"sparsity": 0.5, "score": "gradient", "hysteresis": 1}, "needs one score"),
         ({"sparsity": 0.5, "shared_middle": True, "shared": True}, "with shared every layer's mask is one for all"),
         ({"sparsity": 0.5, "shared_middle": True, "allocation": "global"}, "use uniform or erk"),
+        ({"sparsity": 0.5, "shared_middle": True, "allocation": "blended"}, "allocation blended keeps other numbers"),
         (
             {"sparsity": 0.5, "shared_middle": True, "score": "gradient", "adapt_every": 5, "adapt_until": 9},
             "score gradient knows one language at a time",

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from asr_pathways.pruning import observe
-from asr_pathways.pruning.observe import InputStatistics
+from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning import PathwayConfig, Pathways, observe
+from asr_pathways.pruning.observe import FisherDiagonal, InputStatistics
 from asr_pathways.pruning.prunable import find_prunable
 
 
@@ -170,3 +171,45 @@ def test_the_batches_of_a_step_count_alike() -> None:
     model(x[3:])
     apart.commit(["en"])
     torch.testing.assert_close(apart.rms("en"), together.rms("en"))
+
+
+def test_the_diagonal_of_fisher_is_of_the_gradients_of_single_positions() -> None:
+    """Against a backward pass for each position that is not padding; in several batches of a step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    seen = FisherDiagonal(find_prunable(model, ("*",), ()))
+    seen.hook()
+    valid, batches = torch.tensor([[True, True, True], [True, False, False]]), torch.randn(2, 2, 3, 3)
+    seen.unpadded = {"*": valid}
+    for batch in batches:
+        seen.recording = "en"
+        model(batch).square().sum().backward()
+        seen.recording = None
+        model(batch).sum().backward()  # nothing of that counts
+    seen.commit(["en"])
+    expected = {"0.weight": torch.zeros(4, 3), "2.weight": torch.zeros(2, 4)}
+    rows = torch.cat([batch[valid] for batch in batches])
+    for row in rows:
+        gradients = torch.autograd.grad(model(row).square().sum(), [model[0].weight, model[2].weight])
+        for name, gradient in zip(expected, gradients, strict=True):
+            expected[name] += gradient.square() / len(rows)
+    of = seen.evidence("en")
+    for name, value in expected.items():
+        torch.testing.assert_close(of(name), value.sqrt())
+
+    other = FisherDiagonal(find_prunable(model, ("*",), ()))
+    other.load_state("en", seen.state("en"))
+    assert all(torch.equal(other.evidence("en")(name), of(name)) for name in expected)
+
+
+def test_a_tensor_without_a_diagonal_of_fisher_is_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Conv1d(3, 2, 1))
+    pathways = Pathways.attach(model, PathwayConfig(sparsity=0.5, score="fisher"), ["en"])
+    with pytest.raises(PathwaysError, match=r"no gradient of 'en' was observed yet: run a backward pass"):
+        pathways.adapt("en")
+    with pathways.calibrate("en"):
+        model(torch.randn(2, 3, 3)).sum().backward()
+    with pytest.raises(
+        PathwaysError, match=r"output of 1.weight .* for 'en': it is for linear layers .*: exclude others"
+    ):
+        pathways.adapt("en")

@@ -9,7 +9,7 @@ from torch import nn
 
 from asr_pathways import PathwayConfig, Pathways
 from asr_pathways.errors import PathwaysError
-from asr_pathways.pruning.scores import SCORES, Activation, Evidence, Gradient, Magnitude, Score
+from asr_pathways.pruning.scores import SCORES, Activation, Evidence, Fisher, Gradient, Magnitude, Score
 
 
 def test_magnitude_is_scored_in_float32() -> None:
@@ -48,6 +48,35 @@ def test_where_inputs_were_all_zero_magnitude_decides() -> None:
     nothing, some = (Activation().of(Evidence(weight, inputs=torch.tensor([row]))) for row in ([0, 0, 0], [0, 0, 1e-9]))
     assert torch.equal(nothing.flatten().argsort(), weight.abs().flatten().argsort())
     assert some.flatten().argsort(descending=True).tolist() == [2, 5, 1, 3, 4, 0]
+
+
+def test_fisher_is_the_root_of_optimal_brain_damage() -> None:
+    evidence = Evidence(torch.tensor([[1.0, -2.0], [3.0, 0.5]]), fisher=torch.tensor([[4.0, 0.25], [0.0, 0.0]]))
+    scores = Fisher().of(evidence)
+    assert scores[0].tolist() == [4.0, 0.5] and scores[1].max() < 1e-20
+    assert scores.flatten().argsort(descending=True).tolist() == [0, 1, 2, 3]
+    assert Fisher(0.5).of(evidence)[0].tolist() == [2.0, 1.0]
+    assert torch.equal(Fisher(0.5).across(evidence), scores)
+
+
+def test_tensors_are_compared_by_the_whole_of_fisher() -> None:
+    """What a tensor keeps is the mean of uniform and global counts at a power of 1, by its scores at a lower one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    config = PathwayConfig(sparsity=0.6, score="fisher", activation_power=0.5, allocation="blended")
+    pathways = Pathways.attach(model, config, ["en"])
+    with pathways.calibrate("en"):
+        model(torch.randn(1, 8)).square().sum().backward()  # one position: the gradients are their own rms
+    pathways.adapt("en")
+    weights = {name: model.get_parameter(name).detach() for name in pathways.names}
+    gradients = {name: model.get_parameter(name).grad.abs() for name in pathways.names}
+    whole = torch.cat([(weights[name].abs() * gradients[name]).flatten() for name in weights])
+    least = whole.sort(descending=True).values[round(0.4 * len(whole)) - 1]
+    for name, mask in pathways.mask("en").items():
+        by_all = int((weights[name].abs() * gradients[name] >= least).sum())
+        assert abs(int(mask.sum()) - (by_all + round(0.4 * mask.numel())) / 2) <= 1
+        scores = weights[name].abs() * gradients[name].sqrt()
+        assert scores[mask].min() >= scores[~mask].max() * (1 - 1e-5)
 
 
 def test_overflowed_gradients_count_as_the_largest_and_undefined_ones_as_none() -> None:

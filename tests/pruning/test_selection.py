@@ -42,7 +42,20 @@ def test_uniform_keeps_exactly_k_of_every_tensor_and_global_overall(seed: int, s
             assert torch.equal(torch.cat([mask.view(-1) for mask in chosen]), together)
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "global", "erk"])
+@given(st.integers(0, 1000), st.floats(0, 0.99))
+def test_blended_keeps_the_best_of_each_tensor_between_uniform_and_global(seed: int, sparsity: float) -> None:
+    scores, counts = [random + 0.01 * torch.rand_like(random) for random in random_scores(seed)], {}
+    for allocation in ("uniform", "global", "blended"):
+        masks = list(select(scores.__getitem__, SHAPES, sparsity, granularity=Granularity(), allocation=allocation))
+        counts[allocation] = [int(mask.sum()) for mask in masks]
+        for mask, score in zip(masks, scores, strict=True):
+            assert mask.all() or score[mask].min() >= score[~mask].max()
+    means = [(one + other) / 2 for one, other in zip(counts["uniform"], counts["global"], strict=True)]
+    assert all(abs(mean - count) <= 0.5 for mean, count in zip(means, counts["blended"], strict=True))
+    assert abs(sum(counts["blended"]) - sum(means)) <= 0.5
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "blended", "erk"])
 @given(seed=st.integers(0, 1000), sparsities=st.tuples(st.floats(0, 0.95), st.floats(0, 0.95)))
 @settings(max_examples=40)
 def test_within_a_mask_only_what_it_keeps_is_kept(allocation: str, seed: int, sparsities: tuple[float, float]) -> None:
@@ -87,7 +100,7 @@ def test_kept_rounds_as_torch_prune_does_but_empties_nothing(count: int, sparsit
     assert kept(count, sparsity) == (max(1, count - round(sparsity * count)) if count else 0)
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "global", "erk"])
+@pytest.mark.parametrize("allocation", ["uniform", "global", "blended", "erk"])
 @pytest.mark.parametrize("granularity", [Granularity(), Blocks(2, 4)])
 def test_no_allocation_empties_a_tensor(allocation: str, granularity: Granularity) -> None:
     """Nor, if it compares tensors, a group of rows: that would be a dead layer, or attention without values."""
@@ -100,7 +113,7 @@ def test_no_allocation_empties_a_tensor(allocation: str, granularity: Granularit
     for mask in (None, within):
         chosen = list(select(scores.__getitem__, shapes, 0.95, within=mask, **options))
         assert all(bool(part.any()) for part in chosen)
-        if allocation == "global":
+        if allocation in ("global", "blended"):
             assert all(bool(group.any()) for group in chosen[0].view(3, -1))
 
 

@@ -105,6 +105,8 @@ def test_an_estimate_adds_up() -> None:
     assert "100 steps of 2 s, choosing masks 3 s, refitting 1 min 12 s" in pruned.line("Pruning")
     without = estimate(PACE, recipe.model_copy(update={"refit_steps": 4}).with_steps(0), 2, 0)
     assert without.seconds == pytest.approx(2 * (6 * 1.0 + 4 * 1.5 + 30.0)) and without.memory == 10**9
+    fisher = masks.model_copy(update={"score": "fisher"})
+    assert estimate(PACE, recipe, 2, 20, fisher).seconds == pytest.approx(pruned.seconds + 2 * (2 * 4 * 0.5))
     distilled = recipe.model_copy(update={"distillation": 1.0})
     assert estimate(PACE, distilled, 2, 20, masks).memory == plain.memory + 2 * 4 * 10**8
     assert estimate(PACE, distilled, 2, 20, masks).seconds == pytest.approx(pruned.seconds + 100 * 1.0)

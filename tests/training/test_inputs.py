@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.training.inputs import Inputs, feature_statistics, tokenizer_texts
+from asr_pathways.pruning import PathwayConfig, Pathways
+from asr_pathways.training.inputs import Inputs, choose_masks, feature_statistics, tokenizer_texts
 from asr_pathways.training.run import Run, launch
 from tests.conftest import make_model, tiny_config
 from tests.training.helpers import dev_batches, loop_config, one, rms_of_inputs
@@ -86,3 +89,30 @@ def test_calibration_batches_are_plain_and_of_one_language(speech: Path, tokeniz
     assert len(seen) == 10
     inputs.select(["en"])
     assert inputs.languages == ("en",)
+
+
+def test_masks_by_fisher_are_of_the_batches_of_calibration(speech: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Against the square of gradients of single frames, padding left out; no gradient is left in the model."""
+    config, name = loop_config(0, data={"max_seconds": 5.0, "prefetch": 0}), "encoder.front_end.projection"
+    asr = make_model(tokenizer)
+    pathways = Pathways.attach(asr.model.network, PathwayConfig(sparsity=0.5, score="fisher", include=(name,)), ["fr"])
+    inputs = Inputs(Run(tmp_path, config, launch(config)), speech)
+    choose_masks(replace(asr, pathways=pathways), inputs, ["fr"], 2)
+    assert all(parameter.grad is None for parameter in asr.model.parameters())
+
+    layer, total, sizes = asr.model.network.get_submodule(name), torch.zeros(()), set()
+    kept: list[torch.Tensor] = []
+    layer.register_forward_hook(lambda _, inputs, output: kept.extend((inputs[0], output)))
+    for batch in islice(inputs.calibration(asr, "fr"), 2):
+        kept.clear()
+        gradient = torch.autograd.grad(asr.model.loss(batch), kept[1])[0]
+        x = kept[0].detach()
+        with torch.no_grad():
+            lengths = asr.model.encodings(batch.features, batch.feature_lengths, "fr")[1].tolist()
+        for row, size in enumerate(lengths):
+            total = total + torch.einsum("ti,tj->ij", gradient[row, :size].square(), x[row, :size].square())
+        sizes |= set(lengths)
+    assert len(sizes) > 1
+    scores = layer.weight.detach().abs() * total.sqrt()
+    mask = pathways.mask("fr")[f"{name}.weight"]
+    assert mask.sum() == mask.numel() // 2 and scores[mask].min() >= scores[~mask].max() * (1 - 1e-4)

@@ -15,7 +15,7 @@ from asr_pathways.pruning.schedule import ScheduleName, stages
 from asr_pathways.pruning.scores import SCORES, Need
 
 SHARED = "shared"  # the one pathway of language-agnostic pruning
-AllocationName = Literal["uniform", "global", "erk"]
+AllocationName = Literal["uniform", "global", "blended", "erk"]
 PolicyName = Literal["frozen", "dense", "parp"]
 
 RETIRED: dict[str, Any] = {"overlap_pull": 0.0, "adapt_growth": 1.0}
@@ -49,14 +49,15 @@ class PathwayConfig(Config):
 
     Attributes:
         sparsity: share of the prunable weights at zero in the end, in [0, 1).
-        score: ``magnitude``, ``activation``, ``sensitivity``, ``platon``, ``movement`` or ``gradient`` (see `scores`).
-            ``gradient`` keeps the largest magnitudes inside the mask when it prunes, and swaps weights when it adapts.
-        activation_power: ``activation`` is |theta| times the rms of inputs to this power. Below 1, the masks of
-            languages share more.
+        score: ``magnitude``, ``activation``, ``fisher``, ``sensitivity``, ``platon``, ``movement`` or ``gradient`` (see
+            `scores`). ``gradient`` keeps the largest magnitudes inside the mask when it prunes, and swaps weights when
+            it adapts.
+        activation_power: ``activation`` is |theta| times the rms of inputs to this power, ``fisher`` |theta| times
+            that of gradients to it. Below 1, the masks of languages share more.
         granularity: ``unstructured``, ``block:RxC``, ``n:m`` or ``neurons``. The last prunes the linear layers of
             ``pairs`` alone: a row of the first layer's weight and the column of the second's that reads it go together.
         pairs: of ``neurons``: how the names of the two layers end, such as ``fc1`` and ``fc2``; they begin alike.
-        allocation: ``uniform``, ``global`` or ``erk``.
+        allocation: ``uniform``, ``global``, ``blended`` (of each tensor the mean of what these two keep) or ``erk``.
         schedule: ``oneshot``, ``iterative``, ``cubic`` or ``linear`` (see `schedule.stages`).
         prune_start: global step of the first stage; 0 prunes when the pathways are attached.
         prune_every: global steps between two stages.
@@ -136,8 +137,10 @@ class PathwayConfig(Config):
             raise ValueError(conflict)
         if self.shared_middle and self.shared:
             raise ValueError("shared_middle: with shared every layer's mask is one for all: leave one of them out")
-        if self.shared_middle and self.allocation == "global":
-            raise ValueError("shared_middle: allocation global keeps other numbers by language: use uniform or erk")
+        if self.shared_middle and self.allocation in ("global", "blended"):
+            raise ValueError(
+                f"shared_middle: allocation {self.allocation} keeps other numbers by language: use uniform or erk"
+            )
         if self.shared_middle and SCORES[self.score].swaps:
             raise ValueError(f"shared_middle: score {self.score} knows one language at a time: use another")
         if self.rewind and self.gradient == "parp":
@@ -206,3 +209,8 @@ class PathwayConfig(Config):
     def score_needs(self) -> frozenset[Need]:
         """What has to be observed of a language before a mask is chosen by the score."""
         return SCORES[self.score].needs
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether a mask can be chosen by the score before training, from some batches of its language."""
+        return bool(self.score_needs & {"inputs", "fisher"})

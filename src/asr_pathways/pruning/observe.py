@@ -8,6 +8,8 @@ Inputs are measured as far as hooks on modules have access to them:
 - LSTM, GRU, RNN: the input, and the output for the recurrent weights of the last layer. Of lower layers the hidden
   states of the last time step are taken for all. An LSTM's projection is not observed.
 - cells: the input and the hidden state.
+
+The diagonal of the Fisher information is that of linear layers alone.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from asr_pathways import ranks
+from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.prunable import CONVOLUTIONS, Prunable, by_module, matches
 from asr_pathways.pruning.scores import Evidence, Need, Score, Sensitivity
 from asr_pathways.pruning.weights import hook_gradients, no_autograd
@@ -178,7 +181,7 @@ class InputStatistics(Observer):
             # In a row, over all ranks, which communicate through the device that the model is on.
             device = next(iter(self._prunable.values())).parameter.device
             new = self._new.pop(pathway, None) or self._zeros()
-            total = ranks.total(torch.cat([new[name].view(-1).to(device) for name in self._prunable]))
+            total = ranks.total(torch.cat([one.view(-1).to(device) for one in new.values()]))
             sums = self._sums[pathway].values()
             for old, part in zip(sums, torch.split(total, [old.numel() for old in sums]), strict=True):
                 added = part.view_as(old).to(old.device)
@@ -249,6 +252,70 @@ class InputStatistics(Observer):
     def _zeros(self) -> dict[str, Tensor]:
         with no_autograd():
             return {name: torch.zeros(one.groups, one.shape[1] + 1) for name, one in self._prunable.items()}
+
+
+class FisherDiagonal(InputStatistics):
+    """Decayed sums over positions of the squared gradient of each weight of linear layers: (rows, columns + 1).
+
+    The last column is the count.
+    """
+
+    missing = "no gradient of {0!r} was observed yet: run a backward pass inside calibrate({0!r})"
+
+    def __init__(self, prunable: Sequence[Prunable]) -> None:
+        super().__init__(prunable)
+        self._layers = {
+            names["weight"]: module
+            for module, names in by_module(prunable).items()
+            if isinstance(module, nn.Linear) and "weight" in names
+        }
+
+    def hook(self) -> Removers:
+        return [
+            module.register_forward_hook(partial(self._forward, name, module)).remove
+            for name, module in self._layers.items()
+        ]
+
+    def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
+        found = self.rms(pathway)
+
+        def of(name: str) -> Tensor:
+            if name not in found:
+                raise PathwaysError(
+                    f"score fisher: no gradient at the output of {name} was observed for {pathway!r}: it is for linear "
+                    "layers that the loss depends on: exclude others"
+                )
+            return found[name]
+
+        return of
+
+    def state(self, pathway: str) -> dict[str, Tensor]:
+        return {f"fisher/{name}": sums for name, sums in super().state(pathway).items()}
+
+    def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
+        super().load_state(pathway, {name: state[f"fisher/{name}"] for name in self._layers})
+
+    def _forward(
+        self, name: str, observed: nn.Module, module: nn.Module, inputs: tuple[Tensor], output: Tensor
+    ) -> None:
+        if self.recording is not None and module is observed and output.requires_grad:
+            backward = partial(self._backward, name, self.recording, inputs[0].detach(), self.unpadded)
+            output.register_hook(backward)  # type: ignore[no-untyped-call]
+
+    def _backward(self, name: str, pathway: str, x: Tensor, unpadded: Mapping[str, Tensor], gradient: Tensor) -> None:
+        rows = [without_padding(one.detach(), -1, name, unpadded).flatten(0, -2) for one in (x, gradient)]
+        every = max(1, len(rows[0]) // self.most)
+        x, gradient = (one[::every].float().square() for one in rows)
+        squares = (gradient.T @ x).nan_to_num_(nan=0.0, posinf=0.0)
+        with no_autograd():
+            self._new[pathway][name] = self._new[pathway][name].to(squares.device)
+        self._new[pathway][name][:, :-1].add_(squares)
+        self._new[pathway][name][:, -1].add_(len(x))
+
+    def _zeros(self) -> dict[str, Tensor]:
+        with no_autograd():
+            shapes = {name: module.weight.shape for name, module in self._layers.items()}
+            return {name: torch.zeros(rows, columns + 1) for name, (rows, columns) in shapes.items()}
 
 
 class GradientSums(Observer):
@@ -337,6 +404,7 @@ class RunningProducts(GradientSums):
 
 OBSERVERS: dict[Need, type[Observer]] = {
     "inputs": InputStatistics,
+    "fisher": FisherDiagonal,
     "gradients": GradientSums,
     "products": RunningProducts,
 }

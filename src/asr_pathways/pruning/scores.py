@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MEAN, PLATON_MEAN, PLATON_UNCERTAINTY = 0.98, 0.85, 0.95  # what running means keep of themselves at each step
 
-Need = Literal["inputs", "gradients", "products"]
+Need = Literal["inputs", "fisher", "gradients", "products"]
 """What may be observed of a pathway beside its weights (see `observe.OBSERVERS`)."""
 
 
@@ -30,12 +30,15 @@ class Evidence:
         inputs: (groups, columns) root mean square of each input of the layer; None where none was observed.
             The weight's rows fall into ``groups`` equal parts that read different inputs (one for a linear
             layer; query, key and value for attention's packed projection; a convolution's groups).
+        fisher: of the weight's shape: root mean square, over positions, of the loss's gradient; None where none was
+            observed.
         gradients: of the weight's shape: the dense gradient, unmasked; None where none was observed.
         products: (vectors, ...) float32: what the score keeps of theta * gradient; None where none was observed.
     """
 
     weight: Tensor
     inputs: Tensor | None = None
+    fisher: Tensor | None = None
     gradients: Tensor | None = None
     products: Tensor | None = None
 
@@ -79,6 +82,10 @@ class Score(ABC):
     def of(self, evidence: Evidence) -> Tensor:
         """The scores (>= 0) of one tensor, float32 and of the weight's shape."""
 
+    def across(self, evidence: Evidence) -> Tensor:
+        """Scores by which weights of different tensors are compared, for allocation ``global`` and ``blended``."""
+        return self.of(evidence)
+
     def swapped(self, language_steps: int) -> float:
         """The share of a mask that adaptation swaps after so many steps of its language."""
         return 0.0
@@ -116,6 +123,34 @@ class Activation(Score):
         factor = evidence.inputs.to(scores).pow(self.activation_power).clamp(min=LEAST)
         factor = factor.view(groups, 1, columns, *[1] * (scores.dim() - 2))
         return (scores.view(groups, -1, *scores.shape[1:]) * factor).view(scores.shape)
+
+
+@dataclass(frozen=True)
+class Fisher(Score):
+    """|theta| times the root of the diagonal of the Fisher information, which is the rms of the gradient, to a power.
+
+    At a power of 1 half its square is by how much the loss rises without the weight, to second order: the saliency of
+    Optimal Brain Damage (LeCun et al. 1989; with the Fisher information, Theis et al. 2018, arXiv 1801.05787). By that
+    tensors are compared; within one, where many weights go at once, a lower power was better. Weights whose gradient
+    was always zero go, below all others, by magnitude.
+    """
+
+    activation_power: float = 1.0
+
+    name = "fisher"
+    needs = frozenset({"fisher"})
+    options = ("activation_power",)
+
+    def of(self, evidence: Evidence) -> Tensor:
+        return self._scores(evidence, self.activation_power)
+
+    def across(self, evidence: Evidence) -> Tensor:
+        return self._scores(evidence, 1.0)
+
+    def _scores(self, evidence: Evidence, power: float) -> Tensor:
+        scores = Magnitude().of(evidence)
+        assert evidence.fisher is not None, "its observer raises an error first"
+        return scores * evidence.fisher.to(scores).pow(power).clamp(min=LEAST)
 
 
 @dataclass(frozen=True)
@@ -205,7 +240,7 @@ class Movement(Sensitivity):
 
     @classmethod
     def conflict(cls, config: Mapping[str, Any]) -> str:
-        if config["allocation"] == "global":
+        if config["allocation"] in ("global", "blended"):
             return "score movement compares weights of one tensor only: use allocation uniform or erk"
         return "score movement may be below zero: hysteresis, a factor, needs another" if config["hysteresis"] else ""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
+from itertools import accumulate
 from operator import add
 
 import torch
@@ -62,6 +63,21 @@ def global_(scores: Iterable[Tensor], sparsity: float) -> list[int]:
     return [int(part.count_nonzero()) for part in torch.split(chosen, [part.numel() for part in parts])]
 
 
+def blended(scores: Iterable[Tensor], sparsity: float) -> list[int]:
+    """Of each tensor the mean of what it keeps uniformly and by `global_`, and all that score infinity.
+
+    Of two tensors with half a unit in their mean, one is rounded up.
+
+    Args:
+        scores: (units,) of each tensor.
+    """
+    parts = list(scores)
+    sums = [kept(len(part), sparsity) + count for part, count in zip(parts, global_(parts, sparsity), strict=True)]
+    odd = accumulate(total % 2 for total in sums)
+    means = [total // 2 + total % 2 * (place % 2) for total, place in zip(sums, odd, strict=True)]
+    return [max(mean, int(part.isposinf().sum())) for mean, part in zip(means, parts, strict=True)]
+
+
 def select(
     score: Callable[[int], Tensor],
     shapes: Sequence[torch.Size],
@@ -71,26 +87,29 @@ def select(
     allocation: AllocationName,
     within: Sequence[Tensor] | None = None,
     groups: Sequence[int] | None = None,
+    across: Callable[[int], Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """The masks of the highest scores, tensor by tensor; no allocation empties a tensor.
 
     Args:
         score: from the index of a tensor to its scores (>= 0); called once or twice a tensor, so that not all
-            scores are in memory at once (`global` allocation needs them to be).
+            scores are in memory at once (`global` and `blended` allocation need them to be).
         shapes: of all tensors; those that share their units follow each other (`Granularity.parts`).
         sparsity: share of units that is dropped.
         within: bool masks; only units of which they keep something are kept.
-        groups: of each tensor's rows, as in `Prunable`: `global` allocation empties none of them; None: one each.
+        groups: of each tensor's rows, as in `Prunable`: `global` and `blended` allocation empty none of them; None: one
+            each.
+        across: from the index of a tensor to the scores by which these allocations compare it; None: ``score``.
     """
 
     size = len(granularity.parts)
     starts = range(0, len(shapes), size)
 
-    def unit_scores(start: int) -> Tensor:
+    def unit_scores(start: int, score: Callable[[int], Tensor] = score) -> Tensor:
         scores = _scores([score(index) for index in range(start, start + size)], granularity)
         if within is not None:
             scores = scores.where(_active(within[start : start + size], granularity), OUT)
-        if allocation == "global":  # the best unit of each group comes first
+        if allocation in ("global", "blended"):  # the best unit of each group comes first
             count = groups[start] if groups else 1
             of_groups = scores.view(count if scores.numel() % count == 0 else 1, -1)
             best = torch.zeros_like(of_groups, dtype=torch.bool).scatter_(1, of_groups.argmax(1, keepdim=True), True)
@@ -99,7 +118,9 @@ def select(
 
     units = [granularity.parts[0].units(shapes[start]) for start in starts]
     if allocation == "global":
-        counts = global_(map(unit_scores, starts), sparsity)
+        counts = global_((unit_scores(start, across or score) for start in starts), sparsity)
+    elif allocation == "blended":
+        counts = blended((unit_scores(start, across or score) for start in starts), sparsity)
     elif allocation == "erk":
         counts = erk(units, shapes, sparsity)
     else:
@@ -239,12 +260,12 @@ class MaskSelector:
         together = {key for keys in self._shared.values() for key in keys if not self._observations.missing(key)}
         of = {key: evidence(key) for key in together | {pathway}}
 
-        def scores(index: int) -> Tensor:
+        def scores(index: int, one: Callable[[Evidence], Tensor] = score.of) -> Tensor:
             name = self._prunable[index].name
             first, *others = [key for key in self._shared.get(index, ()) if key in of] or [pathway]
-            values = score.of(of[first](name))
+            values = one(of[first](name))
             for other in others:
-                values = values + score.of(of[other](name))
+                values = values + one(of[other](name))
             return values * factor(index) if factor else values
 
         return select(
@@ -255,6 +276,7 @@ class MaskSelector:
             allocation=self._config.allocation,
             within=within,
             groups=[one.groups for one in self._prunable],
+            across=partial(scores, one=score.across),
         )
 
     def _swap(

@@ -81,7 +81,9 @@ class PruneRecipe(LoopConfig):
 
     optimizer: OptimizerConfig = OptimizerConfig(steps=2000, peak_lr=5e-4, warmup_steps=50)
     pathways: dict[str, Any] = Field(default_factory=dict)
-    calibration_batches: int = Field(default=4, gt=0, description="batches a language for score activation's start")
+    calibration_batches: int = Field(
+        default=4, gt=0, description="batches a language for the first masks of scores activation and fisher"
+    )
     refit_batches: int = Field(
         default=0,
         ge=0,

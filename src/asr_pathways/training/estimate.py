@@ -40,6 +40,9 @@ _LARGE = 10**7
 _END = 5
 """Steps of decoding beside the text's tokens: prompt and end."""
 
+_FORWARD_AND_BACKWARD = 3
+"""Seconds of both passes, in units of the forward pass."""
+
 _SLACK = 1.2
 """Memory of temporary tensors, and what the allocator keeps, over that of tensors that are counted."""
 
@@ -251,8 +254,9 @@ def estimate(pace: Pace, config: LoopConfig, languages: int, dev: int, masks: Pa
     seconds, parts = steps * step, [f"{steps:,} steps of {step:.2g} s"] if steps else []
     if isinstance(config, PruneRecipe):
         scorings += 1  # the dense model is scored first
-        if masks is not None and "inputs" in masks.score_needs:
-            seconds += languages * config.calibration_batches * pace.forward
+        if masks is not None and masks.calibrates:
+            passes = _FORWARD_AND_BACKWARD if "fisher" in masks.score_needs else 1
+            seconds += languages * config.calibration_batches * passes * pace.forward
         if masks is not None and (choosing := choices(masks, languages, steps) * pace.chosen) > 1:
             seconds += choosing
             parts.append(f"choosing masks {duration(choosing)}")
@@ -276,7 +280,7 @@ def estimate(pace: Pace, config: LoopConfig, languages: int, dev: int, masks: Pa
 def choices(masks: PathwayConfig, languages: int, steps: int) -> int:
     """How often a run of so many steps chooses the mask of a language, or the one that all share."""
     keys = 1 if masks.shared else languages
-    first = 1 + keys * ("inputs" in masks.score_needs)  # by magnitude, then by what is observed
+    first = 1 + keys * (masks.calibrates)  # by magnitude, then by what is observed
     stages = [step for step in range(1, steps + 1) if masks.stage_at(step) is not None]
     adapted = [step for step in range(1, steps // keys + 1) if masks.adapts_at(step) and keys * step not in stages]
     return first + keys * (len(stages) + len(adapted))

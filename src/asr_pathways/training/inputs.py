@@ -24,6 +24,7 @@ from asr_pathways.data.progress import track
 from asr_pathways.data.tokenizer import lost_words
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.training.fisher import fisher_loss
 from asr_pathways.training.run import Run
 
 _STATISTICS_UTTERANCES = 200
@@ -213,24 +214,31 @@ def _check_targets(asr: AsrModel, batches: TrainBatches) -> None:
 
 
 def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batches: int, masked: bool = False) -> None:
-    """Masks of ``languages`` by the layers' inputs for ``batches`` of each, where the score needs them.
+    """Masks of ``languages`` by what the score needs of ``batches`` of each, if it can be known before training.
 
     The model is dense then, or with ``masked`` the sub-network of the mask that the language has. Of several ranks
     those with 0 ``batches`` choose by the statistics of the others: all get the same masks.
     """
     pathways = asr.pathways
     assert pathways is not None
-    if "inputs" not in pathways.config.score_needs or pathways.sparsity == 0:
+    if not pathways.config.calibrates or pathways.sparsity == 0:
         return
     asr.model.eval()
+    backward = "fisher" in pathways.config.score_needs
     for language in languages:
         drawn = inputs.calibration(asr, language)
         network = asr.use(language) if masked else nullcontext()
-        with network, pathways.calibrate(language), torch.no_grad():
+        # cuDNN's recurrent layers have no backward pass in eval mode.
+        cudnn = torch.backends.cudnn.flags(enabled=False) if backward else nullcontext()
+        with network, pathways.calibrate(language), torch.set_grad_enabled(backward), cudnn:
             shown = track(islice(drawn, batches), f"Calibrating {language}", batches) if batches else ()
-            for batch in (one.to(asr.device) for one in shown):
+            for number, batch in enumerate(one.to(asr.device) for one in shown):
                 with asr.unpadded(batch):
-                    asr.model.loss(batch)
+                    if backward:
+                        fisher_loss(asr.model, batch, number).backward()  # type: ignore[no-untyped-call]
+                    else:
+                        asr.model.loss(batch)
+            asr.model.zero_grad(set_to_none=True)
     for language in languages[: 1 if pathways.config.shared else None]:
         pathways.adapt(language)
 

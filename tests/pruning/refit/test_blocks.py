@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
+from asr_pathways.pruning import PathwayConfig, Pathways
 from asr_pathways.pruning.refit.blocks import Example, hidden, reconstruct
 from asr_pathways.pruning.refit.refitting import Refitting
 from tests.pruning.refit.test_refitting import LANGUAGES, distance, noise, pruned
 
 STEPS = 60
+LANGUAGES_AT = list(enumerate(LANGUAGES))
 
 
 def flat(output: Tensor) -> Tensor:
@@ -69,7 +72,7 @@ def test_pathways_come_nearer_still_and_it_goes_on_where_it_was_stopped() -> Non
         results.append((distance(pathways, dense, speech), solved, pathways.model.state_dict(), masks))
     assert results[1][0] < 0.98 * results[0][0]
     assert set(results[1][1]) - set(results[0][1]) == {f"blocks.{number}" for number in range(3)}
-    unpruned = {"output.bias", "shared.bias", "shared.weight"}  # in no block, or run twice
+    unpruned = {"shared.bias", "shared.weight"}  # run twice
     for name, value in results[1][2].items():
         assert torch.equal(value, results[0][2][name]) == (name in unpruned)
     original = pruned()[1].state_dict()
@@ -83,6 +86,35 @@ def test_pathways_come_nearer_still_and_it_goes_on_where_it_was_stopped() -> Non
     Refitting(pathways, pathways.model, dense, dense, speech["en"][0]).run(speech, steps=30, solved=most)
     for name, value in pathways.model.state_dict().items():
         torch.testing.assert_close(value, results[1][2][name])
+
+
+def test_biases_are_solved_for_with_the_weights() -> None:
+    """A layer in no block, against least squares with a column of ones; a layer without a bias gets none."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4, bias=False))
+    dense, speech = (
+        copy.deepcopy(model),
+        {language: [noise(50, 6, seed=place) + place] for place, language in LANGUAGES_AT},
+    )
+    pathways = Pathways.attach(model, PathwayConfig(sparsity=0.5), LANGUAGES)
+    for place, language in LANGUAGES_AT:
+        masks = {name: noise(*mask.shape, seed=place + 9) > 0 for name, mask in pathways.mask(language).items()}
+        pathways.set_mask(language, masks)
+    Refitting(pathways, model, dense, dense, speech["en"][0]).run(speech, ridge := 0.02, steps=1)
+    inputs = {language: nn.functional.pad(x, (0, 1), value=1.0) for language, (x,) in speech.items()}
+    penalty = ridge * sum(float(x.square().sum(dim=0).mean()) for x in inputs.values())
+    wanted = torch.cat((dense[0].weight, dense[0].bias[:, None]), dim=1).detach()
+    masks = [nn.functional.pad(pathways.mask(language)["0.weight"], (0, 1), value=True) for language in LANGUAGES]
+    for row, theta in enumerate(wanted):
+        left = [x * mask[row] for x, mask in zip(inputs.values(), masks, strict=True)]
+        right = [x @ theta for x in inputs.values()]
+        system = torch.cat([*left, penalty**0.5 * torch.eye(7)]).double()
+        expected = torch.linalg.lstsq(system, torch.cat([*right, penalty**0.5 * theta]).double()).solution.float()
+        kept = torch.stack(masks)[:, row].any(dim=0)
+        found = torch.cat((model[0].weight[row], model[0].bias[row, None]))
+        torch.testing.assert_close(found[kept], expected[kept], rtol=1e-3, atol=1e-4)
+        assert torch.equal(found[~kept], theta[~kept])
+    assert not torch.equal(model[1].weight, dense[1].weight)
 
 
 def test_an_output_that_is_not_finite_is_named() -> None:

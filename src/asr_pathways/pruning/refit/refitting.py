@@ -162,7 +162,8 @@ class Refitting(Generic[T]):
         with torch.no_grad():
             for group in progress(self.groups):
                 if group.layers[0] not in solved:
-                    solved[group.layers[0]] = self._solve(group, *self._moments(sides, group, batches), ridge)
+                    moments = self._moments(sides, group, batches, biases=steps > 0)
+                    solved[group.layers[0]] = self._solve(group, *moments, ridge)
                 self._take(solved[group.layers[0]])
                 if steps and group.completes:
                     if group.completes not in solved:
@@ -196,18 +197,30 @@ class Refitting(Generic[T]):
         return {f"{block}.{name}": value for name, value in found.items()}
 
     def _solve(self, group: Group, grams: list[Tensor], crosses: list[Tensor], ridge: float) -> dict[str, Tensor]:
+        """New weights, and biases if the moments have them, by their names in the model."""
         solutions = {}
         for name in group.layers:
             masks = [mask.to(grams[0].device) for mask in self._pathways.masks_of(name).values()]
-            weight = self._layers[name].weight
-            solution = solve(self._dense.get_parameter(name).float(), masks, grams, crosses, ridge).to(weight)
-            solutions[name] = torch.where(torch.stack(masks).any(dim=0), solution, weight)
+            layer, columns = self._layers[name], self._layers[name].in_features
+            weight, bias = self._dense.get_parameter(name).float(), f"{name.removesuffix('weight')}bias"
+            left, right = grams, crosses
+            if layer.bias is not None and len(grams[0]) > columns:
+                weight = torch.cat((weight, self._dense.get_parameter(bias).float()[:, None]), dim=1)
+                masks = [nn.functional.pad(mask, (0, 1), value=True) for mask in masks]
+            else:
+                left, right = ([one[:columns, :columns] for one in moments] for moments in (grams, crosses))
+            solution = solve(weight, masks, left, right, ridge).to(layer.weight)
+            kept = torch.stack(masks).any(dim=0)[:, :columns]
+            solutions[name] = torch.where(kept, solution[:, :columns], layer.weight)
+            if solution.shape[1] > columns:
+                solutions[bias] = solution[:, columns].contiguous()
         return solutions
 
     def _moments(
-        self, sides: Sequence[_Side[T]], group: Group, batches: Mapping[str, Sequence[T]]
+        self, sides: Sequence[_Side[T]], group: Group, batches: Mapping[str, Sequence[T]], biases: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Z Z' and X Z' of each pathway, (C, C)."""
+        """Z Z' and X Z' of each pathway, (C, C); with ``biases`` of inputs with a 1 after them, (C + 1, C + 1)."""
+        columns = self._layers[group.layers[0]].in_features
         grams, crosses = [], []
         for language in self._pathways.languages:
             gram = cross = torch.zeros(())
@@ -216,10 +229,12 @@ class Refitting(Generic[T]):
                     positions = self._positions(batch)
                     z, x = (
                         without_padding(side.input(group, (language, number), batch), -1, group.layers[0], positions)
-                        .reshape(-1, self._layers[group.layers[0]].in_features)
+                        .reshape(-1, columns)
                         .float()
                         for side in sides
                     )
+                    if biases:
+                        z, x = (nn.functional.pad(one, (0, 1), value=1.0) for one in (z, x))
                     gram = gram + z.T @ z
                     cross = cross + x.T @ z
             if not (gram.isfinite().all() and cross.isfinite().all()):
