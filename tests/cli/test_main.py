@@ -18,6 +18,7 @@ import typer
 
 from asr_pathways.cli.main import main
 from asr_pathways.runtime import streaming
+from asr_pathways.runtime.results import Result, Segment, Word
 from tests.models.hub.tiny import whisper
 
 RECIPE = """
@@ -141,6 +142,19 @@ def test_streaming_gives_the_same_words_as_the_whole_file(
     whole = capsys.readouterr().out
     assert run("transcribe", sparse_model, spoken_file, "--language", "fr", "--format", "json", "--stream") == 0
     assert capsys.readouterr().out == whole
+
+
+def test_captions_show_the_times_of_words(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, sparse_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoken = (Word("un", 0.0, 0.5), Word("deux", 0.5, 1.0))
+    recognised = Result("un deux", "fr", (Segment("un deux", 0.0, 1.0, "fr", spoken),), 1.0)
+    monkeypatch.setattr("asr_pathways.runtime.recognizer.Recognizer.transcribe", lambda *_, **options: recognised)
+    for format in ("srt", "vtt"):
+        words = ("transcribe", sparse_model, "a.wav", "--language", "fr", "--format", format)
+        assert run(*words) == run(*words, "--words") == 0
+        plain, timed = capsys.readouterr().out.split("1.000\nun deux\n" if format == "vtt" else "1,000\nun deux\n")
+        assert "<u>" not in plain and "<u>un</u> deux" in timed and "un <u>deux</u>" in timed
 
 
 def test_a_beam_and_phrases_reach_the_search(
@@ -358,20 +372,50 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_demo_of_a_model_of_the_hub_shrinks_it_on_the_prompts(
+def test_what_takes_long_prints_a_line_before_it_imports_torch() -> None:
+    commands = [
+        "train --config r.yaml --data d --out run",
+        "prune m --data d --sparsity 0.5 --out run",
+        "add-language m --language it --data d --out run",
+        "evaluate m --data d",
+        "identify m --data d",
+        "experiment r.yaml",
+        "shrink m --languages fr,it --data d --out run",
+        "demo --model m --out run",
+    ]
+    script = f"""
+import sys
+from unittest import mock
+from asr_pathways.cli.main import app
+for command in {commands}:
+    with mock.patch("typer.echo", side_effect=InterruptedError) as first:
+        try:
+            app(command.split(), standalone_mode=False)
+        except InterruptedError:
+            print(first.call_args.args[0], "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "run: training by r.yaml False",
+        "run: pruning m False",
+        "run: adding it to m False",
+        "m: recognising d, test False",
+        "m: encoding d False",
+        "r.yaml: reading False",
+        "run: making m small in fr, it False",
+        "run: reading m False",
+    ]
+
+
+def test_the_demo_of_a_model_of_the_hub_has_its_own_kind(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     called: list[tuple[object, ...]] = []
-    monkeypatch.setattr("asr_pathways.data.corpora.prompts.prepare_prompts", lambda *words: called.append(words))
     monkeypatch.setattr(
-        "asr_pathways.shrink.command.shrink", lambda *words, **options: called.append((*words, options))
+        "asr_pathways.experiment.hub_demo.run_hub_demo", lambda *words, **options: called.append((*words, options))
     )
     model, out = whisper(tmp_path / "whisper"), tmp_path / "demo"
     assert run("demo", "--model", model, "--out", out) == 0
-    languages = ("en", "es", "fr", "it", "ru")
-    assert called[0] == (out / "data", None, languages)
-    assert called[1] == (model, out / "data", out / "shrunk", languages, {"budget": 1500.0, "resume": True})
+    assert called == [(model, out, {"source": None})]
     assert run("demo", "--model", model, "--out", out, "--fast") == 1
-    assert "--fast is of models of this package" in capsys.readouterr().err
-    assert run("demo", "--model", tmp_path / "none", "--out", out) == 1
-    assert "no such model folder" in capsys.readouterr().err and len(called) == 2
+    assert "--fast is of models of this package" in capsys.readouterr().err and len(called) == 1

@@ -570,7 +570,8 @@ MODELS = [
     Case(
         "a hub name without a network",
         "inspect nobody/nothing",
-        "nobody/nothing: cannot load this Hugging Face model: ...connect...",
+        "nobody/nothing: the hub cannot be reached, and its cache lacks this model: copy the model's folder from where it "
+        "can be, and name that",
     ),
     Case(
         "an empty folder",

@@ -18,10 +18,12 @@ from asr_pathways.experiment import cells, ledger, runner
 from asr_pathways.experiment.plan import Plan, make_plan
 from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.runner import _drop_checkpoints, ledger_folder, missing_cells, run_cells
+from asr_pathways.formats import duration
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.state import last_checkpoint
 from tests import warm
 from tests.experiment.conftest import as_data
+from tests.experiment.example import planned
 
 
 @pytest.fixture(scope="module")
@@ -246,9 +248,37 @@ def test_what_kills_left_beside_results_goes(plan: Plan, whole: Path) -> None:
     assert not (whole / ".lock").exists()
 
 
+def test_an_experiment_says_first_what_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned()
+    rest = list(plan.cells.values())[1:]
+    estimate = duration(sum(map(runner.costs(plan, tmp_path).seconds, rest)))
+    runner._Board(plan, tmp_path, rest)
+    said = f"{len(rest)} of {len(plan.cells)} cells to run, about {estimate} left; logs: {tmp_path / 'logs'}\n"
+    assert capsys.readouterr().err == said
+    runner._Board(plan, tmp_path, [])
+    assert capsys.readouterr().err == ""
+
+
 def test_checkpoints_are_dropped_in_one_step_over_what_a_kill_left(tmp_path: Path) -> None:
     for name in ("checkpoints", ".checkpoints-done"):
         (tmp_path / name / "start").mkdir(parents=True)
     _drop_checkpoints(tmp_path)
     _drop_checkpoints(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_that_went_on_says_nothing_of_the_time_left(
+    few: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr(runner.time, "monotonic", lambda: clock)
+    first, second, *others = few.cells.values()
+    cells.cell_folder(tmp_path, first.name).mkdir(parents=True)
+    board = runner._Board(few, tmp_path, list(few.cells.values()))
+    expected = {cell.name: board._costs.seconds(cell) for cell in few.cells.values()}
+    clock = 1.0  # its last steps
+    board.show(first, {"cost": {"seconds": 1000}, "tested": {}})
+    assert board._time_left() == f"about {runner.duration(sum(expected[c.name] for c in (second, *others)))} left"
+    clock += 2 * expected[second.name]
+    board.show(second, {"cost": {"seconds": clock}, "tested": {}})
+    assert board._time_left() == f"about {runner.duration(2 * sum(expected[c.name] for c in others))} left"

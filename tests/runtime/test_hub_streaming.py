@@ -130,6 +130,17 @@ def test_a_stream_has_the_text_of_the_whole_recording(
     assert len(texts) == (3 if kind == "nemotron" and form == "dense" else 4)  # which has nothing of a language
 
 
+def test_a_segment_ends_anywhere(hub_folder: Maker) -> None:  # noqa: F811
+    """Also where what is left after its last chunk makes no frame."""
+    asr, samples = lively(hub_folder("nemotron"), pruned=False), voice(1.0, 1)
+    recognizer = Recognizer(asr, "fr", precision="float32")
+    for length in (8570, 8600, 8639, 8650):
+        stream = recognizer.stream()
+        stream.accept(samples[:length])
+        stream.partial()
+        assert stream.final().text == text_of(asr, samples[:length], "fr")
+
+
 def test_segments_follow_each_other_and_languages_change(hub_folder: Maker) -> None:  # noqa: F811
     asr = lively(hub_folder("nemotron_prompts"), pruned=True)
     recognizer = Recognizer(asr, "en", precision="float32", endpointing=Endpointing(longest=1.0))

@@ -202,15 +202,42 @@ def test_stable_words_are_found_in_another_hypothesis(stable: str, hypothesis: s
     assert _matching(pieces(stable), pieces(hypothesis)) == count
 
 
+@pytest.mark.parametrize("piece", [10, 20, 33])
+def test_a_word_that_was_half_said_when_speech_was_cut_is_decoded_again(piece: int) -> None:
+    """Words of a second each, of which the engine writes what is there; speech is softest, and so cut, between them."""
+
+    class Writing(Scripted):
+        def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
+            numbers = np.rint(50 * samples - 35)
+            found = []
+            for number in np.unique(numbers[numbers >= 0]).astype(int):
+                (places,) = np.nonzero(numbers == number)
+                half = "-" * (len(places) < 0.9 * SECOND * FRAME)
+                found.append(Word(f"w{number}{half}", places[0] / SAMPLE_RATE, places[-1] / SAMPLE_RATE))
+            return Segment(
+                " ".join(word.text for word in found), 0.0, len(samples) / SAMPLE_RATE, language, tuple(found)
+            )
+
+    stream = stream_of(Writing(), rules=Endpointing(longest=6.0))
+    speech = np.repeat(np.arange(35, 49, dtype=np.float32) / 50, SECOND * FRAME)
+    speech.reshape(14, -1)[:, -FRAME:] = 0.6
+    for samples in np.split(speech, range(piece * FRAME, len(speech), piece * FRAME)):
+        stream.accept(samples)
+        stream.partial()
+    assert sum(part.cut for part in stream._speech.parts) > 1
+    assert stream.final().text.split() == [f"w{number}" for number in range(14)]
+
+
 def test_of_as_good_places_the_nearest_in_time_is_taken() -> None:
     for end, count in ((1.8, 2), (2.9, 3)):
         assert _matching([*pieces("a"), Piece("b", 1.0, end, True)], pieces("a x b c")) == count
 
 
 def test_a_part_that_was_cut_leaves_later_words_to_the_next() -> None:
-    known = _Agreement(pieces("a b c d"))
+    known = _Agreement(pieces("a b c d")[:3], pieces("a b c d")[3:])
     later = known.split(2.0)
-    assert [word.text for word in known.words] == ["a", "b"] and [word.text for word in later.stable] == ["c", "d"]
+    assert [word.text for word in known.words] == ["a", "b"]
+    assert [word.text for word in later.stable] == ["c"] and [word.text for word in later.rest] == ["d"]
 
 
 def test_text_without_spaces_stays_without() -> None:

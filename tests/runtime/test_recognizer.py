@@ -30,15 +30,20 @@ from tests.recognition import all_is_speech, cache_folder, sound, text_of  # noq
 Maker = Callable[[str], Path]
 
 
-@pytest.fixture(scope="module")
-def pruned(hub_folder: Maker) -> AsrModel:  # noqa: F811
-    """A Whisper of random weights with pathways, made for short windows."""
-    asr = load_model(hub_folder("whisper"))
+def made_larger(asr: AsrModel) -> AsrModel:
+    """With larger weights, and for short windows: otherwise it writes one token whatever it is given."""
     asr.model.train_on_short_windows()
-    with torch.no_grad():  # larger weights: otherwise it writes one token whatever it is given
+    with torch.no_grad():
         for name, weight in asr.model.network.named_parameters():
             if weight.dim() == 2:
                 weight *= 30.0 if "embed_positions" in name else 8.0
+    return asr
+
+
+@pytest.fixture(scope="module")
+def pruned(hub_folder: Maker) -> AsrModel:  # noqa: F811
+    """A Whisper of random weights with pathways, made for short windows."""
+    asr = made_larger(load_model(hub_folder("whisper")))
     config = PathwayConfig(sparsity=0.5, exclude=asr.model.unprunable)
     asr.pathways = Pathways.attach(asr.model.network, config, ["en", "fr"])
     overlapping(asr, 0.5)
@@ -65,6 +70,33 @@ def test_text_is_that_of_the_training_side(pruned: AsrModel, tmp_path: Path, for
             assert result.duration == pytest.approx(seconds)
             texts.add(result.text)
     assert len(texts) > 1
+
+
+@pytest.mark.parametrize("form", ["bundle", "folder"])
+def test_a_language_that_was_added_has_its_own_embedding(
+    hub_folder: Maker,  # noqa: F811
+    tmp_path: Path,
+    form: str,
+) -> None:
+    path = tmp_path / ("two.asrp" if form == "bundle" else "two")
+    asr = made_larger(load_model(hub_folder("whisper")))
+    asr.pathways = Pathways.attach(asr.model.network, PathwayConfig(sparsity=0.8, exclude=asr.model.unprunable), ["en"])
+    overlapping(asr, 0.8)
+    asr.pathways.add("fr", 0.6)
+    draw = torch.Generator().manual_seed(1)
+    own = asr.pathways.language_tensors("fr")
+    asr.pathways.set_language_tensors(
+        "fr",
+        {name: one + one.std() * torch.randn(one.shape, generator=draw) for name, one in own.items() if one.dim() > 1},
+    )
+    asr.card = asr.card.model_copy(update={"languages": asr.languages})
+    if form == "bundle":
+        write_bundle(asr, path, "float32")
+    else:
+        save_model(path, asr)
+    recognizer, samples = Recognizer(path, precision="float32", memory=0), sound(0.8)
+    for language in ("en", "fr", "en"):
+        assert recognizer.transcribe(samples, language=language).text == text_of(asr, samples, language)
 
 
 def test_rounded_products_say_nearly_the_same(pruned: AsrModel, tmp_path: Path) -> None:

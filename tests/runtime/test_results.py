@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -130,6 +131,39 @@ def test_a_pause_parts_captions() -> None:
     first, last = words(text)
     pause = Segment(text, 0.0, 9.0, "en", (first, Word(last.text, 5.0, 5.4, 0.5)))
     assert [(start, end) for start, end, _ in cues(result(pause).to_srt())] == [(0.0, 0.36), (5.0, 5.4)]
+
+
+def test_words_are_underlined_while_they_are_spoken() -> None:
+    text = "One, two <3 four."
+    spoken = (Word("One,", 0.0, 0.5), Word("two", 0.5, 0.5), Word("<3", 1.0, 1.25), Word("four.", 1.25, 2.0))
+    one = result(Segment(text, 0.0, 2.0, "en", spoken))
+    assert one.to_vtt(words=True) == (
+        "WEBVTT\n\n"
+        "00:00:00.000 --> 00:00:00.500\n<u>One,</u> two &lt;3 four.\n\n"
+        "00:00:00.500 --> 00:00:01.000\nOne, <u>two</u> &lt;3 four.\n\n"
+        "00:00:01.000 --> 00:00:01.250\nOne, two <u>&lt;3</u> four.\n\n"
+        "00:00:01.250 --> 00:00:02.000\nOne, two &lt;3 <u>four.</u>\n"
+    )
+    pause = result(Segment("a b", 0.0, 2.0, "en", (Word("a", 0.25, 0.5), Word("b", 1.0, 2.0))))
+    shown = cues(pause.to_srt(words=True))
+    assert shown == [(0.25, 0.5, ["<u>a</u> b"]), (0.5, 1.0, ["a b"]), (1.0, 2.0, ["a <u>b</u>"])]
+    untimed = result(Segment(text, 0.0, 2.0, "en"))
+    assert untimed.to_srt(words=True) == untimed.to_srt()
+
+
+@given(st.lists(st.integers(0, 40), min_size=12, max_size=12))
+def test_captions_of_words_are_those_without_and_one_after_another(steps: list[int]) -> None:
+    """Whatever the words' times: lengths of 0 and pauses, too."""
+    ends = [sum(steps[:place]) / 8 for place in range(len(steps) + 1)]
+    spoken = tuple(Word(f"word{place}", *ends[2 * place : 2 * place + 2]) for place in range(6))
+    one = result(Segment(" ".join(word.text for word in spoken), 0.0, ends[-1], "en", spoken))
+    plain, shown = cues(one.to_srt()), cues(one.to_srt(words=True))
+    bare = [(start, end, [re.sub("</?u>", "", line) for line in lines]) for start, end, lines in shown]
+    assert list(dict.fromkeys(tuple(lines) for *_, lines in bare)) == [tuple(lines) for *_, lines in plain]
+    assert all(start < end for start, end, _ in shown) or any(start == end for start, end, _ in plain)
+    assert all(before[1] <= after[0] for before, after in pairwise(shown))
+    underlined = re.findall(r"<u>(.*?)</u>", " ".join(" ".join(lines) for *_, lines in shown))
+    assert " ".join(underlined) == one.text
 
 
 @given(st.lists(st.floats(0, 300_000), min_size=2, max_size=2).map(sorted), st.text("ab -<>&\n", min_size=1))

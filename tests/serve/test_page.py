@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -177,10 +179,36 @@ def test_a_file_is_transcribed_and_a_token_is_asked_for(
         page.ask("DOM.setFileInputFiles", nodeId=node, files=[str(sound)])
         page.until("!!document.querySelector('#finals p')")
         assert page.run("document.querySelector('#finals p').lastChild.textContent") == wanted
-        page.run("document.getElementById('microphone').click()")
-        page.until("document.getElementById('partial').textContent")  # the stream has the token, too
+        page.run(dropped(sound.read_bytes()))
+        page.until("document.querySelectorAll('#finals p').length === 2")
+        assert page.run("document.querySelector('#finals p:last-child').lastChild.textContent") == wanted
+        page.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+        page.run("document.getElementById('srt').click()")
+        until(lambda: (tmp_path / "captions.srt").is_file())
+        assert (tmp_path / "captions.srt").read_text("utf-8").startswith("1\n00:00:00,000 --> ")
+        # The stream has the token, too; and the language that was chosen while it was being opened.
+        page.run("document.getElementById('microphone').click(), document.querySelector('input[value=fr]').click()")
+        assert page.until("document.getElementById('partial').textContent && document.getElementById('partial').lang")
+        assert page.run("document.getElementById('partial').lang") == "fr" and page.problems[1:] == []
         page.run("document.getElementById('microphone').click()")
         until_free(server)
+
+
+def dropped(data: bytes) -> str:
+    """What drops a recording on the page."""
+    return f"""
+        const files = new DataTransfer();
+        const bytes = Uint8Array.from(atob("{base64.b64encode(data).decode()}"), (letter) => letter.charCodeAt(0));
+        files.items.add(new File([bytes], "call.wav"));
+        document.body.dispatchEvent(new DragEvent("drop", {{ bubbles: true, cancelable: true, dataTransfer: files }}));
+    """
+
+
+def until(done: Callable[[], bool]) -> None:
+    latest = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < latest
+        time.sleep(0.01)
 
 
 @needs_browser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import socket
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -150,6 +152,7 @@ def test_vosk_without_config_is_8_khz_and_silence_is_an_empty_text(server: Runni
         ("/v1/stream", ['{"language": ["fr"]}'], "language: a code is needed"),
         ("/v1/stream", ['{"sample_rate": 3}'], "sample rate 3 Hz: it must be from 1,000 to 10,000,000 Hz"),
         ("/v1/stream", ['{"sample_rate": NaN}'], "sample rate nan Hz: it must be"),
+        ("/v1/stream", ['{"sample_rate": 1' + 400 * "0" + "}"], f"sample rate 1{39 * '0'} Hz: it must be"),
         ("/v1/stream", ['{"sample_rate": true}'], "sample rate True Hz: it must be"),
         ("/v1/stream", ['{"encoding": "mp3"}'], "encoding 'mp3': choose among s16le, f32le"),
         ("/v1/stream", ['{"encoding": {}}'], "encoding {}: choose among"),
@@ -203,8 +206,26 @@ def until_free(server: Running) -> None:
         time.sleep(0.01)
 
 
+def test_a_stream_that_the_server_fails_is_closed_by_a_code(two_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def advance(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with running(two_file) as server:
+        with monkeypatch.context() as patch, opened(server) as ws:
+            patch.setattr(server.service.batches, "advance", advance)
+            say(ws, language="fr")
+            ws.send(PCM)
+            assert [message["type"] for message in rest_of_closed(ws)] == ["language"] and ws.close_code == 1011
+        until_free(server)
+        assert recognised(server)
+
+
 def test_a_stream_too_many_is_refused_at_once(two_file: Path) -> None:
+    """Which is no error of the server, and so none in its log."""
+    log, said = logging.Handler(), list[logging.LogRecord]()
+    log.emit = said.append  # type: ignore[method-assign]
     with running(two_file, max_streams=2) as server:
+        logging.getLogger("uvicorn.error").addHandler(log)
         with opened(server), opened(server, "/vosk?language=fr"):
             for path in ("/v1/stream", "/vosk?language=fr"):
                 with pytest.raises(InvalidStatus) as refused:
@@ -212,6 +233,8 @@ def test_a_stream_too_many_is_refused_at_once(two_file: Path) -> None:
                 assert refused.value.response.status_code == 429
         until_free(server)
         assert recognised(server)
+    logging.getLogger("uvicorn.error").removeHandler(log)
+    assert [record.getMessage() for record in said if record.levelno >= logging.WARNING] == []
 
 
 def test_who_sends_nothing_and_who_reads_nothing_is_left(two_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +252,24 @@ def test_who_sends_nothing_and_who_reads_nothing_is_left(two_file: Path, monkeyp
             say(deaf, language="fr")
             assert rest_of_closed(deaf) == [] and deaf.close_code == 1008
         until_free(server)
+
+
+def test_a_result_for_a_stream_that_the_server_has_closed_is_dropped() -> None:
+    """As it does where no ping is answered: uvicorn takes no message then."""
+
+    async def gone(message: Any) -> None:
+        raise RuntimeError(f"Unexpected ASGI message {message['type']!r}, after sending 'websocket.close'.")
+
+    async def connected() -> dict[str, str]:
+        return {"type": "websocket.connect"}
+
+    async def stream() -> None:
+        ws = WebSocket({"type": "websocket"}, connected, gone)
+        ws.application_state = WebSocketState.CONNECTED
+        await conversation.send(ws, {})
+
+    with pytest.raises(WebSocketDisconnect):
+        asyncio.run(stream())
 
 
 def test_huge_messages_are_refused(server: Running) -> None:

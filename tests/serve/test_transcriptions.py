@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import openai
 import pytest
 import soundfile
+from openai.types.audio import TranscriptionSegment
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.recognizer import Recognizer
@@ -81,7 +83,8 @@ def still_serves(server: Running, result: Result) -> None:
 
 def test_openai_client_has_the_words_of_transcribe(client: openai.OpenAI, server: Running, result: Result) -> None:
     (model,) = client.models.list().data
-    assert model.id == server.service.name == "two"
+    assert model.id == server.service.name == "two" and client.models.retrieve("two").id == "two"
+    assert client.models.retrieve("whisper-1").id == "two"
     create = client.audio.transcriptions.create
     for name in (model.id, "whisper-1"):
         assert create(file=("a.wav", wav()), model=name, language="fr").text == result.text
@@ -95,6 +98,10 @@ def test_openai_client_has_the_words_of_transcribe(client: openai.OpenAI, server
     assert [(segment.start, segment.end, segment.text) for segment in verbose.segments or ()] == [
         (segment.start, segment.end, segment.text) for segment in result.segments
     ]
+    (segment,) = verbose.segments or ()
+    assert {*segment.to_dict()} >= {*TranscriptionSegment.model_fields}  # all that the client knows
+    data = segment.text.encode()
+    assert segment.compression_ratio == pytest.approx(len(data) / len(zlib.compress(data)), abs=1e-3)
     timed = create(**common, response_format="verbose_json", timestamp_granularities=["word"])
     assert [(word.word, word.start, word.end) for word in timed.words or ()] == [
         (word.text, word.start, word.end) for word in result.words
@@ -119,6 +126,8 @@ def test_openai_client_raises_its_own_errors(client: openai.OpenAI) -> None:
         client.audio.transcriptions.create(file=("a.wav", wav()), model="two", language="xx")
     with pytest.raises(openai.NotFoundError, match="'other' is not served here, but 'two'"):
         client.audio.transcriptions.create(file=("a.wav", wav()), model="other", language="fr")
+    with pytest.raises(openai.NotFoundError, match="'other' is not served here, but 'two'"):
+        client.models.retrieve("other")
 
 
 @pytest.mark.parametrize(

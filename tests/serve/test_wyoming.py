@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from wyoming.asr import Transcribe, Transcript
+from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
 from wyoming.error import Error
@@ -43,14 +43,22 @@ def talk(server: Running, conversation: Callable[[AsyncTcpClient], Awaitable[T]]
 async def transcript(
     client: AsyncTcpClient, pcm: bytes, language: str | None, rate: int = 16_000, width: int = 2, channels: int = 1
 ) -> Event:
+    """Or the error instead."""
+    await say(client, pcm, language, rate, width, channels)
+    while (event := await client.read_event()) is not None:
+        if Transcript.is_type(event.type) or Error.is_type(event.type):
+            return event
+    raise AssertionError("the server has left")
+
+
+async def say(
+    client: AsyncTcpClient, pcm: bytes, language: str | None, rate: int = 16_000, width: int = 2, channels: int = 1
+) -> None:
     await client.write_event(Transcribe(language=language).event())
     await client.write_event(AudioStart(rate, width, channels).event())
     for start in range(0, len(pcm), 2048):
         await client.write_event(AudioChunk(rate, width, channels, pcm[start : start + 2048]).event())
     await client.write_event(AudioStop().event())
-    event = await client.read_event()
-    assert event is not None
-    return event
 
 
 def test_a_wyoming_client_has_the_words_of_transcribe(server: Running, recognizer: Recognizer) -> None:
@@ -65,6 +73,30 @@ def test_a_wyoming_client_has_the_words_of_transcribe(server: Running, recognize
     ]
     assert texts["en"] != texts["fr"]
     until_free(server)
+
+
+def test_a_transcript_comes_as_it_grows_from_a_model_that_streams(server: Running, recognizer: Recognizer) -> None:
+    """In chunks that are no whole number of samples; a client that knows no chunks waits for all of it."""
+    asked = recognizer.transcribe(as_read(), language="fr").text
+
+    async def conversation(client: AsyncTcpClient) -> list[Event]:
+        await client.write_event(Transcribe(language="fr").event())
+        await client.write_event(AudioStart(16_000, 2, 1).event())
+        for start in range(0, len(PCM), 6_001):
+            await client.write_event(AudioChunk(16_000, 2, 1, PCM[start : start + 6_001]).event())
+        early = [await client.read_event(), await client.read_event()]  # before the recording ends
+        await client.write_event(AudioStop().event())
+        events = [event for event in early if event is not None]
+        while not TranscriptStop.is_type(events[-1].type):
+            event = await client.read_event()
+            assert event is not None
+            events.append(event)
+        return events
+
+    start, *chunks, whole, _ = talk(server, conversation)
+    assert TranscriptStart.from_event(start).language == "fr"
+    texts = [TranscriptChunk.from_event(chunk).text for chunk in chunks if TranscriptChunk.is_type(chunk.type)]
+    assert len(texts) == len(chunks) > 1 and "".join(texts) == Transcript.from_event(whole).text == asked
 
 
 @pytest.mark.parametrize(("width", "channels"), [(1, 1), (2, 2), (4, 1)])
@@ -91,6 +123,7 @@ def test_it_says_what_it_has(server: Running) -> None:
     info, pong = talk(server, conversation)
     assert info is not None and pong is not None and Pong.from_event(pong).text == "there?"
     (program,) = Info.from_event(info).asr
+    assert program.supports_transcript_streaming
     assert [(model.name, model.languages, model.installed) for model in program.models] == [("two", ["en", "fr"], True)]
 
 
@@ -103,6 +136,7 @@ def test_it_says_what_it_has(server: Running) -> None:
         ({"language": "fr", "width": 7}, "samples of 7 bytes"),
         ({"language": "fr", "width": "x"}, "samples of 'x' bytes"),
         ({"language": "fr", "channels": 0}, "samples of 2 bytes in 0 channels"),
+        ({"language": "fr", "channels": 3000}, "the recording: not readable as audio: "),
         ({"language": "fr", "pcm": b""}, "the recording: no audio in it"),
         ({"language": "fr", "pcm": PCM * 40}, "the recording has more than 1,000,000 bytes"),
     ],

@@ -39,6 +39,8 @@ def test_without_time_nothing_is_trained_and_a_bundle_is_there(
     assert "time: about" in printed.err and "nan" not in printed.err
     for line in ("dense", "pruned, 50%", "asr-pathways transcribe", "asr-pathways serve", "--format hf"):
         assert line in printed.out
+    recording = re.search(r"transcribe \S+ --language fr (\S+)", printed.out)
+    assert recording and Path(recording[1]).is_file()
     bundle = Bundle.open(out / "small.asrp")
     assert bundle.languages == ("fr", "en")
     assert bundle.config.card.quality.startswith("WER on test: ")

@@ -37,6 +37,12 @@ def test_the_longest_plan_within_the_budget_is_chosen(plans: tuple[Plan, ...]) -
     assert plans[-1].steps == plans[-1].finetune == 0
 
 
+def test_little_speech_is_not_refitted_on_again_and_again() -> None:
+    assert [plan.within(20 * 60).refit for plan in HUB] == [plan.refit for plan in HUB]
+    assert [plan.within(10).refit for plan in HUB] == [2] * len(HUB)
+    assert [plan.within(10).refit for plan in OWN] == [0] * len(OWN)
+
+
 def test_the_page_has_the_plans() -> None:
     page = (Path(__file__).parents[2] / "docs" / "shrink.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.count(" | ") == 5][1:]

@@ -202,16 +202,6 @@ class Reader:
         shape = array.shape if prefix else self.layout.tensors[name]
         return StoredTensor(shape, array, self._array(scales) if scales in self.layout.slots else None)
 
-    def array(self, name: str, language: str | None = None) -> Array:
-        """A tensor that no mask covers, in its shape: float32 where it has floats. See `values` for the arguments.
-
-        Raises:
-            BundleError: if there is none of that name, masks cover it, or the part is broken.
-        """
-        if language is None and name in self.layout.prunable:
-            raise BundleError(f"{self.path}: {name}: is covered by masks, of which each language has another")
-        return self.values(name, language).floats()
-
     def weights(self, language: str) -> dict[str, Tensor]:
         """The state_dict of a language: float32, zeros and its unmasked tensors written in.
 
@@ -244,14 +234,8 @@ class Reader:
         names = self.layout.under_language(language)
         return {name: torch.from_numpy(self.values(name, language).dense()) for name in names}
 
-    def union_values(self, name: str) -> Tensor:
-        """What the union keeps of a prunable tensor: (k,), float32, or float16."""
-        import torch
-
-        return torch.from_numpy(self.union_array(name))
-
     def union_array(self, name: str) -> Array:
-        """As `union_values`, without torch."""
+        """What the union keeps of a prunable tensor: (k,), float32, or float16."""
         if layout.SCALES + name in self.layout.slots:
             return self.values(name).floats(self._union(name))
         return self._array(layout.VALUES + name)

@@ -122,7 +122,8 @@ def _bundle(
     sizes = write_bundle(asr, out, quantity, languages, scores=known, identifier=identifier, vocabularies=vocabularies)
     typer.echo(
         f"{out}: {len(sizes.masks)} mask{'s' * (len(sizes.masks) > 1)}, {size(sizes.total)}; "
-        f"{sizes.mask_bits:.2f} bits of masks a prunable weight, {100 * sizes.union_density:.1f}% of them kept",
+        f"{sizes.mask_bits:.2f} bits of masks a prunable weight: 1 for all, and 1 each for the "
+        f"{100 * sizes.union_density:.1f}% that some mask keeps",
         err=True,
     )
     if vocabularies:

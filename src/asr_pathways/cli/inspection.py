@@ -69,7 +69,7 @@ def _sizes(asr: AsrModel, folder: Path) -> Table:
         table.add_row("union density %", percent(summary.union_density))
         if summary.mean_iou is not None:
             table.add_row("mean IoU of pathways", f"{summary.mean_iou:.3f}")
-        table.add_row("masks", size(summary.mask_bytes))
+        table.add_row("masks at 1 bit a weight", size(summary.mask_bytes))
     if card.quality:
         table.add_row("quality", card.quality)
     for line in card.attribution:
@@ -82,7 +82,8 @@ def _bundle(path: Path) -> Iterator[Table]:
     bundle = Bundle.open(path)
     bundle.verify()
     sizes = bundle.sizes()
-    parts = Table("part", title=f"Parts ({bundle.config.dtype} values)")
+    caption = "union: 1 bit a prunable weight, for all languages; a mask: 1 bit for each weight of the union"
+    parts = Table("part", title=f"Parts ({bundle.config.dtype} values)", caption=caption)
     parts.add_column("bytes", justify="right")
     parts.add_column("bits a prunable weight", justify="right")
     masks = {f"mask {key}": count for key, count in sizes.masks.items()}

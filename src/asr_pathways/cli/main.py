@@ -19,7 +19,7 @@ from asr_pathways.cli.export import export
 from asr_pathways.cli.live import PartialLine, UntilInterrupted
 from asr_pathways.cli.serve import serve
 from asr_pathways.cli.shrink import shrink
-from asr_pathways.cli.tables import split_languages
+from asr_pathways.cli.tables import announce, split_languages
 from asr_pathways.console import print_table
 from asr_pathways.errors import PathwaysError, one_line, visible
 
@@ -85,6 +85,7 @@ def train(
 
     Example: asr-pathways train --config recipes/train.yaml --data data/prompts --out runs/dense
     """
+    announce(f"{out}: training by {config}")
     from asr_pathways.training.config import TrainRecipe
     from asr_pathways.training.train import train as run
 
@@ -142,6 +143,7 @@ def prune(
 
     Example: asr-pathways prune models/tiny --data data/prompts --sparsity 0.7 --out runs/dynamic
     """
+    announce(f"{out}: pruning {model}")
     from asr_pathways.config import parse_config
     from asr_pathways.training.config import PruneRecipe
     from asr_pathways.training.prune import prune as run
@@ -187,6 +189,7 @@ def add_language(
 
     Example: asr-pathways add-language runs/dynamic --language it --data data/prompts --out runs/with-it
     """
+    announce(f"{out}: adding {language} to {model}")
     from asr_pathways.training.add_language import add_language as run
     from asr_pathways.training.config import PruneRecipe
 
@@ -212,6 +215,7 @@ def evaluate(
 
     Example: asr-pathways evaluate models/tiny --data data/prompts --split test --json scores.json
     """
+    announce(f"{model}: recognising {data}, {split}")
     from asr_pathways.bundle.layout import is_bundle
     from asr_pathways.bundle.load import load_model
     from asr_pathways.data.corpus import SPLITS
@@ -268,7 +272,9 @@ def transcribe(
     format: Annotated[
         Format, typer.Option(help="text; json: an object a file, with times; srt or vtt: captions.")
     ] = Format.text,
-    words: Annotated[bool, typer.Option("--words", help="Time each word; captions then break where words do.")] = False,
+    words: Annotated[
+        bool, typer.Option("--words", help="Time each word; captions underline the one that is spoken.")
+    ] = False,
     precision: Annotated[
         str, typer.Option(help="auto: whichever products are fastest here, int8 too; float32: exact.")
     ] = "auto",
@@ -348,7 +354,8 @@ def _print_result(result: Result, file: Path, format: Format, words: bool, alone
     elif format is Format.text:
         typer.echo(visible(result.text if alone else f"{file}: {result.text}"))
     else:
-        typer.echo(visible(result.to_srt() if format is Format.srt else result.to_vtt()), nl=False)
+        captions = result.to_srt if format is Format.srt else result.to_vtt
+        typer.echo(visible(captions(words=words)), nl=False)
 
 
 def _doubted(file: Path, result: Result) -> Result:
@@ -405,6 +412,7 @@ def identify(model: Model, data: Data, languages: Languages = None) -> None:
 
     Example: asr-pathways identify runs/dynamic --data data/prompts
     """
+    announce(f"{model}: encoding {data}")
     from asr_pathways.bundle.layout import is_bundle
     from asr_pathways.bundle.load import load_model
     from asr_pathways.evaluation.tables import identification_table
@@ -467,10 +475,11 @@ def experiment(
 
     Example: asr-pathways experiment recipes/paper.yaml --out results/paper
     """
-    from asr_pathways.experiment.command import run_experiment
-
     if dry_run and report:
         raise typer.BadParameter("--dry-run and --report do not go together: neither runs anything")
+    announce(f"{recipe}: reading")
+    from asr_pathways.experiment.command import run_experiment
+
     run_experiment(recipe, out, ray=ray, source=source, dry_run=dry_run, report=report)
 
 
@@ -484,20 +493,16 @@ def demo(
     fast: Annotated[bool, typer.Option("--fast", help="Fewer training steps.")] = False,
 ) -> None:
     """The main job: prunes a real model to 70% on real speech by Dynamic ASR Pathways, and writes report.html."""
+    announce(f"{out}: reading {model}")
     from asr_pathways.experiment.demo import run_demo
     from asr_pathways.model_folder.folder import is_own
 
     if not is_own(model):
-        from asr_pathways.bundle.load import load_model
-        from asr_pathways.data.corpora.prompts import LANGUAGES, prepare_prompts
-        from asr_pathways.shrink.command import shrink as run
+        from asr_pathways.experiment.hub_demo import run_hub_demo
 
-        load_model(model)  # a wrong --model is reported before anything is fetched
         if fast:
             raise PathwaysError(f"--fast is of models of this package: {model} takes half an hour")
-        if not (out / "data" / "corpus.json").exists():
-            prepare_prompts(out / "data", source, LANGUAGES)
-        run(model, out / "data", out / "shrunk", LANGUAGES, budget=1500.0, resume=True)
+        run_hub_demo(model, out, source=source)
         return
     run_demo(model, out, source=source, fast=fast)
 
@@ -508,7 +513,7 @@ def _finished(out: Path, resume: bool) -> bool:
 
     if not (resume and has_ended(out)):
         return False
-    _report(f"{out}: the run has ended, and its model is there")
+    announce(f"{out}: the run has ended, and its model is there")
     return True
 
 
@@ -519,13 +524,7 @@ def _end(out: Path, keep_checkpoints: bool) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     freed = 0 if keep_checkpoints else remove_checkpoints(out)
-    _report(f"{out}: model written" + (f"; checkpoints removed ({size(freed)})" if freed else ""))
-
-
-def _report(text: str) -> None:
-    """Of several processes of one run, only the first prints."""
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(text, err=True)
+    announce(f"{out}: model written" + (f"; checkpoints removed ({size(freed)})" if freed else ""))
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from asr_pathways.cli.tables import split_languages
+from asr_pathways.cli.tables import announce, split_languages
 from asr_pathways.errors import PathwaysError
 
 
@@ -41,7 +41,6 @@ def shrink(
 
     Example: asr-pathways shrink openai/whisper-base --languages fr,it --data data/prompts --budget 30m
     """
-    from asr_pathways.shrink.command import shrink as run
     from asr_pathways.shrink.plans import TARGETS, parse_budget
 
     chosen = next((known for known in TARGETS if known == target), None)
@@ -51,4 +50,8 @@ def shrink(
     if not codes:
         raise PathwaysError("--languages: name at least one, such as fr")
     place = out or Path("runs") / f"{model.name.partition('@')[0]}-{'-'.join(codes)}"
-    run(model, data, place, codes, target=chosen, budget=parse_budget(budget), resume=resume)
+    seconds = parse_budget(budget)
+    announce(f"{place}: making {model} small in {', '.join(codes)}")
+    from asr_pathways.shrink.command import shrink as run
+
+    run(model, data, place, codes, target=chosen, budget=seconds, resume=resume)

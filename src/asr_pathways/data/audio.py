@@ -264,8 +264,8 @@ def _head(path: Path) -> bytes:
 def check_rate(rate: object, where: str = "") -> None:
     """Raises PathwaysError for what is no sample rate in Hz (not a number, or outside `RATES`); ``where`` begins it."""
     lowest, highest = RATES
-    if isinstance(rate, bool) or not isinstance(rate, Real) or not lowest <= float(rate) <= highest:
-        raise PathwaysError(f"{where}sample rate {rate} Hz: it must be from {lowest:,} to {highest:,} Hz")
+    if isinstance(rate, bool) or not isinstance(rate, Real) or rate < lowest or not rate <= highest:
+        raise PathwaysError(f"{where}sample rate {rate!s:.40} Hz: it must be from {lowest:,} to {highest:,} Hz")
 
 
 def resample(samples: Samples, rate: float, target: float = SAMPLE_RATE) -> Samples:

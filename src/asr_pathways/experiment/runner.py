@@ -227,6 +227,7 @@ class _Board:
         self._costs = costs(plan, root)
         self._left = {cell.name: cell for cell in cells}
         self._total = len(cells)
+        self._begun = {cell.name for cell in cells if cell_folder(root, cell.name).exists()}
         self._done: list[Cell] = []
         self._began = time.monotonic()
         console = make_console(stderr=True)
@@ -240,6 +241,9 @@ class _Board:
             disable=not console.is_terminal,
         )
         self._task = self.bar.add_task("Cells", total=len(cells), left=self._time_left())
+        if cells:
+            many = f"{len(cells)} of {len(plan.cells)} cells to run"
+            console.print(f"{many}, {self._time_left()}; logs: {root / 'logs'}", soft_wrap=True)
 
     def show(self, cell: Cell, entry: dict[str, Any] | str) -> None:
         """One more cell has ended."""
@@ -247,7 +251,10 @@ class _Board:
         if isinstance(entry, str):
             text = Text.assemble(("failed", "red"), f" {cell.label} ({cell.name}): {entry}")
         else:
-            self._done.append(cell)
+            if cell.name not in self._begun:
+                self._done.append(cell)
+            elif not self._done:
+                self._began = time.monotonic()  # what an earlier run had begun says nothing of the pace
             text = Text(f"{cell.label}: {_wer(entry)}{duration(float(entry['cost']['seconds']))}")
         self.bar.update(self._task, advance=1, left=self._time_left())
         ended = self._total - len(self._left)

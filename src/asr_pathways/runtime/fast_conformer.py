@@ -146,6 +146,8 @@ class Encoder:
                 x = self._pointwise[index - 1](x.view(-1, channels)).view(count, width, channels)
             x = self._activation(x)
         x = self._inwards(x.flatten(1)) * self._scale
+        if not len(x):  # what is left at the end is of frames that are there already
+            return x
         for layer, memory in zip(self._layers, state.layers, strict=True):
             x = layer(x, memory)
         return x

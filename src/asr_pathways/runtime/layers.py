@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,7 +164,7 @@ class Layers:
         self.precision, self.granularity, self.threads = precision, granularity, threads
         self.plan: dict[Product, list[Timing]] = {}
         self._known = _Known(formats(precision, torch, granularity), granularity, threads)
-        self._outputs: dict[bytes | None, Any] = {}
+        self._outputs = WeakValueDictionary[tuple[int, bytes | None], Any]()
 
     @property
     def attention(self) -> str:
@@ -190,15 +191,16 @@ class Layers:
         return chosen.layer(compiled, bias, rows), nbytes
 
     def output(self, embedding: NDArray[Any], tokens: NDArray[np.int32] | None, runner: Runner) -> Any:
-        """The output layer of the model's embedding (V, D), made once for all of its networks with these tokens.
+        """The output layer of an embedding (V, D), one for all networks that are there with it and these tokens.
 
         Args:
             tokens: (k,): those that it scores; None: all.
         """
-        key = None if tokens is None else tokens.tobytes()
-        if key not in self._outputs:
-            self._outputs[key] = extension.built().Output(embedding, tokens, runner)
-        return self._outputs[key]
+        key = id(embedding), None if tokens is None else tokens.tobytes()  # the layer keeps it, so no other has its id
+        output = self._outputs.get(key)
+        if output is None:
+            output = self._outputs[key] = extension.built().Output(embedding, tokens, runner)
+        return output
 
 
 class _Known:

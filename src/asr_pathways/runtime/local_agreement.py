@@ -7,6 +7,7 @@ silence is not decoded, and what was said before a pause is not decoded again af
 
 from __future__ import annotations
 
+import math
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -77,7 +78,7 @@ class AgreementStream:
                 known.take(self._recognize(part))
                 known.decoded = part.until
             if part.over:
-                known.settle()
+                known.settle(part.until / SAMPLE_RATE if part.cut else math.inf)
                 part.samples = part.samples[:0]
         return self._result(final=False)
 
@@ -163,10 +164,9 @@ class _Agreement:
         rest: the words after them, of the last hypothesis.
     """
 
-    def __init__(self, stable: Sequence[Piece] = ()) -> None:
-        self.decoded = 0
-        self.stable = list(stable)
-        self.rest: list[Piece] = []
+    def __init__(self, stable: Sequence[Piece] = (), rest: Sequence[Piece] = (), decoded: int = 0) -> None:
+        self.decoded = decoded
+        self.stable, self.rest = list(stable), list(rest)
 
     @property
     def words(self) -> list[Piece]:
@@ -183,15 +183,22 @@ class _Agreement:
         self.stable += rest[:agreed]
         self.rest = rest[agreed:]
 
-    def settle(self) -> None:
-        """There will be no other hypothesis."""
-        self.stable, self.rest = self.words, []
+    def settle(self, seconds: float) -> None:
+        """There will be no other hypothesis of what comes before."""
+        before, self.rest = _parted(self.rest, seconds)
+        self.stable += before
 
     def split(self, seconds: float) -> _Agreement:
-        """What comes after: stable words there stay so, and are no longer here."""
-        later = [word for word in self.stable if word.start + word.end >= 2 * seconds]
-        self.stable = [word for word in self.stable if word.start + word.end < 2 * seconds]
-        return _Agreement(later)
+        """What comes after, as far as it was decoded: stable words there stay so, and none are here any more."""
+        self.stable, stable = _parted(self.stable, seconds)
+        self.rest, rest = _parted(self.rest, seconds)
+        return _Agreement(stable, rest, self.decoded)
+
+
+def _parted(words: Sequence[Piece], seconds: float) -> tuple[list[Piece], list[Piece]]:
+    """The words before and after, by their middles."""
+    before = [word for word in words if word.start + word.end < 2 * seconds]
+    return before, [word for word in words if word.start + word.end >= 2 * seconds]
 
 
 def _matching(stable: Sequence[Piece], hypothesis: Sequence[Piece]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
@@ -73,19 +73,27 @@ class Result:
         """Of all segments."""
         return tuple(chain.from_iterable(segment.words for segment in self.segments))
 
-    def to_srt(self) -> str:
-        """SubRip captions; empty if there is no text. An arrow in the text loses dashes: SubRip has no escapes."""
+    def to_srt(self, *, words: bool = False) -> str:
+        """SubRip captions; empty if there is no text. An arrow in the text loses dashes: SubRip has no escapes.
+
+        Args:
+            words: each caption is shown anew for each of its words, which is underlined for as long as it is spoken.
+        """
         cues = [
-            f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{re.sub('--+>', '->', text)}\n"
-            for number, (text, start, end) in enumerate(self._captions(), 1)
+            f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{text}\n"
+            for number, (text, start, end) in enumerate(self._cues(words, lambda text: re.sub("--+>", "->", text)), 1)
         ]
         return "\n".join(cues)
 
-    def to_vtt(self) -> str:
-        """WebVTT captions."""
+    def to_vtt(self, *, words: bool = False) -> str:
+        """WebVTT captions.
+
+        Args:
+            words: as of `to_srt`.
+        """
         cues = [
-            f"{_time(start, '.')} --> {_time(end, '.')}\n{html.escape(text, quote=False)}\n"
-            for text, start, end in self._captions()
+            f"{_time(start, '.')} --> {_time(end, '.')}\n{text}\n"
+            for text, start, end in self._cues(words, lambda text: html.escape(text, quote=False))
         ]
         return "\n".join(["WEBVTT\n", *cues])
 
@@ -121,10 +129,11 @@ class Result:
             **({"languages": languages} if languages else {}),
         }
 
-    def _captions(self) -> Iterator[tuple[str, float, float]]:
+    def _cues(self, words: bool, escape: Callable[[str], str]) -> Iterator[tuple[str, float, float]]:
         """(text in at most `LINES` lines, start, end)."""
         for segment in self.segments:
-            yield from _captions(pieces_of(segment))
+            for caption in _captions(pieces_of(segment)):
+                yield from caption.word_cues(escape) if words and segment.words else [caption.cue(escape)]
 
 
 class Piece(NamedTuple):
@@ -163,24 +172,78 @@ def _parts(segment: Segment) -> list[Piece]:
     return pieces
 
 
-def _captions(pieces: list[Piece]) -> Iterator[tuple[str, float, float]]:
-    lines: list[str] = []
-    start = end = 0.0
-    for piece in pieces:
-        longer = (lines[-1] + " " * piece.space if lines else "") + piece.text
-        apart = bool(lines) and (piece.start - end > PAUSE or piece.end - start > LONGEST)
-        apart |= len(lines) == LINES and lines[-1].endswith(SENTENCE_ENDS)
-        if lines and not apart and _columns(longer) <= COLUMNS:
-            lines[-1] = longer
-        elif lines and not apart and len(lines) < LINES:
-            lines.append(piece.text)
+class _Caption:
+    """Pieces in at most `LINES` lines, which are shown together."""
+
+    def __init__(self, first: Piece) -> None:
+        self._pieces, self._before = [first], [""]  # and what comes before each: nothing, a space or a line's end
+        self._lines = [first.text]
+
+    @property
+    def start(self) -> float:
+        return self._pieces[0].start
+
+    @property
+    def end(self) -> float:
+        return max(self._pieces[-1].end, self.start)
+
+    def add(self, piece: Piece) -> bool:
+        """Adds a piece; False if it begins another caption."""
+        if piece.start - self.end > PAUSE or piece.end - self.start > LONGEST:
+            return False
+        full = len(self._lines) == LINES
+        if full and self._lines[-1].endswith(SENTENCE_ENDS):
+            return False
+        before = " " * piece.space
+        longer = self._lines[-1] + before + piece.text
+        if _columns(longer) <= COLUMNS:
+            self._lines[-1] = longer
+        elif full:
+            return False
         else:
-            if lines:
-                yield "\n".join(lines), start, end
-            lines, start = [piece.text], piece.start
-        end = max(piece.end, start)
-    if lines:
-        yield "\n".join(lines), start, end
+            before = "\n"
+            self._lines.append(piece.text)
+        self._pieces.append(piece)
+        self._before.append(before)
+        return True
+
+    def cue(self, escape: Callable[[str], str]) -> tuple[str, float, float]:
+        """(text, start, end)."""
+        return escape("\n".join(self._lines)), self.start, self.end
+
+    def word_cues(self, escape: Callable[[str], str]) -> Iterator[tuple[str, float, float]]:
+        """One for each word, underlined, and one for each pause between them. A word of no length is underlined until
+        the next one begins, or with the one beside it.
+        """
+        place = 0
+        while place < len(self._pieces):
+            start, after = self._pieces[place].start, place + 1
+            while after < len(self._pieces) and not start < self._pieces[after].start < self.end:
+                after += 1
+            following = self._pieces[after].start if after < len(self._pieces) else self.end
+            end = min(max(piece.end for piece in self._pieces[place:after]), following)
+            end = end if end > start else following
+            yield self._underlined(place, after, escape), start, end
+            if following > end:
+                yield self.cue(escape)[0], end, following
+            place = after
+
+    def _underlined(self, first: int, after: int, escape: Callable[[str], str]) -> str:
+        texts = [before + piece.text for before, piece in zip(self._before, self._pieces, strict=True)]
+        space = self._before[first]
+        marked = "".join(texts[first:after]).removeprefix(space)
+        return f"{escape(''.join(texts[:first]) + space)}<u>{escape(marked)}</u>{escape(''.join(texts[after:]))}"
+
+
+def _captions(pieces: list[Piece]) -> Iterator[_Caption]:
+    caption: _Caption | None = None
+    for piece in pieces:
+        if caption is None or not caption.add(piece):
+            if caption is not None:
+                yield caption
+            caption = _Caption(piece)
+    if caption is not None:
+        yield caption
 
 
 def _columns(text: str) -> int:

@@ -16,20 +16,15 @@ from asr_pathways.model_folder.decode import pair, read_samples, reference_text
 from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.runtime.results import Result, Segment
 from asr_pathways.runtime.stream import StreamResult
-from asr_pathways.runtime.streaming import StreamingTransducer
 
 CHUNK = 0.32
 """Seconds of audio in each step of streaming."""
 
 
 def transcribe_stream(
-    recognizer: StreamingTransducer | Recognizer,
-    path: Path,
-    language: str,
-    chunk: float = CHUNK,
-    channel: int | None = None,
+    recognizer: Recognizer, path: Path, language: str, channel: int | None = None
 ) -> Iterator[tuple[Result, bool]]:
-    """Decodes a recording ``chunk`` seconds at a time; yields the hypothesis after each, and whether it is final.
+    """Decodes a recording `CHUNK` seconds at a time; yields the hypothesis after each, and whether it is final.
 
     Raises:
         PathwaysError: if the file cannot be read as audio or is too short, or the language is unknown.
@@ -37,7 +32,7 @@ def transcribe_stream(
     stream = recognizer.stream(language)
     samples = read_samples(path, channel)
     seconds = len(samples) / SAMPLE_RATE
-    step = max(1, round(chunk * SAMPLE_RATE))
+    step = round(CHUNK * SAMPLE_RATE)
     for start in range(0, len(samples), step):
         stream.accept(samples[start : start + step])
         yield _result(stream.partial(), seconds)
@@ -45,7 +40,7 @@ def transcribe_stream(
 
 
 def transcribe_live(
-    recognizer: StreamingTransducer | Recognizer,
+    recognizer: Recognizer,
     sound: Sound,
     language: str,
     rate: int = SAMPLE_RATE,

@@ -23,7 +23,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.serve.answers import busy, error
 from asr_pathways.serve.live import live
 from asr_pathways.serve.service import Busy, Service
-from asr_pathways.serve.transcriptions import transcriptions
+from asr_pathways.serve.transcriptions import require_model, transcriptions
 from asr_pathways.serve.vosk import vosk
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
@@ -82,6 +82,7 @@ def _routes() -> list[BaseRoute]:
         WebSocketRoute("/v1/stream", live),
         WebSocketRoute("/vosk", vosk),
         Route("/v1/models", _models),
+        Route("/v1/models/{name:path}", _model),
         Route("/", _page),
         Mount("/page", StaticFiles(directory=PAGE)),
         Route("/health", _health),
@@ -90,9 +91,18 @@ def _routes() -> list[BaseRoute]:
 
 
 async def _models(request: Request) -> Response:
+    return JSONResponse({"object": "list", "data": [_described(request.app.state.service)]})
+
+
+async def _model(request: Request) -> Response:
     service: Service = request.app.state.service
+    require_model(request.path_params["name"], service)
+    return JSONResponse(_described(service))
+
+
+def _described(service: Service) -> dict[str, object]:
     recognizer = service.recognizer
-    model = {
+    return {
         "id": service.name,
         "object": "model",
         "created": 0,
@@ -102,7 +112,6 @@ async def _models(request: Request) -> Response:
         "streams": recognizer.streams,
         "kept": service.kept,
     }
-    return JSONResponse({"object": "list", "data": [model]})
 
 
 async def _page(request: Request) -> Response:

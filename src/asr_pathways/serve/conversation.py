@@ -79,7 +79,12 @@ async def converse(socket: WebSocket, handler: Callable[[WebSocket, Service], Aw
     try:
         with service.stream():
             await socket.accept()
-            await _close(socket, *await _end(socket, service, handler))
+            try:
+                end = await _end(socket, service, handler)
+            except Exception:  # which is logged
+                await _close(socket, _FAILED, "the server failed: its log says how")
+                raise
+            await _close(socket, *end)
     except Busy as refused:
         await socket.send_denial_response(busy(refused))
 
@@ -175,8 +180,12 @@ async def send(socket: WebSocket, message: dict[str, Any]) -> None:
 
     Raises:
         asyncio.TimeoutError: if the client does not take it within `SEND_TIME`.
+        WebSocketDisconnect: if the client has left, or the server has closed the stream of one that answers no ping.
     """
-    await asyncio.wait_for(socket.send_text(json.dumps(message, ensure_ascii=False)), SEND_TIME)
+    try:
+        await asyncio.wait_for(socket.send_text(json.dumps(message, ensure_ascii=False)), SEND_TIME)
+    except RuntimeError:  # what uvicorn raises where it has closed the stream by itself
+        raise WebSocketDisconnect(1006) from None
 
 
 def require_keys(message: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -64,7 +65,13 @@ def make_server(service: Service, host: str, for_wyoming: socket.socket | None =
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=3,
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_error)
     return uvicorn.Server(config)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    """Not what uvicorn says of each stream that is refused by a status instead of a handshake."""
+    return "returned without completing handshake" not in str(record.msg)
 
 
 def listen(host: str, port: int) -> socket.socket:

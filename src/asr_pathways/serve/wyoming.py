@@ -1,6 +1,6 @@
 """Wyoming, the protocol of Home Assistant's voice assistants (github.com/OHF-Voice/wyoming), over TCP.
 
-A recording comes in chunks, and its transcript goes back.
+A recording comes in chunks, and its transcript goes back; of a model that streams, what is stable of it before its end.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import socket
 import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
-from wyoming.asr import Transcribe, Transcript
+from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.error import Error
 from wyoming.event import Event, Eventable, async_read_event, async_write_event
 from wyoming.info import AsrModel, AsrProgram, Attribution, Describe, Info
 from wyoming.ping import Ping, Pong
 
-from asr_pathways.data.audio import SAMPLE_RATE
+from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
+from asr_pathways.runtime.auto_stream import AUTO
+from asr_pathways.runtime.stream import Stream
 from asr_pathways.serve.conversation import IDLE_TIME, SEND_TIME
 from asr_pathways.serve.service import Busy, Service
 from asr_pathways.serve.upload import LINGER, read_upload
@@ -65,7 +68,14 @@ class _Client:
         self._service, self._reader, self._writer = service, reader, writer
         self._language: str | None = None
         self._format = (SAMPLE_RATE, 2, 1)  # rate, bytes a sample, channels
+        self._begin()
+
+    def _begin(self) -> None:
+        """A new recording."""
         self._audio = bytearray()
+        self._decoded = 0  # bytes of it
+        self._stream: Stream | None = None
+        self._sent: str | None = None  # of the transcript; None: it has not begun
 
     async def run(self) -> None:
         """Until the client leaves, or sends what is no event."""
@@ -105,17 +115,49 @@ class _Client:
         elif isinstance(known, Transcribe):
             self._language = known.language
         elif isinstance(known, AudioStart):
-            self._format, self._audio = (known.rate, known.width, known.channels), bytearray()
+            self._format = (known.rate, known.width, known.channels)
+            self._begin()
         elif isinstance(known, AudioChunk):
             self._audio += known.audio
             if len(self._audio) > RECORDING:
                 raise PathwaysError(f"the recording has more than {RECORDING:,} bytes")
+            if self._service.recognizer.streams and (language := self._service.language(self._language)) != AUTO:
+                await self._grow(await self._stable(language), language)
         elif isinstance(known, AudioStop):
-            await self._send(await self._transcript())
+            transcript = await self._transcript()
+            if self._service.recognizer.streams:
+                await self._grow(transcript.text, str(transcript.language))
+            await self._send(transcript)
+            if self._sent is not None:
+                await self._send(TranscriptStop())
+            self._begin()
+
+    async def _stable(self, language: str) -> str:
+        """How the text of what has come begins, and will begin."""
+        import soundfile
+
+        rate, width, channels = self._format
+        file = _as_wav(bytes(self._audio[self._decoded :]), rate, width, channels)
+        try:
+            frames = soundfile.read(file, dtype="float32", always_2d=True)[0]
+        except soundfile.LibsndfileError as error:
+            raise PathwaysError(f"the recording: not readable as audio: {error}") from None
+        self._decoded += len(frames) * width * channels
+        if self._stream is None:
+            self._stream = await self._service.run(partial(self._service.open, language))
+        return await self._service.run(partial(_accepted, self._stream, frames.mean(axis=1), rate))
+
+    async def _grow(self, text: str, language: str) -> None:
+        """Sends what is new of a transcript."""
+        if self._sent is None and text:
+            await self._send(TranscriptStart(language=language))
+            self._sent = ""
+        if self._sent is not None and text != self._sent and text.startswith(self._sent):
+            await self._send(TranscriptChunk(text[len(self._sent) :]))
+            self._sent = text
 
     async def _transcript(self) -> Transcript:
         service, audio, language = self._service, bytes(self._audio), self._service.language(self._language)
-        self._audio = bytearray()
         samples = await service.recording(lambda: read_upload(_as_wav(audio, *self._format), "the recording"))
         service.audio_seconds += len(samples) / SAMPLE_RATE
         result = await service.recording(lambda: service.recognizer.transcribe(samples, language=language))
@@ -129,7 +171,8 @@ class _Client:
             "version": None,
         }
         model = AsrModel(name=self._service.name, languages=list(self._service.recognizer.languages), **about)
-        return Info(asr=[AsrProgram(name="asr-pathways", models=[model], **about)])
+        streams = self._service.recognizer.streams
+        return Info(asr=[AsrProgram("asr-pathways", models=[model], supports_transcript_streaming=streams, **about)])
 
     async def _send(self, event: Eventable) -> None:
         await asyncio.wait_for(async_write_event(event.event(), self._writer), SEND_TIME)
@@ -150,6 +193,11 @@ class _Bounded:
         return await asyncio.wait_for(self._reader.readexactly(count), IDLE_TIME)
 
 
+def _accepted(stream: Stream, samples: Samples, rate: int) -> str:
+    stream.accept(samples, rate)
+    return stream.partial().stable
+
+
 def _as_wav(audio: bytes, rate: int, width: int, channels: int) -> io.BytesIO:
     """Raw samples as a WAV file.
 
@@ -163,4 +211,5 @@ def _as_wav(audio: bytes, rate: int, width: int, channels: int) -> io.BytesIO:
             written.writeframes(audio[: len(audio) // (width * channels) * width * channels])
     except (wave.Error, ArithmeticError, TypeError, ValueError) as error:
         raise PathwaysError(f"samples of {width!r} bytes in {channels!r} channels at {rate!r} Hz: {error}") from None
+    file.seek(0)
     return file

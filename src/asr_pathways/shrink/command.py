@@ -47,6 +47,25 @@ class Job:
         return self.out / "dense" if self.chosen.finetune else Path(self.chosen.model)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the command ends with.
+
+    Attributes:
+        bundle: the result.
+        split: on which the systems were compared.
+        systems: the dense model, perhaps the finetuned one, and the bundle.
+        lines: what is to be known of them.
+        commands: what to do with it next, without the program's name.
+    """
+
+    bundle: Path
+    split: str
+    systems: tuple[System, ...]
+    lines: tuple[str, ...]
+    commands: tuple[str, ...]
+
+
 def shrink(
     model: Path,
     data: Path,
@@ -56,7 +75,7 @@ def shrink(
     target: Target = "accuracy",
     budget: float = 0.0,
     resume: bool = False,
-) -> None:
+) -> Outcome:
     """Prunes ``model`` for some languages within a budget of time, and prints it beside the dense one.
 
     Args:
@@ -74,12 +93,12 @@ def shrink(
     asked = {"model": str(model), "target": target, "budget": float(budget)}
     with alone_in(out, "another run is there: wait for it, or choose another folder"):
         known = _known(out, asked, languages, resume)
-        print(f"{out}: reading {model} and {data}", file=sys.stderr)
+        print(f"{out}: reading {data}", file=sys.stderr)
         if not data.is_dir():
             data = _imported(data, out / "data")
         chosen = known or choose_plan(model, data, out, languages, target, budget)
         release_memory()
-        _finish(_trained(Job(out, data, chosen)))
+        return _finish(_trained(Job(out, data, chosen)))
 
 
 def _known(out: Path, asked: dict[str, object], languages: Sequence[str], resume: bool) -> Chosen | None:
@@ -140,7 +159,7 @@ def _begun(folder: Path) -> bool:
     return (folder / "checkpoints" / "start").exists()
 
 
-def _finish(job: Job) -> None:
+def _finish(job: Job) -> Outcome:
     """Writes the bundle, compares it with the dense model, and prints what is to be known of it."""
     chosen, bundle, tested = job.chosen, job.bundle, TestSet.of(job.data, job.chosen.languages)
     asr = load_model(job.out / "pruned")
@@ -157,19 +176,20 @@ def _finish(job: Job) -> None:
     asr.card = asr.card.model_copy(update={"quality": "; ".join(said)})
     scores = {one.language: Score(wer=one.wer.rate, words=one.words) for one in pruned.languages}
     write_bundle(asr, bundle, chosen.dtype, scores=scores)
-    print_table(comparison_table(systems, tested.split))
-    console = make_console()
     words = sum(entry.words for entry in dense.languages)
     small = f"{words:,} words: differences of WER below about {smallest_difference(words)} are not shown"
-    for line in (*said, small, *not_faster(systems)):
-        console.print(line, soft_wrap=True)
     language = chosen.languages[0]
-    for command in (
-        f"transcribe {quote(str(bundle))} --language {language} call.wav",
+    recording = tested.longest(language).recording.sources[0].source
+    commands = (
+        f"transcribe {quote(str(bundle))} --language {language} {quote(recording)}",
         f"serve {quote(str(bundle))}",
         f"export {quote(str(job.out / 'pruned'))} {job.out.name}-{language} --format hf --languages {language}",
-    ):
-        console.print(f"  asr-pathways {command}", soft_wrap=True)
+    )
+    outcome = Outcome(bundle, tested.split, tuple(systems), (*said, small, *not_faster(systems)), commands)
+    print_table(comparison_table(systems, tested.split))
+    for line in (*outcome.lines, *(f"  asr-pathways {command}" for command in commands)):
+        make_console().print(line, soft_wrap=True)
+    return outcome
 
 
 def _compared(job: Job, tested: TestSet, name: str, model: Path) -> System:

@@ -88,6 +88,11 @@ class TestSet:
             taken.setdefault(_language(cut), []).append(cut)
         return TestSet(self.split, [cut for group in taken.values() for cut in group[:most]])
 
+    def longest(self, language: str) -> Any:
+        """The longest utterance in a language; of any, if there is none in that one."""
+        cuts = [cut for cut in self.cuts if _language(cut) == language] or self.cuts
+        return max(cuts, key=lambda cut: cut.duration)
+
     def compared(self, name: str, model: Path, nbytes: int) -> System:
         """Recognises all, one utterance after another; what takes next to no time is timed again, for less noise."""
         recognizer, utterances, seconds = Recognizer(model), list[Utterance](), 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from asr_pathways.bundle.layout import Quantity, is_bundle
 from asr_pathways.bundle.load import load_model
 from asr_pathways.config import Config
+from asr_pathways.data.corpus import spoken_rows
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import write_json
 from asr_pathways.formats import duration, percent, size
@@ -93,7 +95,9 @@ def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], ta
         scorings = 1 + short * (2 if plan.finetune else 1)
         return _FIXED + scorings * scoring + sum(part.seconds for part in costs.of(plan))
 
-    plans = OWN if isinstance(asr.model, Transducer) else HUB
+    speech = _speech(data)
+    most = max(speech[language] for language in codes)
+    plans = [plan.within(most) for plan in (OWN if isinstance(asr.model, Transducer) else HUB)]
     plan = choose(plans, seconds, budget)
     chosen = Chosen(
         model=str(model),
@@ -119,6 +123,14 @@ def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], ta
         print(f"with a budget{longer_budget} it {what}: {better} then", file=sys.stderr)
     write_json(out / "plan.json", chosen.model_dump(mode="json"))
     return chosen
+
+
+def _speech(data: Path) -> dict[str, float]:
+    """{language: seconds of it to train on}."""
+    found: dict[str, float] = defaultdict(float)
+    for language, _, _, seconds in spoken_rows(data, "train"):
+        found[language] += seconds
+    return found
 
 
 def _lines(chosen: Chosen, plan: Plan, parts: Sequence[Estimate], seconds: float, dense: System) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from asr_pathways.bundle.layout import Quantity
@@ -17,6 +18,9 @@ METHOD = "dynamic"
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 _DENSER, _SPARSER = 0.5, 0.7
+
+BATCH = 24.0
+"""Seconds of speech in a batch of refitting, about."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ class Plan:
     def sparsity_for(self, target: Target) -> float:
         """That of a run for ``target``."""
         return self.sparsity[0 if target == "accuracy" else 1]
+
+    def within(self, speech: float) -> Plan:
+        """That for so many seconds of speech a language: it is not refitted on the same utterances again and again."""
+        return replace(self, refit=min(self.refit, 1 + math.ceil(speech / BATCH)))
 
 
 _EITHER, _DENSE = (_DENSER, _SPARSER), (_DENSER, _DENSER)

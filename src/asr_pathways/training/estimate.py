@@ -268,7 +268,8 @@ def estimate(pace: Pace, config: LoopConfig, languages: int, dev: int, masks: Pa
         scorings += 1  # of the mean of the best ones
     if dev:
         seconds += scorings * dev * pace.utterance
-        parts.append(f"decoding dev {scorings} times {duration(dev * pace.utterance)}")
+        often = f"{scorings} times, {duration(dev * pace.utterance)} each" if scorings > 1 else ""
+        parts.append(f"decoding dev {often or duration(dev * pace.utterance)}")
     model = _FLOAT * pace.weights
     kept = config.evaluation.keep_best if config.evaluation.choose == "best" else 0
     checkpoints = 3 * config.keep_last * model  # weights and the optimizer's two moments

@@ -14,6 +14,7 @@ from asr_pathways.console import make_console, text_column
 from asr_pathways.data.progress import LogPace
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import writing
+from asr_pathways.formats import duration
 
 _EVENTS = "events.out.tfevents."
 
@@ -80,7 +81,7 @@ class TrainingProgress:
         self.scalars(step, {"train/loss": loss, **scalars})
         if not self._console.is_terminal and self._pace.due():
             left = (now - self._began) / max(1, step - self._first_step) * (self._steps - step)
-            self.line(f"{self._description}: step {step}/{self._steps}, {state}, {left / 60:.1f} min left")
+            self.line(f"{self._description}: step {step}/{self._steps}, {state}, about {duration(left)} left")
 
     def track(self, items: Iterable[T], label: str, total: int, size: Callable[[T], int]) -> Iterator[T]:
         """The items, with a second bar, or lines, while they last; each moves it on by its ``size`` up to ``total``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import shutil
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from huggingface_hub import close_session
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -336,7 +338,7 @@ def test_a_config_that_asks_for_too_much_is_refused_at_once(
 def test_a_missing_model_is_one_line() -> None:
     with pytest.raises(PathwaysError, match="no such model folder"):
         load_model("nowhere")
-    with pytest.raises(PathwaysError, match="nobody/nothing: cannot load this Hugging Face model"):
+    with pytest.raises(PathwaysError, match="nobody/nothing: the hub cannot be reached, and its cache"):
         load_model("nobody/nothing")
 
 
@@ -361,6 +363,27 @@ def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The cache of the hub's library, empty; there is no network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def test_retries_of_a_hub_that_is_not_reached_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, hub_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+    tried: list[float] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: shown.append(record.getMessage()))
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "handlers", [handler])
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", tried.append)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    close_session()  # the next one has that proxy
+    with pytest.raises(PathwaysError, match="nobody/nothing: the hub cannot be reached"):
+        load_model("nobody/nothing")
+    assert len(tried) > 1 and not shown
+    assert capsys.readouterr().err == "nobody/nothing: the hub does not answer; trying again for half a minute\n"
+    logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+    assert shown == ["Retrying in 1s"]  # other users of the library see theirs
+    close_session()
 
 
 def test_a_model_of_the_hub_is_of_one_revision(

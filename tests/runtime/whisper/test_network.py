@@ -313,3 +313,5 @@ def test_sizes_that_no_network_has_are_refused(whisper: Any) -> None:
             Shape.read(config | {name: value}, "here")
     with pytest.raises(PathwaysError, match="only Whisper's own activation"):
         Shape.read(config | {"activation_function": "relu"}, "here")
+    with pytest.raises(PathwaysError, match="here: tie_word_embeddings: the output layer must be the embedding"):
+        Shape.read(config | {"tie_word_embeddings": False}, "here")

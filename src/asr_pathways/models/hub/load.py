@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,14 +89,50 @@ def _transformers(name: str) -> Any:
 
 @contextmanager
 def _one_line_errors(name: str) -> Iterator[None]:
-    """Whatever transformers and its tokenizers raise for a broken or missing part becomes one line with the name."""
+    """Whatever transformers and its tokenizers raise for a broken or missing part becomes one line with the name.
+
+    Inside the block so do the two that the hub's library logs for each of its retries.
+    """
+    requests, retries = logging.getLogger("huggingface_hub.utils._http"), _Retries(name)
+    requests.addFilter(retries)
     try:
         yield
     except PathwaysError as error:
         raise error if name in str(error) else PathwaysError(f"{name}: {error}") from None
     except Exception as error:
+        if _unreachable(error):
+            raise PathwaysError(
+                f"{name}: the hub cannot be reached, and its cache lacks this model: copy the model's folder from "
+                "where it can be, and name that"
+            ) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PathwaysError(f"{name}: cannot load this Hugging Face model: {reason:.300}") from error
+    finally:
+        requests.removeFilter(retries)
+
+
+class _Retries(logging.Filter):
+    """Leaves out what is logged of requests that are tried again, and prints one line instead."""
+
+    printed = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if "thrown while requesting" not in message and not message.startswith("Retrying in"):
+            return True
+        if not self.printed:
+            print(f"{self.name}: the hub does not answer; trying again for half a minute", file=sys.stderr)
+        self.printed = True
+        return False
+
+
+def _unreachable(error: BaseException | None) -> bool:
+    """Whether it comes from a file that is not in the cache, and a hub that does not answer."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    while error is not None and not isinstance(error, LocalEntryNotFoundError):
+        error = error.__cause__
+    return error is not None
 
 
 def _options(source: Source) -> dict[str, Any]:

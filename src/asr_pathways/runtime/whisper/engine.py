@@ -6,7 +6,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -81,7 +81,7 @@ class WhisperEngine:
         embedding = source.tensor(EMBEDDING, source.languages[0])
         if embedding.shape != (self._shape.vocab_size, self._shape.d_model):
             raise PathwaysError(f"{source.where}: {EMBEDDING}: {embedding.shape}, not of the size in config.json")
-        self._embedding = embedding
+        self._embedding = np.ascontiguousarray(embedding)
         self._mel = LogMel.of({"feature_size": self._shape.num_mel_bins} | dict(source.preprocessor))
         if self._mel.bins != self._shape.num_mel_bins:
             raise PathwaysError(f"{source.where}: {self._mel.bins} mel bins for a model of {self._shape.num_mel_bins}")
@@ -159,11 +159,11 @@ class WhisperEngine:
         features, _ = self._features(samples)
         tokens = list(self._language_tokens)
         places = {language: tokens.index(self._code(language)) for language in languages}
-        table = self._embedding[list(self._language_tokens.values())].astype(np.float32)
+        rows = list(self._language_tokens.values())
         total = np.zeros(len(tokens))
         for language in {self._source.pathway(language): language for language in languages}.values():
             network = self._network(language)
-            logits = table @ self._begin(network, network.encode(features)).hidden[0]
+            logits = network.logits(self._begin(network, network.encode(features)).hidden, rows)
             powers = np.exp(logits - logits.max())
             total += powers / powers.sum()
         of_all = sum(total[place] for place in places.values())
@@ -192,16 +192,25 @@ class WhisperEngine:
             if key not in self._networks:
                 self._networks[key] = Network(
                     self._shape,
-                    lambda name: self._embedding if name == EMBEDDING else self._source.tensor(name, language),
+                    partial(self._tensor, language=language),
                     self.layers,
                     self._threads,
                     self._alignment_heads,
                     self._source.vocabulary(language),
                 )
             self._networks.move_to_end(key)
-            while len(self._networks) > 1 and sum(one.nbytes for one in self._networks.values()) > self._memory:
+            while len(self._networks) > 1 and sum(map(self._nbytes, self._networks.values())) > self._memory:
                 self._networks.popitem(last=False)
             return self._networks[key]
+
+    def _tensor(self, name: str, language: str) -> NDArray[Any]:
+        """A tensor of a pathway: the embedding is that of all, but for languages that have their own."""
+        common = name == EMBEDDING and language not in self._source.added
+        return self._embedding if common else self._source.tensor(name, language)
+
+    def _nbytes(self, network: Network) -> int:
+        """What a network does not share with others."""
+        return network.nbytes + (0 if network.embedding is self._embedding else network.embedding.nbytes)
 
     @cached_property
     def _alignment_heads(self) -> list[tuple[int, int]]:
@@ -230,8 +239,7 @@ class WhisperEngine:
     def _probability(self, network: Network, hidden: Floats, token: int) -> float:
         """Of a token among all, after the decoder's output (1, D)."""
         best, scores = network.best(hidden, 1, None)
-        rows = self._embedding[[token, int(best[0, 0])]].astype(np.float32)
-        logits = rows @ hidden[0]
+        logits = network.logits(hidden, [token, int(best[0, 0])])
         return float(np.exp(logits[0] - logits[1] + scores[0, 0]))
 
     def _guarded(

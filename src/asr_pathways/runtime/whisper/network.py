@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_pathways.bundle.layout import EMBEDDING
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.kernels.extension import built, check_runner
 from asr_pathways.runtime.layers import FEW, MANY, Layers
@@ -59,6 +60,8 @@ class Shape:
             sizes[name] = size
         if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
             raise PathwaysError(f"{where}: only Whisper's own activation (gelu) and unscaled embeddings are supported")
+        if not config.get("tie_word_embeddings", True):
+            raise PathwaysError(f"{where}: tie_word_embeddings: the output layer must be the embedding")
         return cls(**sizes)
 
 
@@ -88,6 +91,7 @@ class Network:
 
     Attributes:
         nbytes: memory of the linear layers, which no other pathway shares.
+        embedding: (V, D): of the tokens; its rows are those of the output layer, too.
 
     Raises:
         PathwaysError: if the kernels were not built, or a tensor does not fit.
@@ -121,7 +125,7 @@ class Network:
                 [self._encoder_layer(f"model.encoder.layers.{index}") for index in range(shape.encoder_layers)],
                 self._norm("model.encoder.layer_norm"),
             )
-            embedding = np.ascontiguousarray(tensor("model.decoder.embed_tokens.weight"))
+            self.embedding = embedding = np.ascontiguousarray(tensor(EMBEDDING))
             self._decoder = self._kernels.Decoder(
                 shape.decoder_attention_heads,
                 attention,
@@ -181,6 +185,11 @@ class Network:
             raise PathwaysError(f"the model's weights are broken: {error}") from None
         with np.errstate(invalid="ignore"):
             return tokens, np.where(tokens < 0, -np.inf, logits - sums[:, None])
+
+    def logits(self, hidden: Floats, tokens: Sequence[int]) -> Floats:
+        """The scores of some tokens (k,) after a hypothesis's output (1, D)."""
+        scores: Floats = self.embedding[list(tokens)].astype(np.float32) @ hidden[0]
+        return scores
 
     def _encoder_layer(self, name: str) -> tuple[Any, ...]:
         return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,7 @@ class WhisperSource(Protocol):
     Attributes:
         where: its name in errors.
         languages: those that it recognises.
+        added: those of them whose tensors that no mask covers are their own.
         granularity: of its masks.
         config, generation, preprocessor: its JSON files; empty where it has none.
         files: the bytes of the tokenizer's files by their names.
@@ -31,6 +32,7 @@ class WhisperSource(Protocol):
 
     where: str
     languages: tuple[str, ...]
+    added: Collection[str]
     granularity: str
     config: Mapping[str, Any]
     generation: Mapping[str, Any]
@@ -66,14 +68,14 @@ class BundleSource:
         self._bundle = bundle
         self.where = str(bundle.path)
         self.languages = bundle.languages
+        self.added: Collection[str] = bundle.config.pathways.added
         self.granularity = bundle.config.pathways.config.granularity
         names = bundle.layout.under(FILES + HUB)
         self.files: Mapping[str, bytes] = {name: bundle.file(HUB + name) for name in names}
         self.config, self.generation, self.preprocessor = _configs(self.files, f"{self.where}: hub")
 
     def pathway(self, language: str) -> str:
-        added = language in self._bundle.config.pathways.added
-        return language if added else self._bundle.layout.key(language)
+        return language if language in self.added else self._bundle.layout.key(language)
 
     def vocabulary(self, language: str) -> NDArray[np.int32] | None:
         return self._bundle.vocabulary(language)
@@ -100,6 +102,7 @@ class FolderSource:
         """``asr``: an `AsrModel` whose model is a Whisper."""
         self._asr = asr
         self.where, self.languages = where, asr.languages
+        self.added: Collection[str] = () if asr.pathways is None else asr.pathways.added
         self.granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
         self.files: Mapping[str, bytes] = asr.model.files()
         self.config, self.generation, self.preprocessor = _configs(self.files, where)
@@ -110,7 +113,7 @@ class FolderSource:
         pathways = self._asr.pathways
         if pathways is None:
             return ""
-        return "" if pathways.config.shared and language not in pathways.added else language
+        return "" if pathways.config.shared and language not in self.added else language
 
     def vocabulary(self, language: str) -> NDArray[np.int32] | None:
         return None

@@ -40,7 +40,6 @@ class Tokens:
     Attributes:
         start, end, transcribe, no_timestamps: ids of special tokens.
         no_speech: of the one whose probability is that of silence; None where there is none.
-        timestamps: the first time stamp, 0.00 s; those after it are 0.02 s apart.
         languages: {code: id of its token}, in Whisper's order.
 
     Raises:
@@ -58,7 +57,6 @@ class Tokens:
         self.start, self.end = ids["<|startoftranscript|>"], ids["<|endoftext|>"]
         self.transcribe, self.no_timestamps = (ids[f"<|{name}|>"] for name in _TASKS)
         self.no_speech = ids.get("<|nospeech|>", ids.get("<|nocaptions|>"))
-        self.timestamps = ids.get("<|0.00|>", self.no_timestamps + 1)
         self.languages = {code: ids[f"<|{code}|>"] for code in LANGUAGES.split() if f"<|{code}|>" in ids}
 
     @classmethod

@@ -104,7 +104,8 @@ function show() {
 
 function choose() {
   if (live) live.spoken = null;
-  live?.socket.send(JSON.stringify({ language: language() }));
+  // A stream that is not open yet is told when it is.
+  if (live?.socket?.readyState === WebSocket.OPEN) live.socket.send(JSON.stringify({ language: language() }));
   show();
 }
 

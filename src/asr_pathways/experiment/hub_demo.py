@@ -1,0 +1,106 @@
+"""The demo of a model of the hub: `shrink` in the prompts' languages, and a report of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from asr_pathways.bundle.load import load_model
+from asr_pathways.data.batches import read_cut
+from asr_pathways.data.corpora.prompts import LANGUAGES, prepare_prompts
+from asr_pathways.experiment.report.html import page
+from asr_pathways.experiment.report.markdown import escape, table
+from asr_pathways.files import atomic_path
+from asr_pathways.formats import language_name, percent, percent_interval, size
+from asr_pathways.runtime.recognizer import Recognizer
+from asr_pathways.shrink.command import Outcome, shrink
+from asr_pathways.shrink.compare import System, TestSet
+
+BUDGET = 1500.0
+"""Seconds for `shrink`, of the half hour that the demo may take."""
+
+
+def run_hub_demo(
+    model: Path, out: Path, *, source: Path | None = None, languages: Sequence[str] = LANGUAGES
+) -> Outcome:
+    """Shrinks ``model`` on the prompts into ``out/shrunk``, and writes ``out/report.html``; a second run goes on there.
+
+    Args:
+        model: a dense MODEL of the hub.
+        out: where everything goes.
+        source: Debian packages of the prompts, where they are not to be fetched.
+        languages: of the prompts.
+
+    Raises:
+        PathwaysError: if the model or the prompts cannot be read.
+    """
+    load_model(model)  # a wrong one is reported before anything is fetched
+    data = out / "data"
+    if not (data / "corpus.json").exists():
+        prepare_prompts(data, source, languages)
+    outcome = shrink(model, data, out / "shrunk", languages, budget=BUDGET, resume=True)
+    report = out / "report.html"
+    with atomic_path(report) as temporary:
+        temporary.write_text(_report(outcome, model, data, languages), encoding="utf-8")
+    print(f"report: {report}", file=sys.stderr)
+    return outcome
+
+
+def _report(outcome: Outcome, model: Path, data: Path, languages: Sequence[str]) -> str:
+    """The web page."""
+    dense, pruned = outcome.systems[0], outcome.systems[-1]
+    before, after = (percent(system.scored.mean_wer) for system in (dense, pruned))
+    title = f"{len(languages)} pathways in {size(pruned.nbytes)}: WER {after}% where {model.name} has {before}%"
+    commands = "".join(f"    asr-pathways {command}\n" for command in outcome.commands)
+    answers = (f"**{ask}** {answer}" for ask, answer in _answers(outcome, model, len(languages)).items())
+    examples = "\n\n".join(_examples(outcome.bundle, data, languages))
+    parts = (f"# {escape(title)}", *answers, _table(outcome), "## What it recognises", examples, "## Next", commands)
+    return page(title, "\n\n".join(parts), {})
+
+
+def _answers(outcome: Outcome, model: Path, count: int) -> dict[str, str]:
+    """What a newcomer asks, in Markdown."""
+    dense, pruned = outcome.systems[0], outcome.systems[-1]
+    speeds = (f"{_speed(system):.1f} by {system.name}" for system in outcome.systems)
+    trained = ""
+    if len(outcome.systems) > 2:
+        tuned = outcome.systems[1]
+        trained = f" Trained on these recordings without pruning it has {percent(tuned.scored.mean_wer)}%."
+    return {
+        "How much smaller?": f"The pathways of all {count} languages are one file of {size(pruned.nbytes)} "
+        f"(`{outcome.bundle}`); `{escape(str(model))}` takes {size(dense.nbytes)}.",
+        "How much faster?": f"Seconds of speech recognised in a second, here, in one thread: {', '.join(speeds)}.",
+        "Is it as good?": " ".join(f"{escape(line)}." for line in outcome.lines),
+        f"Why is the dense WER {percent(dense.scored.mean_wer)}%?": "The model is scored as it came, on telephone "
+        f"prompts, many of them two or three words long.{trained}",
+        "And on other voices?": "These recordings have one speaker a language, who is in train and test. On speakers "
+        "that training lacks, pruning costs far more (docs/discussion.md): train on varied speech.",
+    }
+
+
+def _table(outcome: Outcome) -> str:
+    languages = [entry.language for entry in outcome.systems[0].scored.languages]
+    rows = []
+    for system in outcome.systems:
+        scores = system.scored
+        mean = f"{percent(scores.mean_wer)} ({percent_interval(scores.mean_wer_ci)})"
+        rates = (percent(scores.language(language).wer.rate) for language in languages)
+        rows.append([escape(system.name), *rates, mean, size(system.nbytes), f"{_speed(system):.1f}"])
+    columns = ("system", *languages, "mean (95% CI)", "on disk", "times as fast as speech")
+    return table(columns, rows, numbers_from=1, caption=f"WER % on {outcome.split}, size, and speed in one thread")
+
+
+def _examples(bundle: Path, data: Path, languages: Sequence[str]) -> list[str]:
+    """The longest test utterance of each language, as spoken and as recognised from the bundle."""
+    recognizer, tested, texts = Recognizer(bundle), TestSet.of(data, languages), []
+    for language in languages:
+        cut = tested.longest(language)
+        spoken = cut.supervisions[0]
+        found = recognizer.transcribe(read_cut(cut), language=spoken.language).text
+        texts.append(f"**{language_name(spoken.language)}**: {escape(spoken.text)} → {escape(found)}")
+    return texts
+
+
+def _speed(system: System) -> float:
+    return system.audio / system.seconds
