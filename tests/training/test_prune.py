@@ -146,10 +146,12 @@ def test_refitting_goes_on_where_it_was_stopped(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("asr_pathways.training.refitting.track", interrupted)
         run(dense_model, speech, tmp_path / "stopped", **options)
-    done = len(list(solved.iterdir()))
-    second = sorted(solved.iterdir())[1]
+    done = len(list(solved.glob("*.safetensors")))
+    second = sorted(solved.glob("*.safetensors"))[1]
     second.write_bytes(second.read_bytes()[:-9])  # damaged: its layers are solved for again
-    run(dense_model, speech, tmp_path / "stopped", resume=True, **options)
+    with monkeypatch.context() as patched:  # which on another number of threads might choose others
+        patched.setattr("asr_pathways.training.prune.choose_masks", None)
+        run(dense_model, speech, tmp_path / "stopped", resume=True, **options)
     assert re.search(rf"more memory \({done - 1} of \d+ parts are done\)\n", capsys.readouterr().err)
     assert not solved.exists()
     straight, resumed = (load_model(tmp_path / name).model.state_dict() for name in ("straight", "stopped"))

@@ -22,10 +22,10 @@ from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.defaults import prune_recipe
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.estimate import report_cost
-from asr_pathways.training.inputs import Inputs, choose_masks
+from asr_pathways.training.inputs import Inputs, RunData, choose_masks
 from asr_pathways.training.layers import check_layers, drop_layers
 from asr_pathways.training.loop import train_in
-from asr_pathways.training.refitting import refit
+from asr_pathways.training.refitting import choose_once, refit
 from asr_pathways.training.run import Run, open_run
 from asr_pathways.training.scoring import score_dev
 from asr_pathways.training.state import TrainingState
@@ -104,7 +104,7 @@ def prune(
             if announced:
                 report_cost(run, f"Pruning ({method})", dense, inputs, run_data.dev, config)
                 wer = _dense_wer(run, dense, run_data.dev)
-            asr = _first_pathways(run, dense, config, inputs, init, recipe, pruned_by_magnitude)
+            asr = _first_pathways(run, dense, config, inputs, run_data, init, recipe, pruned_by_magnitude)
         del inputs, dense  # training may be long, and the corpus large
         return train_in(run, asr, run_data, f"Pruning ({method})", distillation, wer)
 
@@ -198,6 +198,7 @@ def _first_pathways(
     dense: AsrModel,
     config: PathwayConfig,
     inputs: Inputs,
+    data: RunData,
     init: str | Sequence[Path],
     recipe: PruneRecipe,
     pruned_by_magnitude: Callable[[Sequence[str]], Path],
@@ -209,7 +210,14 @@ def _first_pathways(
     pathways = Pathways.attach(dense.model.network, config, dense.card.languages)
     asr = AsrModel(dense.model, dense.tokenizer, dense.card, pathways)
     if init == "omp":
-        choose_masks(asr, inputs, pathways.languages, recipe.calibration_batches if first else 0)
+
+        def choose() -> None:
+            choose_masks(asr, inputs, pathways.languages, recipe.calibration_batches if first else 0)
+
+        if recipe.refit_batches and pathways.config.calibrates and not recipe.drop_layers:
+            choose_once(run, pathways, recipe, data, choose)
+        else:
+            choose()
     else:
         folders: Sequence[Path]
         if init == "lap":

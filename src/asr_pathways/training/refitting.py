@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,11 +21,13 @@ from asr_pathways.files import atomic_path
 from asr_pathways.formats import duration, size
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.speech_model import SpeechModel
+from asr_pathways.pruning import Pathways
 from asr_pathways.pruning.refit.refitting import Refitting
 from asr_pathways.training.config import PruneRecipe
-from asr_pathways.training.inputs import Inputs
+from asr_pathways.training.inputs import Inputs, RunData
 from asr_pathways.training.memory import free_memory
 from asr_pathways.training.run import Run
+from asr_pathways.training.state import DamagedCheckpoint, TrainingState, read_checkpoint, write_checkpoint
 
 _ALONE_EACH = 3
 """Of so many batches one has an utterance in a window of its own, as a model that pads to a window often gets them."""
@@ -67,6 +70,27 @@ def refit(run: Run, asr: AsrModel, dense: SpeechModel, inputs: Inputs, recipe: P
         print(f"Refitting on {count} batches a language: {needs}{done}", file=sys.stderr)
     progress = partial(track, label="Refitting") if first else iter
     refitting.run(batches, steps=recipe.refit_steps, progress=progress, solved=solved)
+
+
+def choose_once(run: Run, pathways: Pathways, recipe: PruneRecipe, data: RunData, choose: Callable[[], None]) -> None:
+    """Calls ``choose`` for the masks to refit, unless an earlier try of the run did: what it solved is of its masks.
+
+    Chosen again on another number of threads, some would differ.
+
+    Raises:
+        PathwaysError: if they cannot be written.
+    """
+    parts = recipe.model_dump_json(), pathways.config.model_dump_json(), pathways.languages
+    whole = repr((*parts, data.model, data.identity["train"].sums.tolist()))
+    path = run.solved / f"masks-{hashlib.sha256(whole.encode()).hexdigest()}.pt"
+    if path.exists():
+        with suppress(DamagedCheckpoint):
+            pathways.load_state_dict(read_checkpoint(path)[1]["pathways"])
+            return
+    choose()
+    if run.fabric.is_global_zero:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(path, TrainingState(), {"pathways": pathways.state_dict()})
 
 
 class Solved(MutableMapping[str, Mapping[str, Tensor]]):
