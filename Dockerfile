@@ -17,7 +17,8 @@ RUN pip install --no-cache-dir --constraint /constraints.txt ${TORCH_INDEX:+--in
  && pip install --no-cache-dir --constraint /constraints.txt "$(ls /wheels/*.whl)[hf,serve]" \
  && useradd --create-home user
 USER user
-ENV HF_HOME=/home/user/.cache/huggingface
+# PYTHONMALLOC=malloc: what many streams took is given back to the system, which Python's own arenas are not.
+ENV HF_HOME=/home/user/.cache/huggingface PYTHONMALLOC=malloc
 EXPOSE 8000
 ENTRYPOINT ["asr-pathways"]
 CMD ["--help"]

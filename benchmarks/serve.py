@@ -311,12 +311,13 @@ def connections(
     model: Model, data: Data, language: str = "fr", count: int = 1000, rounds: int = 3, out: Out = None
 ) -> None:
     """Opens streams at once, cuts half of them at random moments and sends garbage on others: memory, and whether the
-    server has the same words after it.
+    server has the same words after it. The server has this process's PYTHONMALLOC.
     """
+    allocator = os.environ.get("PYTHONMALLOC", "pymalloc")
     one = utterances(data, language, 1)[0]
     with serving(model, "--threads", "2", "--max-streams", str(count)) as (host, process):
         wanted = _words(host, one, language)
-        asyncio.run(_opened(host, one, language, 8, 2, 0))  # what is made once is made
+        asyncio.run(_opened(host, one, language, min(count, 64), 2, 0, within=0.1))  # what batches need once is there
         memory = [_settled(host, process)]
         for number in range(rounds):
             asyncio.run(_opened(host, one, language, count, count // 10, number))
@@ -325,6 +326,7 @@ def connections(
         peak = process.memory_full_info()
     result = {
         "model": model.name,
+        "allocator": allocator,
         "connections": count,
         "cut": count // 2,
         "garbage": count // 10,
@@ -335,7 +337,7 @@ def connections(
         "uss_mib": round(peak.uss / 2**20, 1),
         "same_words": True,
     }
-    _write(out, f"connections {model.name}", result)
+    _write(out, f"connections {model.name} {allocator}", result)
 
 
 def _words(host: str, one: Spoken, language: str) -> str:

@@ -43,13 +43,14 @@ def test_a_page_answers_what_is_asked(
     data, out = tmp_path / "data", tmp_path / "shrunk"
     assert called == [((dense_model, data, out, ("en", "fr")), {"budget": 1500.0, "resume": True})]
     page = (tmp_path / "report.html").read_text()
-    assert f"<title>2 pathways in 3.0 MB: WER 25.0% where {dense_model.name} has 12.5%</title>" in page
+    tuned_wer = ", finetuned 0.0%" if finetuned else ""
+    assert f"<title>2 pathways in 3.0 MB: WER 25.0% where {dense_model.name} has 12.5%{tuned_wer}</title>" in page
     for question in ("smaller?", "faster?", "as good?", "Why is the dense WER 12.5%?", "other voices?"):
         assert f"{question}</strong>" in page
-    assert re.search(r"in one thread: 2\.0 by dense, (3\.0 by finetuned, dense, )?10\.0 by pruned, 50%", page)
+    assert re.search(r"in one thread: dense: 2\.0; (finetuned, dense: 3\.0; )?pruned, 50%: 10\.0\.", page)
     assert ("without pruning it has 0.0%" in page) == finetuned == ("<td>finetuned, dense</td>" in page)
     assert "<td>pruned, 50%</td>" in page and "few words." in page and "asr-pathways serve small.asrp" in page
-    assert "<strong>French</strong>" in page and "some &lt;words&gt; of fr" in page
+    assert "<td>French</td>" in page and "some &lt;words&gt; of fr" in page
 
 
 def test_a_missing_model_is_reported_before_anything_is_fetched(

@@ -164,6 +164,7 @@ def test_segments_follow_each_other_and_languages_change(hub_folder: Maker) -> N
 
 def test_audio_of_another_rate_is_resampled_as_it_comes(hub_folder: Maker) -> None:  # noqa: F811
     recognizer = Recognizer(lively(hub_folder("nemotron"), pruned=False), "en", precision="float32")
+    assert recognizer.streams and not recognizer.batched
     stream, samples = recognizer.stream(), resample(voice(1.5), 16_000, 8_000)
     for part in np.array_split(samples, 7):
         stream.accept(part, 8_000)

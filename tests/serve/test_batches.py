@@ -39,8 +39,8 @@ class Counted:
 class Recorder:
     """A recogniser that waits to be let go on, and notes what it decodes at once."""
 
-    def __init__(self, streams: bool) -> None:
-        self.streams, self.batches = streams, list[int]()
+    def __init__(self, batched: bool) -> None:
+        self.batched, self.batches = batched, list[int]()
         self.go = threading.Event()
         self.failure: Exception | None = None
 
@@ -74,10 +74,10 @@ def decoded(recognizer: Recorder, threads: int, rates: Sequence[int]) -> list[An
 
 
 @pytest.mark.parametrize(
-    ("streams", "threads", "sizes"), [(True, 1, [1, 7]), (True, 2, [1, 1, 6]), (False, 1, [1] * 8), (False, 3, [1] * 8)]
+    ("batched", "threads", "sizes"), [(True, 1, [1, 7]), (True, 2, [1, 1, 6]), (False, 1, [1] * 8), (False, 3, [1] * 8)]
 )
-def test_what_comes_while_others_are_decoded_is_one_batch(streams: bool, threads: int, sizes: list[int]) -> None:
-    recognizer = Recorder(streams)
+def test_what_comes_while_others_are_decoded_is_one_batch(batched: bool, threads: int, sizes: list[int]) -> None:
+    recognizer = Recorder(batched)
     results = decoded(recognizer, threads, [16_000] * 8)
     assert sorted(recognizer.batches) == sizes
     assert [(result.text, result.final) for result in results] == [(str(n), n >= 6) for n in range(1, 9)]

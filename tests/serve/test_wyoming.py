@@ -123,7 +123,7 @@ def test_it_says_what_it_has(server: Running) -> None:
     info, pong = talk(server, conversation)
     assert info is not None and pong is not None and Pong.from_event(pong).text == "there?"
     (program,) = Info.from_event(info).asr
-    assert program.supports_transcript_streaming
+    assert program.supports_transcript_streaming and server.service.recognizer.batched
     assert [(model.name, model.languages, model.installed) for model in program.models] == [("two", ["en", "fr"], True)]
 
 

@@ -71,7 +71,11 @@ def test_a_slow_machine_takes_fewer_steps() -> None:
         dtype="int8",
         precision="32-true",
         pace=1.0,
+        step=4.0,
+        rest=1600.0,
     )
-    assert chosen.in_time(0.5) == chosen.in_time(1.05) == chosen
-    assert chosen.in_time(1.5).steps == 200
-    assert chosen.model_copy(update={"pace": 0.0}).in_time(9.0).steps == 300
+    assert chosen.in_time(0.5, 200) == chosen.in_time(1.0, 100) == chosen.in_time(1.05, 120) == chosen
+    assert chosen.in_time(1.0, 600).steps == 300 - 400 / 4.0
+    assert chosen.in_time(1.25, 120).steps == 300 - (120 + 2000 - 1800) / 5.0
+    late = chosen.in_time(9.0, 1700)
+    assert late.steps == 300 / 4 and late.in_time(9.0, 1700) == late  # and never fewer

@@ -35,42 +35,44 @@ def run_hub_demo(
     Raises:
         PathwaysError: if the model or the prompts cannot be read.
     """
-    load_model(model)  # a wrong one is reported before anything is fetched
+    windows = load_model(model).model.pads_to_window  # a wrong one is reported before anything is fetched
     data = out / "data"
     if not (data / "corpus.json").exists():
         prepare_prompts(data, source, languages)
     outcome = shrink(model, data, out / "shrunk", languages, budget=BUDGET, resume=True)
     report = out / "report.html"
     with atomic_path(report) as temporary:
-        temporary.write_text(_report(outcome, model, data, languages), encoding="utf-8")
+        temporary.write_text(_report(outcome, model, data, languages, windows), encoding="utf-8")
     print(f"report: {report}", file=sys.stderr)
     return outcome
 
 
-def _report(outcome: Outcome, model: Path, data: Path, languages: Sequence[str]) -> str:
-    """The web page."""
-    dense, pruned = outcome.systems[0], outcome.systems[-1]
-    before, after = (percent(system.scored.mean_wer) for system in (dense, pruned))
-    title = f"{len(languages)} pathways in {size(pruned.nbytes)}: WER {after}% where {model.name} has {before}%"
+def _report(outcome: Outcome, model: Path, data: Path, languages: Sequence[str], windows: bool) -> str:
+    """The web page; ``windows``: whether the model as it came pads its input to a window."""
+    dense, *tuned, pruned = (percent(system.scored.mean_wer) for system in outcome.systems)
+    small, finetuned = size(outcome.systems[-1].nbytes), f", finetuned {tuned[0]}%" if tuned else ""
+    title = f"{len(languages)} pathways in {small}: WER {pruned}% where {model.name} has {dense}%{finetuned}"
     commands = "".join(f"    asr-pathways {command}\n" for command in outcome.commands)
-    answers = (f"**{ask}** {answer}" for ask, answer in _answers(outcome, model, len(languages)).items())
-    examples = "\n\n".join(_examples(outcome.bundle, data, languages))
+    answers = (f"**{ask}** {answer}" for ask, answer in _answers(outcome, model, windows).items())
+    examples = _examples(outcome.bundle, data, languages)
     parts = (f"# {escape(title)}", *answers, _table(outcome), "## What it recognises", examples, "## Next", commands)
     return page(title, "\n\n".join(parts), {})
 
 
-def _answers(outcome: Outcome, model: Path, count: int) -> dict[str, str]:
+def _answers(outcome: Outcome, model: Path, windows: bool) -> dict[str, str]:
     """What a newcomer asks, in Markdown."""
     dense, pruned = outcome.systems[0], outcome.systems[-1]
-    speeds = (f"{_speed(system):.1f} by {system.name}" for system in outcome.systems)
-    trained = ""
+    speeds = "; ".join(f"{system.name}: {_speed(system):.1f}" for system in outcome.systems)
+    trained = padded = ""
     if len(outcome.systems) > 2:
         tuned = outcome.systems[1]
         trained = f" Trained on these recordings without pruning it has {percent(tuned.scored.mean_wer)}%."
+        if windows:
+            padded = " As it came it computes whole windows, however short a recording is; trained here, what is there."
     return {
-        "How much smaller?": f"The pathways of all {count} languages are one file of {size(pruned.nbytes)} "
+        "How much smaller?": f"The pathways of all languages are one file of {size(pruned.nbytes)} "
         f"(`{outcome.bundle}`); `{escape(str(model))}` takes {size(dense.nbytes)}.",
-        "How much faster?": f"Seconds of speech recognised in a second, here, in one thread: {', '.join(speeds)}.",
+        "How much faster?": f"Seconds of speech recognised in a second, here, in one thread: {speeds}.{padded}",
         "Is it as good?": " ".join(f"{escape(line)}." for line in outcome.lines),
         f"Why is the dense WER {percent(dense.scored.mean_wer)}%?": "The model is scored as it came, on telephone "
         f"prompts, many of them two or three words long.{trained}",
@@ -91,15 +93,15 @@ def _table(outcome: Outcome) -> str:
     return table(columns, rows, numbers_from=1, caption=f"WER % on {outcome.split}, size, and speed in one thread")
 
 
-def _examples(bundle: Path, data: Path, languages: Sequence[str]) -> list[str]:
+def _examples(bundle: Path, data: Path, languages: Sequence[str]) -> str:
     """The longest test utterance of each language, as spoken and as recognised from the bundle."""
-    recognizer, tested, texts = Recognizer(bundle), TestSet.of(data, languages), []
+    recognizer, tested, rows = Recognizer(bundle), TestSet.of(data, languages), []
     for language in languages:
         cut = tested.longest(language)
         spoken = cut.supervisions[0]
         found = recognizer.transcribe(read_cut(cut), language=spoken.language).text
-        texts.append(f"**{language_name(spoken.language)}**: {escape(spoken.text)} → {escape(found)}")
-    return texts
+        rows.append([language_name(spoken.language), escape(spoken.text), escape(found)])
+    return table(("language", "spoken", "recognised from the bundle"), rows, numbers_from=3)
 
 
 def _speed(system: System) -> float:

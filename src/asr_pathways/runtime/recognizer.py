@@ -164,6 +164,11 @@ class Recognizer:
         return self._streaming is not None or self._cache_aware is not None
 
     @property
+    def batched(self) -> bool:
+        """Whether `decode` decodes streams in batches; else one after another."""
+        return self._streaming is not None
+
+    @property
     def tells_languages(self) -> bool:
         """Whether the language may be ``auto``."""
         try:

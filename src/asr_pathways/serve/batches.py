@@ -34,7 +34,7 @@ class _Piece:
 
 
 class Batches:
-    """Decodes pieces of streams, those of a model that streams in batches. Called in the thread of the event loop.
+    """Decodes pieces of streams, in batches where the recogniser can. Called in the thread of the event loop.
 
     While nothing else is decoded a piece is decoded at once; pieces that come meanwhile are the next batch.
 
@@ -46,7 +46,7 @@ class Batches:
 
     def __init__(self, recognizer: Recognizer, run: Run, threads: int) -> None:
         self._recognizer, self._run, self._free = recognizer, run, threads
-        self._most = MOST if recognizer.streams else 1
+        self._most = MOST if recognizer.batched else 1  # one by one, they are for all threads
         self._waiting: list[_Piece] = []
         self._tasks = set[asyncio.Task[None]]()
 

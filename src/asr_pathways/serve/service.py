@@ -57,6 +57,11 @@ class Options:
 
 def give_back_memory() -> None:
     """Frees what only refers to itself, and returns to the system what glibc keeps: after many streams that is much."""
+    # Python's cache of look-ups keeps the names, and torch makes some anew for each: all over the memory of streams.
+    for clear in ("_clear_internal_caches", "_clear_type_cache"):  # from Python 3.13, and before
+        if hasattr(sys, clear):
+            getattr(sys, clear)()
+            break
     gc.collect()
     with suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,11 +32,12 @@ from asr_pathways.training.train import train
 
 @dataclass(frozen=True)
 class Job:
-    """A run of the command: its folder and what was chosen."""
+    """A run of the command: its folder and what was chosen; ``began`` on the monotonic clock."""
 
     out: Path
     data: Path
     chosen: Chosen
+    began: float
 
     @property
     def bundle(self) -> Path:
@@ -90,6 +92,7 @@ def shrink(
     Raises:
         PathwaysError: for anything the user can mend; nothing that was done is lost.
     """
+    began = time.monotonic()
     asked = {"model": str(model), "target": target, "budget": float(budget)}
     with alone_in(out, "another run is there: wait for it, or choose another folder"):
         known = _known(out, asked, languages, resume)
@@ -98,7 +101,7 @@ def shrink(
             data = _imported(data, out / "data")
         chosen = known or choose_plan(model, data, out, languages, target, budget)
         release_memory()
-        return _finish(_trained(Job(out, data, chosen)))
+        return _finish(_trained(Job(out, data, chosen, began)))
 
 
 def _known(out: Path, asked: dict[str, object], languages: Sequence[str], resume: bool) -> Chosen | None:
@@ -131,9 +134,10 @@ def _trained(job: Job) -> Job:
     if chosen.finetune and not has_ended(dense):
         recipe, start = tuning_of(chosen.finetune, chosen.precision), Path(chosen.model)
         state = train(recipe, job.data, dense, init=start, languages=chosen.languages, resume=_begun(dense))
-        chosen = chosen.in_time(state.seconds / max(1, state.step))
+        pace = state.seconds / max(1, state.step)
+        chosen = chosen.in_time(pace, max(state.seconds, time.monotonic() - job.began))
         if chosen != job.chosen:
-            took = f"finetuning took {state.seconds / state.step:.2g} s a step, not {job.chosen.pace:.2g} as timed"
+            took = f"finetuning took {pace:.2g} s a step, {chosen.pace:.2g} as timed"
             fewer = f"{chosen.steps:,} steps of training after pruning, not {job.chosen.steps:,}"
             print(f"{took}: {fewer}, to keep to the budget", file=sys.stderr)
             write_json(job.out / "plan.json", chosen.model_dump(mode="json"))

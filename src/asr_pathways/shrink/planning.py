@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -38,8 +40,8 @@ _SAMPLE = 6
 _SHORT = 0.3
 """Time of recognition in windows of an utterance's length, over that in whole ones: of whisper-base on the prompts."""
 
-_SLOWER = 1.1
-"""Times the expected seconds from which steps are left out, so that the budget holds."""
+_KEPT = 4
+"""Of the steps after finetuning one in so many is taken, however slow the machine has become."""
 
 _FIXED = 15.0
 """Seconds for loading, writing, and measuring once more."""
@@ -48,8 +50,8 @@ _FIXED = 15.0
 class Chosen(Config):
     """What was asked for, and what was chosen: ``plan.json`` in the run folder, by which a run goes on.
 
-    ``named`` are the languages as they were written, ``pace`` is how many seconds a step of finetuning is expected to
-    take; 0 if that does not count any more.
+    ``named`` are the languages as they were written. Of seconds that were expected, ``pace`` are those of a step of
+    finetuning, ``step`` of a step after it, ``rest`` of all that comes after it; 0 if they do not count any more.
     """
 
     model: str
@@ -64,13 +66,22 @@ class Chosen(Config):
     dtype: Quantity
     precision: Precision
     pace: float = 0.0
+    step: float = 0.0
+    rest: float = 0.0
 
-    def in_time(self, pace: float) -> Chosen:
-        """With fewer steps after finetuning if its steps took ``pace`` seconds each, far more than expected."""
-        slower = pace / self.pace if self.pace else 1.0
-        if slower < _SLOWER:
+    def in_time(self, pace: float, spent: float) -> Chosen:
+        """With so many steps after finetuning as fit the budget.
+
+        Args:
+            pace: seconds that a step of finetuning took: if more than expected, so will all that follows.
+            spent: seconds that are over.
+        """
+        slower = max(1.0, pace / self.pace) if self.pace else 1.0
+        late = spent + slower * self.rest - self.budget
+        if not self.rest or late <= 0:
             return self
-        return self.model_copy(update={"steps": max(1, round(self.steps / slower)), "pace": 0.0})
+        fewer = math.ceil(late / (slower * self.step))
+        return self.model_copy(update={"steps": max(self.steps // _KEPT, self.steps - fewer, 1), "rest": 0.0})
 
 
 def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], target: Target, budget: float) -> Chosen:
@@ -111,7 +122,7 @@ def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], ta
         sparsity=plan.sparsity_for(target),
         dtype=DTYPES[target],
         precision=costs.precision,
-        pace=costs.of(plan)[0].seconds / plan.finetune if plan.finetune else 0.0,
+        **(_expected(plan, costs, seconds(plan)) if plan.finetune else {}),
     )
     for line in _lines(chosen, plan, costs.of(plan), seconds(plan), dense):
         print(line, file=sys.stderr)
@@ -123,6 +134,17 @@ def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], ta
         print(f"with a budget{longer_budget} it {what}: {better} then", file=sys.stderr)
     write_json(out / "plan.json", chosen.model_dump(mode="json"))
     return chosen
+
+
+def _expected(plan: Plan, costs: _Costs, seconds: float) -> dict[str, float]:
+    """What `Chosen.in_time` needs, of a plan that takes so many seconds."""
+    finetuning, pruning = costs.of(plan)
+    shorter = costs.of(replace(plan, steps=1))[-1]
+    return {
+        "pace": finetuning.seconds / plan.finetune,
+        "step": (pruning.seconds - shorter.seconds) / max(1, plan.steps - 1),
+        "rest": seconds - finetuning.seconds,
+    }
 
 
 def _speech(data: Path) -> dict[str, float]:
