@@ -4,13 +4,14 @@ import json
 import re
 import unicodedata
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_pathways.runtime.results import COLUMNS, LONGEST, Result, Segment, Word
+from asr_pathways.runtime.results import COLUMNS, LONGEST, Captions, Result, Segment, Word
 
 
 def words(text: str, start: float = 0.0, each: float = 0.4) -> tuple[Word, ...]:
@@ -176,3 +177,9 @@ def test_any_segment_makes_well_formed_captions(times: list[float], text: str) -
     assert one.to_vtt().count("-->") == len(found)
     for start, end, _ in found:
         assert times[0] - 0.001 <= start <= end <= times[1] + 0.001
+
+
+@pytest.mark.parametrize(("format", "whole"), [("srt", TWO.to_srt()), ("vtt", TWO.to_vtt())])
+def test_captions_of_a_stream_go_on_where_those_before_ended(format: Literal["srt", "vtt"], whole: str) -> None:
+    captions = Captions(format)
+    assert "".join(captions.after(result(*segments)) for segments in ((), *([one] for one in TWO.segments))) == whole

@@ -90,6 +90,18 @@ def test_one_that_is_refused_does_not_hurt_the_others() -> None:
     assert isinstance(results[2], PathwaysError) and recognizer.batches == [1, 2]
 
 
+def test_one_that_fails_when_it_ends_does_not_hurt_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def final(stream: Counted) -> StreamResult:
+        if stream.samples == 7:
+            raise PathwaysError("too short")
+        return stream.partial(True)
+
+    monkeypatch.setattr(Counted, "final", final)
+    results = decoded(Recorder(True), 1, [16_000] * 8)
+    assert [str(result) for result in results if isinstance(result, PathwaysError)] == ["too short"]
+    assert [result.text for place, result in enumerate(results) if place != 6] == ["1", "2", "3", "4", "5", "6", "8"]
+
+
 def test_a_failure_reaches_all_of_its_batch_and_nobody_waits_for_ever() -> None:
     recognizer = Recorder(True)
     recognizer.failure = ArithmeticError("broken")

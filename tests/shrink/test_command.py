@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,9 @@ def test_without_time_nothing_is_trained_and_a_bundle_is_there(
         shrink(dense, speech, out, ["fr", "en"])
     with pytest.raises(PathwaysError, match=r"asked for otherwise: budget 60.0 \(it was 0.0\): cannot resume it"):
         shrink(dense, speech, out, ["en", "fr"], budget=60, resume=True)
+    changed = Path(shutil.copytree(speech, tmp_path / "speech"))
+    with pytest.raises(PathwaysError, match=r"asked for otherwise: data \S+ \(\w{12}\) \(it was \S+ \(\w{12}\)\)"):
+        shrink(dense, changed, out, ["en", "fr"], resume=True)
 
 
 def test_what_is_done_is_not_done_again(

@@ -60,6 +60,7 @@ def test_the_page_has_the_plans() -> None:
 def test_a_slow_machine_takes_fewer_steps() -> None:
     chosen = Chosen(
         model="m",
+        data="d (0)",
         named=("fr",),
         languages=("fr",),
         target="size",

@@ -304,6 +304,7 @@ def transcribe(
     """
     from asr_pathways.runtime.phrase_bias import read_phrases
     from asr_pathways.runtime.recognizer import Recognizer
+    from asr_pathways.runtime.results import Captions
 
     if stream and language == "auto" and files != [Path("-")]:
         raise PathwaysError("--language auto needs the whole recording: leave --stream out")
@@ -313,6 +314,9 @@ def transcribe(
         raise PathwaysError("-: standard input is recognised as it comes: add --stream")
     if (rate is not None or encoding is not None) and Path("-") not in files:
         raise PathwaysError("--rate and --encoding are of raw samples on standard input: files say theirs themselves")
+    captions = None if format in (Format.text, Format.json) else Captions(format.value, words)
+    if captions is not None and len(files) > 1:
+        raise PathwaysError(f"--format {format.value}: captions are of one recording: name one file")
     recognizer = Recognizer(
         model,
         language,
@@ -333,7 +337,10 @@ def transcribe(
     for file in files:
         try:
             for result in recognize(file):
-                _print_result(result, file, format, words, alone=len(files) == 1)
+                if captions is None:
+                    _print_result(result, file, format, words, alone=len(files) == 1)
+                else:
+                    typer.echo(visible(captions.after(result)), nl=False)
         except PathwaysError as error:
             if len(files) == 1 or _debug:
                 raise
@@ -351,11 +358,8 @@ def _print_result(result: Result, file: Path, format: Format, words: bool, alone
         if not words:
             described.pop("words", None)
         typer.echo(dumps({"file": str(file), **described}, ensure_ascii=False))
-    elif format is Format.text:
-        typer.echo(visible(result.text if alone else f"{file}: {result.text}"))
     else:
-        captions = result.to_srt if format is Format.srt else result.to_vtt
-        typer.echo(visible(captions(words=words)), nl=False)
+        typer.echo(visible(result.text if alone else f"{file}: {result.text}"))
 
 
 def _doubted(file: Path, result: Result) -> Result:

@@ -7,8 +7,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 COLUMNS, LINES, LONGEST = 42, 2, 7.0
 """Of a caption: columns of a line, lines, seconds; what broadcasters ask for."""
@@ -79,11 +80,7 @@ class Result:
         Args:
             words: each caption is shown anew for each of its words, which is underlined for as long as it is spoken.
         """
-        cues = [
-            f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{text}\n"
-            for number, (text, start, end) in enumerate(self._cues(words, lambda text: re.sub("--+>", "->", text)), 1)
-        ]
-        return "\n".join(cues)
+        return Captions("srt", words).after(self)
 
     def to_vtt(self, *, words: bool = False) -> str:
         """WebVTT captions.
@@ -91,11 +88,7 @@ class Result:
         Args:
             words: as of `to_srt`.
         """
-        cues = [
-            f"{_time(start, '.')} --> {_time(end, '.')}\n{text}\n"
-            for text, start, end in self._cues(words, lambda text: html.escape(text, quote=False))
-        ]
-        return "\n".join(["WEBVTT\n", *cues])
+        return Captions("vtt", words).after(self)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, with the names of ``verbose_json`` in OpenAI's API; a language is its code, words are there if any.
@@ -129,11 +122,40 @@ class Result:
             **({"languages": languages} if languages else {}),
         }
 
-    def _cues(self, words: bool, escape: Callable[[str], str]) -> Iterator[tuple[str, float, float]]:
+
+class Captions:
+    """Captions of results that come one after another, as those of a stream's segments do.
+
+    Args:
+        format: SubRip or WebVTT.
+        words: as of `Result.to_srt`.
+    """
+
+    def __init__(self, format: Literal["srt", "vtt"], words: bool = False) -> None:
+        self._srt, self._words = format == "srt", words
+        self._count, self._begun = 0, False
+
+    def after(self, result: Result) -> str:
+        """The text of a result's captions, to be written behind that of those before."""
+        escape, mark = (_without_arrows, ",") if self._srt else (partial(html.escape, quote=False), ".")
+        text = "" if self._srt or self._begun else "WEBVTT\n"
+        for caption, start, end in self._cues(result, escape):
+            self._count += 1
+            text += "\n" if text or self._begun else ""
+            text += f"{self._count}\n" if self._srt else ""
+            text += f"{_time(start, mark)} --> {_time(end, mark)}\n{caption}\n"
+        self._begun |= bool(text)
+        return text
+
+    def _cues(self, result: Result, escape: Callable[[str], str]) -> Iterator[tuple[str, float, float]]:
         """(text in at most `LINES` lines, start, end)."""
-        for segment in self.segments:
+        for segment in result.segments:
             for caption in _captions(pieces_of(segment)):
-                yield from caption.word_cues(escape) if words and segment.words else [caption.cue(escape)]
+                yield from caption.word_cues(escape) if self._words and segment.words else [caption.cue(escape)]
+
+
+def _without_arrows(text: str) -> str:
+    return re.sub("--+>", "->", text)
 
 
 class Piece(NamedTuple):

@@ -94,9 +94,13 @@ def _advanced(recognizer: Recognizer, batch: Sequence[_Piece]) -> list[Outcome]:
         except PathwaysError as raised:
             refused[place] = raised
     recognizer.decode([piece.stream for place, piece in enumerate(batch) if place not in refused])
-    return [refused.get(place) or _result(piece.stream) for place, piece in enumerate(batch)]
+    return [refused.get(place) or _outcome(piece.stream) for place, piece in enumerate(batch)]
 
 
-def _result(stream: Stream) -> StreamResult:
-    result = stream.partial()
-    return stream.final() if result.text and stream.endpoint() else result
+def _outcome(stream: Stream) -> Outcome:
+    """What one stream cannot do must not end those that are decoded with it."""
+    try:
+        result = stream.partial()
+        return stream.final() if result.text and stream.endpoint() else result
+    except PathwaysError as raised:
+        return raised

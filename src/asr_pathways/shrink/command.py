@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections.abc import Sequence
@@ -93,13 +94,13 @@ def shrink(
         PathwaysError: for anything the user can mend; nothing that was done is lost.
     """
     began = time.monotonic()
-    asked = {"model": str(model), "target": target, "budget": float(budget)}
+    asked = {"model": str(model), "data": _said(data), "target": target, "budget": float(budget)}
     with alone_in(out, "another run is there: wait for it, or choose another folder"):
         known = _known(out, asked, languages, resume)
         print(f"{out}: reading {data}", file=sys.stderr)
         if not data.is_dir():
             data = _imported(data, out / "data")
-        chosen = known or choose_plan(model, data, out, languages, target, budget)
+        chosen = known or choose_plan(model, data, str(asked["data"]), out, languages, target, budget)
         release_memory()
         return _finish(_trained(Job(out, data, chosen, began)))
 
@@ -116,6 +117,21 @@ def _known(out: Path, asked: dict[str, object], languages: Sequence[str], resume
     if changed := ", ".join(differences({**asked, "languages": sorted(languages)}, before)):
         raise PathwaysError(f"{out}: the run there was asked for otherwise: {changed}: cannot resume it")
     return known
+
+
+def _said(data: Path) -> str:
+    """The path and a hash of what a data folder or a manifest says: no run goes on with other data.
+
+    Raises:
+        PathwaysError: if it cannot be read.
+    """
+    whole = hashlib.sha256()
+    for path in sorted(data.glob("cuts_*")) if data.is_dir() else [data]:
+        try:
+            whole.update(path.read_bytes())
+        except OSError as error:
+            raise PathwaysError(f"{path}: cannot read: {error.strerror}") from None
+    return f"{data} ({whole.hexdigest()[:12]})"
 
 
 def _imported(manifest: Path, out: Path) -> Path:

@@ -50,11 +50,13 @@ _FIXED = 15.0
 class Chosen(Config):
     """What was asked for, and what was chosen: ``plan.json`` in the run folder, by which a run goes on.
 
-    ``named`` are the languages as they were written. Of seconds that were expected, ``pace`` are those of a step of
+    ``named`` are the languages as they were written, ``data`` is the path and a hash of what the data folder or the
+    manifest that was given says. Of seconds that were expected, ``pace`` are those of a step of
     finetuning, ``step`` of a step after it, ``rest`` of all that comes after it; 0 if they do not count any more.
     """
 
     model: str
+    data: str
     named: tuple[str, ...]
     languages: tuple[str, ...]
     target: Target
@@ -84,8 +86,12 @@ class Chosen(Config):
         return self.model_copy(update={"steps": max(self.steps // _KEPT, self.steps - fewer, 1), "rest": 0.0})
 
 
-def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], target: Target, budget: float) -> Chosen:
+def choose_plan(
+    model: Path, data: Path, given: str, out: Path, languages: Sequence[str], target: Target, budget: float
+) -> Chosen:
     """Measures, chooses, and prints what is going to be done; it is then in ``out``.
+
+    ``given`` says of what ``data`` is made, as `Chosen.data`.
 
     Raises:
         PathwaysError: if the model is pruned already, does not know a language, or the data have nothing in one.
@@ -112,6 +118,7 @@ def choose_plan(model: Path, data: Path, out: Path, languages: Sequence[str], ta
     plan = choose(plans, seconds, budget)
     chosen = Chosen(
         model=str(model),
+        data=given,
         named=tuple(sorted(languages)),
         languages=codes,
         target=target,
