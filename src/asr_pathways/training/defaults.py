@@ -23,7 +23,7 @@ _PRUNE_HUB: dict[str, Any] = {
 _ONESHOT_HUB: dict[str, Any] = {
     "optimizer": {"steps": 0},
     "data": {"max_seconds": 28, "speed_factors": [1.0]},
-    "pathways": {"exclude": ["proj_out", "model.encoder.conv*"]},
+    "pathways": {"score": "fisher", "allocation": "blended", "exclude": ["proj_out", "model.encoder.conv*"]},
     "calibration_batches": 6,
     "refit_batches": 8,
     "refit_steps": 12,
