@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch
 from asr_pathways.errors import PathwaysError
+from asr_pathways.experiment.paces import noise_batch
 from asr_pathways.pruning import METHODS, Pathways, matching
 from asr_pathways.pruning.refit.refitting import RefitCost
 from asr_pathways.pruning.selection import MaskSelector
@@ -150,3 +152,18 @@ def test_a_whisper_is_measured_as_it_trains(speech: Path, tmp_path: Path) -> Non
     inputs = Inputs(Run(Path(), untrained, launch(untrained)), speech)
     sample = inputs.sample(asr)
     assert any("+" in name for name in sample.ids) and measure(asr.model, sample, untrained).step == 0
+
+
+def test_masks_by_gradients_take_memory_though_nothing_is_trained(tmp_path: Path) -> None:
+    asr = load_model(whisper(tmp_path / "w"))
+    config = PruneRecipe().with_steps(0)
+    batch, memory = noise_batch(asr.model, "en", 2.5), {}
+    batch = replace(batch, features=batch.features[:, :100], feature_lengths=torch.tensor([100]))
+    for score in ("activation", "fisher"):
+        masks = METHODS["dynamic"].config(
+            0.5, 0, ["en"], score=score, exclude=matching(asr.model.network, ["*conv*", "proj_out"])
+        )
+        pace = measure(asr.model, batch, config, masks=masks)
+        assert (pace.saved > 0) == (score == "fisher")
+        memory[score] = estimate(replace(pace, resident=0), config, 2, 0, masks).memory
+    assert memory == {"activation": 0, "fisher": pytest.approx(16 * pace.weights + 1.15 * pace.saved, rel=0.1)}

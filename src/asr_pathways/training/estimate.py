@@ -150,6 +150,8 @@ class _Trial:
         if self._config.optimizer.steps:
             saved, own, teacher = self._training()
             step = own + teacher
+        elif self._pathways is not None and _backward(self._pathways.config):
+            saved = self._kept()
         self._model.eval()
         forward = self._timed(self._forward)
         chosen, refit = self._pruning()
@@ -161,9 +163,7 @@ class _Trial:
     def _training(self) -> tuple[int, float, float]:
         """Bytes that the largest batch's step keeps; seconds of a step, and of the teacher's part in it."""
         model, batch, config = self._model.train(), self._batch, self._config
-        part = first(batch, max(1, len(batch) // _SAMPLE))
-        largest = max(_padded(batch), config.data.max_seconds * batch.frame_rate)
-        saved = int(largest / _padded(part) * _saved(model, part, self._autocast))
+        saved = self._kept()
         teacher, masks = _teaches(config), self._pathways.config if self._pathways is not None else None
         _check_memory(saved, self._weights, config, masks, self._device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
@@ -187,6 +187,12 @@ class _Trial:
 
         often = _OTHERS * config.accumulate
         return saved, often * self._timed(step), often * teacher * forward
+
+    def _kept(self) -> int:
+        """Bytes that a forward pass of the largest batch keeps for the backward pass, by those of a part of it."""
+        part = first(self._batch, max(1, len(self._batch) // _SAMPLE))
+        largest = max(_padded(self._batch), self._config.data.max_seconds * self._batch.frame_rate)
+        return int(largest / _padded(part) * _saved(self._model, part, self._autocast))
 
     def _use(self, masks: ExitStack) -> None:
         if self._pathways is not None:
@@ -259,7 +265,7 @@ def estimate(pace: Pace, config: LoopConfig, languages: int, dev: int, masks: Pa
     if isinstance(config, PruneRecipe):
         scorings += 1  # the dense model is scored first
         if masks is not None and masks.calibrates:
-            passes = _FORWARD_AND_BACKWARD if "fisher" in masks.score_needs else 1
+            passes = _FORWARD_AND_BACKWARD if _backward(masks) else 1
             seconds += languages * config.calibration_batches * passes * pace.forward
         if masks is not None and (choosing := choices(masks, languages, steps) * pace.chosen) > 1:
             seconds += choosing
@@ -277,7 +283,10 @@ def estimate(pace: Pace, config: LoopConfig, languages: int, dev: int, masks: Pa
     model = _FLOAT * pace.weights
     kept = config.evaluation.keep_best if config.evaluation.choose == "best" else 0
     checkpoints = 3 * config.keep_last * model  # weights and the optimizer's two moments
-    memory = pace.resident + _needed(pace.saved, pace.weights, config, masks)
+    needed = _needed(pace.saved, pace.weights, config, masks)
+    if masks is not None and _backward(masks):  # gradients, dense values under masks, sums of each language
+        needed = max(needed, int(_FLOAT * pace.weights * (2 + languages) + _SLACK * pace.saved))
+    memory = pace.resident + needed
     return Estimate(seconds, memory, checkpoints + (2 + kept) * model, model, tuple(parts))
 
 
@@ -335,6 +344,11 @@ def _taken(batch: Batch, rows: Sequence[int]) -> Batch:
         targets=batch.targets[indices, : int(tokens.max())],
         target_lengths=tokens,
     )
+
+
+def _backward(masks: PathwayConfig) -> bool:
+    """Whether first masks need backward passes."""
+    return "fisher" in masks.score_needs
 
 
 def _teaches(config: LoopConfig) -> bool:
