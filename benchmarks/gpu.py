@@ -130,7 +130,8 @@ def trained(device: torch.device, **options: object) -> tuple[nn.Module, Pathway
 def masks_of_every_score(device: torch.device, folder: Path) -> str:
     half: dict[str, object] = {"sparsity": 0.5, "score": "activation", "adapt_every": 3}
     options: list[dict[str, object]] = [
-        *({"score": score, "adapt_every": 3, "adapt_until": 9} for score in SCORES),
+        *({"score": score, "adapt_every": 3, "adapt_until": 9} for score in SCORES if score != "fisher"),
+        {"score": "fisher", "adapt_every": 3, "include": ("output",)},  # of linear layers alone
         *({"granularity": granularity, **half} for granularity in ("2:4", "block:4x1")),
         {"schedule": "iterative", "prune_every": 2},
         {"allocation": "global"},

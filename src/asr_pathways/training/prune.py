@@ -209,13 +209,14 @@ def _first_pathways(
     before = copy.deepcopy(dense.model) if recipe.refit_batches else None
     pathways = Pathways.attach(dense.model.network, config, dense.card.languages)
     asr = AsrModel(dense.model, dense.tokenizer, dense.card, pathways)
+    keep_masks: Callable[[], None] = lambda: None  # noqa: E731
     if init == "omp":
 
         def choose() -> None:
             choose_masks(asr, inputs, pathways.languages, recipe.calibration_batches if first else 0)
 
         if recipe.refit_batches and pathways.config.calibrates and not recipe.drop_layers:
-            choose_once(run, pathways, recipe, data, choose)
+            keep_masks = choose_once(run, pathways, recipe, data, choose)
         else:
             choose()
     else:
@@ -228,7 +229,7 @@ def _first_pathways(
             folders = [Path(init)] if isinstance(init, str) else init
         _load_masks(pathways, folders, init)
     if before is not None:
-        refit(run, asr, before, inputs, recipe)
+        refit(run, asr, before, inputs, recipe, keep_masks)
     return asr
 
 

@@ -36,8 +36,17 @@ _SAMPLE = 4
 """The largest of the first so many batches stands for all when memory and time are estimated."""
 
 
-def refit(run: Run, asr: AsrModel, dense: SpeechModel, inputs: Inputs, recipe: PruneRecipe) -> None:
+def refit(
+    run: Run,
+    asr: AsrModel,
+    dense: SpeechModel,
+    inputs: Inputs,
+    recipe: PruneRecipe,
+    keep_masks: Callable[[], None] = lambda: None,
+) -> None:
     """Solves for the weights that the masks keep, on input as in training; goes on with what an earlier try solved.
+
+    ``keep_masks`` is called before the first is solved for, as what `choose_once` returns.
 
     Raises:
         PathwaysError: if it needs more memory than there is, or what is solved cannot be written.
@@ -61,6 +70,7 @@ def refit(run: Run, asr: AsrModel, dense: SpeechModel, inputs: Inputs, recipe: P
             f"recipe: refit_batches: {count} batches a language need about {size(bytes_)} of memory, and {size(free)} "
             "are free: take fewer, or smaller ones (data.max_seconds)"
         )
+    keep_masks()
     batches = {language: drawn(language) for language in pathways.languages}
     solved = Solved(run.solved, _fingerprint(asr, recipe, batches), writes=first)
     if first:
@@ -72,13 +82,15 @@ def refit(run: Run, asr: AsrModel, dense: SpeechModel, inputs: Inputs, recipe: P
     refitting.run(batches, steps=recipe.refit_steps, progress=progress, solved=solved)
 
 
-def choose_once(run: Run, pathways: Pathways, recipe: PruneRecipe, data: RunData, choose: Callable[[], None]) -> None:
+def choose_once(
+    run: Run, pathways: Pathways, recipe: PruneRecipe, data: RunData, choose: Callable[[], None]
+) -> Callable[[], None]:
     """Calls ``choose`` for the masks to refit, unless an earlier try of the run did: what it solved is of its masks.
 
     Chosen again on another number of threads, some would differ.
 
-    Raises:
-        PathwaysError: if they cannot be written.
+    Returns:
+        What writes them for a later try; it raises a PathwaysError if that cannot be.
     """
     parts = recipe.model_dump_json(), pathways.config.model_dump_json(), pathways.languages
     whole = repr((*parts, data.model, data.identity["train"].sums.tolist()))
@@ -86,11 +98,15 @@ def choose_once(run: Run, pathways: Pathways, recipe: PruneRecipe, data: RunData
     if path.exists():
         with suppress(DamagedCheckpoint):
             pathways.load_state_dict(read_checkpoint(path)[1]["pathways"])
-            return
+            return lambda: None
     choose()
-    if run.fabric.is_global_zero:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(path, TrainingState(), {"pathways": pathways.state_dict()})
+
+    def keep() -> None:
+        if run.fabric.is_global_zero:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(path, TrainingState(), {"pathways": pathways.state_dict()})
+
+    return keep
 
 
 class Solved(MutableMapping[str, Mapping[str, Tensor]]):
