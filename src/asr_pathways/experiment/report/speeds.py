@@ -56,7 +56,8 @@ def _table(block: BlockFinding, found: Mapping[str, Any], path: Path) -> str:
         f"fast that is as the dense model in the same runtime; threads: {found['threads']}, medians of "
         f"{found['rounds']} rounds of all systems in turn, {machine['processor']} ({machine['instructions']}), torch "
         f"{machine['torch']}{''.join(f', {name} {version}' for name, version in found['versions'].items())}. Sizes are "
-        f"those of the model's files for this one language. Made from {path}."
+        "those of the model's files for this one language. A model that writes more words, or repeats itself to the "
+        f"end of the window, takes longer: a ratio far below 1 is that. Made from {path}."
     )
     return table(columns, rows, numbers_from=1, caption=about)
 
