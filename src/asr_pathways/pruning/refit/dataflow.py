@@ -28,6 +28,7 @@ class Group:
         seconds: of the traced pass from where the group before it began its block.
         rows: how many vectors they read in it.
         completes: the block of which these are the last layers; empty if they are not, or in none that runs once.
+        block_seconds: of that block in the traced pass.
     """
 
     layers: tuple[str, ...]
@@ -37,6 +38,7 @@ class Group:
     seconds: float
     rows: int
     completes: str = ""
+    block_seconds: float = 0.0
 
 
 class _Flow(TorchFunctionMode):
@@ -92,10 +94,12 @@ def trace(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) ->
     latest: Tensor | None = None
     ended: dict[str, tuple[int, int, int, float]] = {}  # after so many layers; output, its bytes, time
     calls: Counter[str] = Counter()
+    entered: dict[str, float] = {}
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         nonlocal latest
         calls[names[module]] += 1
+        entered[names[module]] = time.monotonic()
         if names[module] in weights:
             begun.append((names[module], flow.numbers(inputs[0]), inputs[0] is not latest, time.monotonic()))
             latest = inputs[0]
@@ -132,8 +136,9 @@ def trace(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) ->
         needed = flow.needed([number for later, _ in starts[place:] for number in begun[later][1]], outputs)
         size = sum(ended[name][2] for name in needed)
         seconds, completes = begun[when][3] - before, completed.get(place, "")
+        of_block = ended[completes][3] - entered[completes] if completes in ended else 0.0
         names_of = tuple(group), tuple(sorted(outermost)), tuple(sorted(needed))
-        groups.append(Group(*names_of, size, seconds, rows[when], completes))
+        groups.append(Group(*names_of, size, seconds, rows[when], completes, of_block))
         before = max((ended[name][3] for name in needed), default=start)
     return groups
 
