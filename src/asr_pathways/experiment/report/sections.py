@@ -138,7 +138,9 @@ def _against_dense(block: BlockFinding, pair: Paired) -> str:
         f"{block.name}: the {which} of all languages at {percent(block.block.sparsity, 0)}% sparsity, {pair.first}, is "
     )
     chosen = " The best one was chosen by these same tests, which flatters it." if block.sparse > 1 else ""
-    return f"{escape(model)}{strong(verdict)} the dense model that it came from: {difference(pair)}.{chosen}"
+    other = f", {escape(pair.second)}" if block.rows[pair.first].system.start else ""  # there are several
+    came = f"{strong(verdict)} the dense model that it came from{other}"
+    return f"{escape(model)}{came}: {difference(pair)}.{chosen}"
 
 
 def difference(pair: Paired) -> str:
