@@ -90,8 +90,10 @@ def test_claims_made_after_the_results_are_counted_apart(findings: Findings) -> 
 
 def test_a_claim_that_lacks_seeds_is_marked(findings: Findings) -> None:
     early = replace(findings.claims[0], planned_seeds=5)
-    (table,) = rows_of(lines_of(replace(findings, claims=[early])), "Claim")
+    lines = lines_of(replace(findings, claims=[early]))
+    (table,) = rows_of(lines, "Claim")
     assert table[0][2] == "**holds** (so far)"
+    assert lines[0] == "**Of 1 planned claim, 1 holds; 1 decided one lacks seeds.**"
 
 
 def test_design_and_power(findings: Findings) -> None:

@@ -113,7 +113,9 @@ def _counted(claims: Sequence[ClaimFinding], noun: str) -> str:
         return ""
     counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in _VERDICTS}
     parts = [f"{count} {_VERDICTS[verdict][count != 1]}" for verdict, count in counts.items() if count]
-    return f"Of {len(claims)} {noun.format('s' * (len(claims) != 1))}, {_listed(parts)}."
+    early = sum(claim.verdict != "not decided" and not claim.complete for claim in claims)
+    lacking = f"; {early} decided {'one lacks' if early == 1 else 'ones lack'} seeds" if early else ""
+    return f"Of {len(claims)} {noun.format('s' * (len(claims) != 1))}, {_listed(parts)}{lacking}."
 
 
 def _claim(result: ClaimFinding) -> list[str]:
