@@ -154,6 +154,20 @@ def test_the_best_sparse_model_of_all_languages_against_its_dense_one(findings: 
     assert findings.blocks["plain"].dense is None  # nothing there has the block's sparsity
 
 
+def test_a_sparse_model_of_a_trained_dense_one_is_compared_with_that(tmp_path: Path) -> None:
+    data = as_data()
+    systems = data["blocks"]["plain"]["systems"]
+    systems["trained"] = {"method": "dense", "table": "B", "steps": 50}
+    systems["of trained"] = {"method": "dynamic", "table": "B", "steps": 100, "start": "trained"}
+    plan = planned(blocks=data["blocks"])
+    fill(plan, tmp_path)
+    block = gather(plan, tmp_path / "ledger").blocks["plain"]
+    assert block.dense is not None and (block.dense.first, block.dense.second) == ("of trained", "trained")
+    for run in plan.row("plain", "trained").runs:
+        (tmp_path / "ledger" / f"{run.cell}.json").unlink()
+    assert gather(plan, tmp_path / "ledger").blocks["plain"].dense is None
+
+
 def test_power(findings: Findings) -> None:
     block = findings.blocks["folds"]
     assert block.assumed == pytest.approx(detectable(400, 0.5))

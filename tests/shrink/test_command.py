@@ -11,7 +11,8 @@ from asr_pathways.bundle.load import load_model
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import read_json
 from asr_pathways.shrink import plans
-from asr_pathways.shrink.command import shrink
+from asr_pathways.shrink.command import _more, shrink
+from asr_pathways.shrink.planning import Chosen
 from tests.models.hub.tiny import whisper
 
 SHORT = plans.Plan(2, 3, 1, (0.5, 0.7), (0.8, 1.2), "nowhere")
@@ -75,6 +76,22 @@ def test_what_is_done_is_not_done_again(
     steps = read_json(tmp_path / "plan.json")["steps"]  # fewer than planned if the machine was slow just now
     assert read_json(tmp_path / "pruned" / "history.json")[-1]["step"] == steps <= 3
     assert Bundle.open(tmp_path / f"{tmp_path.name}.asrp").config.dtype == "int8"
+
+
+@pytest.mark.parametrize(
+    ("steps", "budget", "sparsity", "advice"),
+    [
+        (0, 0, 0.5, "give it more time (--budget 30m), or give it more speech"),
+        (0, 2400, 0.5, "give it more time (--budget 2h), or give it more speech"),
+        (600, 1800, 0.7, "give it more time (--budget 2h), or prune less (--target accuracy)"),
+        (1000, 8 * 3600, 0.5, "give it more time (--budget 16h), or give it more speech"),
+        (2000, 8 * 3600, 0.7, "prune less (--target accuracy)"),
+    ],
+)
+def test_advice_is_what_was_not_done_yet(steps: int, budget: float, sparsity: float, advice: str) -> None:
+    asked = {"model": "m", "data": "d", "named": ("fr",), "languages": ("fr",), "target": "size", "budget": budget}
+    chosen = {"finetune": 0, "steps": steps, "refit": 8, "sparsity": sparsity, "dtype": "int8", "precision": "32-true"}
+    assert _more(Chosen.model_validate({**asked, **chosen})) == advice
 
 
 def _killed(*_: object, **__: object) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_what_a_step_keeps_is_that_of_the_largest_batch(batch: Batch, tokenizer:
     assert saved[0] == pytest.approx(saved[1], rel=0.05)
     larger = loop_config(1, data={"max_seconds": 3.0, "prefetch": 0})
     assert measure(model, batch, larger).saved == pytest.approx(2 * saved[1], rel=0.05)
+
+
+def test_weights_in_a_lower_precision_do_not_grow_with_the_batch(batch: Batch, tokenizer: object) -> None:
+    model = make_model(tokenizer).model  # type: ignore[arg-type]
+    lower = partial(torch.autocast, "cpu", torch.bfloat16)
+    configs = loop_config(1), loop_config(1, data={"max_seconds": 3.0, "prefetch": 0})
+    once, twice = (measure(model, batch, config, autocast=lower).saved for config in configs)
+    copies = 2 * sum(one.numel() for one in model.parameters() if one.dim() > 1)
+    assert 2 * once - twice == pytest.approx(copies, rel=0.3)
 
 
 def test_some_utterances_stand_for_all(batch: Batch, speech: Path, tokenizer: object) -> None:

@@ -6,8 +6,8 @@ as the folds of a cross-validation are, bring other clusters. Rates are corpus-l
 the unweighted mean over languages; intervals are those of `evaluation.wer`, which does the resampling: clusters are
 drawn within each language, and all systems are drawn alike.
 
-Intervals and p-values say whether a difference would stay with other utterances of the same kind. What chance does
-in training is averaged over seeds, not resampled; `Paired.better` shows whether the seeds agree.
+Intervals and p-values say whether a difference would stay with other utterances of the same kind and voices. What
+chance does in training is averaged over seeds, not resampled; `Paired.better` shows whether the seeds agree.
 """
 
 from __future__ import annotations

@@ -253,7 +253,7 @@ def _base_wer(rows: Mapping[str, RowFinding], bootstrap: Bootstrap) -> dict[tupl
 
 
 def _against_dense(rows: Mapping[str, RowFinding], block: Block, bootstrap: Bootstrap) -> tuple[Paired | None, int]:
-    """The best sparse row against the dense one, over as many seeds as there are, and how many were to choose from."""
+    """The best sparse row, over as many seeds as there are, against its dense one, and how many were to choose from."""
     base = _base(rows)
     if base is None or base.pooled is None:
         return None, 0
@@ -264,7 +264,10 @@ def _against_dense(rows: Mapping[str, RowFinding], block: Block, bootstrap: Boot
             pairs.setdefault(tuple(run.cell for run in row.row.runs if run.seed in pair.seeds), pair)
     most = max((len(pair.seeds) for pair in pairs.values()), default=0)
     equal = [pair for pair in pairs.values() if len(pair.seeds) == most]
-    return min(equal, key=lambda pair: pair.wer.points, default=None), len(equal)
+    best = min(equal, key=lambda pair: pair.wer.points, default=None)
+    if best is not None and (start := rows[best.first].system.start):  # not of the base, but of one trained from that
+        best = bootstrap.compare(best.first, start) if rows[start].pooled else None
+    return best, len(equal)
 
 
 def most_seeds(rows: Sequence[RowFinding]) -> list[RowFinding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from asr_pathways.formats import percent, points
 from asr_pathways.lock import alone_in
 from asr_pathways.shrink.compare import System, TestSet, bytes_of, comparison_table, not_faster
 from asr_pathways.shrink.planning import Chosen, choose_plan, recipe_of, tuning_of
-from asr_pathways.shrink.plans import METHOD, Target
+from asr_pathways.shrink.plans import DENSER, LONGEST, METHOD, Target
 from asr_pathways.training.memory import release_memory
 from asr_pathways.training.prune import prune
 from asr_pathways.training.run import has_ended, remove_checkpoints
@@ -224,6 +225,7 @@ def _compared(job: Job, tested: TestSet, name: str, model: Path) -> System:
 
 def _more(chosen: Chosen) -> str:
     """What makes a better model."""
-    return f"give it more time (--budget {'2h' if chosen.steps else '30m'})" + (
-        ", or prune less (--target accuracy)" if chosen.target != "accuracy" else ", or more speech"
-    )
+    hours = max(2, math.ceil(2 * chosen.budget / 3600))
+    longer = f"give it more time (--budget {f'{hours}h' if chosen.budget else '30m'}), or "
+    rest = "prune less (--target accuracy)" if chosen.sparsity > DENSER else "give it more speech"
+    return (longer if chosen.steps < LONGEST else "") + rest

@@ -17,7 +17,7 @@ METHOD = "dynamic"
 
 TARGETS: tuple[Target, ...] = get_args(Target)
 
-_DENSER, _SPARSER = 0.5, 0.7
+DENSER, _SPARSER = 0.5, 0.7
 
 BATCH = 24.0
 """Seconds of speech in a batch of refitting, about."""
@@ -52,7 +52,7 @@ class Plan:
         return replace(self, refit=min(self.refit, 1 + math.ceil(speech / BATCH)))
 
 
-_EITHER, _DENSE = (_DENSER, _SPARSER), (_DENSER, _DENSER)
+_EITHER, _DENSE = (DENSER, _SPARSER), (DENSER, DENSER)
 _WHISPER = "results/whisper"
 _SHRUNK = "results/shrink.json"
 _BETWEEN = f"between what {_SHRUNK} and docs/models.md have"
@@ -74,6 +74,9 @@ OWN = (
     Plan(0, 0, 0, _DENSE, (1.1, 1.5), "results/demo.json"),
 )
 """For transducers of this package."""
+
+LONGEST = max(plan.steps for plan in (*HUB, *OWN))
+"""Steps after which more time is of no use."""
 
 DTYPES: dict[Target, Quantity] = {"accuracy": "float16", "speed": "float16", "size": "int8"}
 """Of the bundle's weights. Products are of whatever is fastest here, whichever it is."""

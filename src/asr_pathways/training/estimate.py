@@ -156,7 +156,7 @@ class _Trial:
             saved, own, teacher = self._training()
             step = own + teacher
         elif self._pathways is not None and _backward(self._pathways.config):
-            saved = self._kept()
+            saved = sum(self._kept())
         self._model.eval()
         forward = self._timed(self._forward)
         chosen, refit = self._pruning()
@@ -168,9 +168,10 @@ class _Trial:
     def _training(self) -> tuple[int, float, float]:
         """Bytes that the largest batch's step keeps; seconds of a step, and of the teacher's part in it."""
         model, batch, config = self._model.train(), self._batch, self._config
-        saved = self._kept()
+        kept, copies = self._kept()
+        saved = kept + copies
         teacher, masks = _teaches(config), self._pathways.config if self._pathways is not None else None
-        _check_memory(saved, self._weights, config, masks, self._device)
+        _check_memory(saved, copies, self._weights, config, masks, self._device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
         forward = math.inf
 
@@ -193,11 +194,14 @@ class _Trial:
         often = _OTHERS * config.accumulate
         return saved, often * self._timed(step), often * teacher * forward
 
-    def _kept(self) -> int:
-        """Bytes that a forward pass of the largest batch keeps for the backward pass, by those of a part of it."""
+    def _kept(self) -> tuple[int, int]:
+        """Bytes that a forward pass of the largest batch keeps for the backward pass, by those of a part of it; and
+        those of weights in a lower precision, which are as many for any batch.
+        """
         part = first(self._batch, max(1, len(self._batch) // _SAMPLE))
         largest = max(_padded(self._batch), self._config.data.max_seconds * self._batch.frame_rate)
-        return int(largest / _padded(part) * _saved(self._model, part, self._autocast))
+        kept, copies = _saved(self._model, part, self._autocast)
+        return int(largest / _padded(part) * kept), copies
 
     def _use(self, masks: ExitStack) -> None:
         if self._pathways is not None:
@@ -371,8 +375,10 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _saved(model: SpeechModel, batch: Batch, autocast: Callable[[], AbstractContextManager[Any]]) -> int:
-    """Bytes of the tensors that a forward pass keeps for the backward pass, weights not counted."""
+def _saved(model: SpeechModel, batch: Batch, autocast: Callable[[], AbstractContextManager[Any]]) -> tuple[int, int]:
+    """Bytes of the tensors that a forward pass keeps for the backward pass: of those that are no weights, and of the
+    weights' copies in the precision of ``autocast``.
+    """
     kept: dict[int, Tensor] = {}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
@@ -385,7 +391,12 @@ def _saved(model: SpeechModel, batch: Batch, autocast: Callable[[], AbstractCont
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast():
         loss = model._loss(batch)
     del loss
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    shapes = {shape for one in model.parameters() if one.dim() > 1 for shape in (one.shape, one.shape[::-1])}
+    found = [0, 0]
+    for tensor in kept.values():
+        found[tensor.dtype not in dtypes and tensor.shape in shapes] += tensor.untyped_storage().nbytes()
+    return found[0], found[1]
 
 
 def _needed(saved: int, weights: int, config: LoopConfig, masks: PathwayConfig | None) -> int:
@@ -395,12 +406,12 @@ def _needed(saved: int, weights: int, config: LoopConfig, masks: PathwayConfig |
 
 
 def _check_memory(
-    saved: int, weights: int, config: LoopConfig, masks: PathwayConfig | None, device: torch.device
+    saved: int, copies: int, weights: int, config: LoopConfig, masks: PathwayConfig | None, device: torch.device
 ) -> None:
     needed, free = _needed(saved, weights, config, masks), free_memory(device)
     if free is None or needed <= free:
         return
-    fixed, most = _needed(0, weights, config, masks), config.data.max_seconds
+    fixed, most = _needed(copies, weights, config, masks), config.data.max_seconds
     fits = math.floor(most * (free - fixed) / max(1, needed - fixed))
     what = f"a training step on {most:g} s of audio needs about {size(needed)} of memory, and {size(free)} are free"
     if fits < 1:

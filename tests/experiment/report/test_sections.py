@@ -69,6 +69,16 @@ def test_against_the_dense_model(
     assert end in line and "3 seeds" in line
 
 
+def test_a_dense_model_that_is_not_the_blocks_is_named(findings: Findings) -> None:
+    block = with_dense(findings, 0.02, (0.01, 0.03), 0.0002).blocks["folds"]
+    row = block.rows["dynamic"]
+    system = row.system.model_copy(update={"start": "dense"})
+    of_trained = replace(row, row=replace(row.row, variant=replace(row.row.variant, system=system)))
+    block = replace(block, rows={**block.rows, "dynamic": of_trained})
+    lines = lines_of(replace(findings, blocks={"folds": block}))
+    assert any("**worse than** the dense model that it came from, dense: +2.00 points" in line for line in lines)
+
+
 def test_claims_made_after_the_results_are_counted_apart(findings: Findings) -> None:
     later = [replace(found, claim=found.claim.model_copy(update={"planned": False})) for found in findings.claims[:2]]
     lines = lines_of(replace(findings, claims=[*later, findings.claims[2]]))
@@ -80,8 +90,10 @@ def test_claims_made_after_the_results_are_counted_apart(findings: Findings) -> 
 
 def test_a_claim_that_lacks_seeds_is_marked(findings: Findings) -> None:
     early = replace(findings.claims[0], planned_seeds=5)
-    (table,) = rows_of(lines_of(replace(findings, claims=[early])), "Claim")
+    lines = lines_of(replace(findings, claims=[early]))
+    (table,) = rows_of(lines, "Claim")
     assert table[0][2] == "**holds** (so far)"
+    assert lines[0] == "**Of 1 planned claim, 1 holds; 1 decided one lacks seeds.**"
 
 
 def test_design_and_power(findings: Findings) -> None:

@@ -20,8 +20,9 @@ _READING = (
     "WER and CER are corpus-level for each language, then the unweighted mean over languages, all seeds pooled. "
     "Intervals are 95% percentile intervals of the bootstrap: 10,000 times, utterances are drawn within each "
     "language. Comparisons are paired: both systems are drawn alike. They show whether a difference would stay "
-    "with other utterances of the same kind; what chance does in training is averaged over the seeds, and the "
-    "seeds in favour show whether they agree. p is two-sided and not corrected for the number of comparisons. All "
+    "with other utterances of the same kind and voices; what chance does in training is averaged over the seeds, and "
+    "the seeds in favour show whether they agree. p is two-sided, 0.0002 at the least, and not corrected for the "
+    "number of comparisons. All "
     "rows, those of choices and ideas too, are scored on the test split: what was chosen by them looks better "
     "than it is. Loss is the model's, in nats a word piece. Total steps are those of a system's own training and "
     "of the runs that made its masks; the dense model's are not counted."
@@ -112,7 +113,9 @@ def _counted(claims: Sequence[ClaimFinding], noun: str) -> str:
         return ""
     counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in _VERDICTS}
     parts = [f"{count} {_VERDICTS[verdict][count != 1]}" for verdict, count in counts.items() if count]
-    return f"Of {len(claims)} {noun.format('s' * (len(claims) != 1))}, {_listed(parts)}."
+    early = sum(claim.verdict != "not decided" and not claim.complete for claim in claims)
+    lacking = f"; {early} decided {'one lacks' if early == 1 else 'ones lack'} seeds" if early else ""
+    return f"Of {len(claims)} {noun.format('s' * (len(claims) != 1))}, {_listed(parts)}{lacking}."
 
 
 def _claim(result: ClaimFinding) -> list[str]:
@@ -138,7 +141,9 @@ def _against_dense(block: BlockFinding, pair: Paired) -> str:
         f"{block.name}: the {which} of all languages at {percent(block.block.sparsity, 0)}% sparsity, {pair.first}, is "
     )
     chosen = " The best one was chosen by these same tests, which flatters it." if block.sparse > 1 else ""
-    return f"{escape(model)}{strong(verdict)} the dense model that it came from: {difference(pair)}.{chosen}"
+    other = f", {escape(pair.second)}" if block.rows[pair.first].system.start else ""  # there are several
+    came = f"{strong(verdict)} the dense model that it came from{other}"
+    return f"{escape(model)}{came}: {difference(pair)}.{chosen}"
 
 
 def difference(pair: Paired) -> str:
