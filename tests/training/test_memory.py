@@ -17,14 +17,14 @@ from asr_pathways.training.memory import keep_freed_memory, release_memory, resi
 
 def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(3):
-        torch.ones(5 * 2**20)  # 20 MiB: 5,120 pages
+    for _ in range(5):
+        tensors = [torch.ones(5 * 2**20) for _ in range(8)]  # 20 MiB each: 5,120 pages
+        del tensors
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 torch.set_num_threads(1)
 before, kept = page_faults(), keep_freed_memory()
-room = [torch.ones(5 * 2**20) for _ in range(6)]  # for what follows
-del room
+page_faults()  # takes the memory that is kept
 after = page_faults()
 many = [torch.ones(4 * 2**20) for _ in range(16)]  # 256 MiB
 del many
@@ -46,7 +46,7 @@ def test_freed_memory_is_used_again() -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=clean, capture_output=True, text=True, check=True)
     before, kept, after, released, of_largest = json.loads(done.stdout)
-    assert kept and before >= 3 * 5_000 and after < before / 10
+    assert kept and before > 50_000 and after < 5_000
     assert released > 200 * 2**20 and of_largest > 200 * 2**20  # the latter at once
 
 
