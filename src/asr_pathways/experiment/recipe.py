@@ -250,6 +250,7 @@ class ExperimentRecipe(Config):
 
     Attributes:
         title: of the report.
+        about: what the report begins with, Markdown.
         data: corpora by name.
         models: dense models by name.
         blocks: by name, in the report's order.
@@ -262,6 +263,7 @@ class ExperimentRecipe(Config):
     """
 
     title: str
+    about: str = ""
     data: dict[str, Source]
     models: dict[str, ModelSpec] = Field(default_factory=dict)
     blocks: dict[str, Block]

@@ -79,6 +79,11 @@ def test_a_dense_model_that_is_not_the_blocks_is_named(findings: Findings) -> No
     assert any("**worse than** the dense model that it came from, dense: +2.00 points" in line for line in lines)
 
 
+def test_it_begins_with_what_the_recipe_says_of_it(findings: Findings) -> None:
+    said = replace(findings, recipe=findings.recipe.model_copy(update={"about": "See [more](more.md)."}))
+    assert lines_of(said)[0] == "See [more](more.md)." and lines_of(said)[2:] == lines_of(findings)
+
+
 def test_claims_made_after_the_results_are_counted_apart(findings: Findings) -> None:
     later = [replace(found, claim=found.claim.model_copy(update={"planned": False})) for found in findings.claims[:2]]
     lines = lines_of(replace(findings, claims=[*later, findings.claims[2]]))

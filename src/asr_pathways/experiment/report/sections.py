@@ -37,6 +37,8 @@ def report(findings: Findings, discussion: str | None, command: str) -> Iterator
     ``discussion`` is Markdown by people, placed after the claims; ``command`` is what makes the report.
     """
     yield f"# {escape(findings.recipe.title)}"
+    if findings.recipe.about:
+        yield findings.recipe.about.strip()
     yield from _claims(findings)
     if findings.missing_cells:
         verb = "has" if findings.missing_cells == 1 else "have"
