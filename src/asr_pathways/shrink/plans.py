@@ -90,12 +90,12 @@ def choose(plans: Sequence[Plan], seconds: Callable[[Plan], float], budget: floa
 
 
 def parse_budget(text: str) -> float:
-    """Seconds: ``30m``, ``1h30m``, ``90s``, ``0``.
+    """Seconds: ``30m``, ``1h30m``, ``90s``, ``0``; other numbers need a unit.
 
     Raises:
         PathwaysError: if it is none of these.
     """
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?|0", text.strip())
     if not text.strip() or found is None:
         raise PathwaysError(f"--budget {text}: not a time such as 30m, 1h30m or 0")
     hours, minutes, seconds = (int(part or 0) for part in found.groups())
