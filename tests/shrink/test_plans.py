@@ -9,9 +9,7 @@ from asr_pathways.shrink.planning import Chosen
 from asr_pathways.shrink.plans import HUB, OWN, Plan, choose, parse_budget
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("30m", 1800), ("1h30m", 5400), ("90s", 90), ("0", 0), ("8h", 28800)]
-)
+@pytest.mark.parametrize(("text", "seconds"), [("30m", 1800), ("1h30m", 5400), ("90s", 90), ("0", 0), ("8h", 28800)])
 def test_a_budget_is_a_time(text: str, seconds: float) -> None:
     assert parse_budget(text) == seconds
 
