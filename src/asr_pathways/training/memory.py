@@ -31,8 +31,9 @@ def keep_freed_memory() -> bool:
 
     By default large tensors are mapped anew, or their memory is returned when they are freed, and the system clears
     each page of it at its first touch. That was a quarter of a training step of whisper-base (2.24 s without, 2.95
-    with it), and nothing measurable of the preset ``base`` (``python -m benchmarks.memory``). Where the environment sets malloc otherwise (``man mallopt``), and
-    with another C library than glibc, nothing changes, and False is returned.
+    with it), and nothing measurable of the preset ``base`` (``python -m benchmarks.memory``). Where the environment
+    sets malloc otherwise (``man mallopt``), and with another C library than glibc, nothing changes, and False is
+    returned.
     """
     if any(name in os.environ for name in _SETTINGS):
         return False
