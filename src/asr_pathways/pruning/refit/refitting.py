@@ -41,8 +41,12 @@ T = TypeVar("T")
 RIDGE = 0.05
 """Weight of the distance from the dense weights, in units of the mean square of an input summed over the batches."""
 
-STEPS, TOLERANCE = 30, 1e-4
-"""Of conjugate gradients: at most so many, until a row's residual is so small a part of what it was."""
+STEPS, TOLERANCE = 16, 1e-4
+"""Of conjugate gradients: at most so many, until a row's residual is so small a part of what it was.
+
+Of what solving gains in a layer of whisper-base at 50%, two languages, 0.1 to 0.5% is left then; after 30 steps, in twice
+the time, 0.002 to 0.07%.
+"""
 
 
 _FOR_GRADIENT = 60
