@@ -200,7 +200,8 @@ def test_systems_take_turns_and_one_that_fails_is_left_out(
     lines: list[str] = []
     (result,) = offline.measure_offline(sparse, speech, "fr", list(RIVALS), [1], ["2-5", "11"], 1, lines.append)
     assert [line for line in lines if line.startswith("not installed")] == [
-        "not installed: faster-whisper, onnx, onnxscript, onnxruntime, pywhispercpp"
+        "not installed, and left out: faster-whisper, onnxruntime, whisper.cpp: "
+        "pip install faster-whisper onnx onnxscript onnxruntime pywhispercpp"
     ]
     assert result["left_out"] == {
         "faster-whisper": "not installed",

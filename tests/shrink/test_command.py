@@ -8,7 +8,7 @@ import pytest
 
 from asr_pathways.bundle.bundle import Bundle
 from asr_pathways.bundle.load import load_model
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.files import read_json
 from asr_pathways.shrink import plans
 from asr_pathways.shrink.command import _more, shrink
@@ -63,7 +63,7 @@ def test_without_time_nothing_is_trained_and_a_bundle_is_there(
 def test_what_is_done_is_not_done_again(
     tmp_path: Path, dense: Path, speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped; go on with --resume"):
         patch.setattr("asr_pathways.shrink.command.prune", _killed)
         shrink(dense, speech, tmp_path, ["fr"], target="size", budget=3600)
     finetuned = (tmp_path / "dense" / "model.safetensors").stat().st_mtime_ns

@@ -3,10 +3,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
-from asr_pathways.training.interrupt import Interrupts
+from asr_pathways.errors import Interrupted
+from asr_pathways.training.interrupt import Interrupts, resumable
 
 
 def ask(number: int = signal.SIGINT) -> None:
@@ -62,3 +64,28 @@ def test_in_another_thread_nothing_changes() -> None:
     thread.join()
     assert errors == []
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_runs_outside_of_steps_ends_with_a_line(number: int) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="runs/one: stopped; go on with --resume"), resumable(Path("runs/one")):
+        ask(number)
+        pytest.fail("it went on")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_outside_the_main_thread_it_only_renames_what_is_raised() -> None:
+    raised: list[str] = []
+
+    def work() -> None:
+        try:
+            with resumable(Path("one")):
+                raise KeyboardInterrupt
+        except Interrupted as error:
+            raised.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert raised == ["one: stopped; go on with --resume"]

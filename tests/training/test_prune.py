@@ -16,7 +16,7 @@ from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch, eval_batches
 from asr_pathways.data.corpus import load_cuts
 from asr_pathways.data.tokenizer import Tokenizer
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import METHODS
@@ -143,7 +143,7 @@ def test_refitting_goes_on_where_it_was_stopped(
         raise KeyboardInterrupt
 
     solved = tmp_path / "stopped" / "checkpoints" / "refitted"
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="stopped; go on with --resume"):
         patched.setattr("asr_pathways.training.refitting.track", interrupted)
         run(dense_model, speech, tmp_path / "stopped", **options)
     done = len(list(solved.glob("*.safetensors")))

@@ -124,9 +124,9 @@ def _prepared(
     report: Report,
 ) -> dict[str, Path]:
     """{system: what it loads}; the reasons of those that cannot run are put into ``left_out``."""
-    missing = [package for name in against for package in missing_packages(name)]
-    if missing:
-        report(f"not installed: {', '.join(missing)}")
+    if missing := {name: packages for name in against if (packages := missing_packages(name))}:
+        wanted = " ".join(dict.fromkeys(package for packages in missing.values() for package in packages))
+        report(f"not installed, and left out: {', '.join(missing)}: pip install {wanted}")
     places, dense = {OURS: model}, folder / "dense"
     for name in against:
         rival = RIVALS[name]

@@ -25,6 +25,7 @@ from asr_pathways.lock import alone_in
 from asr_pathways.shrink.compare import System, TestSet, bytes_of, comparison_table, not_faster
 from asr_pathways.shrink.planning import Chosen, choose_plan, recipe_of, tuning_of
 from asr_pathways.shrink.plans import DENSER, LONGEST, METHOD, Target
+from asr_pathways.training.interrupt import resumable
 from asr_pathways.training.memory import release_memory
 from asr_pathways.training.prune import prune
 from asr_pathways.training.run import has_ended, remove_checkpoints
@@ -92,11 +93,12 @@ def shrink(
         resume: go on with the run in ``out``, if there is one.
 
     Raises:
-        PathwaysError: for anything the user can mend; nothing that was done is lost.
+        PathwaysError: for anything the user can mend; nothing that was done is lost; `Interrupted` by Ctrl-C and
+            SIGTERM.
     """
     began = time.monotonic()
     asked = {"model": str(model), "data": _said(data), "target": target, "budget": float(budget)}
-    with alone_in(out, "another run is there: wait for it, or choose another folder"):
+    with resumable(out), alone_in(out, "another run is there: wait for it, or choose another folder"):
         known = _known(out, asked, languages, resume)
         print(f"{out}: reading {data}", file=sys.stderr)
         if not data.is_dir():

@@ -227,9 +227,7 @@ class _Trial:
         chosen = self._timed(lambda: pathways.adapt(batch.language, torch.optim.SGD(model.parameters())))
         if not (isinstance(config, PruneRecipe) and config.refit_batches):
             return chosen, RefitCost()
-        refitting = Refitting(
-            pathways, model.loss, model.network, model.loss, batch, model.input_positions, self._autocast
-        )
+        refitting = Refitting(pathways, model.loss, model.network, model.loss, batch, model.input_positions)
         return chosen, refitting.cost
 
     def _decoding(self, batch: Batch) -> float:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
+
+from asr_pathways.errors import Interrupted
 
 
 class Interrupts:
@@ -44,3 +49,27 @@ class Interrupts:
             self.forced = True
             raise KeyboardInterrupt
         self.asked = True
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Inside this context Ctrl-C and SIGTERM end what a run in ``out`` does outside training's steps, with one line.
+
+    Raises:
+        Interrupted: at either.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGTERM)
+    main = threading.current_thread() is threading.main_thread()
+    if changed := main and before not in (signal.SIG_IGN, None):
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"{out}: stopped; go on with --resume") from None
+    finally:
+        if changed:
+            signal.signal(signal.SIGTERM, before)

@@ -63,9 +63,7 @@ def refit(
         return [batch.to(asr.device) for batch in islice(inputs.calibration(asr, language, _ALONE_EACH), most)]
 
     sample = max(drawn(pathways.languages[0], min(count, _SAMPLE)), key=lambda batch: batch.features.numel())
-    refitting = Refitting(
-        pathways, asr.model.loss, dense.network, dense.loss, sample, dense.input_positions, run.fabric.autocast
-    )
+    refitting = Refitting(pathways, asr.model.loss, dense.network, dense.loss, sample, dense.input_positions)
     bytes_ = refitting.bytes(count, recipe.refit_steps) + len(pathways.languages) * count * sample.features.nbytes
     if (free := free_memory(asr.device)) is not None and bytes_ > free:
         raise PathwaysError(

@@ -23,6 +23,7 @@ from asr_pathways.lock import LOCK, alone_in, held, is_held
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.training.config import LoopConfig
+from asr_pathways.training.interrupt import resumable
 from asr_pathways.training.memory import keep_freed_memory
 from asr_pathways.training.state import checkpoints
 
@@ -92,9 +93,11 @@ def open_run(out: Path, config: LoopConfig, resume: bool, **options: Any) -> Ite
 
     Raises:
         PathwaysError: if another process trains there, or a run is there already, or as `launch` does; if the processes
-            were started differently, or one of them ended before the others: it is named.
+            were started differently, or one of them ended before the others: it is named; `Interrupted` by Ctrl-C or
+            SIGTERM.
     """
     with ExitStack() as stack:
+        stack.enter_context(resumable(out))
         if int(os.environ.get("RANK", "0")) == 0:  # torchrun's number of this process
             stack.enter_context(alone_in(out, "another run is training there: wait for it, or choose another folder"))
             for folder in (out, out / "checkpoints", *(out / "checkpoints").glob("*/")):

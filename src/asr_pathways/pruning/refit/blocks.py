@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, TypeAlias
@@ -55,7 +54,6 @@ def reconstruct(
     masks: Mapping[str, Mapping[str, Tensor]],
     examples: Mapping[str, Sequence[Example]],
     steps: int,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, Tensor]:
     """New values of a block's parameters.
 
@@ -65,7 +63,6 @@ def reconstruct(
         masks: {name: {language: bool mask}} of those that are pruned.
         examples: of each language.
         steps: for each language, in turn, on its examples in turn.
-        autocast: of the block's passes; values and their moments are float32.
 
     Raises:
         PathwaysError: if an output is not finite.
@@ -86,8 +83,7 @@ def reconstruct(
                     for name, value in values.items()
                 }
                 arguments, named = copy.deepcopy(example.call)  # a block may change them, such as a stream's state
-                with autocast():
-                    output = example.valid(hidden(functional_call(block, masked, arguments, named)))
+                output = example.valid(hidden(functional_call(block, masked, arguments, named)))
                 loss = (output.float() - example.target.float()).square().mean() / (powers[language] or 1.0)
                 if not loss.isfinite():
                     raise PathwaysError(f"refit: an output of a block is not finite on data of {language}")

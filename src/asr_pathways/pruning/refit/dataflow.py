@@ -136,7 +136,7 @@ def trace(model: nn.Module, run: Callable[[], object], layers: Iterable[str]) ->
         needed = flow.needed([number for later, _ in starts[place:] for number in begun[later][1]], outputs)
         size = sum(ended[name][2] for name in needed)
         seconds, completes = begun[when][3] - before, completed.get(place, "")
-        of_block = ended[completes][3] - entered[completes] if completes in ended else 0.0
+        of_block = ended[completes][3] - entered[completes] if completes and completes in ended else 0.0
         names_of = tuple(group), tuple(sorted(outermost)), tuple(sorted(needed))
         groups.append(Group(*names_of, size, seconds, rows[when], completes, of_block))
         before = max((ended[name][3] for name in needed), default=start)

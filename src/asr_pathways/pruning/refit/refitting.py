@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Generic, TypeVar
@@ -44,8 +44,8 @@ RIDGE = 0.05
 STEPS, TOLERANCE = 16, 1e-4
 """Of conjugate gradients: at most so many, until a row's residual is so small a part of what it was.
 
-Of what solving gains in a layer of whisper-base at 50%, two languages, 0.1 to 0.5% is left then; after 30 steps, in twice
-the time, 0.002 to 0.07%.
+Of what solving gains in a layer of whisper-base at 50%, two languages, 0.1 to 0.5% is left then; after 30 steps, in
+twice the time, 0.002 to 0.07%.
 """
 
 
@@ -79,7 +79,6 @@ class Refitting(Generic[T]):
         dense_forward: runs it on a batch.
         sample: a batch, the largest if they differ in size.
         positions: from a batch to what is not padding in it, as `Pathways.unpadded` takes it.
-        autocast: of steps on whole blocks, such as one of bfloat16; layers are solved for in float32.
 
     Attributes:
         groups: the layers to refit, in order.
@@ -96,16 +95,14 @@ class Refitting(Generic[T]):
         dense_forward: Callable[[T], object],
         sample: T,
         positions: Callable[[T], Mapping[str, Tensor]] = lambda _: {},
-        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         if pathways.added:
             raise PathwaysError(f"refit: {pathways.added[0]!r} was added: the pathways before it must stay as they are")
-        self._pathways, self._dense, self._positions, self._autocast = pathways, dense, positions, autocast
+        self._pathways, self._dense, self._positions = pathways, dense, positions
         self._forwards = (pathways.model, forward), (dense, dense_forward)
         self._layers = _linear_layers(pathways)
-        self._trace = partial(trace, dense, lambda: dense_forward(sample), self._layers)
         with torch.no_grad():
-            self.groups = self._trace()
+            self.groups = trace(dense, lambda: dense_forward(sample), self._layers)
 
     @property
     def blocks(self) -> tuple[Group, ...]:
@@ -138,8 +135,7 @@ class Refitting(Generic[T]):
             sums += 2 * group.rows * columns**2
             solving += STEPS * sum(self._layers[name].weight.numel() for name in group.layers) * columns
         passes = 2 * sum(group.seconds for group in self.groups)
-        with torch.no_grad(), self._autocast():
-            on_blocks = 3 * sum(group.block_seconds for group in self._trace())
+        on_blocks = 3 * sum(group.block_seconds for group in self.groups)
         return RefitCost(passes + multiplication * sums, on_blocks, multiplication * solving)
 
     def run(
@@ -201,7 +197,7 @@ class Refitting(Generic[T]):
         parameters = _parameters_within(self._pathways.model, block)
         pruned = [name for name in parameters if f"{block}.{name}" in self._pathways.names]
         masks = {name: self._pathways.masks_of(f"{block}.{name}") for name in pruned}
-        found = reconstruct(module, parameters, masks, examples, steps, self._autocast)
+        found = reconstruct(module, parameters, masks, examples, steps)
         return {f"{block}.{name}": value for name, value in found.items()}
 
     def _solve(self, group: Group, grams: list[Tensor], crosses: list[Tensor], ridge: float) -> dict[str, Tensor]:
