@@ -26,15 +26,16 @@ torch.set_num_threads(1)
 before, kept = page_faults(), keep_freed_memory()
 page_faults()  # takes the memory that is kept
 after = page_faults()
+large = torch.ones(2**26)  # 256 MiB: more than is kept in one place
+held = resident_memory()
+del large
+of_largest = held - resident_memory()
 many = [torch.ones(4 * 2**20) for _ in range(16)]  # 256 MiB
 del many
 held = resident_memory()
 release_memory()
 released = held - resident_memory()
-large = torch.ones(2**26)  # 256 MiB
-held = resident_memory()
-del large
-print(json.dumps([before, kept, after, released, held - resident_memory()]))
+print(json.dumps([before, kept, after, released, of_largest]))
 """
 
 
@@ -46,7 +47,7 @@ def test_freed_memory_is_used_again() -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=clean, capture_output=True, text=True, check=True)
     before, kept, after, released, of_largest = json.loads(done.stdout)
-    assert kept and before > 50_000 and after < 5_000
+    assert kept and before > 50_000 and after < before / 10
     assert released > 200 * 2**20 and of_largest > 200 * 2**20  # the latter at once
 
 
