@@ -3,13 +3,14 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 
 from asr_pathways.bundle.load import load_model
-from asr_pathways.data.batches import Batch
+from asr_pathways.data.batches import Batch, FeatureCache
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.paces import noise_batch
 from asr_pathways.pruning import METHODS, Pathways, matching
@@ -124,6 +125,24 @@ def test_an_estimate_adds_up() -> None:
     assert estimate(PACE, distilled, 2, 20, masks).seconds == pytest.approx(pruned.seconds + 100 * 1.0)
     averaged = TrainRecipe.model_validate({"optimizer": {"steps": 100}, "evaluation": {"every": 40}})
     assert estimate(PACE, averaged, 2, 20).seconds == pytest.approx(plain.seconds + 20 * 0.1)
+
+
+def test_features_that_stay_in_memory_are_counted(batch: Batch, speech: Path, tokenizer: object) -> None:
+    def more(**data: object) -> int:
+        config = loop_config(100, data={"max_seconds": 30.0, "prefetch": 0, **data})
+        pace = replace(PACE, second=FeatureCache.bytes_of_second(batch))
+        return estimate(pace, config, 2, 0, audio=inputs.seconds).memory - estimate(pace, config, 2, 0).memory
+
+    config = loop_config(100, data={"max_seconds": 30.0, "prefetch": 0, "speed_factors": [1.0]})
+    inputs = Inputs(Run(Path(), config, launch(config)), speech)
+    batches = inputs.training(make_model(tokenizer))  # type: ignore[arg-type]
+    for _ in islice(batches, 100):
+        pass
+    kept = 3e9 - batches._cache._free
+    assert kept > 10_000 and more(speed_factors=[1.0]) == pytest.approx(kept, rel=0.05)
+    assert more(speed_factors=[0.9, 1.0, 1.1]) == pytest.approx(3 * more(speed_factors=[1.0]), abs=3)
+    assert more(cache_gigabytes=1e-5) == 10_000
+    assert more(max_seconds=0.01) == pytest.approx(FeatureCache.bytes_of_second(batch), abs=1)  # of 100 steps, no more
 
 
 @pytest.mark.parametrize("method", ["imp", "dynamic", "adaptive", "pathways"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import zlib
 from collections import defaultdict, deque
@@ -145,6 +146,11 @@ class FeatureCache:
                     self._features[key] = features
                     self._free -= features.nbytes
         return torch.from_numpy(features.astype(np.float32))
+
+    @staticmethod
+    def bytes_of_second(batch: Batch) -> float:
+        """What a second of audio occupies, of features such as those of ``batch``."""
+        return np.dtype(np.float16).itemsize * batch.frame_rate * math.prod(batch.features.shape[2:])
 
 
 class TrainBatches:

@@ -195,7 +195,7 @@ class _Costs:
             out,
             languages,
         )
-        self._paces: dict[tuple[type[LoopConfig], bool], tuple[Pace, int]] = {}
+        self._paces: dict[tuple[type[LoopConfig], bool], tuple[Pace, int, float]] = {}
 
     def of(self, plan: Plan) -> list[Estimate]:
         """Of finetuning, if there is any, and of pruning."""
@@ -211,18 +211,18 @@ class _Costs:
         kind = type(recipe), recipe.optimizer.steps > 0
         if kind not in self._paces:
             self._paces[kind] = self._measured(recipe, masks)
-        pace, dev = self._paces[kind]
-        return estimate(pace, recipe, len(self._languages), dev, masks)
+        pace, dev, audio = self._paces[kind]
+        return estimate(pace, recipe, len(self._languages), dev, masks, audio)
 
-    def _measured(self, recipe: LoopConfig, masks: PathwayConfig | None) -> tuple[Pace, int]:
-        """The pace of a run like that of ``recipe``, and how many dev utterances it scores."""
+    def _measured(self, recipe: LoopConfig, masks: PathwayConfig | None) -> tuple[Pace, int, float]:
+        """The pace of a run like that of ``recipe``, how many dev utterances it scores, and seconds of train audio."""
         kind = "finetuning" if masks is None else "training of a pruned model" if recipe.optimizer.steps else "pruning"
         print(f"{self._out}: timing {kind}", file=sys.stderr)
         fabric = launch(recipe)
         inputs = Inputs(Run(self._out, recipe, fabric), self._data, self._languages)
         dev = inputs.dev(self._asr)
         pace = measure(self._asr.model, inputs.sample(self._asr), recipe, middle(dev), fabric.autocast, masks)
-        return pace, sum(map(len, dev))
+        return pace, sum(map(len, dev)), inputs.seconds
 
 
 def recipe_of(model: SpeechModel, steps: int, refit: int, precision: Precision) -> PruneRecipe:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from asr_pathways import ranks
-from asr_pathways.data.batches import Batch
+from asr_pathways.data.batches import Batch, FeatureCache
 from asr_pathways.errors import PathwaysError
 from asr_pathways.formats import duration, size
 from asr_pathways.model_folder.model import AsrModel
@@ -72,6 +72,7 @@ class Pace:
         chosen: seconds to choose the mask of a language once.
         refit: what refitting takes, a language.
         rows: of the batch: utterances, or several that share a window.
+        second: bytes of a second of audio in the cache of features.
     """
 
     step: float
@@ -84,6 +85,7 @@ class Pace:
     chosen: float = 0.0
     refit: RefitCost = field(default_factory=RefitCost)
     rows: int = 1
+    second: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,8 @@ class _Trial:
         forward = self._timed(self._forward)
         chosen, refit = self._pruning()
         utterance = 0.0 if dev is None else self._decoding(dev.to(self._device))
-        return Pace(
-            step, own, forward, utterance, saved, self._weights, self._resident, chosen, refit, len(self._batch)
-        )
+        rows, second = len(self._batch), FeatureCache.bytes_of_second(self._batch)
+        return Pace(step, own, forward, utterance, saved, self._weights, self._resident, chosen, refit, rows, second)
 
     def _training(self) -> tuple[int, float, float]:
         """Bytes that the largest batch's step keeps; seconds of a step, and of the teacher's part in it."""
@@ -264,8 +265,13 @@ class _Trial:
         return min(found)
 
 
-def estimate(pace: Pace, config: LoopConfig, languages: int, dev: int, masks: PathwayConfig | None = None) -> Estimate:
-    """Of a run of ``config`` in so many languages, that scores ``dev`` utterances at a time, pruned by ``masks``."""
+def estimate(
+    pace: Pace, config: LoopConfig, languages: int, dev: int, masks: PathwayConfig | None = None, audio: float = 0.0
+) -> Estimate:
+    """Of a run of ``config`` in so many languages, that scores ``dev`` utterances at a time, pruned by ``masks``.
+
+    ``audio``: seconds of the train split, whose features stay in memory.
+    """
     steps = config.optimizer.steps
     scorings = max(1, math.ceil(steps / config.evaluation.every))
     teacher = _teaches(config)
@@ -295,7 +301,7 @@ def estimate(pace: Pace, config: LoopConfig, languages: int, dev: int, masks: Pa
     needed = _needed(pace.saved, pace.weights, config, masks)
     if masks is not None and _backward(masks):  # gradients, dense values under masks, sums of each language
         needed = max(needed, int(_FLOAT * pace.weights * (2 + languages) + _SLACK * pace.saved))
-    memory = int((_HELD if steps else 1) * (pace.resident + needed))
+    memory = int((_HELD if steps else 1) * (pace.resident + needed)) + _cached(pace, config, audio)
     return Estimate(seconds, memory, checkpoints + (2 + kept) * model, model, tuple(parts))
 
 
@@ -322,7 +328,8 @@ def report_cost(
     asr.model.to(run.fabric.device)
     pace = measure(asr.model, inputs.sample(asr), run.config, middle(dev), run.fabric.autocast, masks)
     languages = len(asr.card.languages or asr.languages)
-    print(estimate(pace, run.config, languages, sum(map(len, dev)), masks).line(label), file=sys.stderr)
+    found = estimate(pace, run.config, languages, sum(map(len, dev)), masks, inputs.seconds)
+    print(found.line(label), file=sys.stderr)
 
 
 def middle(batches: Sequence[Batch]) -> Batch | None:
@@ -401,6 +408,13 @@ def _needed(saved: int, weights: int, config: LoopConfig, masks: PathwayConfig |
     """Bytes of training beside the model: gradients, two moments, a teacher, dense values under masks, activations."""
     copies = 3 + _teaches(config) + (masks is not None)
     return int(_FLOAT * weights * copies + _SLACK * saved) if config.optimizer.steps else 0
+
+
+def _cached(pace: Pace, config: LoopConfig, audio: float) -> int:
+    """Bytes of features that a run keeps from epoch to epoch: of each utterance at every speed, as far as it gets."""
+    data = config.data
+    drawn = config.optimizer.steps * config.accumulate * data.max_seconds
+    return int(min(pace.second * min(audio * len(data.speed_factors), drawn), 1e9 * data.cache_gigabytes))
 
 
 def _check_memory(

@@ -90,6 +90,11 @@ class Inputs:
         return tuple(languages_of(self.cuts))
 
     @property
+    def seconds(self) -> float:
+        """Audio of the train split."""
+        return float(sum(cut.duration for cut in self.cuts))
+
+    @property
     def attribution(self) -> tuple[str, ...]:
         """The credits of the data's sources."""
         credits = (source.get("attribution") for source in sources_of(self._data))
