@@ -26,7 +26,7 @@ from asr_pathways.bundle.layout import is_bundle
 from asr_pathways.bundle.reading import Reader, has_identifier
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, require_scale, resample
 from asr_pathways.data.languages import find_language
-from asr_pathways.data.voice_activity import is_silent, speech_segments
+from asr_pathways.data.voice_activity import is_silent, parts_within, speech_segments
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.auto_stream import AUTO, AutoStream
 from asr_pathways.runtime.kernels.extension import available, warn_of_dense_products
@@ -228,7 +228,7 @@ class Recognizer:
             parts, asked, probabilities = self._identified(samples)
         else:
             asked = self._check(asked)
-            parts = [(span, asked) for span in self._spans(samples)]
+            parts = [(span, asked) for span in parts_within(samples, self._engine.window)]
         segments = []
         for (start, end), spoken in parts:
             part = samples[start:end]
@@ -350,12 +350,6 @@ class Recognizer:
             raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
         return code
 
-    def _spans(self, samples: Samples) -> list[tuple[int, int]]:
-        """The parts that are recognised at once: all if it fits the window, else those with speech."""
-        if len(samples) <= self._engine.window * SAMPLE_RATE:
-            return [(0, len(samples))]
-        return speech_segments(samples, longest=self._engine.window)
-
     def _identified(self, samples: Samples) -> tuple[list[tuple[tuple[int, int], str]], str, dict[str, float]]:
         """Parts with the language of each, the language of most, and the probabilities of all."""
         self._engine.check_identification()
@@ -370,7 +364,7 @@ class Recognizer:
 
         probabilities = ranked(speech or [(0, len(samples))])
         main = next(iter(probabilities))
-        parts = [(span, main) for span in self._spans(samples)]
+        parts = [(span, main) for span in parts_within(samples, self._engine.window)]
         if len(speech) > 1:
             best = [next(iter(ranked([span]).items())) for span in speech]
             spoken = [language if share >= CLEAR else main for language, share in best]
