@@ -25,7 +25,7 @@ import numpy as np
 from asr_pathways.bundle.layout import is_bundle
 from asr_pathways.bundle.reading import Reader, has_identifier
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, require_scale, resample
-from asr_pathways.data.languages import find_language
+from asr_pathways.data.languages import known_language
 from asr_pathways.data.voice_activity import is_silent, parts_within, speech_segments
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.auto_stream import AUTO, AutoStream
@@ -345,10 +345,7 @@ class Recognizer:
         return WhisperEngine(source, threads, precision, memory, options["beam"], identifier)
 
     def _check(self, language: str) -> str:
-        code = find_language(language, self.languages) if self.languages else language
-        if code is None:
-            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
-        return code
+        return known_language(language, self.languages) if self.languages else language
 
     def _identified(self, samples: Samples) -> tuple[list[tuple[tuple[int, int], str]], str, dict[str, float]]:
         """Parts with the language of each, the language of most, and the probabilities of all."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
-from asr_pathways.data.languages import find_language
+from asr_pathways.data.languages import known_language
 from asr_pathways.data.normalize import normalize
 from asr_pathways.data.tokenizer import SPACE, UNKNOWN_PIECE, Tokenizer
 from asr_pathways.errors import PathwaysError
@@ -152,10 +152,7 @@ class StreamingTransducer:
         return self._biases.get(language)
 
     def _check(self, language: str) -> str:
-        code = find_language(language, self.languages)
-        if code is None:
-            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
-        return code
+        return known_language(language, self.languages)
 
 
 class _Written:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr_pathways.data.languages import find_language, plain_language
+from asr_pathways.data.languages import known_language, plain_language
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.hub.base import Aligned, ExtractorFrontend, HubModel, Source, pad_lengths
 
@@ -156,10 +156,7 @@ class Mms(Ctc):
         return torch.func.functional_call(self.hub, dict(head.items()), kwargs=dict(inputs))
 
     def _head(self, language: str) -> _Head:
-        known = find_language(language, self._codes)
-        if known is None:
-            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
-        code = self._codes[known]
+        code = self._codes[known_language(language, self._codes)]
         if code not in self.heads:
             tensors = load_adapter_file(self._source, code)
             wanted = set(self.hub._get_adapters())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asr_pathways.data.languages import find_language
+from asr_pathways.data.languages import known_language
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.feed_forward import FeedForwards
 from asr_pathways.models.guards import LEAST_LOG_PROBABILITY, is_silence, loop_end, varied
@@ -136,10 +136,7 @@ class Whisper(HubModel):
         """
         if not self._languages:
             return [self._start, *self._tasks]
-        code = find_language(language, self._languages)
-        if code is None:
-            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
-        return [self._start, self._languages[code], *self._tasks]
+        return [self._start, self._languages[known_language(language, self._languages)], *self._tasks]
 
     def encode(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Log-mel features (B, T, F) and their lengths (B,) -> encodings (B, T', D).
