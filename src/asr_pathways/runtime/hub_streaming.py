@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from asr_pathways.models.hub.transducer import HubTransducer
 from asr_pathways.runtime.compiled_conformer import CompiledProducts
 from asr_pathways.runtime.fast_conformer import EncoderState, Network, Search, TorchProducts
 from asr_pathways.runtime.layers import Layers
+from asr_pathways.runtime.lru_cache import LruCache
 from asr_pathways.runtime.results import Word
 from asr_pathways.runtime.stream import Endpointing, Incoming, StreamResult
 from asr_pathways.runtime.torch_engine import TorchEngine, torch_threads
@@ -57,7 +58,7 @@ class HubStreaming:
         self._model, self._lookahead, self._lock = model.cache_aware, chosen, threading.Lock()
         layers = engine.layers
         self._layers = layers and Layers(layers.precision, layers.granularity, layers.threads)  # without torch's own
-        self._networks: OrderedDict[tuple[str, int | None], _Pathway] = OrderedDict()
+        self._networks = LruCache[tuple[str, int | None], Network](engine.memory, attrgetter("nbytes"))
 
     def stream(self, language: str, check: Callable[[str], str]) -> HubStream:
         """A new stream.
@@ -70,46 +71,18 @@ class HubStreaming:
 
     def network(self, language: str) -> Network:
         """The network of a language's pathway, made when it is first used; the least recently used are dropped."""
-        engine, networks = self.engine, self._networks
         with self._lock, torch.inference_mode():
-            key = engine.key(language), self._model.prompt(language)
-            if key not in networks:
-                networks[key] = self._build(language)
-            networks.move_to_end(key)
-            while len(networks) > 1 and sum(one.nbytes for one in networks.values()) > engine.memory:
-                networks.popitem(last=False)
-            return networks[key].network
+            key = self.engine.key(language), self._model.prompt(language)
+            return self._networks.used(key, partial(self._build, language))
 
-    def _build(self, language: str) -> _Pathway:
+    def _build(self, language: str) -> Network:
         with self.engine.lock:
             model = self.engine.specialized(language)
         assert isinstance(model, HubTransducer)
         prompt = self._model.prompt(language)
         with torch_threads(self.engine.threads):
-            if self._layers is None:
-                return _Pathway(Network(model.hub, self._lookahead, TorchProducts(), prompt), 0)
-            chosen = _Chosen(self._layers)
-            products = CompiledProducts(chosen, self._layers.threads)
-            return _Pathway(Network(model.hub, self._lookahead, products, prompt), chosen.nbytes)
-
-
-@dataclass(frozen=True)
-class _Pathway:
-    network: Network
-    nbytes: int
-
-
-class _Chosen:
-    """Chooses the fastest formats of this package, and counts their bytes."""
-
-    def __init__(self, layers: Layers) -> None:
-        self._layers, self.nbytes = layers, 0
-
-    def __call__(self, weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Any:
-        values = None if bias is None else bias.detach().numpy()
-        layer, nbytes = self._layers.linear(weight.detach().numpy(), values, rows, exact)
-        self.nbytes += nbytes
-        return layer
+            products = TorchProducts() if self._layers is None else CompiledProducts(self._layers)
+            return Network(model.hub, self._lookahead, products, prompt)
 
 
 class _Features:
