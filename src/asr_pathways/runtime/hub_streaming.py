@@ -21,7 +21,7 @@ from asr_pathways.runtime.fast_conformer import EncoderState, Network, Search, T
 from asr_pathways.runtime.layers import Layers
 from asr_pathways.runtime.lru_cache import LruCache
 from asr_pathways.runtime.results import Word
-from asr_pathways.runtime.stream import Endpointing, Incoming, StreamResult
+from asr_pathways.runtime.stream import Endpointing, FrameStream, Incoming, StreamResult
 from asr_pathways.runtime.torch_engine import TorchEngine, torch_threads
 
 
@@ -152,85 +152,44 @@ class _Segment:
         self._features.accept(samples)
 
 
-class HubStream:
+class HubStream(FrameStream[_Segment]):
     """A `Stream` of a cache-aware transducer; made by `HubStreaming.stream`."""
 
     def __init__(self, streaming: HubStreaming, language: str, check: Callable[[str], str]) -> None:
-        self._streaming, self._check, self._start = streaming, check, 0.0
-        self._begin(language)
+        self._streaming, self._checked = streaming, check
+        super().__init__(language, streaming.endpointing, streaming.frame_seconds)
 
-    @property
-    def language(self) -> str:
-        """The language of the pathway in use."""
-        return self._language
+    def _check(self, language: str) -> str:
+        return self._checked(language)
 
-    def accept(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> None:
-        """Appends samples (n,), float32 in [-1, 1], at ``sample_rate`` Hz, which stays the same in a segment.
-
-        Raises:
-            PathwaysError: if ``samples`` is not a float32 vector of finite values in that range, or the rate changes.
-        """
-        self._segment.accept(samples, sample_rate)
-
-    def partial(self) -> StreamResult:
-        """The hypothesis of the segment so far, up to the last whole chunk."""
-        self._decode()
-        return self._result(final=False)
-
-    def final(self) -> StreamResult:
-        """Ends the segment: the hypothesis of all that was accepted."""
-        with torch.inference_mode(), torch_threads(self._streaming.engine.threads):
-            self._segment.end()
-        result = self._result(final=True)
-        self._start = result.end
-        self._begin(self._language)
-        return result
-
-    def switch(self, language: str) -> None:
-        """Changes the language of the next segment. A segment that has begun must be ended by :meth:`final` before.
-
-        Raises:
-            PathwaysError: for an unknown language, or if the segment has begun.
-        """
-        code = self._check(language)
-        self._segment.incoming.require_end()
-        self._begin(code)
-
-    def endpoint(self) -> bool:
-        """Whether what was accepted has ended the segment, by the silence since its last word or its length."""
-        self._decode()
-        rules, search, frame = self._streaming.endpointing, self._segment.search, self._streaming.frame_seconds
-        decoded = frame * search.past
-        if not search.frames:
-            return decoded >= rules.before_speech
-        return decoded - frame * (search.frames[-1] + 1) >= rules.after_speech or decoded >= rules.longest
+    def _new_segment(self, language: str) -> _Segment:
+        self._written = (0, "", tuple[Word, ...]())
+        with torch.inference_mode():
+            return _Segment(self._streaming.network(language), self._streaming.extractor)
 
     def _decode(self) -> None:
         with torch.inference_mode(), torch_threads(self._streaming.engine.threads):
             self._segment.decode()
 
-    def _begin(self, language: str) -> None:
-        """A new segment."""
-        self._language, self._written = language, (0, "", tuple[Word, ...]())
-        with torch.inference_mode():
-            self._segment = _Segment(self._streaming.network(language), self._streaming.extractor)
+    def _end(self) -> None:
+        with torch.inference_mode(), torch_threads(self._streaming.engine.threads):
+            self._segment.end()
+
+    def _reached(self) -> tuple[int, int | None]:
+        search = self._segment.search
+        return search.past, search.frames[-1] if search.frames else None
 
     def _result(self, final: bool) -> StreamResult:
-        search, engine, frame, start = (
-            self._segment.search,
-            self._streaming.engine,
-            self._streaming.frame_seconds,
-            self._start,
-        )
+        search, engine, frame, start = self._segment.search, self._streaming.engine, self._frame, self._start
         decoded = self._segment.samples / SAMPLE_RATE
         if not final:
             decoded = min(decoded, frame * search.past)
         if len(search.tokens) > self._written[0]:
             spans = [(place, place + 1) for place in search.frames]
-            words = engine.words(Aligned(search.tokens, spans, search.probabilities), self._language, decoded, start)
-            self._written = len(search.tokens), engine.text(search.tokens, self._language), words
+            words = engine.words(Aligned(search.tokens, spans, search.probabilities), self.language, decoded, start)
+            self._written = len(search.tokens), engine.text(search.tokens, self.language), words
         times = [round(start + frame * place, 2) for place in search.frames]
         tokens = list(zip(engine.pieces(search.tokens), times, strict=True))
         _, text, words = self._written
         stable = text if final else text.rpartition(" ")[0]  # the last word may go on
-        return StreamResult(self._language, text, stable, words, start, start + decoded, final, tokens)
+        return StreamResult(self.language, text, stable, words, start, start + decoded, final, tokens)

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from asr_pathways.data.languages import known_language
 from asr_pathways.data.voice_activity import is_silent, parts_within, speech_segments
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.auto_stream import AUTO, AutoStream
+from asr_pathways.runtime.engine import Engine
 from asr_pathways.runtime.kernels.extension import available, warn_of_dense_products
 from asr_pathways.runtime.layers import Plan, Precision
 from asr_pathways.runtime.local_agreement import AgreementStream
@@ -53,41 +54,6 @@ UNCERTAIN = 0.6
 
 CLEAR = 0.8
 """Probability from which a segment is taken to be in another language than the recording."""
-
-
-class Engine(Protocol):
-    """What recognises a window of speech.
-
-    Attributes:
-        languages: that it recognises.
-        window: seconds that are recognised at once, at most.
-        free_text: whether it writes cased and punctuated text, and makes some up where nobody speaks.
-        times_words: whether it can.
-    """
-
-    languages: tuple[str, ...]
-    window: float
-    free_text: bool
-    times_words: bool
-
-    def check_identification(self) -> None:
-        """Raises `PathwaysError` if it does not tell its languages apart."""
-
-    def load(self, language: str) -> None:
-        """Prepares a language's pathway now."""
-
-    def plan(self) -> Plan:
-        """The timings of the products of all of its pathways, in each format; the one that is used first.
-
-        Raises:
-            PathwaysError: without kernels.
-        """
-
-    def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
-        """The segment of samples (N,) at 16 kHz, of at most `window` seconds; None if it has no words."""
-
-    def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
-        """The probability of each of some languages, of samples as of `recognize`."""
 
 
 class Recognizer:

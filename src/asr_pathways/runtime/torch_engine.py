@@ -180,7 +180,7 @@ class TorchEngine:
         self._pathway(language)
 
     def plan(self) -> Plan:
-        """As `asr_pathways.runtime.recognizer.Engine.plan`."""
+        """As `asr_pathways.runtime.engine.Engine.plan`."""
         pathways = self._asr.pathways
         for language in self.languages[:1] or ("",) if pathways is None else pathways.languages:
             self.load(language)

@@ -105,7 +105,7 @@ class WhisperEngine:
             raise PathwaysError(f"{self._source.where}: an English-only Whisper tells no languages apart")
 
     def plan(self) -> Plan:
-        """As `asr_pathways.runtime.recognizer.Engine.plan`."""
+        """As `asr_pathways.runtime.engine.Engine.plan`."""
         for language in self.languages:
             self.load(language)
         return self.layers.plan
