@@ -11,7 +11,7 @@ from asr_pathways.data.batches import read_cut
 from asr_pathways.data.corpora.prompts import LANGUAGES, prepare_prompts
 from asr_pathways.experiment.report.html import page
 from asr_pathways.experiment.report.markdown import escape, table
-from asr_pathways.files import atomic_path
+from asr_pathways.files import write_text
 from asr_pathways.formats import language_name, percent, percent_interval, size
 from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.shrink.command import Outcome, shrink
@@ -41,8 +41,7 @@ def run_hub_demo(
         prepare_prompts(data, source, languages)
     outcome = shrink(model, data, out / "shrunk", languages, budget=BUDGET, resume=True)
     report = out / "report.html"
-    with atomic_path(report) as temporary:
-        temporary.write_text(_report(outcome, model, data, languages, windows), encoding="utf-8")
+    write_text(report, _report(outcome, model, data, languages, windows))
     print(f"report: {report}", file=sys.stderr)
     return outcome
 
