@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
+from asr_pathways.data.audio import Samples
 from asr_pathways.data.batches import Batch, eval_batches, read_cut
 from asr_pathways.data.corpus import languages_of, load_cuts, texts_of
 from asr_pathways.data.normalize import letters_apart, scoring_text
@@ -20,7 +20,6 @@ from asr_pathways.data.voice_activity import is_silent, parts_within
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.wer import Utterance, require_words
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.models.emformer import STRIDE
 
 
 def recognized(asr: AsrModel, samples: Samples, language: str) -> str:
@@ -30,19 +29,6 @@ def recognized(asr: AsrModel, samples: Samples, language: str) -> str:
         lengths = torch.tensor([features.shape[1]], device=asr.device)
         (ids,) = asr.model.decode(features, lengths, language)
         return asr.tokenizer.decode(ids, language)
-
-
-def read_samples(path: Path, channel: int | None = None) -> Samples:
-    """A recording at 16 kHz, mono: one of its channels, from 0, or their average.
-
-    Raises:
-        PathwaysError: if it cannot be read as audio, or is too short to recognise.
-    """
-    samples = read_audio(path, channel=channel)
-    if len(samples) < STRIDE * SAMPLE_RATE // 100:
-        milliseconds = 1000 * len(samples) / SAMPLE_RATE
-        raise PathwaysError(f"{path}: only {milliseconds:.0f} ms of audio: too short to recognise")
-    return samples
 
 
 def decode_split(asr: AsrModel, data: Path, split: str, languages: Sequence[str] | None = None) -> list[Utterance]:

@@ -36,7 +36,7 @@ from asr_pathways.runtime.local_agreement import AgreementStream
 from asr_pathways.runtime.results import Result, Segment
 from asr_pathways.runtime.stream import Endpointing, Stream
 from asr_pathways.runtime.whisper.engine import Identifier, WhisperEngine
-from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, WhisperSource, is_whisper
+from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, is_whisper
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.model import AsrModel
@@ -97,10 +97,10 @@ class Recognizer:
         if beam < 1:
             raise PathwaysError(f"beam: {beam}: at least 1 is needed")
         self._endpointing = endpointing or Endpointing()
-        streaming = {"beam": beam, "phrases": phrases, "bonus": bonus, "endpointing": self._endpointing}
         self._streaming: StreamingTransducer | None = None
         self._cache_aware: HubStreaming | None = None
-        self._engine = self._open(model, threads, precision, memory, streaming, lookahead)
+        products = {"threads": threads, "precision": precision, "memory": memory}
+        self._engine = self._open(model, products, beam, {"phrases": phrases, "bonus": bonus}, lookahead)
         if phrases and self._streaming is None:
             raise PathwaysError("phrases: only transducers of this package prefer some")
         if lookahead is not None and self._cache_aware is None:
@@ -183,7 +183,7 @@ class Recognizer:
         Raises:
             PathwaysError: if it cannot be read as audio or is too short, or the language is unknown.
         """
-        samples = _samples(audio, sample_rate, channel)
+        samples = recording(audio, sample_rate, channel)
         asked = language or self._language
         if asked is None:
             raise PathwaysError(
@@ -249,16 +249,16 @@ class Recognizer:
     def _open(
         self,
         model: str | Path | AsrModel,
-        threads: int,
-        precision: Precision,
-        memory: float,
-        options: dict[str, Any],
+        products: dict[str, Any],
+        beam: int,
+        preferred: dict[str, Any],
         lookahead: int | None,
     ) -> Engine:
+        """The engine of a model; ``products``: options of all, ``preferred``: of transducers of this package."""
         path = Path(model) if isinstance(model, (str, Path)) else None
         bundle = Reader.open(path) if path is not None and is_bundle(path) else None
         if bundle is not None and is_whisper(bundle) and available():
-            return self._whisper(BundleSource(bundle), path, None, threads, precision, memory, options)
+            return WhisperEngine(BundleSource(bundle), **products, beam=beam, identifier=_identifier(path, None))
         from asr_pathways.bundle.load import load_model
         from asr_pathways.model_folder.card import ModelCard
         from asr_pathways.models.hub.transducer import HubTransducer
@@ -269,9 +269,8 @@ class Recognizer:
         from asr_pathways.runtime.torch_engine import TorchEngine, TransducerEngine
 
         def streaming(source: PathwaySource) -> Engine:
-            self._streaming = StreamingTransducer(
-                source, threads=threads, precision=precision, memory=memory, **options
-            )
+            options = {**products, **preferred, "beam": beam, "endpointing": self._endpointing}
+            self._streaming = StreamingTransducer(source, **options)
             return TransducerEngine(self._streaming, path)
 
         if path is not None and bundle is not None and isinstance(bundle.config.card, ModelCard):
@@ -279,36 +278,20 @@ class Recognizer:
         asr = load_model(Path(model)) if isinstance(model, (str, Path)) else model
         if isinstance(asr.model, Transducer):
             return streaming(ModelSource(asr))
+        where = str(path or "the model")
         if isinstance(asr.model, Whisper) and available():
-            source = FolderSource(asr, str(path or "the model"))
-            return self._whisper(source, path, asr, threads, precision, memory, options)
-        if options["beam"] > 1:
-            raise PathwaysError(f"{path or 'the model'}: has no beam search here: leave the beam at 1")
+            source = FolderSource(asr, where)
+            return WhisperEngine(source, **products, beam=beam, identifier=_identifier(path, asr))
+        if beam > 1:
+            raise PathwaysError(f"{where}: has no beam search here: leave the beam at 1")
         if not available():
             warn_of_dense_products()
-        engine = TorchEngine(asr, path, threads, precision, memory)
+        engine = TorchEngine(asr, path, **products)
         if isinstance(asr.model, HubTransducer) and asr.model.cache_aware is not None:
             from asr_pathways.runtime.hub_streaming import HubStreaming
 
-            self._cache_aware = HubStreaming(engine, lookahead, options["endpointing"])
+            self._cache_aware = HubStreaming(engine, lookahead, self._endpointing)
         return engine
-
-    def _whisper(
-        self,
-        source: WhisperSource,
-        path: Path | None,
-        asr: AsrModel | None,
-        threads: int,
-        precision: Precision,
-        memory: float,
-        options: dict[str, Any],
-    ) -> Engine:
-        identifier: Identifier | None = None
-        if path is not None and has_identifier(path):  # it was fitted to replace the language tokens, and needs torch
-            from asr_pathways.runtime.torch_engine import Identification
-
-            identifier = Identification(path, asr)
-        return WhisperEngine(source, threads, precision, memory, options["beam"], identifier)
 
     def _check(self, language: str) -> str:
         return known_language(language, self.languages) if self.languages else language
@@ -340,8 +323,21 @@ class Recognizer:
         return parts, main, probabilities
 
 
-def _samples(audio: str | Path | Samples, sample_rate: int, channel: int | None) -> Samples:
-    """At 16 kHz."""
+def _identifier(path: Path | None, asr: AsrModel | None) -> Identifier | None:
+    """What was fitted to replace a Whisper's language tokens, which needs torch; None: nothing was."""
+    if path is None or not has_identifier(path):
+        return None
+    from asr_pathways.runtime.torch_engine import Identification
+
+    return Identification(path, asr)
+
+
+def recording(audio: str | Path | Samples, sample_rate: int = SAMPLE_RATE, channel: int | None = None) -> Samples:
+    """Samples (N,) at 16 kHz of what `Recognizer.transcribe` takes, which has the arguments.
+
+    Raises:
+        PathwaysError: if it cannot be read as audio, or is too short to recognise.
+    """
     where = ""
     if isinstance(audio, (str, Path)):
         samples, where = read_audio(Path(audio), channel=channel), f"{audio}: "
