@@ -9,7 +9,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +16,8 @@ from torch.nn import functional as F
 from asr_pathways.data.languages import known_language, plain_language
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.hub.base import Aligned, ExtractorFrontend, HubModel, Source, pad_lengths
+from asr_pathways.models.hub.files import file_of
+from asr_pathways.models.weights import reading
 
 if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
@@ -223,17 +224,11 @@ def load_adapter_file(source: Source, code: str) -> dict[str, Tensor]:
         PathwaysError: if there is no such file, or it is broken.
     """
     name = f"adapter.{code}.safetensors"
-    path: str | None = str(Path(source.name) / name)
-    if not Path(source.name).is_dir():
-        from transformers.utils import cached_file
-
-        try:
-            path = cached_file(source.name, name, **source.options)
-        except (OSError, ValueError):
-            path = None
-    if path is None or not Path(path).is_file():
-        raise PathwaysError(f"{source}: no {name}: put the adapter of that language there")
     try:
+        path = file_of(source, name)
+    except (OSError, ValueError):  # of the hub
+        path = None
+    if path is None:
+        raise PathwaysError(f"{source}: no {name}: put the adapter of that language there")
+    with reading(path, "adapter"):
         return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise PathwaysError(f"{path}: cannot read adapter (truncated or not safetensors): {error}") from None
