@@ -176,11 +176,9 @@ class TorchEngine:
         self._identification.check()
 
     def load(self, language: str) -> None:
-        """Prepares a language's pathway now, so that its first use does not wait."""
         self._pathway(language)
 
     def plan(self) -> Plan:
-        """As `asr_pathways.runtime.engine.Engine.plan`."""
         pathways = self._asr.pathways
         for language in self.languages[:1] or ("",) if pathways is None else pathways.languages:
             self.load(language)
@@ -188,13 +186,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
-        """The segment of samples (N,), float32 at 16 kHz, of at most `window` seconds; None if it has no words.
-
-        Greedy search, by the model's own `HubModel.aligned`.
-
-        Args:
-            language: one of `languages`.
-            words: whether to time them.
+        """As `Engine.recognize`: greedy search, by the model's own `HubModel.aligned`.
 
         Raises:
             PathwaysError: if it is too short, or words are asked for and the model times none.

@@ -98,30 +98,22 @@ class WhisperEngine:
         self._lock = threading.Lock()
 
     def check_identification(self) -> None:
-        """Raises `PathwaysError` if it does not tell its languages apart."""
         if self._identifier is not None:
             self._identifier.check()
         elif len(self._language_tokens) < 2:
             raise PathwaysError(f"{self._source.where}: an English-only Whisper tells no languages apart")
 
     def plan(self) -> Plan:
-        """As `asr_pathways.runtime.engine.Engine.plan`."""
         for language in self.languages:
             self.load(language)
         return self.layers.plan
 
     def load(self, language: str) -> None:
-        """Prepares a language's pathway now, so that its first use does not wait."""
         self._network(language)
 
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
-        """The segment of samples (N,), float32 at 16 kHz, of at most `window` seconds; None if it has no words.
-
-        Greedy search is as `asr_pathways.models.hub.whisper.Whisper.decode` does it; beam search has the same guards.
-
-        Args:
-            language: one of `languages`.
-            words: whether to time them.
+        """As `Engine.recognize`. Greedy search is as `asr_pathways.models.hub.whisper.Whisper.decode` does it; beam
+        search has the same guards.
 
         Raises:
             PathwaysError: if it is too short or too long.
