@@ -16,7 +16,7 @@ from asr_pathways.experiment.command import run_plan
 from asr_pathways.experiment.corpora import data_folder
 from asr_pathways.experiment.findings import BlockFinding, Findings
 from asr_pathways.experiment.plan import Plan, make_plan
-from asr_pathways.experiment.recipe import DENSE, DenseSpec, ExperimentRecipe, read_recipe
+from asr_pathways.experiment.recipe import DENSE, DenseSpec, ExperimentRecipe
 from asr_pathways.experiment.report.sections import difference
 from asr_pathways.experiment.report.write import write_results
 from asr_pathways.files import write_text
@@ -43,7 +43,7 @@ def run_demo(model: Path, out: Path, *, source: Path | None = None, fast: bool =
     Raises:
         PathwaysError: if the recipe, the model or the prompts cannot be read.
     """
-    experiment = read_recipe(recipe)
+    experiment = ExperimentRecipe.read(recipe)
     load_model(model)  # a wrong --model is reported before minutes are spent
     plan = make_plan(_adjusted(experiment, model, fast))
     command = "make demo-fast" if fast else "make demo"
