@@ -156,11 +156,8 @@ class HubStream(FrameStream[_Segment]):
     """A `Stream` of a cache-aware transducer; made by `HubStreaming.stream`."""
 
     def __init__(self, streaming: HubStreaming, language: str, check: Callable[[str], str]) -> None:
-        self._streaming, self._checked = streaming, check
-        super().__init__(language, streaming.endpointing, streaming.frame_seconds)
-
-    def _check(self, language: str) -> str:
-        return self._checked(language)
+        self._streaming = streaming
+        super().__init__(language, check, streaming.endpointing, streaming.frame_seconds)
 
     def _new_segment(self, language: str) -> _Segment:
         self._written = (0, "", tuple[Word, ...]())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -152,12 +153,13 @@ class FrameStream(ABC, Generic[SegmentT]):
 
     Args:
         language: a code.
+        check: from what a user calls a language to its code, or a `PathwaysError`.
         endpointing: when `endpoint` is true.
         frame: seconds of an encoder frame.
     """
 
-    def __init__(self, language: str, endpointing: Endpointing, frame: float) -> None:
-        self._rules, self._frame = endpointing, frame
+    def __init__(self, language: str, check: Callable[[str], str], endpointing: Endpointing, frame: float) -> None:
+        self._check, self._rules, self._frame = check, endpointing, frame
         self._start = 0.0  # of the segment, in seconds from the start of the stream
         self._begin(language)
 
@@ -196,10 +198,6 @@ class FrameStream(ABC, Generic[SegmentT]):
     def _begin(self, language: str) -> None:
         self._segment = self._new_segment(language)
         self.language = language
-
-    @abstractmethod
-    def _check(self, language: str) -> str:
-        """From what a user calls a language to its code, or a `PathwaysError`."""
 
     @abstractmethod
     def _new_segment(self, language: str) -> SegmentT:

@@ -193,10 +193,7 @@ class TransducerStream(FrameStream[SegmentDecoder]):
 
     def __init__(self, recognizer: StreamingTransducer, language: str) -> None:
         self._recognizer = recognizer
-        super().__init__(language, recognizer.endpointing, FRAME)
-
-    def _check(self, language: str) -> str:
-        return self._recognizer._check(language)
+        super().__init__(language, recognizer._check, recognizer.endpointing, FRAME)
 
     def _new_segment(self, language: str) -> SegmentDecoder:
         segment = self._recognizer._segment(language)
