@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from asr_pathways.data.languages import known_language, plain_language
 from asr_pathways.errors import PathwaysError
-from asr_pathways.models.hub.base import Aligned, ExtractorFrontend, HubModel, Source, pad_lengths
+from asr_pathways.models.hub.base import Aligned, ExtractorFrontend, HubModel, Source
 from asr_pathways.models.hub.files import file_of
+from asr_pathways.models.speech_model import within_lengths
 from asr_pathways.models.weights import reading
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Ctc(HubModel):
     def _inputs(self, features: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         inputs = {self.hub.main_input_name: features}
         if self._masks:
-            inputs["attention_mask"] = pad_lengths(lengths, features.shape[1]).long()
+            inputs["attention_mask"] = within_lengths(lengths, features.shape[1]).long()
         return inputs
 
     def encodings_for(self, targets: Sequence[int]) -> int:
@@ -69,7 +70,7 @@ class Ctc(HubModel):
         size, lengths = batch.features.shape[1], batch.feature_lengths
         strides = zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=True)
         for number, (kernel, stride) in enumerate(strides if batch.features.dim() == 2 else ()):
-            positions[f"*.feature_extractor.conv_layers.{number}"] = pad_lengths(lengths, size)
+            positions[f"*.feature_extractor.conv_layers.{number}"] = within_lengths(lengths, size)
             size, lengths = (size - kernel) // stride + 1, (lengths - kernel) // stride + 1
         return positions | super().positions(batch)
 
