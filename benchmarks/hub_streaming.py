@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 from torch import Tensor
 
 from asr_pathways.bench.run import machine
@@ -69,25 +70,20 @@ def random_network(layers: int, sparsity: float, encoder: Mapping[str, Any] | No
     return hub
 
 
-def of_layers(layers: Layers) -> CompiledProducts:
-    """Layers in the formats that the runtime chooses."""
-
-    def choose(weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Any:
-        values = None if bias is None else bias.detach().numpy()
-        return layers.linear(weight.detach().numpy(), values, rows, exact)[0]
-
-    return CompiledProducts(choose, 1)
-
-
-def of_format(form: Format) -> CompiledProducts:
+class OneFormat(Layers):
     """Layers in one format, but for exact ones."""
 
-    def choose(weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Any:
-        one, values = Format("float32", "dense") if exact else form, np.ascontiguousarray(weight.detach().numpy())
-        numbers = None if bias is None else bias.detach().numpy()
-        return one.layer(one.store(values, "unstructured")[0], numbers, rows)
+    def __init__(self, form: Format) -> None:
+        super().__init__()
+        self._form = form
 
-    return CompiledProducts(choose, 1)
+    def linear(
+        self, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, rows: int, exact: bool = False
+    ) -> tuple[Any, int]:
+        """As of `Layers`."""
+        one = Format("float32", "dense") if exact else self._form
+        compiled, nbytes = one.store(np.ascontiguousarray(weight), self.granularity)
+        return one.layer(compiled, bias, rows), nbytes
 
 
 def fill(state: LayerState | CompiledState, left: int) -> None:
@@ -162,10 +158,10 @@ def systems(hub: Any, half: Any, lookahead: int, plans: dict[str, Any], onnx: Pa
                 yield f"this step, onnxruntime {precision}", OnnxRuntime(onnx / precision, step.network, step.state)
         yield f"transformers, torch {dtype}", Transformers(network, lookahead, step)
         yield f"this step, torch {dtype}", step
-    yield "this step, dense int8", Step(hub, lookahead, of_format(Format("int8", "dense")))
+    yield "this step, dense int8", Step(hub, lookahead, CompiledProducts(OneFormat(Format("int8", "dense"))))
     for precision in ("float32", "auto"):
         layers = Layers(precision, "unstructured")  # type: ignore[arg-type]
-        yield f"this step, sparse {precision}", Step(hub, lookahead, of_layers(layers))
+        yield f"this step, sparse {precision}", Step(hub, lookahead, CompiledProducts(layers))
         plans[precision] = {
             " ".join(map(str, product)): timings[0].format.name for product, timings in layers.plan.items()
         }

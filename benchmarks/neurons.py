@@ -30,7 +30,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.cells import cell_folder
 from asr_pathways.experiment.corpora import data_folder
 from asr_pathways.experiment.plan import Plan, make_plan
-from asr_pathways.experiment.recipe import read_recipe
+from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.files import write_json
 from asr_pathways.pruning import PathwayConfig, Pathways, matching
 
@@ -109,7 +109,7 @@ def main(
     json: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = None,
 ) -> None:
     """Prints the seconds of each model in each runtime; ``--rounds 0`` only exports them."""
-    plan = make_plan(read_recipe(recipe))
+    plan = make_plan(ExperimentRecipe.read(recipe))
     models = models_of(plan, root, block)
     if missing_packages("faster-whisper"):
         typer.echo("CTranslate2: not installed (pip install faster-whisper): left out", err=True)

@@ -24,11 +24,11 @@ def make_console(*, stderr: bool = False, width: int | None = None, highlight: b
     return Plain(stderr=stderr, width=width, highlight=highlight, markup=False, emoji=False)
 
 
-def text_column(template: str, style: str = "none") -> TextColumn:
+def text_column(template: str) -> TextColumn:
     """A column of a progress bar, which asks no console about markup."""
     from rich.progress import TextColumn
 
-    return TextColumn(template, style=style, markup=False)
+    return TextColumn(template, style="none", markup=False)
 
 
 def print_table(table: Table) -> None:

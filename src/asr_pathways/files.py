@@ -218,12 +218,16 @@ def remove_leftovers(folder: Path) -> None:
             _remove(path)
 
 
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Writes UTF-8 text, whole or not at all; ``errors``: what becomes of half a surrogate pair, as of `str.encode`."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors=errors)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes ``value`` as indented UTF-8 JSON, whole or not at all."""
-    with atomic_path(path) as temporary:
-        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        # half a surrogate pair, as in names of files that are not UTF-8, becomes an escape, which JSON has too
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    # half a surrogate pair, as in names of files that are not UTF-8, becomes an escape, which JSON has too
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", "backslashreplace")
 
 
 def refuse_pipes(path: Path) -> None:

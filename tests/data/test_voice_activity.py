@@ -12,7 +12,14 @@ import pytest
 from asr_pathways.data import voice_activity
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, resample
 from asr_pathways.data.corpora.espeak import Espeak
-from asr_pathways.data.voice_activity import FRAME, VoiceActivity, is_silent, speech_probabilities, speech_segments
+from asr_pathways.data.voice_activity import (
+    FRAME,
+    VoiceActivity,
+    is_silent,
+    parts_within,
+    speech_probabilities,
+    speech_segments,
+)
 from asr_pathways.errors import PathwaysError
 
 SENTENCES = ("good morning to all of you", "the train leaves at nine from the second platform", "thank you very much")
@@ -65,6 +72,8 @@ def test_no_segment_is_longer_than_allowed_and_nothing_said_is_lost(sentences: l
     assert all(0 < end - start <= longest * SAMPLE_RATE for start, end in found)
     assert all(before[1] == after[0] for before, after in pairwise(found))
     assert found[0][0] <= begin and found[-1][1] >= finish
+    fits = len(recording) <= longest * SAMPLE_RATE
+    assert parts_within(recording, longest) == ([(0, len(recording))] if fits else found)
 
 
 def test_the_longest_pause_is_where_a_segment_is_cut(sentences: list[Samples]) -> None:

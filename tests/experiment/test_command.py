@@ -9,7 +9,7 @@ from asr_pathways.cli.main import app
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment import command
 from asr_pathways.experiment.plan import make_plan
-from asr_pathways.experiment.recipe import read_recipe
+from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.runner import Outcome
 
 RUN = CliRunner()
@@ -55,7 +55,7 @@ def test_a_trial_elsewhere_leaves_the_documents_alone(
 def test_a_failed_cell_is_named_with_its_log_and_the_report_is_written(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = next(iter(make_plan(read_recipe(recipe_file)).cells))
+    name = next(iter(make_plan(ExperimentRecipe.read(recipe_file)).cells))
     monkeypatch.setattr(command, "run_cells", lambda *_, **__: Outcome(failed={name: "loss is NaN"}))
     result = RUN.invoke(app, ["experiment", str(recipe_file), "--out", str(tmp_path)])
     assert isinstance(result.exception, PathwaysError) and (tmp_path / "report.html").exists()

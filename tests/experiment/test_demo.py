@@ -12,7 +12,7 @@ from asr_pathways.data.corpus import load_cuts
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.demo import RECIPE, _adjusted, run_demo
 from asr_pathways.experiment.plan import make_plan
-from asr_pathways.experiment.recipe import read_recipe
+from asr_pathways.experiment.recipe import ExperimentRecipe
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -76,7 +76,7 @@ def test_a_missing_model_is_reported_before_anything_is_fetched(tmp_path: Path) 
 
 def test_the_shipped_recipe_and_its_shorter_form(dense_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    recipe = read_recipe(RECIPE)
+    recipe = ExperimentRecipe.read(RECIPE)
     steps = {
         fast: [cell.steps for cell in make_plan(_adjusted(recipe, Path("models/tiny"), fast)).cells.values()]
         for fast in (False, True)

@@ -14,7 +14,7 @@ from asr_pathways.experiment.cells import run_cell
 from asr_pathways.experiment.cost import Costs
 from asr_pathways.experiment.ledger import read_entry
 from asr_pathways.experiment.plan import Plan, contents, languages_of_block, make_plan
-from asr_pathways.experiment.recipe import ExperimentRecipe, read_recipe
+from asr_pathways.experiment.recipe import ExperimentRecipe
 from tests.experiment.conftest import as_data
 
 
@@ -85,7 +85,7 @@ def test_a_folder_that_is_not_there_is_named(sines: Path, dense_model: Path, tmp
 
 
 def test_the_papers_plan_needs_no_data() -> None:
-    plan = make_plan(read_recipe(Path(__file__).parents[2] / "recipes" / "paper.yaml"))
+    plan = make_plan(ExperimentRecipe.read(Path(__file__).parents[2] / "recipes" / "paper.yaml"))
     for block, seeds in (("prompts", 3), ("numbers", 2)):
         lsp, lap = plan.row(block, "dynamic from LSP"), plan.row(block, "dynamic from LAP")
         assert len(lsp.runs) >= seeds
@@ -95,7 +95,7 @@ def test_the_papers_plan_needs_no_data() -> None:
 
 def test_cells_of_options_that_are_gone_keep_their_names_and_do_not_run(tmp_path: Path) -> None:
     repository = Path(__file__).parents[2]
-    cells = make_plan(read_recipe(repository / "recipes" / "paper.yaml")).cells
+    cells = make_plan(ExperimentRecipe.read(repository / "recipes" / "paper.yaml")).cells
     retired = {name: cell.retired for name, cell in cells.items() if cell.retired}
     assert retired == {"22064c1fa299": ["adapt_growth"], "04e25de9b365": ["overlap_pull"]}
     for name in retired:
@@ -142,7 +142,7 @@ def test_a_pinned_model_need_not_be_there(sines: Path, dense_model: Path, tmp_pa
 
 
 def test_the_whisper_plan_needs_no_model() -> None:
-    plan = make_plan(read_recipe(Path(__file__).parents[2] / "recipes" / "whisper.yaml"))
+    plan = make_plan(ExperimentRecipe.read(Path(__file__).parents[2] / "recipes" / "whisper.yaml"))
     assert len(plan.cells) == 17
 
 

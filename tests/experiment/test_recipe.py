@@ -8,7 +8,7 @@ import pytest
 
 from asr_pathways.config import parse_config
 from asr_pathways.errors import PathwaysError
-from asr_pathways.experiment.recipe import ExperimentRecipe, SystemSpec, read_recipe
+from asr_pathways.experiment.recipe import ExperimentRecipe, SystemSpec
 from tests.experiment.conftest import as_data
 
 
@@ -114,6 +114,6 @@ def test_claims_and_main_name_what_is_there(sines: Path, dense_model: Path) -> N
 
 
 def test_the_papers_recipe_is_valid() -> None:
-    recipe = read_recipe(Path(__file__).parents[2] / "recipes" / "paper.yaml")
+    recipe = ExperimentRecipe.read(Path(__file__).parents[2] / "recipes" / "paper.yaml")
     for block in recipe.blocks.values():
         assert {row.system.table for row in block.rows().values()} >= {"A", "B"}

@@ -14,7 +14,7 @@ from asr_pathways.runtime.compiled_conformer import CompiledLayer, CompiledProdu
 from asr_pathways.runtime.fast_conformer import TorchLayer, projected_positions, query_key_value
 from asr_pathways.runtime.kernels import available, variants
 from asr_pathways.runtime.kernels.encoder_layer import RelativeAttention
-from asr_pathways.runtime.layers import Format
+from asr_pathways.runtime.layers import Format, Layers
 
 built = pytest.mark.skipif(not available(), reason="the kernels were not built")
 pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[hf]'")
@@ -49,7 +49,7 @@ def random_block(dim: int, heads: int, reach: int, biases: bool = True) -> tuple
 def test_chunks_of_a_segment_are_those_of_torch(dim: int, heads: int, left: int, chunk: int, biases: bool) -> None:
     layer, positions = random_block(dim, heads, left + chunk, biases)
     expected = TorchLayer(layer, left, chunk, positions)
-    found = CompiledProducts(choose, 1).layer(layer, left, chunk, positions)
+    found = CompiledProducts(Layers("float32")).layer(layer, left, chunk, positions)
     assert isinstance(found, CompiledLayer)
     states = expected.initial_state(), found.initial_state()
     for count in [*([chunk] * (3 * left // chunk + 4)), max(1, chunk // 2)]:
@@ -92,7 +92,7 @@ def test_attention_with_relative_positions(variant: str) -> None:
 def test_other_activations_run_in_torch() -> None:
     layer, positions = random_block(16, 2, 6)
     layer.conv.activation = nn.ReLU()
-    assert isinstance(CompiledProducts(choose, 1).layer(layer, 4, 2, positions), TorchLayer)
+    assert isinstance(CompiledProducts(Layers("float32")).layer(layer, 4, 2, positions), TorchLayer)
 
 
 @built

@@ -9,7 +9,7 @@ import yaml
 from asr_pathways.config import parse_config
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.plan import make_plan
-from asr_pathways.experiment.recipe import read_recipe
+from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.models.presets import preset
 from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
 
@@ -22,7 +22,7 @@ def test_the_recipes_of_the_repository_are_valid(path: Path) -> None:
         recipe = PruneRecipe.read(path)
         assert recipe.optimizer.steps > 0 or path.name == "oneshot.yaml"
     elif "blocks" in yaml.safe_load(path.read_text(encoding="utf-8")):
-        assert make_plan(read_recipe(path)).cells
+        assert make_plan(ExperimentRecipe.read(path)).cells
     else:
         dense = TrainRecipe.read(path)
         assert dense.optimizer.steps > dense.optimizer.warmup_steps + dense.optimizer.hold_steps

@@ -38,22 +38,24 @@ def open_recognizer(system: str, place: Path, language: str, threads: int) -> Wh
         from asr_pathways.bench.ctc_onnx import OnnxCtc
 
         return OnnxCtc(place, threads, language)
-    if name == "faster-whisper":
-        return FasterWhisper(place, threads, language, precision)
-    if name == "ctranslate2":
-        return CTranslate2(place, threads, language, precision)
-    if name == "whisper.cpp":
-        return WhisperCpp(place, threads, language)
-    if name == OURS:
-        return Ours(place, threads, language)
-    return Torch(place, threads, language, precision)
+    others: dict[str, type[Ours | Torch | FasterWhisper | WhisperCpp]] = {
+        OURS: Ours,
+        "faster-whisper": FasterWhisper,
+        "ctranslate2": CTranslate2,
+        "whisper.cpp": WhisperCpp,
+    }
+    return others.get(name, Torch)(place, threads, language, precision)
 
 
-class Ours:
+class _System:
+    """What is to be loaded, and how."""
+
+    def __init__(self, place: Path, threads: int, language: str, precision: str) -> None:
+        self._place, self._threads, self._language, self._precision = place, threads, language, precision
+
+
+class Ours(_System):
     """The MODEL as this package runs it, by `Recognizer`."""
-
-    def __init__(self, place: Path, threads: int, language: str) -> None:
-        self._place, self._threads, self._language = place, threads, language
 
     def load(self) -> None:
         from asr_pathways.runtime.recognizer import Recognizer
@@ -64,14 +66,11 @@ class Ours:
         return self._recognizer.transcribe(samples).text
 
 
-class Torch:
+class Torch(_System):
     """The training side's model in eager torch, dense if it has no pathways; Whisper by a loop of its own.
 
     transformers' ``generate`` takes about as long again as the layers that it calls.
     """
-
-    def __init__(self, place: Path, threads: int, language: str, precision: str) -> None:
-        self._place, self._threads, self._language, self._precision = place, threads, language, precision
 
     def load(self) -> None:
         import torch
@@ -102,11 +101,8 @@ class Torch:
         return " ".join(filter(None, texts))
 
 
-class FasterWhisper:
+class FasterWhisper(_System):
     """faster-whisper as it ships, in windows of 30 seconds; greedy, the language given, one temperature."""
-
-    def __init__(self, place: Path, threads: int, language: str, precision: str) -> None:
-        self._place, self._threads, self._language, self._precision = place, threads, language, precision
 
     def load(self) -> None:
         from faster_whisper import WhisperModel
@@ -150,11 +146,8 @@ class CTranslate2(FasterWhisper):
         return " ".join(" ".join(texts).split())
 
 
-class WhisperCpp:
+class WhisperCpp(_System):
     """whisper.cpp by pywhispercpp, greedy, the language given, one temperature; ``audio_ctx`` is the model's window."""
-
-    def __init__(self, place: Path, threads: int, language: str) -> None:
-        self._place, self._threads, self._language = place, threads, language
 
     def load(self) -> None:
         from pywhispercpp.model import Model

@@ -28,6 +28,9 @@ GRANULARITIES = ("unstructured", "block:4x1")
 SECONDS = 20.0
 """Of audio in each round."""
 
+SWITCHES = 5
+"""To each language."""
+
 
 def measure(
     name: Preset, chunk: float, threads: int, sparsities: Sequence[float], report: Callable[[str], None] = print
@@ -101,7 +104,7 @@ def measure(
         torch.set_num_threads(before)
 
 
-def switching(bundle: Path, threads: int, runs: int = 5) -> dict[str, float]:
+def switching(bundle: Path, threads: int) -> dict[str, float]:
     """Milliseconds of `Stream.switch`, with both pathways ready, and with the new one prepared from the bundle."""
     loaded, tight = StreamingTransducer(bundle, threads=threads), StreamingTransducer(bundle, threads=threads, memory=0)
     languages = loaded.languages
@@ -110,7 +113,7 @@ def switching(bundle: Path, threads: int, runs: int = 5) -> dict[str, float]:
         loaded.load(language)
     for recognizer, name in ((loaded, "loaded_ms"), (tight, "packed_on_demand_ms")):
         stream = recognizer.stream(languages[0])
-        for run in range(runs * len(languages)):
+        for run in range(SWITCHES * len(languages)):
             language = languages[(run + 1) % len(languages)]
             began = time.perf_counter()
             stream.switch(language)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -122,7 +121,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 @torch.no_grad()
 def write_whisper_graphs(asr: AsrModel, language: str, folder: Path) -> None:
-    """Writes ``encoder.onnx``, ``decoder.onnx``, the tokenizer, the mel filters and what a search has to know."""
+    """Writes ``encoder.onnx``, ``decoder.onnx``, the tokenizer and what a search has to know."""
     model = asr.model.eval()
     assert isinstance(model, Whisper)
     hub: Any = model.network
@@ -155,8 +154,6 @@ def write_whisper_graphs(asr: AsrModel, language: str, folder: Path) -> None:
         ),
         folder / "decoder.onnx",
     )
-    extractor = model.frontend.extractor
-    np.save(folder / "mel_filters.npy", np.asarray(extractor.mel_filters, dtype=np.float32))
     asr.tokenizer.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))  # type: ignore[attr-defined]
     generation = hub.generation_config
     write_json(
@@ -167,6 +164,7 @@ def write_whisper_graphs(asr: AsrModel, language: str, folder: Path) -> None:
             "suppressed": generation.suppress_tokens or [],
             "suppressed_first": generation.begin_suppress_tokens or [],
             "vocabulary": hub.config.vocab_size,
+            "bins": hub.config.num_mel_bins,
             "heads": size,
             "channels": channels,
             "window": model.window,

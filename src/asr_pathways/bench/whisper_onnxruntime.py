@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from asr_pathways.bench.windows import windows
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
-
-FFT, HOP = 400, 160
-FRAME_RATE = SAMPLE_RATE / HOP
-RANGE = 2.0  # what is fainter than the loudest value by more is cut off
-
-Floats = NDArray[np.float32]
+from asr_pathways.runtime.whisper.features import LogMel, pad
 
 
 class OnnxWhisper:
@@ -39,8 +33,8 @@ class OnnxWhisper:
         )
         self._value: Callable[[Any], Any] = onnxruntime.OrtValue.ortvalue_from_numpy
         self._tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
-        self._filters = np.load(self._folder / "mel_filters.npy")
         self._search = json.loads((self._folder / "search.json").read_text(encoding="utf-8"))
+        self._mel = LogMel(self._search["bins"])
         self._cross = [one.name for one in self._encoder.get_outputs()]
         self._outputs = [one.name for one in self._decoder.get_outputs()]
         self._past = [name.replace("new_", "past_") for name in self._outputs[1:]]
@@ -60,12 +54,13 @@ class OnnxWhisper:
     def tokens(self, samples: Samples, first_token: Callable[[], None]) -> list[int]:
         """Those of samples (N,) no longer than a window, without prompt and end."""
         search = self._search
-        features = log_mel(samples, self._filters)
-        count = features.shape[1]
-        feed = {"features": self._value(self._padded(features)[None])}
+        features = self._mel(samples)
+        count, stride = len(features), search["stride"]
+        padded = pad(features, (count + 1) // stride * stride if search["short_windows"] else search["frames"])
+        feed = {"features": self._value(np.ascontiguousarray(padded.T)[None])}
         cross = self._encoder.run_with_ort_values(self._cross, feed)
         prompt = search["prompt"]
-        limit = search["tokens_at_least"] + int(search["tokens_per_second"] * count / FRAME_RATE)
+        limit = search["tokens_at_least"] + int(search["tokens_per_second"] * count * self._mel.hop / SAMPLE_RATE)
         limit = min(limit, search["longest_text"] - len(prompt))
         mask = np.triu(np.full((len(prompt), len(prompt)), -np.inf, dtype=np.float32), 1)
         feed = {**dict(zip(self._cross, cross, strict=True)), **self._empty, "bias": self._first_bias}
@@ -86,25 +81,7 @@ class OnnxWhisper:
             feed["bias"] = self._later_bias
             given, mask = [token], np.zeros((1, len(prompt) + len(found)), dtype=np.float32)
 
-    def _padded(self, features: Floats) -> Floats:
-        """Features (F, T) with silence after them, as long as the window, or as an even number of frames."""
-        frames, stride = self._search["frames"], self._search["stride"]
-        size = (features.shape[1] + 1) // stride * stride if self._search["short_windows"] else frames
-        missing = size - features.shape[1]
-        padded: Floats = np.pad(features, ((0, 0), (0, missing)), constant_values=features.max() - RANGE)
-        return padded
-
     def _bias(self, suppressed: list[int]) -> Any:
         bias = np.zeros(self._search["vocabulary"], dtype=np.float32)
         bias[suppressed] = -np.inf
         return self._value(bias)
-
-
-def log_mel(samples: Samples, filters: Floats) -> Floats:
-    """Whisper's features (F, T) of samples (N,) at 16 kHz; ``filters``: (201, F)."""
-    window = np.hanning(FFT + 1)[:-1].astype(np.float32)
-    frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, FFT // 2, mode="reflect"), FFT)[::HOP]
-    powers = np.abs(np.fft.rfft(frames[: len(samples) // HOP] * window)) ** 2
-    mel = np.log10(np.maximum(filters.T @ powers.T.astype(np.float32), 1e-10))
-    features: Floats = ((np.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
-    return features

@@ -138,8 +138,7 @@ def cut_row(
     """
     duration = samples / rate
     start, length = part or (0.0, duration)
-    heard = 0 if channel is None else channel
-    place = {"start": 0.0, "duration": length, "channel": heard}
+    place = {"start": 0.0, "duration": length, "channel": 0 if channel is None else channel}
     supervision = {"id": identifier, "recording_id": identifier, **place, "text": text, "language": language}
     ids = [0] if channel is None else list(range(channels))
     if speaker is not None:

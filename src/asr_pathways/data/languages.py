@@ -49,6 +49,19 @@ def find_language(code: str, known: Iterable[str]) -> str | None:
     return next((other for other in known if plain_language(other) == wanted), None)
 
 
+def known_language(code: str, known: Iterable[str]) -> str:
+    """The language of a model that `find_language` finds among those ``known`` to it.
+
+    Raises:
+        PathwaysError: if there is none; all that are known are named.
+    """
+    known = list(known)
+    found = find_language(code, known)
+    if found is None:
+        raise PathwaysError(f"unknown language {code!r}: this model knows {' '.join(known)}")
+    return found
+
+
 @cache
 def check_language(language: str) -> str:
     """The shortest ISO 639 code of ``language``, which may be written as ``fra``, ``fr-FR`` or ``<|fr|>``.

@@ -35,6 +35,9 @@ _WAV = {  # the same, by format tag and bits
     (6, 8): "alaw",
     (7, 8): "mulaw",
 }
+NAME = "-"
+"""Of standard input, in errors."""
+
 _EXTENSIBLE = 0xFFFE
 _SNIFFED = 4096  # bytes that are looked at, less than a block
 
@@ -59,7 +62,6 @@ def live_blocks(
     rate: int = SAMPLE_RATE,
     encoding: str = "s16le",
     channel: int | None = None,
-    name: str = "-",
 ) -> Iterator[tuple[Samples, int]]:
     """Yields samples (n,), float32 in [-1, 1], and their rate (Hz), ``seconds`` at a time, until ``sound`` ends.
 
@@ -71,7 +73,6 @@ def live_blocks(
         seconds: of a block.
         rate, encoding: of raw samples: Hz, and one of `ENCODINGS`.
         channel: of a WAV file, from 0; None averages them.
-        name: of the stream, in errors.
 
     Raises:
         PathwaysError: for another container, an encoding that is unknown, or what `to_mono` raises.
@@ -82,15 +83,15 @@ def live_blocks(
     kind = "MP3" if begins_as_mpeg(head) else container(head)
     if kind is not None:
         raise PathwaysError(
-            f"{name}: {kind}: only WAV and raw samples are read as they come: `ffmpeg -i IN -f wav -` makes one"
+            f"{NAME}: {kind}: only WAV and raw samples are read as they come: `ffmpeg -i IN -f wav -` makes one"
         )
     stream = _Pushed(head, sound)
     if not _is_wav(head):
-        yield from _decoded(stream, _Layout(rate, 1, encoding), None, seconds, channel, name)
+        yield from _decoded(stream, _Layout(rate, 1, encoding), None, seconds, channel)
         return
     while _is_wav(stream.read(12)):
-        layout, size = _wav_header(stream, name)
-        yield from _decoded(stream, layout, size, seconds, channel, name)
+        layout, size = _wav_header(stream)
+        yield from _decoded(stream, layout, size, seconds, channel)
         while size is not None and (following := stream.read(8)):  # what is after the audio
             if following[:4] == b"RIFF":
                 stream = _Pushed(following, stream)
@@ -113,7 +114,7 @@ def _is_wav(head: bytes) -> bool:
     return head[:4] == b"RIFF" and head[8:12] == b"WAVE"
 
 
-def _wav_header(stream: _Pushed, name: str) -> tuple[_Layout, int | None]:
+def _wav_header(stream: _Pushed) -> tuple[_Layout, int | None]:
     """How the samples are, and how many bytes of them there are if the header knows; the stream is at the first."""
     layout: _Layout | None = None
     while len(chunk := stream.read(8)) == 8:
@@ -132,11 +133,11 @@ def _wav_header(stream: _Pushed, name: str) -> tuple[_Layout, int | None]:
         encoding = _WAV.get((tag, bits))
         if encoding is None or not channels:
             raise PathwaysError(
-                f"{name}: WAV of format {tag} with {bits} bits in {channels} channels: samples as they come are PCM, "
+                f"{NAME}: WAV of format {tag} with {bits} bits in {channels} channels: samples as they come are PCM, "
                 "float, A-law or mu-law"
             )
         layout = _Layout(rate, channels, encoding)
-    raise PathwaysError(f"{name}: WAV without a format or without audio")
+    raise PathwaysError(f"{NAME}: WAV without a format or without audio")
 
 
 def _skip(stream: _Pushed, chunk: bytes) -> None:
@@ -148,7 +149,7 @@ def _skip(stream: _Pushed, chunk: bytes) -> None:
 
 
 def _decoded(
-    stream: _Pushed, layout: _Layout, size: int | None, seconds: float, channel: int | None, name: str
+    stream: _Pushed, layout: _Layout, size: int | None, seconds: float, channel: int | None
 ) -> Iterator[tuple[Samples, int]]:
     """The blocks of ``size`` bytes, None: to the end."""
     import soundfile
@@ -173,6 +174,6 @@ def _decoded(
             subtype=subtype,
             endian="LITTLE",
         )
-        yield to_mono(samples, channel, name), layout.rate
+        yield to_mono(samples, channel, NAME), layout.rate
     if left == 0 and size is not None and size % 2:
         stream.read(1)  # chunks are of even length

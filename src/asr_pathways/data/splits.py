@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+DEV = 0.08
+"""Share of dev in what is not test, in folds."""
+
 
 def split_of(key: str, held_out: float = 0.1) -> str:
     """``train``, ``dev`` or ``test`` by the SHA-256 of ``key``; dev and test have the share ``held_out`` each."""
@@ -13,14 +16,14 @@ def split_of(key: str, held_out: float = 0.1) -> str:
     return "dev" if place < 1 - held_out else "test"
 
 
-def fold_split(key: str, folds: int, fold: int, dev: float = 0.08) -> str:
+def fold_split(key: str, folds: int, fold: int) -> str:
     """The split of ``key`` when part ``fold`` of ``folds`` is the test split (cross-validation).
 
-    Every key is in the test split of exactly one fold; a share ``dev`` of the others is held out for dev.
+    Every key is in the test split of exactly one fold; a share `DEV` of the others is held out for dev.
     """
     if int(_place(f"fold {key}") * folds) == fold:
         return "test"
-    return "dev" if _place(f"dev {key}") < dev else "train"
+    return "dev" if _place(f"dev {key}") < DEV else "train"
 
 
 def _place(key: str) -> float:

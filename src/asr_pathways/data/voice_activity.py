@@ -80,6 +80,18 @@ def speech_segments(
     ]
 
 
+def parts_within(samples: Samples, window: float) -> list[tuple[int, int]]:
+    """The parts of ``samples`` (T,) that are recognised at once, (start, end) each: all of them if these are at most
+    ``window`` seconds, else `speech_segments` of at most so many.
+
+    Raises:
+        PathwaysError: if they are more, and the detector is not installed.
+    """
+    if len(samples) <= window * SAMPLE_RATE:
+        return [(0, len(samples))]
+    return speech_segments(samples, longest=window)
+
+
 def is_silent(samples: Samples) -> bool:
     """Whether ``samples`` (T,), float32 at 16 kHz, surely have no speech: silence, noise, tones.
 

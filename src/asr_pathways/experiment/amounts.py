@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr_pathways.data.corpus import SPLITS, spoken_rows
+from asr_pathways.data.splits import DEV
 from asr_pathways.experiment.corpora import data_folder, folder_at_hand
 from asr_pathways.experiment.paces import UTTERANCE
 from asr_pathways.experiment.plan import Cell, Plan
@@ -17,9 +18,6 @@ _ALL = 520
 
 _HELD_OUT = 0.11
 """Share of its dev, and of its test."""
-
-_DEV = 0.08
-"""Share of dev in what is not test, in folds."""
 
 
 class Amounts:
@@ -70,5 +68,5 @@ class Amounts:
 
 def _share(split: str, folds: int, held_out: float = _HELD_OUT) -> float:
     """Of a corpus that is in a split: of one of so many folds, or where dev and test are fixed (0)."""
-    test, dev = (1 / folds, _DEV * (1 - 1 / folds)) if folds else (held_out, held_out)
+    test, dev = (1 / folds, DEV * (1 - 1 / folds)) if folds else (held_out, held_out)
     return {"train": 1 - dev - test, "dev": dev, "test": test}[split]

@@ -13,7 +13,7 @@ from asr_pathways.evaluation.significance import detectable
 from asr_pathways.experiment.findings import Findings
 from asr_pathways.experiment.ledger import read_entry
 from asr_pathways.experiment.plan import Plan, make_plan
-from asr_pathways.experiment.recipe import read_recipe
+from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.report.write import check_documents, write_results
 from asr_pathways.experiment.runner import costs, ledger_folder, missing_cells, run_cells
 from asr_pathways.formats import duration
@@ -38,7 +38,7 @@ def run_experiment(
         PathwaysError: if the recipe is wrong, or some cells failed; the report is written all the same.
     """
     home = Path("results") / recipe.stem
-    plan, out = make_plan(read_recipe(recipe)), home if out is None else out
+    plan, out = make_plan(ExperimentRecipe.read(recipe)), home if out is None else out
     if out.resolve() != home.resolve():
         plan = replace(plan, recipe=plan.recipe.model_copy(update={"document": None, "readme": None}))
     if dry_run:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from asr_pathways.experiment.amounts import Amounts
-from asr_pathways.experiment.paces import UTTERANCE, masks_of, recipe_of, root_of
+from asr_pathways.experiment.paces import UTTERANCE, masks_of, root_of
 from asr_pathways.experiment.plan import Cell, Plan
 from asr_pathways.model_folder.folder import is_own
 from asr_pathways.models.config import TransducerConfig
@@ -70,7 +70,7 @@ class Costs:
         return self._expected(cell, pace) * (self._factor if pace is None else 1.0)
 
     def _expected(self, cell: Cell, pace: Pace | None) -> float:
-        spec, recipe = cell.spec, recipe_of(cell)
+        spec, recipe = cell.spec, cell.recipe
         pace = pace or self._by_size(cell, recipe)
         dev = self._amounts.utterances(cell, ("dev",), recipe.evaluation.utterances)
         test = spec["test"]

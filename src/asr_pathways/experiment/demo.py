@@ -16,10 +16,10 @@ from asr_pathways.experiment.command import run_plan
 from asr_pathways.experiment.corpora import data_folder
 from asr_pathways.experiment.findings import BlockFinding, Findings
 from asr_pathways.experiment.plan import Plan, make_plan
-from asr_pathways.experiment.recipe import DENSE, DenseSpec, ExperimentRecipe, read_recipe
+from asr_pathways.experiment.recipe import DENSE, DenseSpec, ExperimentRecipe
 from asr_pathways.experiment.report.sections import difference
 from asr_pathways.experiment.report.write import write_results
-from asr_pathways.files import atomic_path
+from asr_pathways.files import write_text
 from asr_pathways.formats import percent, percent_interval, size
 from asr_pathways.shrink.compare import TestSet, bytes_of
 
@@ -43,7 +43,7 @@ def run_demo(model: Path, out: Path, *, source: Path | None = None, fast: bool =
     Raises:
         PathwaysError: if the recipe, the model or the prompts cannot be read.
     """
-    experiment = read_recipe(recipe)
+    experiment = ExperimentRecipe.read(recipe)
     load_model(model)  # a wrong --model is reported before minutes are spent
     plan = make_plan(_adjusted(experiment, model, fast))
     command = "make demo-fast" if fast else "make demo"
@@ -108,8 +108,7 @@ def answered(plan: Plan, findings: Findings, model: Path, out: Path) -> Plan:
         f"`asr-pathways transcribe {bundle} --language {block.languages[0]} FILE` runs this one.",
     }
     path = out / "answers.md"
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(f"**{ask}** {answer}\n\n" for ask, answer in answers.items()), encoding="utf-8")
+    write_text(path, "".join(f"**{ask}** {answer}\n\n" for ask, answer in answers.items()))
     title = f"{count} pathways in {size(after.nbytes)}: WER {wer}% where the dense model has {dense_wer}%"
     return replace(plan, recipe=plan.recipe.model_copy(update={"title": title, "discussion": path}))
 

@@ -11,11 +11,11 @@ from asr_pathways.data.batches import read_cut
 from asr_pathways.data.corpora.prompts import LANGUAGES, prepare_prompts
 from asr_pathways.experiment.report.html import page
 from asr_pathways.experiment.report.markdown import escape, table
-from asr_pathways.files import atomic_path
-from asr_pathways.formats import language_name, percent, percent_interval, size
+from asr_pathways.files import write_text
+from asr_pathways.formats import language_name, percent, size
 from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.shrink.command import Outcome, shrink
-from asr_pathways.shrink.compare import System, TestSet
+from asr_pathways.shrink.compare import System, TestSet, comparison
 
 BUDGET = 1500.0
 """Seconds for `shrink`, of the half hour that the demo may take."""
@@ -41,8 +41,7 @@ def run_hub_demo(
         prepare_prompts(data, source, languages)
     outcome = shrink(model, data, out / "shrunk", languages, budget=BUDGET, resume=True)
     report = out / "report.html"
-    with atomic_path(report) as temporary:
-        temporary.write_text(_report(outcome, model, data, languages, windows), encoding="utf-8")
+    write_text(report, _report(outcome, model, data, languages, windows))
     print(f"report: {report}", file=sys.stderr)
     return outcome
 
@@ -82,15 +81,10 @@ def _answers(outcome: Outcome, model: Path, windows: bool) -> dict[str, str]:
 
 
 def _table(outcome: Outcome) -> str:
-    languages = [entry.language for entry in outcome.systems[0].scored.languages]
-    rows = []
-    for system in outcome.systems:
-        scores = system.scored
-        mean = f"{percent(scores.mean_wer)} ({percent_interval(scores.mean_wer_ci)})"
-        rates = (percent(scores.language(language).wer.rate) for language in languages)
-        rows.append([escape(system.name), *rates, mean, size(system.nbytes), f"{_speed(system):.1f}"])
-    columns = ("system", *languages, "mean (95% CI)", "on disk", "times as fast as speech")
-    return table(columns, rows, numbers_from=1, caption=f"WER % on {outcome.split}, size, and speed in one thread")
+    headings, rows = comparison(outcome.systems)
+    named = [[escape(system.name), *row] for system, row in zip(outcome.systems, rows, strict=True)]
+    caption = f"WER % on {outcome.split}, size, and speed in one thread"
+    return table(["system", *headings], named, numbers_from=1, caption=caption)
 
 
 def _examples(bundle: Path, data: Path, languages: Sequence[str]) -> str:

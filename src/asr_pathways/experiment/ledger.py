@@ -9,7 +9,7 @@ from typing import Any
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.significance import UtteranceCounts
-from asr_pathways.files import atomic_path, read_json
+from asr_pathways.files import read_json, write_text
 
 FORMAT, VERSION = "asr-pathways-cell", 1
 
@@ -19,8 +19,7 @@ def write_entry(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
     counts = {language: _packed(one) for language, one in entry["tested"].items()}
     parts = {"format": FORMAT, "version": VERSION, "name": name, **entry, "tested": counts}
     lines = [f"{json.dumps(key)}: {json.dumps(_rounded(value), ensure_ascii=False)}" for key, value in parts.items()]
-    with atomic_path(folder / f"{name}.json") as temporary:
-        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write_text(folder / f"{name}.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def read_entry(folder: Path, name: str) -> dict[str, Any] | None:

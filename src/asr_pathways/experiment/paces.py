@@ -21,7 +21,7 @@ from asr_pathways.models.presets import preset
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import PathwayConfig
-from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
+from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.estimate import Pace, measure, middle
 from asr_pathways.training.inputs import Inputs
 from asr_pathways.training.prune import options_for
@@ -58,7 +58,7 @@ class MeasuredPaces:
 
     def _kind(self, cell: Cell) -> tuple[object, ...]:
         """What decides the pace of a cell."""
-        recipe, masks = recipe_of(cell), masks_of(cell)
+        recipe, masks = cell.recipe, masks_of(cell)
         data = folder_at_hand(self._root, self._plan.recipe, cell.spec["data"])
         chosen = masks and (masks.score, masks.granularity, masks.allocation, masks.gradient)
         trains, refits = recipe.optimizer.steps > 0, isinstance(recipe, PruneRecipe) and recipe.refit_batches > 0
@@ -76,7 +76,7 @@ class MeasuredPaces:
         return {"path": folder} if (folder / "config.json").exists() else self._start(self._plan.cells[model["cell"]])
 
     def _measured(self, cell: Cell) -> Pace | None:
-        start, recipe = self._start(cell), recipe_of(cell)
+        start, recipe = self._start(cell), cell.recipe
         if "path" in start and not Path(start["path"]).exists():
             return None
         data = folder_at_hand(self._root, self._plan.recipe, cell.spec["data"])
@@ -94,12 +94,6 @@ class MeasuredPaces:
         sample = inputs.sample(asr)
         dev = middle(inputs.dev(AsrModel(asr.model, asr.tokenizer, card))) or sample  # tests decode, too
         return measure(asr.model, sample, recipe, dev, fabric.autocast, masks_of(cell, asr.model))
-
-
-def recipe_of(cell: Cell) -> LoopConfig:
-    """The recipe of a cell."""
-    kind = PruneRecipe if cell.spec["kind"] == "prune" else TrainRecipe
-    return kind.model_validate(cell.spec["recipe"])
 
 
 def masks_of(cell: Cell, model: SpeechModel | None = None) -> PathwayConfig | None:

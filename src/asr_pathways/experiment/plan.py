@@ -65,6 +65,10 @@ class Cell:
         return [name for name in self.spec.get("pathways", ()) if name in RETIRED]
 
     @property
+    def recipe(self) -> LoopConfig:
+        return _RECIPES[self.spec["kind"]].model_validate(self.spec["recipe"])
+
+    @property
     def steps(self) -> int:
         return int(self.spec["recipe"]["optimizer"]["steps"])
 

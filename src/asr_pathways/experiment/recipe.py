@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from asr_pathways.config import Config, load_yaml, parse_config
+from asr_pathways.config import Config
 from asr_pathways.data.corpus import SPLITS
 from asr_pathways.pruning import METHODS
 from asr_pathways.training.config import PruneRecipe, TrainRecipe
@@ -313,12 +313,3 @@ class ExperimentRecipe(Config):
         parts = source.of if isinstance(source, MergedSource) else (name,)
         more = [self.data[part] for part in parts if part != other]
         return other in parts and not any(isinstance(part, SpeechSource) and part.held_out for part in more)
-
-
-def read_recipe(path: Path) -> ExperimentRecipe:
-    """Reads an experiment.
-
-    Raises:
-        PathwaysError: if the file is missing or wrong; the key is named.
-    """
-    return parse_config(ExperimentRecipe, load_yaml(path), str(path))

@@ -10,26 +10,16 @@ from typing import Any
 
 import torch
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio
+from asr_pathways.data.audio import Samples
 from asr_pathways.data.batches import Batch, eval_batches, read_cut
 from asr_pathways.data.corpus import languages_of, load_cuts, texts_of
 from asr_pathways.data.normalize import letters_apart, scoring_text
 from asr_pathways.data.progress import track
 from asr_pathways.data.tokenizer import lost_words
-from asr_pathways.data.voice_activity import is_silent, speech_segments
+from asr_pathways.data.voice_activity import is_silent, parts_within
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.wer import Utterance, require_words
 from asr_pathways.model_folder.model import AsrModel
-from asr_pathways.models.emformer import STRIDE
-
-Span = tuple[int, int]  # samples
-
-
-def _spans(samples: Samples, window: float) -> list[Span]:
-    """The parts of a recording that are decoded at once: all of it if it fits the window, else those with speech."""
-    if len(samples) <= window * SAMPLE_RATE:
-        return [(0, len(samples))]
-    return speech_segments(samples, longest=window)
 
 
 def recognized(asr: AsrModel, samples: Samples, language: str) -> str:
@@ -39,19 +29,6 @@ def recognized(asr: AsrModel, samples: Samples, language: str) -> str:
         lengths = torch.tensor([features.shape[1]], device=asr.device)
         (ids,) = asr.model.decode(features, lengths, language)
         return asr.tokenizer.decode(ids, language)
-
-
-def read_samples(path: Path, channel: int | None = None) -> Samples:
-    """A recording at 16 kHz, mono: one of its channels, from 0, or their average.
-
-    Raises:
-        PathwaysError: if it cannot be read as audio, or is too short to recognise.
-    """
-    samples = read_audio(path, channel=channel)
-    if len(samples) < STRIDE * SAMPLE_RATE // 100:
-        milliseconds = 1000 * len(samples) / SAMPLE_RATE
-        raise PathwaysError(f"{path}: only {milliseconds:.0f} ms of audio: too short to recognise")
-    return samples
 
 
 def decode_split(asr: AsrModel, data: Path, split: str, languages: Sequence[str] | None = None) -> list[Utterance]:
@@ -92,7 +69,7 @@ def decode_cuts(asr: AsrModel, cuts: Iterable[Any], *, progress: bool = True) ->
         utterances = evaluate(asr, batches, total=len(batched) if progress else None)
     for cut in alone:
         reference, samples = cut.supervisions[0], read_cut(cut)
-        parts = [samples[start:end] for start, end in _spans(samples, model.window)]
+        parts = [samples[start:end] for start, end in parts_within(samples, model.window)]
         spoken_parts = [part for part in parts if not (model.free_text and is_silent(part))]  # else it makes words up
         texts = [recognized(asr, part, reference.language) for part in spoken_parts]
         hypothesis = " ".join(filter(None, texts))

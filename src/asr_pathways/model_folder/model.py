@@ -10,7 +10,7 @@ import torch
 from torch.nn import Parameter
 
 from asr_pathways.data.batches import Batch
-from asr_pathways.data.languages import find_language
+from asr_pathways.data.languages import known_language
 from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.card import HubCard, ModelCard
@@ -49,12 +49,7 @@ class AsrModel:
         known = self.languages
         if languages is None:
             return known
-        codes = []
-        for language in languages:
-            code = find_language(language, known) if known else language
-            if code is None:
-                raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(known)}")
-            codes.append(code)
+        codes = (known_language(language, known) if known else language for language in languages)
         return tuple(dict.fromkeys(codes))
 
     def languages_for(self, asked: Sequence[str] | None, present: Iterable[str]) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr_pathways.models.config import EmformerConfig
+from asr_pathways.models.speech_model import within_lengths
 
 STRIDE = 4
 """Feature frames per encoder frame: 10 ms features make 40 ms encoder frames."""
@@ -268,8 +269,7 @@ class Emformer(nn.Module):
         config, kept = self.config, getattr(self.front_end, "kept", 0)
 
         def rows(per_frame: int, before: int = 0) -> Tensor:
-            frames = torch.arange(before + per_frame * count, device=lengths.device)
-            return frames < before + per_frame * lengths[:, None]
+            return within_lengths(before + per_frame * lengths, before + per_frame * count)
 
         segments = -(-count // config.segment)
         frames = torch.arange(segments * config.segment + config.right_context, device=lengths.device)

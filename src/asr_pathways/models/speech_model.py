@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from asr_pathways.errors import PathwaysError
@@ -213,3 +214,8 @@ class SpeechModel(nn.Module, ABC):
     def train_on_short_windows(self) -> None:
         """Called before the first training step; a model that pads its input may stop doing so from here on."""
         return
+
+
+def within_lengths(lengths: Tensor, size: int) -> Tensor:
+    """Bool (B, size): True where a position is before the end of its row, and not padding."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]

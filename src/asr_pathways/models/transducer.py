@@ -16,7 +16,7 @@ from asr_pathways.models.config import TransducerConfig
 from asr_pathways.models.emformer import STRIDE, Emformer
 from asr_pathways.models.feed_forward import FeedForwards
 from asr_pathways.models.rnnt_loss import rnnt_loss
-from asr_pathways.models.speech_model import SpeechModel
+from asr_pathways.models.speech_model import SpeechModel, within_lengths
 from asr_pathways.models.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -135,8 +135,7 @@ class Transducer(SpeechModel):
         """Of encoder and predictor; but hidden states of the predictor's inner layers are those after the padding."""
         lengths = self.encoder.output_lengths(batch.feature_lengths)
         positions = self.encoder.positions(lengths, batch.features.shape[1] // STRIDE)
-        symbols = torch.arange(batch.targets.shape[1] + 1, device=lengths.device)
-        predictor = {"predictor": symbols <= batch.target_lengths[:, None]}
+        predictor = {"predictor": within_lengths(batch.target_lengths + 1, batch.targets.shape[1] + 1)}
         return {f"encoder.{name}": marked for name, marked in positions.items()} | predictor
 
     @torch.inference_mode()

@@ -31,20 +31,26 @@ def save_weights(model: nn.Module, path: Path) -> None:
         save_file(kept, temporary, metadata={"format": "pt"})
 
 
+@contextmanager
+def reading(path: Path, what: str = "weights") -> Iterator[None]:
+    """Raises what safetensors raises inside the block for ``path`` as a PathwaysError, one line that names it."""
+    refuse_pipes(path)
+    try:
+        yield
+    except FileNotFoundError:
+        raise PathwaysError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise PathwaysError(f"{path}: cannot read {what} (truncated or not safetensors): {error}") from None
+
+
 def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors of a safetensors file, by name; from its header.
 
     Raises:
         PathwaysError: if the file is missing or truncated.
     """
-    refuse_pipes(path)
-    try:
-        with safe_open(path, framework="pt") as opened:
-            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise PathwaysError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise PathwaysError(f"{path}: cannot read weights (truncated or not safetensors): {error}") from None
+    with reading(path), safe_open(path, framework="pt") as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -53,13 +59,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         PathwaysError: if the file is missing, truncated or of another model; it names the first odd tensor.
     """
-    refuse_pipes(path)
-    try:
+    with reading(path):
         state = load_file(path)
-    except FileNotFoundError:
-        raise PathwaysError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise PathwaysError(f"{path}: cannot read weights (truncated or not safetensors): {error}") from None
     take_state(model, state, str(path))
 
 

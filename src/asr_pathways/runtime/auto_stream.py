@@ -58,11 +58,7 @@ class AutoStream:
         return AUTO if self._decoder is None else self._decoder.language
 
     def accept(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> None:
-        """Appends samples (n,), float32 in [-1, 1], at ``sample_rate`` Hz, which stays the same in a segment.
-
-        Raises:
-            PathwaysError: if ``samples`` is not a float32 vector of finite values in that range, or the rate changes.
-        """
+        """As `Stream.accept`."""
         self._add(self._incoming.accept(samples, sample_rate))
 
     def decoder(self) -> Stream | None:
@@ -82,7 +78,7 @@ class AutoStream:
         return self._nothing(final=False) if decoder is None else self._moved(decoder.partial())
 
     def final(self) -> StreamResult:
-        """Ends the segment: the hypothesis of all that was accepted."""
+        """As `Stream.final`."""
         self._add(self._incoming.end())
         if not self._known and self._speech >= LEAST:
             self._choose()
@@ -91,12 +87,7 @@ class AutoStream:
         return result
 
     def switch(self, language: str) -> None:
-        """Changes the language of the next segment; ``auto``: it is identified, as that of a first one. A segment that
-        has begun must be ended by :meth:`final` before.
-
-        Raises:
-            PathwaysError: for an unknown language, or if the segment has begun.
-        """
+        """As `Stream.switch`; ``auto``: the language is identified, as that of a first segment."""
         code = AUTO if language == AUTO else self._check(language)
         self._incoming.require_end()
         self._known = self._named = code != AUTO

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from asr_pathways.runtime.compiled_layers import stored
 from asr_pathways.runtime.fast_conformer import (
     Layer,
     Multiply,
@@ -18,32 +19,31 @@ from asr_pathways.runtime.fast_conformer import (
 )
 from asr_pathways.runtime.kernels.encoder_layer import Convolution, FeedForward, RelativeAttention
 from asr_pathways.runtime.kernels.extension import check_runner
+from asr_pathways.runtime.layers import Layers
 
 _SILU = ("SiLU", "SiLUActivation")
 """Classes of the activation that the kernels have, of torch and of transformers."""
-
-
-class Choose(Protocol):
-    """Makes compiled linear layers."""
-
-    def __call__(self, weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Any:
-        """As of `Products.linear`."""
 
 
 class CompiledProducts:
     """As `fast_conformer.Products`; float32 on the CPU goes in and out.
 
     Args:
-        choose: makes the linear layers.
-        threads: of each product.
+        layers: makes the linear layers.
     """
 
-    def __init__(self, choose: Choose, threads: int) -> None:
-        self._choose, self._threads, self._runner = choose, threads, check_runner(threads, None)
+    def __init__(self, layers: Layers) -> None:
+        self._layers, self.threads, self.nbytes = layers, layers.threads, 0
+
+    def stored(self, weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Any:
+        """The compiled layer of a weight (out, in) and a bias (out,); its bytes are counted."""
+        layer, nbytes = stored(weight, bias, self._layers, rows, exact)
+        self.nbytes += nbytes
+        return layer
 
     def linear(self, weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Multiply:
         """As of `Products`."""
-        layer, runner = self._choose(weight, bias, rows, exact), self._runner
+        layer, runner = self.stored(weight, bias, rows, exact), check_runner(self.threads, None)
         return lambda x: torch.from_numpy(layer.multiply(x.contiguous().numpy(), runner))
 
     def layer(self, layer: Any, left: int, chunk: int, positions: Tensor) -> Layer:
@@ -51,7 +51,7 @@ class CompiledProducts:
         activations = layer.feed_forward1.activation, layer.feed_forward2.activation, layer.conv.activation
         if not all(type(one).__name__ in _SILU for one in activations):
             return TorchLayer(layer, left, chunk, positions)
-        return CompiledLayer(layer, left, chunk, positions, self._choose, self._threads)
+        return CompiledLayer(layer, left, chunk, positions, self)
 
 
 @dataclass
@@ -83,15 +83,15 @@ class CompiledLayer:
     Args:
         layer: transformers' own, of float32.
         left, chunk, positions: as of `fast_conformer.Products.layer`.
-        choose, threads: as of `CompiledProducts`.
+        products: what stores its linear layers.
     """
 
-    def __init__(self, layer: Any, left: int, chunk: int, positions: Tensor, choose: Choose, threads: int) -> None:
-        attention, convolution = layer.self_attn, layer.conv
-        inwards, outwards = (choose(one.weight.squeeze(2), one.bias, chunk) for one in pointwise(convolution))
+    def __init__(self, layer: Any, left: int, chunk: int, positions: Tensor, products: CompiledProducts) -> None:
+        attention, convolution, threads = layer.self_attn, layer.conv, products.threads
+        inwards, outwards = (products.stored(one.weight.squeeze(2), one.bias, chunk) for one in pointwise(convolution))
         self._left, self._capacity, self._norm_out = left, 2 * (left + chunk), layer.norm_out
         self._first, self._last = (
-            _half_feed_forward(norm, module, chunk, choose, threads)
+            _half_feed_forward(norm, module, chunk, products)
             for norm, module in (
                 (layer.norm_feed_forward1, layer.feed_forward1),
                 (layer.norm_feed_forward2, layer.feed_forward2),
@@ -99,8 +99,8 @@ class CompiledLayer:
         )
         self._attention = RelativeAttention(
             layer.norm_self_att,
-            choose(*query_key_value(attention), chunk),
-            choose(attention.o_proj.weight, attention.o_proj.bias, chunk),
+            products.stored(*query_key_value(attention), chunk),
+            products.stored(attention.o_proj.weight, attention.o_proj.bias, chunk),
             attention.bias_u,
             attention.bias_v,
             projected_positions(attention, positions),
@@ -131,9 +131,9 @@ class CompiledLayer:
         return y
 
 
-def _half_feed_forward(norm: nn.LayerNorm, module: Any, rows: int, choose: Choose, threads: int) -> FeedForward:
+def _half_feed_forward(norm: nn.LayerNorm, module: Any, rows: int, products: CompiledProducts) -> FeedForward:
     """``x + 0.5 * feed_forward(norm(x))``: half of it by halving the last layer."""
     inwards, outwards = module.linear1, module.linear2
     bias = None if outwards.bias is None else 0.5 * outwards.bias
-    layers = choose(inwards.weight, inwards.bias, rows), choose(0.5 * outwards.weight, bias, rows)
-    return FeedForward(norm, *layers, threads)
+    first = products.stored(inwards.weight, inwards.bias, rows)
+    return FeedForward(norm, first, products.stored(0.5 * outwards.weight, bias, rows), products.threads)

@@ -133,17 +133,20 @@ def _compiled(module: nn.Module) -> Any:
     return module.layer
 
 
+def stored(weight: Tensor, bias: Tensor | None, layers: Layers, rows: int, exact: bool = False) -> tuple[Any, int]:
+    """The compiled layer of a weight (out, in) and a bias (out,), and its bytes; see `Layers.linear`."""
+    return layers.linear(weight.detach().numpy(), None if bias is None else bias.detach().numpy(), rows, exact)
+
+
 def compiled_linear(module: nn.Linear, layers: Layers, rows: int, exact: bool = False) -> CompiledLinear:
     """A layer for products of about so many rows; see `Layers.linear`."""
-    bias = None if module.bias is None else module.bias.detach().numpy()
-    layer, nbytes = layers.linear(module.weight.detach().numpy(), bias, rows, exact)
+    layer, nbytes = stored(module.weight, module.bias, layers, rows, exact)
     return CompiledLinear(layer, check_runner(layers.threads, None), nbytes)
 
 
 def compiled_convolution(module: nn.Conv1d, layers: Layers) -> CompiledConvolution:
     """A convolution as `replaceable` has it; exact: convolutions come first, and all that follows is made of them."""
-    bias = None if module.bias is None else module.bias.detach().numpy()
-    layer, nbytes = layers.linear(module.weight.detach().flatten(1).numpy(), bias, MANY, exact=True)
+    layer, nbytes = stored(module.weight.flatten(1), module.bias, layers, MANY, exact=True)
     product = CompiledLinear(layer, check_runner(layers.threads, None), nbytes)
     return CompiledConvolution(product, module.kernel_size[0], module.stride[0])
 
@@ -155,8 +158,7 @@ def compiled_lstm(module: nn.LSTM, layers: Layers, exact: bool = False) -> Compi
         pair = []
         for kind in ("ih", "hh"):
             weight, bias = getattr(module, f"weight_{kind}_l{number}"), getattr(module, f"bias_{kind}_l{number}", None)
-            added = None if bias is None else bias.detach().numpy()
-            layer, size = layers.linear(weight.detach().numpy(), added, FEW, exact)
+            layer, size = stored(weight, bias, layers, FEW, exact)
             pair.append(layer)
             nbytes += size
         cells.append((pair[0], pair[1]))

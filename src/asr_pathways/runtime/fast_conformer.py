@@ -31,7 +31,13 @@ class Layer(Protocol):
 
 
 class Products(Protocol):
-    """How a network is computed."""
+    """How a network is computed.
+
+    Attributes:
+        nbytes: memory of the weights that were stored for it.
+    """
+
+    nbytes: int
 
     def linear(self, weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Multiply:
         """A linear layer of a weight (out, in), a bias (out,) and the rows of its usual input.
@@ -50,7 +56,9 @@ class Products(Protocol):
 
 
 class TorchProducts:
-    """All by torch."""
+    """All by torch, with the tensors as they are."""
+
+    nbytes = 0
 
     def linear(self, weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Multiply:
         """As of `Products`."""
@@ -295,6 +303,9 @@ class Network:
         lookahead: see `Encoder`.
         products: how it is computed.
         prompt: of the language; None: the network has none.
+
+    Attributes:
+        nbytes: memory of the products' weights.
     """
 
     def __init__(self, hub: Any, lookahead: int, products: Products, prompt: int | None = None) -> None:
@@ -324,6 +335,7 @@ class Network:
         self._predicted = linear(hub.decoder.decoder_projector.weight, hub.decoder.decoder_projector.bias, 1)
         self._activation = hub.joint.activation
         self._head = linear(hub.joint.head.weight, hub.joint.head.bias, self.encoder.chunk)
+        self.nbytes = products.nbytes
 
     def encode(self, features: Tensor, state: EncoderState, final: bool = False) -> Tensor:
         """As `Encoder.encode`, projected for the joiner."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from asr_pathways.models.hub.transducer import HubTransducer
 from asr_pathways.runtime.compiled_conformer import CompiledProducts
 from asr_pathways.runtime.fast_conformer import EncoderState, Network, Search, TorchProducts
 from asr_pathways.runtime.layers import Layers
+from asr_pathways.runtime.lru_cache import LruCache
 from asr_pathways.runtime.results import Word
-from asr_pathways.runtime.stream import Endpointing, Incoming, StreamResult
+from asr_pathways.runtime.stream import Endpointing, FrameStream, Incoming, StreamResult
 from asr_pathways.runtime.torch_engine import TorchEngine, torch_threads
 
 
@@ -57,7 +58,7 @@ class HubStreaming:
         self._model, self._lookahead, self._lock = model.cache_aware, chosen, threading.Lock()
         layers = engine.layers
         self._layers = layers and Layers(layers.precision, layers.granularity, layers.threads)  # without torch's own
-        self._networks: OrderedDict[tuple[str, int | None], _Pathway] = OrderedDict()
+        self._networks = LruCache[tuple[str, int | None], Network](engine.memory, attrgetter("nbytes"))
 
     def stream(self, language: str, check: Callable[[str], str]) -> HubStream:
         """A new stream.
@@ -70,46 +71,18 @@ class HubStreaming:
 
     def network(self, language: str) -> Network:
         """The network of a language's pathway, made when it is first used; the least recently used are dropped."""
-        engine, networks = self.engine, self._networks
         with self._lock, torch.inference_mode():
-            key = engine.key(language), self._model.prompt(language)
-            if key not in networks:
-                networks[key] = self._build(language)
-            networks.move_to_end(key)
-            while len(networks) > 1 and sum(one.nbytes for one in networks.values()) > engine.memory:
-                networks.popitem(last=False)
-            return networks[key].network
+            key = self.engine.key(language), self._model.prompt(language)
+            return self._networks.used(key, partial(self._build, language))
 
-    def _build(self, language: str) -> _Pathway:
+    def _build(self, language: str) -> Network:
         with self.engine.lock:
             model = self.engine.specialized(language)
         assert isinstance(model, HubTransducer)
         prompt = self._model.prompt(language)
         with torch_threads(self.engine.threads):
-            if self._layers is None:
-                return _Pathway(Network(model.hub, self._lookahead, TorchProducts(), prompt), 0)
-            chosen = _Chosen(self._layers)
-            products = CompiledProducts(chosen, self._layers.threads)
-            return _Pathway(Network(model.hub, self._lookahead, products, prompt), chosen.nbytes)
-
-
-@dataclass(frozen=True)
-class _Pathway:
-    network: Network
-    nbytes: int
-
-
-class _Chosen:
-    """Chooses the fastest formats of this package, and counts their bytes."""
-
-    def __init__(self, layers: Layers) -> None:
-        self._layers, self.nbytes = layers, 0
-
-    def __call__(self, weight: Tensor, bias: Tensor | None, rows: int, exact: bool = False) -> Any:
-        values = None if bias is None else bias.detach().numpy()
-        layer, nbytes = self._layers.linear(weight.detach().numpy(), values, rows, exact)
-        self.nbytes += nbytes
-        return layer
+            products = TorchProducts() if self._layers is None else CompiledProducts(self._layers)
+            return Network(model.hub, self._lookahead, products, prompt)
 
 
 class _Features:
@@ -179,85 +152,41 @@ class _Segment:
         self._features.accept(samples)
 
 
-class HubStream:
+class HubStream(FrameStream[_Segment]):
     """A `Stream` of a cache-aware transducer; made by `HubStreaming.stream`."""
 
     def __init__(self, streaming: HubStreaming, language: str, check: Callable[[str], str]) -> None:
-        self._streaming, self._check, self._start = streaming, check, 0.0
-        self._begin(language)
+        self._streaming = streaming
+        super().__init__(language, check, streaming.endpointing, streaming.frame_seconds)
 
-    @property
-    def language(self) -> str:
-        """The language of the pathway in use."""
-        return self._language
-
-    def accept(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> None:
-        """Appends samples (n,), float32 in [-1, 1], at ``sample_rate`` Hz, which stays the same in a segment.
-
-        Raises:
-            PathwaysError: if ``samples`` is not a float32 vector of finite values in that range, or the rate changes.
-        """
-        self._segment.accept(samples, sample_rate)
-
-    def partial(self) -> StreamResult:
-        """The hypothesis of the segment so far, up to the last whole chunk."""
-        self._decode()
-        return self._result(final=False)
-
-    def final(self) -> StreamResult:
-        """Ends the segment: the hypothesis of all that was accepted."""
-        with torch.inference_mode(), torch_threads(self._streaming.engine.threads):
-            self._segment.end()
-        result = self._result(final=True)
-        self._start = result.end
-        self._begin(self._language)
-        return result
-
-    def switch(self, language: str) -> None:
-        """Changes the language of the next segment. A segment that has begun must be ended by :meth:`final` before.
-
-        Raises:
-            PathwaysError: for an unknown language, or if the segment has begun.
-        """
-        code = self._check(language)
-        self._segment.incoming.require_end()
-        self._begin(code)
-
-    def endpoint(self) -> bool:
-        """Whether what was accepted has ended the segment, by the silence since its last word or its length."""
-        self._decode()
-        rules, search, frame = self._streaming.endpointing, self._segment.search, self._streaming.frame_seconds
-        decoded = frame * search.past
-        if not search.frames:
-            return decoded >= rules.before_speech
-        return decoded - frame * (search.frames[-1] + 1) >= rules.after_speech or decoded >= rules.longest
+    def _new_segment(self, language: str) -> _Segment:
+        self._written = (0, "", tuple[Word, ...]())
+        with torch.inference_mode():
+            return _Segment(self._streaming.network(language), self._streaming.extractor)
 
     def _decode(self) -> None:
         with torch.inference_mode(), torch_threads(self._streaming.engine.threads):
             self._segment.decode()
 
-    def _begin(self, language: str) -> None:
-        """A new segment."""
-        self._language, self._written = language, (0, "", tuple[Word, ...]())
-        with torch.inference_mode():
-            self._segment = _Segment(self._streaming.network(language), self._streaming.extractor)
+    def _end(self) -> None:
+        with torch.inference_mode(), torch_threads(self._streaming.engine.threads):
+            self._segment.end()
+
+    def _reached(self) -> tuple[int, int | None]:
+        search = self._segment.search
+        return search.past, search.frames[-1] if search.frames else None
 
     def _result(self, final: bool) -> StreamResult:
-        search, engine, frame, start = (
-            self._segment.search,
-            self._streaming.engine,
-            self._streaming.frame_seconds,
-            self._start,
-        )
+        search, engine, frame, start = self._segment.search, self._streaming.engine, self._frame, self._start
         decoded = self._segment.samples / SAMPLE_RATE
         if not final:
             decoded = min(decoded, frame * search.past)
         if len(search.tokens) > self._written[0]:
             spans = [(place, place + 1) for place in search.frames]
-            words = engine.words(Aligned(search.tokens, spans, search.probabilities), self._language, decoded, start)
-            self._written = len(search.tokens), engine.text(search.tokens, self._language), words
+            words = engine.words(Aligned(search.tokens, spans, search.probabilities), self.language, decoded, start)
+            self._written = len(search.tokens), engine.text(search.tokens, self.language), words
         times = [round(start + frame * place, 2) for place in search.frames]
         tokens = list(zip(engine.pieces(search.tokens), times, strict=True))
         _, text, words = self._written
         stable = text if final else text.rpartition(" ")[0]  # the last word may go on
-        return StreamResult(self._language, text, stable, words, start, start + decoded, final, tokens)
+        return StreamResult(self.language, text, stable, words, start, start + decoded, final, tokens)

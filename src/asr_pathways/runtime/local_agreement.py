@@ -11,31 +11,18 @@ import math
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.voice_activity import VoiceActivity
-from asr_pathways.runtime.results import Piece, Segment, Word, pieces_of
+from asr_pathways.runtime.engine import Engine
+from asr_pathways.runtime.results import Piece, Word, pieces_of
 from asr_pathways.runtime.speech_parts import LEAST, Part, SpeechParts
 from asr_pathways.runtime.stream import Endpointing, Incoming, StreamResult
 
 STEP = 1.0
 """Seconds of new speech after which it is decoded again; more where decoding takes longer."""
-
-
-class WindowEngine(Protocol):
-    """What recognises a window; see `asr_pathways.runtime.recognizer.Engine`."""
-
-    window: float
-    times_words: bool
-
-    def load(self, language: str) -> None:
-        """Prepares a language's pathway now."""
-
-    def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
-        """The segment of samples (N,) at 16 kHz; None if it has no words."""
 
 
 class AgreementStream:
@@ -48,9 +35,7 @@ class AgreementStream:
         endpointing: when `endpoint` is true.
     """
 
-    def __init__(
-        self, engine: WindowEngine, language: str, check: Callable[[str], str], endpointing: Endpointing
-    ) -> None:
+    def __init__(self, engine: Engine, language: str, check: Callable[[str], str], endpointing: Endpointing) -> None:
         self._engine, self._check, self._rules = engine, check, endpointing
         self._use(language)
         self._activity = VoiceActivity()
@@ -58,11 +43,7 @@ class AgreementStream:
         self._begin(0)
 
     def accept(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> None:
-        """Appends samples (n,), float32 in [-1, 1], at ``sample_rate`` Hz, which stays the same in a segment.
-
-        Raises:
-            PathwaysError: if ``samples`` is not a float32 vector of finite values in that range, or the rate changes.
-        """
+        """As `Stream.accept`."""
         self._speech.accept(self._incoming.accept(samples, sample_rate))
 
     def partial(self) -> StreamResult:
@@ -83,7 +64,7 @@ class AgreementStream:
         return self._result(final=False)
 
     def final(self) -> StreamResult:
-        """Ends the segment: the hypothesis of all that was accepted."""
+        """As `Stream.final`."""
         self._speech.accept(self._incoming.end())
         self._speech.end()
         self.partial()
@@ -92,11 +73,7 @@ class AgreementStream:
         return result
 
     def switch(self, language: str) -> None:
-        """Changes the language of the next segment. A segment that has begun must be ended by :meth:`final` before.
-
-        Raises:
-            PathwaysError: for an unknown language, or if the segment has begun.
-        """
+        """As `Stream.switch`."""
         code = self._check(language)
         self._incoming.require_end()
         self._use(code)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from asr_pathways.runtime.compiled_layers import (
 from asr_pathways.runtime.kernels import available
 from asr_pathways.runtime.kernels.extension import warn_of_dense_products
 from asr_pathways.runtime.layers import FEW, Layers, Precision
+from asr_pathways.runtime.lru_cache import LruCache
 from asr_pathways.runtime.sources import PathwaySource, Pruned
 
 
@@ -53,9 +55,9 @@ class PathwayCache:
     """
 
     def __init__(self, source: PathwaySource, threads: int, precision: Precision | None, memory: float) -> None:
-        self._source, self._memory = source, memory
+        self._source = source
         self.layers = None if precision is None or not available() else Layers(precision, source.granularity, threads)
-        self._ready: OrderedDict[str, ReadyPathway] = OrderedDict()
+        self._ready = LruCache[str, ReadyPathway](memory, attrgetter("nbytes"))
         self._shared: dict[str, tuple[list[Tensor | None], CompiledLinear]] = {}
         self._lock = threading.Lock()
 
@@ -67,17 +69,12 @@ class PathwayCache:
     @property
     def nbytes(self) -> int:
         """Memory of the weights of all of them, what they share not counted."""
-        return sum(pathway.nbytes for pathway in self._ready.values())
+        return self._ready.nbytes
 
     def get(self, language: str) -> ReadyPathway:
         """The pathway of ``language``, built now if it is not ready."""
         with self._lock:
-            if language not in self._ready:
-                self._ready[language] = self._build(language)
-            self._ready.move_to_end(language)
-            while len(self._ready) > 1 and self.nbytes > self._memory:
-                self._ready.popitem(last=False)
-            return self._ready[language]
+            return self._ready.used(language, partial(self._build, language))
 
     def _build(self, language: str) -> ReadyPathway:
         source = self._source

@@ -18,24 +18,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from asr_pathways.bundle.layout import is_bundle
 from asr_pathways.bundle.reading import Reader, has_identifier
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, require_scale, resample
-from asr_pathways.data.languages import find_language
-from asr_pathways.data.voice_activity import is_silent, speech_segments
+from asr_pathways.data.languages import known_language
+from asr_pathways.data.voice_activity import is_silent, parts_within, speech_segments
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.auto_stream import AUTO, AutoStream
+from asr_pathways.runtime.engine import Engine
 from asr_pathways.runtime.kernels.extension import available, warn_of_dense_products
 from asr_pathways.runtime.layers import Plan, Precision
 from asr_pathways.runtime.local_agreement import AgreementStream
 from asr_pathways.runtime.results import Result, Segment
 from asr_pathways.runtime.stream import Endpointing, Stream
 from asr_pathways.runtime.whisper.engine import Identifier, WhisperEngine
-from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, WhisperSource, is_whisper
+from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, is_whisper
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.model import AsrModel
@@ -53,41 +54,6 @@ UNCERTAIN = 0.6
 
 CLEAR = 0.8
 """Probability from which a segment is taken to be in another language than the recording."""
-
-
-class Engine(Protocol):
-    """What recognises a window of speech.
-
-    Attributes:
-        languages: that it recognises.
-        window: seconds that are recognised at once, at most.
-        free_text: whether it writes cased and punctuated text, and makes some up where nobody speaks.
-        times_words: whether it can.
-    """
-
-    languages: tuple[str, ...]
-    window: float
-    free_text: bool
-    times_words: bool
-
-    def check_identification(self) -> None:
-        """Raises `PathwaysError` if it does not tell its languages apart."""
-
-    def load(self, language: str) -> None:
-        """Prepares a language's pathway now."""
-
-    def plan(self) -> Plan:
-        """The timings of the products of all of its pathways, in each format; the one that is used first.
-
-        Raises:
-            PathwaysError: without kernels.
-        """
-
-    def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
-        """The segment of samples (N,) at 16 kHz, of at most `window` seconds; None if it has no words."""
-
-    def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
-        """The probability of each of some languages, of samples as of `recognize`."""
 
 
 class Recognizer:
@@ -131,10 +97,10 @@ class Recognizer:
         if beam < 1:
             raise PathwaysError(f"beam: {beam}: at least 1 is needed")
         self._endpointing = endpointing or Endpointing()
-        streaming = {"beam": beam, "phrases": phrases, "bonus": bonus, "endpointing": self._endpointing}
         self._streaming: StreamingTransducer | None = None
         self._cache_aware: HubStreaming | None = None
-        self._engine = self._open(model, threads, precision, memory, streaming, lookahead)
+        products = {"threads": threads, "precision": precision, "memory": memory}
+        self._engine = self._open(model, products, beam, {"phrases": phrases, "bonus": bonus}, lookahead)
         if phrases and self._streaming is None:
             raise PathwaysError("phrases: only transducers of this package prefer some")
         if lookahead is not None and self._cache_aware is None:
@@ -217,7 +183,7 @@ class Recognizer:
         Raises:
             PathwaysError: if it cannot be read as audio or is too short, or the language is unknown.
         """
-        samples = _samples(audio, sample_rate, channel)
+        samples = recording(audio, sample_rate, channel)
         asked = language or self._language
         if asked is None:
             raise PathwaysError(
@@ -228,7 +194,7 @@ class Recognizer:
             parts, asked, probabilities = self._identified(samples)
         else:
             asked = self._check(asked)
-            parts = [(span, asked) for span in self._spans(samples)]
+            parts = [(span, asked) for span in parts_within(samples, self._engine.window)]
         segments = []
         for (start, end), spoken in parts:
             part = samples[start:end]
@@ -283,16 +249,16 @@ class Recognizer:
     def _open(
         self,
         model: str | Path | AsrModel,
-        threads: int,
-        precision: Precision,
-        memory: float,
-        options: dict[str, Any],
+        products: dict[str, Any],
+        beam: int,
+        preferred: dict[str, Any],
         lookahead: int | None,
     ) -> Engine:
+        """The engine of a model; ``products``: options of all, ``preferred``: of transducers of this package."""
         path = Path(model) if isinstance(model, (str, Path)) else None
         bundle = Reader.open(path) if path is not None and is_bundle(path) else None
         if bundle is not None and is_whisper(bundle) and available():
-            return self._whisper(BundleSource(bundle), path, None, threads, precision, memory, options)
+            return WhisperEngine(BundleSource(bundle), **products, beam=beam, identifier=_identifier(path, None))
         from asr_pathways.bundle.load import load_model
         from asr_pathways.model_folder.card import ModelCard
         from asr_pathways.models.hub.transducer import HubTransducer
@@ -303,9 +269,8 @@ class Recognizer:
         from asr_pathways.runtime.torch_engine import TorchEngine, TransducerEngine
 
         def streaming(source: PathwaySource) -> Engine:
-            self._streaming = StreamingTransducer(
-                source, threads=threads, precision=precision, memory=memory, **options
-            )
+            options = {**products, **preferred, "beam": beam, "endpointing": self._endpointing}
+            self._streaming = StreamingTransducer(source, **options)
             return TransducerEngine(self._streaming, path)
 
         if path is not None and bundle is not None and isinstance(bundle.config.card, ModelCard):
@@ -313,48 +278,23 @@ class Recognizer:
         asr = load_model(Path(model)) if isinstance(model, (str, Path)) else model
         if isinstance(asr.model, Transducer):
             return streaming(ModelSource(asr))
+        where = str(path or "the model")
         if isinstance(asr.model, Whisper) and available():
-            source = FolderSource(asr, str(path or "the model"))
-            return self._whisper(source, path, asr, threads, precision, memory, options)
-        if options["beam"] > 1:
-            raise PathwaysError(f"{path or 'the model'}: has no beam search here: leave the beam at 1")
+            source = FolderSource(asr, where)
+            return WhisperEngine(source, **products, beam=beam, identifier=_identifier(path, asr))
+        if beam > 1:
+            raise PathwaysError(f"{where}: has no beam search here: leave the beam at 1")
         if not available():
             warn_of_dense_products()
-        engine = TorchEngine(asr, path, threads, precision, memory)
+        engine = TorchEngine(asr, path, **products)
         if isinstance(asr.model, HubTransducer) and asr.model.cache_aware is not None:
             from asr_pathways.runtime.hub_streaming import HubStreaming
 
-            self._cache_aware = HubStreaming(engine, lookahead, options["endpointing"])
+            self._cache_aware = HubStreaming(engine, lookahead, self._endpointing)
         return engine
 
-    def _whisper(
-        self,
-        source: WhisperSource,
-        path: Path | None,
-        asr: AsrModel | None,
-        threads: int,
-        precision: Precision,
-        memory: float,
-        options: dict[str, Any],
-    ) -> Engine:
-        identifier: Identifier | None = None
-        if path is not None and has_identifier(path):  # it was fitted to replace the language tokens, and needs torch
-            from asr_pathways.runtime.torch_engine import Identification
-
-            identifier = Identification(path, asr)
-        return WhisperEngine(source, threads, precision, memory, options["beam"], identifier)
-
     def _check(self, language: str) -> str:
-        code = find_language(language, self.languages) if self.languages else language
-        if code is None:
-            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
-        return code
-
-    def _spans(self, samples: Samples) -> list[tuple[int, int]]:
-        """The parts that are recognised at once: all if it fits the window, else those with speech."""
-        if len(samples) <= self._engine.window * SAMPLE_RATE:
-            return [(0, len(samples))]
-        return speech_segments(samples, longest=self._engine.window)
+        return known_language(language, self.languages) if self.languages else language
 
     def _identified(self, samples: Samples) -> tuple[list[tuple[tuple[int, int], str]], str, dict[str, float]]:
         """Parts with the language of each, the language of most, and the probabilities of all."""
@@ -370,7 +310,7 @@ class Recognizer:
 
         probabilities = ranked(speech or [(0, len(samples))])
         main = next(iter(probabilities))
-        parts = [(span, main) for span in self._spans(samples)]
+        parts = [(span, main) for span in parts_within(samples, self._engine.window)]
         if len(speech) > 1:
             best = [next(iter(ranked([span]).items())) for span in speech]
             spoken = [language if share >= CLEAR else main for language, share in best]
@@ -383,8 +323,21 @@ class Recognizer:
         return parts, main, probabilities
 
 
-def _samples(audio: str | Path | Samples, sample_rate: int, channel: int | None) -> Samples:
-    """At 16 kHz."""
+def _identifier(path: Path | None, asr: AsrModel | None) -> Identifier | None:
+    """What was fitted to replace a Whisper's language tokens, which needs torch; None: nothing was."""
+    if path is None or not has_identifier(path):
+        return None
+    from asr_pathways.runtime.torch_engine import Identification
+
+    return Identification(path, asr)
+
+
+def recording(audio: str | Path | Samples, sample_rate: int = SAMPLE_RATE, channel: int | None = None) -> Samples:
+    """Samples (N,) at 16 kHz of what `Recognizer.transcribe` takes, which has the arguments.
+
+    Raises:
+        PathwaysError: if it cannot be read as audio, or is too short to recognise.
+    """
     where = ""
     if isinstance(audio, (str, Path)):
         samples, where = read_audio(Path(audio), channel=channel), f"{audio}: "

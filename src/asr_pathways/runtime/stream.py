@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -132,3 +134,87 @@ class Incoming:
         """Raises PathwaysError if the segment has begun."""
         if self.rate is not None:
             raise PathwaysError("a segment has begun: end it by final() before the language is switched")
+
+
+class Segment(Protocol):
+    """What decodes one segment of a `FrameStream`."""
+
+    incoming: Incoming
+
+    def accept(self, samples: Samples, rate: int) -> None:
+        """As `Incoming.accept`, of which it has the samples."""
+
+
+SegmentT = TypeVar("SegmentT", bound=Segment)
+
+
+class FrameStream(ABC, Generic[SegmentT]):
+    """A `Stream` of a model that streams, whose segments are decoded as far as whole chunks of frames have come.
+
+    Args:
+        language: a code.
+        check: from what a user calls a language to its code, or a `PathwaysError`.
+        endpointing: when `endpoint` is true.
+        frame: seconds of an encoder frame.
+    """
+
+    def __init__(self, language: str, check: Callable[[str], str], endpointing: Endpointing, frame: float) -> None:
+        self._check, self._rules, self._frame = check, endpointing, frame
+        self._start = 0.0  # of the segment, in seconds from the start of the stream
+        self._begin(language)
+
+    def accept(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> None:
+        """As `Stream.accept`; nothing is decoded yet."""
+        self._segment.accept(samples, sample_rate)
+
+    def partial(self) -> StreamResult:
+        """The hypothesis of the segment so far, up to the last whole chunk."""
+        self._decode()
+        return self._result(final=False)
+
+    def final(self) -> StreamResult:
+        """As `Stream.final`."""
+        self._end()
+        result = self._result(final=True)
+        self._start = result.end
+        self._begin(self.language)
+        return result
+
+    def switch(self, language: str) -> None:
+        """As `Stream.switch`: well below a millisecond where the pathway is ready; else it is prepared now."""
+        code = self._check(language)
+        self._segment.incoming.require_end()
+        self._begin(code)
+
+    def endpoint(self) -> bool:
+        """Whether what was accepted has ended the segment, by the silence since its last word or its length."""
+        self._decode()
+        past, last = self._reached()
+        decoded = self._frame * past
+        if last is None:
+            return decoded >= self._rules.before_speech
+        return decoded - self._frame * (last + 1) >= self._rules.after_speech or decoded >= self._rules.longest
+
+    def _begin(self, language: str) -> None:
+        self._segment = self._new_segment(language)
+        self.language = language
+
+    @abstractmethod
+    def _new_segment(self, language: str) -> SegmentT:
+        """A new segment, which begins at `_start`."""
+
+    @abstractmethod
+    def _decode(self) -> None:
+        """Decodes the whole chunks of the segment."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Decodes all that is left of the segment."""
+
+    @abstractmethod
+    def _reached(self) -> tuple[int, int | None]:
+        """Frames of the segment that are decoded, and which of them emitted its last token; None: there is none."""
+
+    @abstractmethod
+    def _result(self, final: bool) -> StreamResult:
+        """The hypothesis of what is decoded."""

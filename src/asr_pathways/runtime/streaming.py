@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples
-from asr_pathways.data.languages import find_language
+from asr_pathways.data.audio import SAMPLE_RATE
+from asr_pathways.data.languages import known_language
 from asr_pathways.data.normalize import normalize
 from asr_pathways.data.tokenizer import SPACE, UNKNOWN_PIECE, Tokenizer
 from asr_pathways.errors import PathwaysError
@@ -25,7 +25,7 @@ from asr_pathways.runtime.phrase_bias import PhraseBias
 from asr_pathways.runtime.results import Word
 from asr_pathways.runtime.segment_decoder import SegmentDecoder, advance
 from asr_pathways.runtime.sources import PathwaySource, open_source
-from asr_pathways.runtime.stream import Endpointing, StreamResult
+from asr_pathways.runtime.stream import Endpointing, FrameStream, StreamResult
 
 FRAME = 0.01 * STRIDE
 """Seconds of an encoder frame."""
@@ -152,10 +152,7 @@ class StreamingTransducer:
         return self._biases.get(language)
 
     def _check(self, language: str) -> str:
-        code = find_language(language, self.languages)
-        if code is None:
-            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
-        return code
+        return known_language(language, self.languages)
 
 
 class _Written:
@@ -191,70 +188,29 @@ class _Written:
         return " ".join(filter(None, [*self._words, last])), list(self._tokens)
 
 
-class TransducerStream:
+class TransducerStream(FrameStream[SegmentDecoder]):
     """A `Stream` of a transducer; made by `StreamingTransducer.stream`."""
 
     def __init__(self, recognizer: StreamingTransducer, language: str) -> None:
         self._recognizer = recognizer
-        self._start = 0.0
-        self._begin(language)
+        super().__init__(language, recognizer._check, recognizer.endpointing, FRAME)
 
-    @property
-    def language(self) -> str:
-        """The language of the pathway in use."""
-        return self._segment.pathway.language
+    def _new_segment(self, language: str) -> SegmentDecoder:
+        segment = self._recognizer._segment(language)
+        self._written = _Written(segment.pathway.tokenizer, self._start)
+        return segment
 
-    def accept(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> None:
-        """Appends samples (n,), float32 in [-1, 1], at ``sample_rate`` Hz, which stays the same in a segment.
-
-        Nothing is decoded yet: :meth:`partial`, :meth:`final` and `StreamingTransducer.decode` do that.
-
-        Raises:
-            PathwaysError: if ``samples`` is not a float32 vector of finite values in that range, or the rate changes.
-        """
-        self._segment.accept(samples, sample_rate)
-
-    def partial(self) -> StreamResult:
-        """The hypothesis of the segment so far, up to the last whole chunk."""
+    def _decode(self) -> None:
         self._recognizer.decode([self])
-        return self._result(final=False)
 
-    def final(self) -> StreamResult:
-        """Ends the segment: the hypothesis of all that was accepted."""
+    def _end(self) -> None:
         self._segment.end()
-        self._recognizer.decode([self])
+        self._decode()
         self._segment.finish()
-        result = self._result(final=True)
-        self._start = result.end
-        self._begin(self.language)
-        return result
 
-    def switch(self, language: str) -> None:
-        """Changes the language of the next segment. A segment that has begun must be ended by :meth:`final` before.
-
-        Well below a millisecond where the pathway is ready; where it is not, it is prepared now.
-
-        Raises:
-            PathwaysError: for an unknown language, or if the segment has begun.
-        """
-        code = self._recognizer._check(language)
-        self._segment.incoming.require_end()
-        self._begin(code)
-
-    def endpoint(self) -> bool:
-        """Whether what was accepted has ended the segment, by the silence since its last word or its length."""
-        self._recognizer.decode([self])
-        rules, search = self._recognizer.endpointing, self._segment.search
-        decoded = FRAME * search.past[0]
-        if not search.symbols[0]:
-            return decoded >= rules.before_speech
-        silence = decoded - FRAME * (search.frames[0][-1] + 1)
-        return silence >= rules.after_speech or decoded >= rules.longest
-
-    def _begin(self, language: str) -> None:
-        """A new segment."""
-        self._segment = self._recognizer._segment(language)
-        self._written = _Written(self._segment.pathway.tokenizer, self._start)
+    def _reached(self) -> tuple[int, int | None]:
+        search = self._segment.search
+        return search.past[0], search.frames[0][-1] if search.symbols[0] else None
 
     def _result(self, final: bool) -> StreamResult:
         segment = self._segment

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from operator import mul
+from operator import attrgetter, mul
 from pathlib import Path
 from statistics import fmean
 
@@ -36,6 +35,7 @@ from asr_pathways.runtime.compiled_layers import (
 )
 from asr_pathways.runtime.kernels import available
 from asr_pathways.runtime.layers import Layers, Plan, Precision
+from asr_pathways.runtime.lru_cache import LruCache
 from asr_pathways.runtime.pathway_cache import place
 from asr_pathways.runtime.results import Segment, Word
 from asr_pathways.runtime.streaming import StreamingTransducer
@@ -168,7 +168,7 @@ class TorchEngine:
         self._identification = Identification(model, asr)
         granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
         self.layers = Layers(precision, granularity, threads, torch=True) if available() else None
-        self._pathways: OrderedDict[str, _Pathway] = OrderedDict()
+        self._pathways = LruCache[str, _Pathway](memory, attrgetter("nbytes"))
         self._shared: dict[str, CompiledLinear] = {}
         self.lock = threading.Lock()
 
@@ -176,11 +176,9 @@ class TorchEngine:
         self._identification.check()
 
     def load(self, language: str) -> None:
-        """Prepares a language's pathway now, so that its first use does not wait."""
         self._pathway(language)
 
     def plan(self) -> Plan:
-        """As `asr_pathways.runtime.recognizer.Engine.plan`."""
         pathways = self._asr.pathways
         for language in self.languages[:1] or ("",) if pathways is None else pathways.languages:
             self.load(language)
@@ -188,13 +186,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
-        """The segment of samples (N,), float32 at 16 kHz, of at most `window` seconds; None if it has no words.
-
-        Greedy search, by the model's own `HubModel.aligned`.
-
-        Args:
-            language: one of `languages`.
-            words: whether to time them.
+        """As `Engine.recognize`: greedy search, by the model's own `HubModel.aligned`.
 
         Raises:
             PathwaysError: if it is too short, or words are asked for and the model times none.
@@ -249,15 +241,12 @@ class TorchEngine:
         return tuple(words)
 
     def _pathway(self, language: str) -> HubModel:
+        def build() -> _Pathway:
+            with torch_threads(self.threads), torch.no_grad():
+                return self._build(language)
+
         with self.lock, torch.inference_mode(False):
-            key = self.key(language)
-            if key not in self._pathways:
-                with torch_threads(self.threads), torch.no_grad():
-                    self._pathways[key] = self._build(language)
-            self._pathways.move_to_end(key)
-            while len(self._pathways) > 1 and sum(one.nbytes for one in self._pathways.values()) > self.memory:
-                self._pathways.popitem(last=False)
-            return self._pathways[key].model
+            return self._pathways.used(self.key(language), build).model
 
     def key(self, language: str) -> str:
         """What pathways that differ differ in."""

@@ -12,8 +12,8 @@ from asr_pathways.data.live import Sound, live_blocks
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.wer import Utterance, require_words
-from asr_pathways.model_folder.decode import pair, read_samples, reference_text
-from asr_pathways.runtime.recognizer import Recognizer
+from asr_pathways.model_folder.decode import pair, reference_text
+from asr_pathways.runtime.recognizer import Recognizer, recording
 from asr_pathways.runtime.results import Result, Segment
 from asr_pathways.runtime.stream import StreamResult
 
@@ -30,7 +30,7 @@ def transcribe_stream(
         PathwaysError: if the file cannot be read as audio or is too short, or the language is unknown.
     """
     stream = recognizer.stream(language)
-    samples = read_samples(path, channel)
+    samples = recording(path, channel=channel)
     seconds = len(samples) / SAMPLE_RATE
     step = round(CHUNK * SAMPLE_RATE)
     for start in range(0, len(samples), step):

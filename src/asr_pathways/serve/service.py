@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from asr_pathways.data.languages import find_language
+from asr_pathways.data.languages import known_language
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.auto_stream import AUTO
 from asr_pathways.runtime.recognizer import Recognizer
@@ -117,9 +117,7 @@ class Service:
             if not self.auto:
                 raise PathwaysError(f"language: choose one of {' '.join(known)}")
             return AUTO
-        if (code := find_language(asked, known)) is None:
-            raise PathwaysError(f"unknown language {asked!r}: this model knows {' '.join(known)}")
-        return code
+        return known_language(asked, known)
 
     def open(self, language: str) -> Stream:
         """A stream in a language, or ``auto``, from which it can be switched to any other. Run it by `run`."""

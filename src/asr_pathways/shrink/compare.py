@@ -128,18 +128,29 @@ def bytes_of(model: Path) -> int:
     return 4 * sum(parameter.numel() for parameter in load_model(model).model.parameters())
 
 
-def comparison_table(systems: Sequence[System], split: str) -> Table:
-    """A row a system: WER of each language, their mean with its interval, bytes, speed."""
+def comparison(systems: Sequence[System]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows, one a system, without its name: WER of each language, their mean with its interval, bytes,
+    speed.
+    """
     languages = [entry.language for entry in systems[0].scored.languages]
-    words = sum(entry.words for entry in systems[0].scored.languages)
-    table = Table("", title=f"WER % on {split} ({words:,} words), size, and speed on this machine (one thread)")
-    for heading in (*languages, "mean (95% CI)", "on disk", "times as fast as speech"):
-        table.add_column(heading, justify="right")
+    rows = []
     for system in systems:
         scores = system.scored
         mean = f"{percent(scores.mean_wer)} ({percent_interval(scores.mean_wer_ci)})"
         rates = [percent(scores.language(language).wer.rate) for language in languages]
-        table.add_row(system.name, *rates, mean, size(system.nbytes), f"{system.audio / system.seconds:.1f}")
+        rows.append([*rates, mean, size(system.nbytes), f"{system.audio / system.seconds:.1f}"])
+    return [*languages, "mean (95% CI)", "on disk", "times as fast as speech"], rows
+
+
+def comparison_table(systems: Sequence[System], split: str) -> Table:
+    """`comparison` for a terminal."""
+    words = sum(entry.words for entry in systems[0].scored.languages)
+    table = Table("", title=f"WER % on {split} ({words:,} words), size, and speed on this machine (one thread)")
+    headings, rows = comparison(systems)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for system, row in zip(systems, rows, strict=True):
+        table.add_row(system.name, *row)
     return table
 
 

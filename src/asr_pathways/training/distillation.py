@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from asr_pathways.data.batches import Batch
-from asr_pathways.models.speech_model import SpeechModel
+from asr_pathways.models.speech_model import SpeechModel, within_lengths
 
 
 class Distillation:
@@ -80,7 +80,7 @@ class Distillation:
 
 def _divergence(student: Tensor, teacher: Tensor, lengths: Tensor) -> Tensor:
     """KL(teacher || student) of logits (B, N, V), the mean over the first ``lengths`` (B,) of each row."""
-    valid = torch.arange(student.shape[1], device=lengths.device) < lengths[:, None]
+    valid = within_lengths(lengths, student.shape[1])
     student, teacher = (logits[valid].float().log_softmax(dim=-1) for logits in (student, teacher))
     return nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
@@ -89,6 +89,5 @@ def _distance(student: Any, teacher: Any) -> Tensor:
     if isinstance(teacher, Tensor):
         return torch.nn.functional.mse_loss(student, teacher) / teacher.var()
     encodings, lengths = student
-    valid = torch.arange(encodings.shape[1], device=lengths.device) < lengths[:, None]
-    distance: Tensor = (encodings - teacher[0])[valid].square().mean()
+    distance: Tensor = (encodings - teacher[0])[within_lengths(lengths, encodings.shape[1])].square().mean()
     return distance

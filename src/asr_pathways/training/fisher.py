@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from asr_pathways.data.batches import Batch
-from asr_pathways.models.speech_model import SpeechModel
+from asr_pathways.models.speech_model import SpeechModel, within_lengths
 
 
 def fisher_loss(model: SpeechModel, batch: Batch, seed: int) -> Tensor:
@@ -27,7 +27,7 @@ def fisher_loss(model: SpeechModel, batch: Batch, seed: int) -> Tensor:
     finally:
         hook.remove()
     lengths = model.prediction_lengths(batch).to(outputs[0].device)
-    logits = outputs[0][torch.arange(outputs[0].shape[1], device=lengths.device) < lengths[:, None]].float()
+    logits = outputs[0][within_lengths(lengths, outputs[0].shape[1])].float()
     p = logits.detach().softmax(dim=-1)
     signs = torch.randint(0, 2, p.shape, generator=torch.Generator().manual_seed(seed)).to(p) * 2 - 1
     roots = p.sqrt() * signs

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from asr_pathways.errors import PathwaysError
 from asr_pathways.experiment.findings import gather
 from asr_pathways.experiment.plan import make_plan
-from asr_pathways.experiment.recipe import ExperimentRecipe, read_recipe
+from asr_pathways.experiment.recipe import ExperimentRecipe
 from asr_pathways.experiment.report.write import write_results
 from asr_pathways.formats import percent, percent_interval, points
 from tests.experiment.example import as_data, fill, planned
@@ -227,7 +227,7 @@ def test_the_committed_documents_are_what_the_ledger_says(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     for name in ("whisper", "long", "paper"):  # the first writes a table into the discussion, which the second takes in
         shutil.copytree(repository / f"results/{name}/ledger", tmp_path / f"results/{name}/ledger")
-        plan = make_plan(read_recipe(repository / f"recipes/{name}.yaml"))
+        plan = make_plan(ExperimentRecipe.read(repository / f"recipes/{name}.yaml"))
         command = f"asr-pathways experiment recipes/{name}.yaml --out results/{name} --report"
         write_results(plan, Path(f"results/{name}"), command)
     made = {name: text for name, text in files(tmp_path).items() if "/ledger/" not in name}

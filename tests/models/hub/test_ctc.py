@@ -14,8 +14,9 @@ from transformers import AutoModelForCTC, Wav2Vec2ForCTC
 from asr_pathways.bundle.load import load_model
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
-from asr_pathways.models.hub.base import HubModel, pad_lengths
+from asr_pathways.models.hub.base import HubModel
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
+from asr_pathways.models.speech_model import within_lengths
 from tests.models.hub.test_hub import batches_of
 
 Maker = Callable[[str], Path]
@@ -29,8 +30,8 @@ def test_loss_is_that_of_transformers(kind: str, hub_folder: Maker, speech: Path
     hub.config.ctc_loss_reduction, hub.config.ctc_zero_infinity = "sum", True
     inputs = {hub.main_input_name: batch.features}
     if kind != "wav2vec2":
-        inputs["attention_mask"] = pad_lengths(batch.feature_lengths, batch.features.shape[1]).long()
-    padding = ~pad_lengths(batch.target_lengths, batch.targets.shape[1])
+        inputs["attention_mask"] = within_lengths(batch.feature_lengths, batch.features.shape[1]).long()
+    padding = ~within_lengths(batch.target_lengths, batch.targets.shape[1])
     labels = batch.targets.masked_fill(padding, hub.config.pad_token_id if kind == "parakeet_ctc" else -100)
     if kind == "wav2vec2":  # transformers takes the lengths from the mask, which this model must not see
         inputs = {hub.main_input_name: batch.features[-1:]}
@@ -84,7 +85,7 @@ def test_mms_uses_the_adapter_of_the_language(hub_folder: Maker, speech: Path) -
         batch = batches_of(asr, speech, language)[0]
         found, _ = model.logits(batch.features, batch.feature_lengths, language)
         theirs = Wav2Vec2ForCTC.from_pretrained(hub_folder("mms"), target_lang=code, ignore_mismatched_sizes=True)
-        mask = pad_lengths(batch.feature_lengths, batch.features.shape[1]).long()
+        mask = within_lengths(batch.feature_lengths, batch.features.shape[1]).long()
         expected = theirs.eval()(input_values=batch.features, attention_mask=mask).logits
         torch.testing.assert_close(found, expected)
 

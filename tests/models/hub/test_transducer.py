@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from transformers import ParakeetForTDT
 
 from asr_pathways.bundle.load import load_model
-from asr_pathways.models.hub.base import pad_lengths
 from asr_pathways.models.hub.transducer import HubTransducer
+from asr_pathways.models.speech_model import within_lengths
 from tests.models.hub.test_hub import batches_of, one
 
 Maker = Callable[[str], Path]
@@ -22,8 +22,8 @@ def test_tdt_loss_is_that_of_transformers(hub_folder: Maker, speech: Path) -> No
     asr = load_model(hub_folder("parakeet_tdt"))
     batch = batches_of(asr, speech, "en")[-1]
     hub = ParakeetForTDT.from_pretrained(hub_folder("parakeet_tdt")).eval()
-    mask = pad_lengths(batch.feature_lengths, batch.features.shape[1]).long()
-    labels = batch.targets.masked_fill(~pad_lengths(batch.target_lengths, batch.targets.shape[1]), 2)
+    mask = within_lengths(batch.feature_lengths, batch.features.shape[1]).long()
+    labels = batch.targets.masked_fill(~within_lengths(batch.target_lengths, batch.targets.shape[1]), 2)
     tokens = F.pad(batch.targets, (1, 0), value=hub.config.blank_token_id)
     found = hub(
         input_features=batch.features, attention_mask=mask, decoder_input_ids=tokens, labels=labels, reduction="sum"

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
+from asr_pathways.data.normalize import UNSPACED
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.hub.codec import HubTokenizer
 from asr_pathways.models.hub.whisper import language_tokens
-from asr_pathways.runtime.whisper.tokens import LANGUAGES, WITHOUT_SPACES, Tokens
+from asr_pathways.runtime.whisper.tokens import LANGUAGES, Tokens
 
 TEXTS = {
     "en": "Hello, it's me (again) - 3.5% of them!",
@@ -128,7 +129,7 @@ def test_words_of_a_text(language: str, words: list[str], tokens: Tokens, refere
     assert [place for _, places in found for place in places] == list(range(1, len(ids) + 1))
 
 
-@pytest.mark.parametrize("language", sorted(WITHOUT_SPACES & TEXTS.keys()))
+@pytest.mark.parametrize("language", sorted(UNSPACED & TEXTS.keys()))
 def test_no_character_is_cut_where_there_are_no_spaces(language: str, tokens: Tokens, reference: HubTokenizer) -> None:
     ids = reference.encode(TEXTS[language], language)
     words = [word for word, _ in tokens.words(ids, language)]

@@ -14,7 +14,7 @@ from asr_pathways.data.languages import check_language
 from asr_pathways.data.normalize import normalize
 from asr_pathways.data.numerals import SPELLED
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_path
+from asr_pathways.files import write_text
 
 
 def write_numbers(out: Path, languages: Sequence[str], lines: int) -> None:
@@ -28,8 +28,7 @@ def write_numbers(out: Path, languages: Sequence[str], lines: int) -> None:
             spelled = ", ".join(sorted(SPELLED))
             raise PathwaysError(f"numbers are not spelled out in {language!r}: choose among {spelled}")
     for language in languages:
-        with atomic_path(out / f"{language}.txt") as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in number_lines(language, lines)), encoding="utf-8")
+        write_text(out / f"{language}.txt", "".join(f"{line}\n" for line in number_lines(language, lines)))
 
 
 def number_lines(language: str, count: int) -> list[str]:

@@ -22,7 +22,7 @@ from asr_pathways.data.languages import check_language, is_language
 from asr_pathways.data.normalize import normalize
 from asr_pathways.data.splits import split_of
 from asr_pathways.errors import PathwaysError
-from asr_pathways.files import atomic_path, read_text
+from asr_pathways.files import read_text, write_text
 
 MIN_WORDS, MAX_WORDS = 2, 14
 FREQUENT_WORDS = 600  # lines of one frequent word
@@ -75,8 +75,7 @@ def write_texts(
     with unpacked(list(dict.fromkeys([DIALOGUES, *packages])), source) as root:
         for language in languages:
             lines = [line for line in texts(root, language, limit) if line not in exclude]
-            with atomic_path(out / f"{language}.txt") as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            write_text(out / f"{language}.txt", "".join(f"{line}\n" for line in lines))
             counts[language] = len(lines)
     return counts
 

@@ -15,7 +15,7 @@ from asr_pathways.experiment.report.charts import Chart
 from asr_pathways.experiment.report.html import page
 from asr_pathways.experiment.report.markdown import escape
 from asr_pathways.experiment.report.sections import main_table, report
-from asr_pathways.files import atomic_path, read_text
+from asr_pathways.files import read_text, write_text
 
 COMMAND = "asr-pathways experiment RECIPE --out DIR --report"
 _START, _END = "<!-- results -->", "<!-- /results -->"
@@ -56,19 +56,19 @@ def write_results(plan: Plan, root: Path, command: str = COMMAND) -> Findings:
             texts.append(part)
     markdown = "\n\n".join(texts) + "\n"
     for path, svg in pictures.items():
-        _write(document.parent / path, svg)
+        write_text(document.parent / path, svg)
     for old in {*folder.glob("*.svg")} - {document.parent / path for path in pictures}:
         old.unlink()
-    _write(document, markdown)
-    _write(root / "report.html", page(recipe.title, markdown, pictures))
-    _write(root / "results.json", json.dumps(as_json(findings), indent=1, ensure_ascii=False) + "\n")
+    write_text(document, markdown)
+    write_text(root / "report.html", page(recipe.title, markdown, pictures))
+    write_text(root / "results.json", json.dumps(as_json(findings), indent=1, ensure_ascii=False) + "\n")
     if recipe.readme is not None:
         assert recipe.main is not None  # a recipe with a README has a main block
         link = Path(os.path.relpath(document, recipe.readme.parent)).as_posix()
         shown = main_table(findings.blocks[recipe.main])
         made = f"Made by `{command}`; comparisons, significance and figures: [{link}]({link})."
         before, after = _halves(recipe.readme)
-        _write(recipe.readme, f"{before}\n\n{shown}\n\n{made}\n\n{after}")
+        write_text(recipe.readme, f"{before}\n\n{shown}\n\n{made}\n\n{after}")
     return findings
 
 
@@ -92,8 +92,3 @@ def _halves(path: Path) -> tuple[str, str]:
             f"{path}: no place for the results: write the lines {_START} and {_END} where they are to go"
         )
     return match[1], match[2]
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

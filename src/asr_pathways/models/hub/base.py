@@ -19,7 +19,7 @@ from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import temporary_folder, write_json, writing
 from asr_pathways.models.feed_forward import FeedForwards
-from asr_pathways.models.speech_model import SpeechModel
+from asr_pathways.models.speech_model import SpeechModel, within_lengths
 from asr_pathways.models.weights import load_weights
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class HubModel(SpeechModel):
     def positions(self, batch: Batch) -> dict[str, Tensor]:
         """Of all layers whose input has the encoder's frames."""
         size = int(self.output_lengths(torch.tensor([batch.features.shape[1]])))
-        return {"*": pad_lengths(self.output_lengths(batch.feature_lengths), size)}
+        return {"*": within_lengths(self.output_lengths(batch.feature_lengths), size)}
 
     def aligned(self, features: Tensor, lengths: Tensor, language: str) -> list[Aligned]:
         """As `decode`, with the frames and the probability of each token; without, where tokens are of no frames."""
@@ -270,8 +270,3 @@ class HubModel(SpeechModel):
     def _save_parts(self, folder: str) -> None:
         for part in self._parts:
             part.save_pretrained(folder)
-
-
-def pad_lengths(lengths: Tensor, size: int) -> Tensor:
-    """Bool mask (B, size): True where a frame is before the end of its row."""
-    return torch.arange(size, device=lengths.device) < lengths[:, None]

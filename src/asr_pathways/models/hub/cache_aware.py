@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr_pathways.data.languages import find_language, is_language, plain_language
+from asr_pathways.data.languages import is_language, known_language, plain_language
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import read_json, write_json
 from asr_pathways.models.hub.base import Source
@@ -38,10 +38,7 @@ class CacheAware:
         """
         if not self.prompts:
             return None
-        code = find_language(language, self.prompts)
-        if code is None:
-            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.prompts)}")
-        return self.prompts[code]
+        return self.prompts[known_language(language, self.prompts)]
 
 
 class ProcessorFile:

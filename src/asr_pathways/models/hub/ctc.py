@@ -9,14 +9,16 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asr_pathways.data.languages import find_language, plain_language
+from asr_pathways.data.languages import known_language, plain_language
 from asr_pathways.errors import PathwaysError
-from asr_pathways.models.hub.base import Aligned, ExtractorFrontend, HubModel, Source, pad_lengths
+from asr_pathways.models.hub.base import Aligned, ExtractorFrontend, HubModel, Source
+from asr_pathways.models.hub.files import file_of
+from asr_pathways.models.speech_model import within_lengths
+from asr_pathways.models.weights import reading
 
 if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
@@ -48,7 +50,7 @@ class Ctc(HubModel):
     def _inputs(self, features: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         inputs = {self.hub.main_input_name: features}
         if self._masks:
-            inputs["attention_mask"] = pad_lengths(lengths, features.shape[1]).long()
+            inputs["attention_mask"] = within_lengths(lengths, features.shape[1]).long()
         return inputs
 
     def encodings_for(self, targets: Sequence[int]) -> int:
@@ -68,7 +70,7 @@ class Ctc(HubModel):
         size, lengths = batch.features.shape[1], batch.feature_lengths
         strides = zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=True)
         for number, (kernel, stride) in enumerate(strides if batch.features.dim() == 2 else ()):
-            positions[f"*.feature_extractor.conv_layers.{number}"] = pad_lengths(lengths, size)
+            positions[f"*.feature_extractor.conv_layers.{number}"] = within_lengths(lengths, size)
             size, lengths = (size - kernel) // stride + 1, (lengths - kernel) // stride + 1
         return positions | super().positions(batch)
 
@@ -156,10 +158,7 @@ class Mms(Ctc):
         return torch.func.functional_call(self.hub, dict(head.items()), kwargs=dict(inputs))
 
     def _head(self, language: str) -> _Head:
-        known = find_language(language, self._codes)
-        if known is None:
-            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
-        code = self._codes[known]
+        code = self._codes[known_language(language, self._codes)]
         if code not in self.heads:
             tensors = load_adapter_file(self._source, code)
             wanted = set(self.hub._get_adapters())
@@ -226,17 +225,11 @@ def load_adapter_file(source: Source, code: str) -> dict[str, Tensor]:
         PathwaysError: if there is no such file, or it is broken.
     """
     name = f"adapter.{code}.safetensors"
-    path: str | None = str(Path(source.name) / name)
-    if not Path(source.name).is_dir():
-        from transformers.utils import cached_file
-
-        try:
-            path = cached_file(source.name, name, **source.options)
-        except (OSError, ValueError):
-            path = None
-    if path is None or not Path(path).is_file():
-        raise PathwaysError(f"{source}: no {name}: put the adapter of that language there")
     try:
+        path = file_of(source, name)
+    except (OSError, ValueError):  # of the hub
+        path = None
+    if path is None:
+        raise PathwaysError(f"{source}: no {name}: put the adapter of that language there")
+    with reading(path, "adapter"):
         return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise PathwaysError(f"{path}: cannot read adapter (truncated or not safetensors): {error}") from None

@@ -17,7 +17,7 @@ from asr_pathways.models.hub.base import GENERATION, ExtractorFrontend, HubModel
 from asr_pathways.models.hub.cache_aware import ProcessorFile
 from asr_pathways.models.hub.codec import HubTokenizer, MmsTokenizer
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
-from asr_pathways.models.hub.files import check_configs, weight_shapes
+from asr_pathways.models.hub.files import check_configs, file_of, weight_shapes
 from asr_pathways.models.hub.remote import own_folder, pinned
 from asr_pathways.models.hub.transducer import HubTransducer
 from asr_pathways.models.hub.whisper import Whisper
@@ -152,14 +152,10 @@ def _network(source: Source, kind: Any) -> Any:
 
 def _stated_generation(source: Source) -> dict[str, Any] | None:
     """The content of the checkpoint's ``generation_config.json``; None if it has none."""
-    path: str | None = str(Path(source.name) / GENERATION)
-    if not Path(source.name).is_dir():
-        from transformers.utils import cached_file
-
-        path = cached_file(source.name, GENERATION, _raise_exceptions_for_missing_entries=False, **source.options)
-    if path is None or not Path(path).is_file():
+    path = file_of(source, GENERATION)
+    if path is None:
         return None
-    stated = read_json(Path(path))
+    stated = read_json(path)
     if not isinstance(stated, dict):
         raise PathwaysError(f"{path}: not a JSON object")
     return stated

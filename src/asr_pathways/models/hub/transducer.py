@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asr_pathways.models.hub.base import Aligned, ExtractorFrontend, HubModel, pad_lengths
+from asr_pathways.models.hub.base import Aligned, ExtractorFrontend, HubModel
 from asr_pathways.models.hub.cache_aware import CacheAware
 from asr_pathways.models.rnnt_loss import rnnt_loss
+from asr_pathways.models.speech_model import within_lengths
 
 if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
@@ -59,7 +60,7 @@ class HubTransducer(HubModel):
 
     def positions(self, batch: Batch) -> dict[str, Tensor]:
         """Also of the decoder, whose input begins with a blank."""
-        tokens = pad_lengths(batch.target_lengths + 1, batch.targets.shape[1] + 1)
+        tokens = within_lengths(batch.target_lengths + 1, batch.targets.shape[1] + 1)
         return {"decoder": tokens} | super().positions(batch)
 
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,7 @@ class HubTransducer(HubModel):
         return torch.as_tensor(self.hub.encoder._get_subsampling_output_length(lengths)).long()
 
     def _encode(self, features: Tensor, lengths: Tensor, language: str) -> Any:
-        mask, options = pad_lengths(lengths, features.shape[1]).long(), dict[str, Any](self._options)
+        mask, options = within_lengths(lengths, features.shape[1]).long(), dict[str, Any](self._options)
         if self.cache_aware is not None and (prompt := self.cache_aware.prompt(language)) is not None:
             options["prompt_ids"] = torch.full_like(lengths, prompt)
         return self.hub.get_audio_features(input_features=features, attention_mask=mask, **options)

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asr_pathways.data.languages import find_language
+from asr_pathways.data.languages import known_language
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.feed_forward import FeedForwards
 from asr_pathways.models.guards import LEAST_LOG_PROBABILITY, is_silence, loop_end, varied
-from asr_pathways.models.hub.base import ExtractorFrontend, HubModel, pad_lengths
+from asr_pathways.models.hub.base import ExtractorFrontend, HubModel
+from asr_pathways.models.speech_model import within_lengths
 
 if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
@@ -136,10 +137,7 @@ class Whisper(HubModel):
         """
         if not self._languages:
             return [self._start, *self._tasks]
-        code = find_language(language, self._languages)
-        if code is None:
-            raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(self.languages)}")
-        return [self._start, self._languages[code], *self._tasks]
+        return [self._start, self._languages[known_language(language, self._languages)], *self._tasks]
 
     def encode(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Log-mel features (B, T, F) and their lengths (B,) -> encodings (B, T', D).
@@ -154,7 +152,7 @@ class Whisper(HubModel):
             raise PathwaysError(reason)
         size = self._padded(lengths)
         features = F.pad(features, (0, 0, 0, max(0, size - features.shape[1])))[:, :size]
-        valid = pad_lengths(lengths, size)[..., None]
+        valid = within_lengths(lengths, size)[..., None]
         silence = features.masked_fill(~valid, -torch.inf).amax(dim=(1, 2), keepdim=True) - RANGE
         features = torch.where(valid, features, silence)
         encoder = self.hub.model.encoder
@@ -173,12 +171,12 @@ class Whisper(HubModel):
     def positions(self, batch: Batch) -> dict[str, Tensor]:
         """Of all layers: frames of features, of the encoder, and tokens."""
         size, prompt = self._padded(batch.feature_lengths), len(self.prompt(batch.language))
-        encoded = pad_lengths(self.output_lengths(batch.feature_lengths), size // STRIDE)
+        encoded = within_lengths(self.output_lengths(batch.feature_lengths), size // STRIDE)
         return {
             "*.encoder_attn.[kv]_proj": encoded,
-            "model.encoder.conv*": pad_lengths(batch.feature_lengths, size),
+            "model.encoder.conv*": within_lengths(batch.feature_lengths, size),
             "model.encoder": encoded,
-            "model.decoder": pad_lengths(batch.target_lengths + prompt, batch.targets.shape[1] + prompt),
+            "model.decoder": within_lengths(batch.target_lengths + prompt, batch.targets.shape[1] + prompt),
         }
 
     def input_positions(self, batch: Batch) -> dict[str, Tensor]:
@@ -208,7 +206,7 @@ class Whisper(HubModel):
         ).last_hidden_state
         logits = self.hub.proj_out(hidden[:, prompt.shape[1] - 1 :])
         wanted = F.pad(batch.targets, (0, 1)).scatter(1, batch.target_lengths[:, None], self._end)
-        wanted = wanted.masked_fill(~pad_lengths(batch.target_lengths + 1, wanted.shape[1]), -100)
+        wanted = wanted.masked_fill(~within_lengths(batch.target_lengths + 1, wanted.shape[1]), -100)
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
 
     def prediction_lengths(self, batch: Batch) -> Tensor:
@@ -273,7 +271,7 @@ class Whisper(HubModel):
             yield
             return
         weight = self.hub.proj_out.weight
-        padding = ~pad_lengths(torch.tensor(sizes, device=weight.device), longest)[:, None, None]
+        padding = ~within_lengths(torch.tensor(sizes, device=weight.device), longest)[:, None, None]
         mask = torch.zeros(padding.shape, dtype=weight.dtype, device=weight.device)
         mask = mask.masked_fill(padding, torch.finfo(weight.dtype).min)
 

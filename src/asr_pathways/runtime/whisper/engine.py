@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from asr_pathways.data.languages import find_language
 from asr_pathways.errors import PathwaysError
 from asr_pathways.models.guards import LEAST_LOG_PROBABILITY, is_silence, loop_end, varied
 from asr_pathways.runtime.layers import Layers, Plan, Precision
+from asr_pathways.runtime.lru_cache import LruCache
 from asr_pathways.runtime.results import Segment, Word
 from asr_pathways.runtime.whisper.alignment import word_times
 from asr_pathways.runtime.whisper.features import LogMel, pad
@@ -74,7 +74,7 @@ class WhisperEngine:
         identifier: Identifier | None = None,
     ) -> None:
         self._identifier = identifier
-        self._source, self._threads, self._memory = source, threads, memory
+        self._source, self._threads = source, threads
         self._shape = Shape.read(source.config, f"{source.where}: config.json")
         self._tokens = _tokens(source)
         self.layers = Layers(precision, source.granularity, threads)
@@ -94,34 +94,26 @@ class WhisperEngine:
         never = self._banned(source.generation.get("suppress_tokens"))
         first = self._banned(source.generation.get("begin_suppress_tokens"))
         self._search = Search(self._tokens.end, self._shape.max_target_positions, never, never | first, beam)
-        self._networks: OrderedDict[str, Network] = OrderedDict()
+        self._networks = LruCache[str, Network](memory, self._nbytes)
         self._lock = threading.Lock()
 
     def check_identification(self) -> None:
-        """Raises `PathwaysError` if it does not tell its languages apart."""
         if self._identifier is not None:
             self._identifier.check()
         elif len(self._language_tokens) < 2:
             raise PathwaysError(f"{self._source.where}: an English-only Whisper tells no languages apart")
 
     def plan(self) -> Plan:
-        """As `asr_pathways.runtime.recognizer.Engine.plan`."""
         for language in self.languages:
             self.load(language)
         return self.layers.plan
 
     def load(self, language: str) -> None:
-        """Prepares a language's pathway now, so that its first use does not wait."""
         self._network(language)
 
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
-        """The segment of samples (N,), float32 at 16 kHz, of at most `window` seconds; None if it has no words.
-
-        Greedy search is as `asr_pathways.models.hub.whisper.Whisper.decode` does it; beam search has the same guards.
-
-        Args:
-            language: one of `languages`.
-            words: whether to time them.
+        """As `Engine.recognize`. Greedy search is as `asr_pathways.models.hub.whisper.Whisper.decode` does it; beam
+        search has the same guards.
 
         Raises:
             PathwaysError: if it is too short or too long.
@@ -187,21 +179,12 @@ class WhisperEngine:
         return code
 
     def _network(self, language: str) -> Network:
-        key = self._source.pathway(language)
+        def make() -> Network:
+            tensor, tokens = partial(self._tensor, language=language), self._source.vocabulary(language)
+            return Network(self._shape, tensor, self.layers, self._threads, self._alignment_heads, tokens)
+
         with self._lock:
-            if key not in self._networks:
-                self._networks[key] = Network(
-                    self._shape,
-                    partial(self._tensor, language=language),
-                    self.layers,
-                    self._threads,
-                    self._alignment_heads,
-                    self._source.vocabulary(language),
-                )
-            self._networks.move_to_end(key)
-            while len(self._networks) > 1 and sum(map(self._nbytes, self._networks.values())) > self._memory:
-                self._networks.popitem(last=False)
-            return self._networks[key]
+            return self._networks.used(self._source.pathway(language), make)
 
     def _tensor(self, name: str, language: str) -> NDArray[Any]:
         """A tensor of a pathway: the embedding is that of all, but for languages that have their own."""

@@ -113,12 +113,12 @@ class Network:
         self._tensor, self._layers = tensor, layers
         attention = layers.attention
         try:
-            dim, heard, written = shape.d_model, shape.max_source_positions, shape.max_target_positions
+            dim, frames, written = shape.d_model, shape.max_source_positions, shape.max_target_positions
             self._convolutions = [
                 self._linear(f"model.encoder.conv{index}", MANY, shape=(dim, inputs, 3))
                 for index, inputs in ((1, shape.num_mel_bins), (2, dim))
             ]
-            self._encoder_positions = self._floats("model.encoder.embed_positions.weight", heard, dim)
+            self._encoder_positions = self._floats("model.encoder.embed_positions.weight", frames, dim)
             self._encoder = self._kernels.Encoder(
                 shape.encoder_attention_heads,
                 attention,

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from asr_pathways.data.languages import plain_language
+from asr_pathways.data.normalize import UNSPACED
 from asr_pathways.errors import PathwaysError
 
 LANGUAGES = (
@@ -22,9 +23,6 @@ LANGUAGES = (
     "yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su yue"
 )
 """Whisper's own codes of languages, in its order."""
-
-WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km"})
-"""Languages that put no space between words: words are characters, as in openai-whisper, and in Khmer likewise."""
 
 _TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
 
@@ -101,7 +99,7 @@ class Tokens:
 
         Where ``language`` puts no space between words, a word is what makes up whole characters, with their marks.
         """
-        spaced = plain_language(language) not in WITHOUT_SPACES
+        spaced = plain_language(language) not in UNSPACED
         words: list[tuple[str, list[int]]] = []
         for piece, places in self._whole_characters(ids):
             goes_on = not piece[:1].isspace() if spaced else words and _goes_on(words[-1][0], piece)
