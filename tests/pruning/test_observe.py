@@ -202,6 +202,21 @@ def test_the_diagonal_of_fisher_is_of_the_gradients_of_single_positions() -> Non
     assert all(torch.equal(other.evidence("en")(name), of(name)) for name in expected)
 
 
+def test_the_diagonal_of_fisher_counts_every_layer_that_has_the_weight() -> None:
+    torch.manual_seed(0)
+    first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    second.weight = first.weight
+    seen = FisherDiagonal(find_prunable(nn.ModuleList([first, second]), ("*",), ()))
+    seen.hook()
+    x, y = torch.randn(2, 5, 3)
+    seen.recording = "en"
+    (first(x).square().sum() + second(y).square().sum()).backward()
+    seen.commit(["en"])
+    rows = torch.cat([x, y])
+    gradients = 2 * (rows @ first.weight.detach().T)[:, :, None] * rows[:, None]
+    torch.testing.assert_close(seen.evidence("en")("0.weight"), gradients.square().mean(dim=0).sqrt())
+
+
 def test_a_tensor_without_a_diagonal_of_fisher_is_named() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Conv1d(3, 2, 1))
     pathways = Pathways.attach(model, PathwayConfig(sparsity=0.5, score="fisher"), ["en"])

@@ -264,16 +264,15 @@ class FisherDiagonal(InputStatistics):
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         super().__init__(prunable)
-        self._layers = {
-            names["weight"]: module
+        self._layers = [
+            (names["weight"], module)  # several, where they share a weight
             for module, names in by_module(prunable).items()
             if isinstance(module, nn.Linear) and "weight" in names
-        }
+        ]
 
     def hook(self) -> Removers:
         return [
-            module.register_forward_hook(partial(self._forward, name, module)).remove
-            for name, module in self._layers.items()
+            module.register_forward_hook(partial(self._forward, name, module)).remove for name, module in self._layers
         ]
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
@@ -293,7 +292,7 @@ class FisherDiagonal(InputStatistics):
         return {f"fisher/{name}": sums for name, sums in super().state(pathway).items()}
 
     def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
-        super().load_state(pathway, {name: state[f"fisher/{name}"] for name in self._layers})
+        super().load_state(pathway, {name: state[f"fisher/{name}"] for name, _ in self._layers})
 
     def _forward(
         self, name: str, observed: nn.Module, module: nn.Module, inputs: tuple[Tensor], output: Tensor
@@ -314,7 +313,7 @@ class FisherDiagonal(InputStatistics):
 
     def _zeros(self) -> dict[str, Tensor]:
         with no_autograd():
-            shapes = {name: module.weight.shape for name, module in self._layers.items()}
+            shapes = {name: module.weight.shape for name, module in self._layers}
             return {name: torch.zeros(rows, columns + 1) for name, (rows, columns) in shapes.items()}
 
 
