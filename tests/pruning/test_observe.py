@@ -133,6 +133,21 @@ def test_long_inputs_are_sampled_along_their_longest_dimension() -> None:
     assert observe.POSITIONS / 2 <= count <= 2 * observe.POSITIONS
 
 
+def test_inputs_of_many_dimensions_are_sampled_over_all_of_them() -> None:
+    """Of a convolution over time and frequency one step has more positions than are used: the first is not all."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 3))
+    seen = InputStatistics(find_prunable(model, ("*",), ()))
+    seen.hook()
+    time, frequency = torch.meshgrid(torch.arange(60.0), torch.arange(40.0), indexing="ij")
+    x = torch.stack([time, frequency]).expand(8, -1, -1, -1)  # (B, C, T, F)
+    seen.recording = "en"
+    with torch.no_grad():
+        model(x)
+    seen.commit(["en"])
+    exact = x.square().mean(dim=(0, 2, 3)).sqrt()
+    torch.testing.assert_close(seen.rms("en")["0.weight"][0], exact, rtol=0.05, atol=0)
+
+
 def test_the_encoder_of_torch_is_seen_in_evaluation_too() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     model = nn.TransformerEncoder(layer, 2).eval()

@@ -35,6 +35,7 @@ from asr_pathways.pruning.weights import hook_gradients, no_autograd
 # Means need few samples, so that observing costs a training step about a hundredth of its time.
 EVERY = 4  # one in so many training steps of a pathway is observed, the first among them
 POSITIONS = 256  # about so many positions of a training batch are used at most
+GOLDEN = 0.6180339887498949  # whose multiples, modulo 1, are spread evenly
 DECAY = 0.98  # of a running sum when the next step is added: an average over about 50 observed steps
 
 Removers = list[Callable[[], None]]
@@ -424,13 +425,21 @@ def without_padding(x: Tensor, channel: int, weight: str, positions: Mapping[str
 
 
 def _sum_of_squares(x: Tensor, most: int) -> tuple[Tensor, int]:
-    """Sums over all dimensions but the last, of every so-many-th step of the longest: ((C,), how many)."""
+    """Sums over all dimensions but the last: ((C,), how many).
+
+    Of every so-many-th step of the longest; where a single step has more positions than ``most``, of some spread over
+    all dimensions: a first step is often silence.
+    """
     if x.dim() == 1:
         x = x[None]
     lead = x.shape[:-1]
     longest = max(range(len(lead)), key=lambda dim: lead[dim])
     every = max(1, math.prod(lead) // most)
-    x = x.movedim(longest, 0)[::every].float()
+    if every > lead[longest]:
+        places = (torch.arange(most, dtype=torch.float64, device=x.device) * GOLDEN % 1 * math.prod(lead)).long()
+        x = x[torch.unravel_index(places, lead)].float()
+    else:
+        x = x.movedim(longest, 0)[::every].float()
     return x.square().sum(dim=tuple(range(x.dim() - 1))), x.numel() // x.shape[-1]
 
 
