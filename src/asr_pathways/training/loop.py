@@ -386,7 +386,7 @@ class TrainingLoop:
     def _finish(self, progress: TrainingProgress) -> None:
         """Writes the model to ``out``: the last, the best, or the mean of the best ones if that is better on dev."""
         wer = self.state.history[-1]["mean_wer"] if self.state.history else None
-        if self.state.best:
+        if self.state.best and self.config.evaluation.choose == "best":  # else those are of before the run went on
             best = self.state.best[0]
             wer = best["wer"]
             self._load(self._best_folder(best["step"]))
