@@ -343,7 +343,7 @@ class Pathways:
             The languages that got a mask; the others keep theirs, as do those after which one was added.
 
         Raises:
-            PathwaysError: if no language is in both, or the tensors differ.
+            PathwaysError: if no language is in both, or the tensors differ, or the granularity of the masks.
         """
         self._active.require_dense("masks_from()")
         if isinstance(source, Pathways):
