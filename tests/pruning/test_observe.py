@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -133,19 +135,25 @@ def test_long_inputs_are_sampled_along_their_longest_dimension() -> None:
     assert observe.POSITIONS / 2 <= count <= 2 * observe.POSITIONS
 
 
-def test_inputs_of_many_dimensions_are_sampled_over_all_of_them() -> None:
+@pytest.mark.parametrize("rows", [4, 8])
+def test_inputs_of_many_dimensions_are_sampled_over_all_of_them(rows: int) -> None:
     """Of a convolution over time and frequency one step has more positions than are used: the first is not all."""
     model = nn.Sequential(nn.Conv2d(2, 3, 3))
     seen = InputStatistics(find_prunable(model, ("*",), ()))
     seen.hook()
     time, frequency = torch.meshgrid(torch.arange(60.0), torch.arange(40.0), indexing="ij")
-    x = torch.stack([time, frequency]).expand(8, -1, -1, -1)  # (B, C, T, F)
+    x = torch.stack([time, frequency]).expand(rows, -1, -1, -1)  # (B, C, T, F)
     seen.recording = "en"
     with torch.no_grad():
         model(x)
     seen.commit(["en"])
     exact = x.square().mean(dim=(0, 2, 3)).sqrt()
     torch.testing.assert_close(seen.rms("en")["0.weight"][0], exact, rtol=0.05, atol=0)
+    seen.recording, seen.most = "fr", sys.maxsize  # as in calibration: all of it
+    with torch.no_grad():
+        model(x[:2, :, :4, :5])
+    seen.commit(["fr"])
+    assert float(seen.state("fr")["0.weight"][0, -1]) == 2 * 4 * 5
 
 
 def test_the_encoder_of_torch_is_seen_in_evaluation_too() -> None:

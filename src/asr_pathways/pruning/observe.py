@@ -35,6 +35,7 @@ from asr_pathways.pruning.weights import hook_gradients, no_autograd
 # Means need few samples, so that observing costs a training step about a hundredth of its time.
 EVERY = 4  # one in so many training steps of a pathway is observed, the first among them
 POSITIONS = 256  # about so many positions of a training batch are used at most
+FEWEST = 8  # steps of an input of many dimensions, such as time and frequency
 GOLDEN = 0.6180339887498949  # whose multiples, modulo 1, are spread evenly
 DECAY = 0.98  # of a running sum when the next step is added: an average over about 50 observed steps
 
@@ -427,15 +428,15 @@ def without_padding(x: Tensor, channel: int, weight: str, positions: Mapping[str
 def _sum_of_squares(x: Tensor, most: int) -> tuple[Tensor, int]:
     """Sums over all dimensions but the last: ((C,), how many).
 
-    Of every so-many-th step of the longest; where a single step has more positions than ``most``, of some spread over
-    all dimensions: a first step is often silence.
+    Of every so-many-th step of the longest; where of three or more that would be but a few steps, of positions spread
+    over all: a first step is often silence.
     """
     if x.dim() == 1:
         x = x[None]
     lead = x.shape[:-1]
     longest = max(range(len(lead)), key=lambda dim: lead[dim])
     every = max(1, math.prod(lead) // most)
-    if every > lead[longest]:
+    if every > 1 and lead[longest] // every < (FEWEST if len(lead) > 2 else 1):
         places = (torch.arange(most, dtype=torch.float64, device=x.device) * GOLDEN % 1 * math.prod(lead)).long()
         x = x[torch.unravel_index(places, lead)].float()
     else:
