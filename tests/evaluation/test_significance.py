@@ -180,6 +180,23 @@ def test_the_detectable_difference_is_found_four_times_in_five() -> None:
     assert 1 - NormalDist(detectable(5800, 0.5), error).cdf(threshold) == pytest.approx(0.8)
 
 
+@pytest.mark.parametrize(("count", "p"), [(1, 1.0), (2, 0.5), (5, 2 / 2**5), (6, 2 / 2**6), (13, 2 / 2**13)])
+def test_few_utterances_show_no_more_than_signs_can(count: int, p: float) -> None:
+    """Resamples of utterances that differ alike are all the same: p would be the smallest there is."""
+    systems = {name: {0: {"en": made("x", [10] * count, [errors] * count)}} for name, errors in (("a", 1), ("b", 2))}
+    pair = Bootstrap(systems).compare("a", "b")
+    assert pair is not None and pair.wer.points == pytest.approx(-0.1)
+    assert pair.wer.p == pytest.approx(max(p, 2 / 10_001)) and pair.wer.significant == (count > 5)
+    assert np.isinf([*pair.wer.ci, pair.wer.error]).all() == (count <= 5)
+
+
+def test_a_language_of_one_utterance_decides_nothing() -> None:
+    many = made("x", [10] * 40, [2] * 40)
+    systems = {"a": {0: {"en": many, "fr": made("y", [10], [1])}}, "b": {0: {"en": many, "fr": made("y", [10], [9])}}}
+    pair = Bootstrap(systems, replications=500).compare("a", "b")
+    assert pair is not None and pair.wer.points == pytest.approx(-0.4) and pair.wer.p == 1.0
+
+
 def test_only_seeds_of_both_are_compared() -> None:
     systems = {"a": {0: run("a0", 0.2), 1: run("a1", 0.2)}, "b": {1: run("b1", 0.4)}, "c": {2: run("c2", 0.4)}}
     found = Bootstrap(systems, replications=100)
@@ -202,6 +219,7 @@ def test_other_utterances_are_not_compared() -> None:
         ({"en": made("y", [1, 2], [0, 1])}, "a and b were not tested on the same utterances: en, seed 4"),
         ({"en": made("x", [2, 2], [0, 1])}, "not tested on the same utterances"),
         ({"fr": made("x", [1, 2], [0, 1])}, "b, seed 4: not tested on en"),
+        ({**one, "fr": made("x", [1, 2], [0, 1])}, "a, seed 4: not tested on fr"),
     ):
         with pytest.raises(PathwaysError, match=message):
             Bootstrap({"a": {4: one}, "b": {4: other}}, replications=5).compare("a", "b")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -133,6 +135,27 @@ def test_long_inputs_are_sampled_along_their_longest_dimension() -> None:
     assert observe.POSITIONS / 2 <= count <= 2 * observe.POSITIONS
 
 
+@pytest.mark.parametrize("rows", [4, 8])
+def test_inputs_of_many_dimensions_are_sampled_over_all_of_them(rows: int) -> None:
+    """Of a convolution over time and frequency one step has more positions than are used: the first is not all."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 3))
+    seen = InputStatistics(find_prunable(model, ("*",), ()))
+    seen.hook()
+    time, frequency = torch.meshgrid(torch.arange(60.0), torch.arange(40.0), indexing="ij")
+    x = torch.stack([time, frequency]).expand(rows, -1, -1, -1)  # (B, C, T, F)
+    seen.recording = "en"
+    with torch.no_grad():
+        model(x)
+    seen.commit(["en"])
+    exact = x.square().mean(dim=(0, 2, 3)).sqrt()
+    torch.testing.assert_close(seen.rms("en")["0.weight"][0], exact, rtol=0.05, atol=0)
+    seen.recording, seen.most = "fr", sys.maxsize  # as in calibration: all of it
+    with torch.no_grad():
+        model(x[:2, :, :4, :5])
+    seen.commit(["fr"])
+    assert float(seen.state("fr")["0.weight"][0, -1]) == 2 * 4 * 5
+
+
 def test_the_encoder_of_torch_is_seen_in_evaluation_too() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     model = nn.TransformerEncoder(layer, 2).eval()
@@ -200,6 +223,21 @@ def test_the_diagonal_of_fisher_is_of_the_gradients_of_single_positions() -> Non
     other = FisherDiagonal(find_prunable(model, ("*",), ()))
     other.load_state("en", seen.state("en"))
     assert all(torch.equal(other.evidence("en")(name), of(name)) for name in expected)
+
+
+def test_the_diagonal_of_fisher_counts_every_layer_that_has_the_weight() -> None:
+    torch.manual_seed(0)
+    first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    second.weight = first.weight
+    seen = FisherDiagonal(find_prunable(nn.ModuleList([first, second]), ("*",), ()))
+    seen.hook()
+    x, y = torch.randn(2, 5, 3)
+    seen.recording = "en"
+    (first(x).square().sum() + second(y).square().sum()).backward()
+    seen.commit(["en"])
+    rows = torch.cat([x, y])
+    gradients = 2 * (rows @ first.weight.detach().T)[:, :, None] * rows[:, None]
+    torch.testing.assert_close(seen.evidence("en")("0.weight"), gradients.square().mean(dim=0).sqrt())
 
 
 def test_a_tensor_without_a_diagonal_of_fisher_is_named() -> None:

@@ -167,6 +167,59 @@ def test_parp_writes_zeros_and_then_trains_densely(recogniser: Recogniser) -> No
     assert all(torch.equal(value != 0, now[name]) for name, value in weights(recogniser, pathways).items())
 
 
+def test_parp_chooses_its_first_masks_by_the_score_among_all_weights() -> None:
+    """Those of magnitude, by which zeros are written at once, do not decide which weights there are to choose from."""
+    torch.manual_seed(0)
+    models = [nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 8)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    x = torch.randn(64, 16) * torch.logspace(-2, 2, 16)
+    parp, frozen = (
+        Pathways.attach(model, PathwayConfig(sparsity=0.5, score="activation", gradient=gradient, shared=True), ["en"])
+        for model, gradient in zip(models, ("parp", "frozen"), strict=True)
+    )
+    first, theta = parp.mask("en"), weights(models[1], frozen)
+    for model, pathways in zip(models, (parp, frozen), strict=True):
+        with pathways.calibrate("en"):
+            model(x)
+    assert all(torch.equal(value != 0, first[name]) for name, value in weights(models[0], parp).items())
+    for pathways in (parp, frozen):
+        pathways.adapt("en")
+    chosen = parp.mask("en")
+    assert all(torch.equal(mask, frozen.mask("en")[name]) for name, mask in chosen.items())
+    assert not torch.equal(chosen["0.weight"], first["0.weight"])
+    assert all(torch.equal(value, theta[name] * chosen[name]) for name, value in weights(models[0], parp).items())
+    again = Pathways.attach(models[1], parp.config, ["en"])
+    again.load_state_dict(parp.state_dict())
+    assert all(torch.equal(value, theta[name] * chosen[name]) for name, value in weights(models[1], again).items())
+
+
+def test_parp_from_other_masks_has_all_weights_that_they_keep() -> None:
+    torch.manual_seed(0)
+    model, other = (nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)) for _ in range(2))
+    theta = [model[index].weight.clone() for index in range(2)]
+    source = Pathways.attach(other, PathwayConfig(sparsity=0.5, shared=True), ["en"])
+    pathways = Pathways.attach(model, PathwayConfig(sparsity=0.5, gradient="parp", shared=True), ["en"])
+    model.eval()
+    with pathways.use("en"):
+        model(torch.randn(2, 8))
+    pathways.masks_from(source)
+    for index, mask in enumerate(source.mask("en").values()):
+        assert torch.equal(model[index].weight, theta[index] * mask)
+
+
+def test_parp_does_not_undo_training_to_calibrate() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    pathways = Pathways.attach(model, PathwayConfig(sparsity=0.5, score="activation", gradient="parp"), ["en"])
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    moved = model[0].weight.clone()
+    with pathways.calibrate("en"):
+        model(torch.randn(4, 8))
+    pathways.adapt("en")
+    assert torch.equal(model[0].weight, moved * pathways.mask("en")["0.weight"])
+
+
 def test_lottery_tickets_rewind_weights_buffers_and_optimizer(recogniser: Recogniser) -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 4))
     start = {name: value.clone() for name, value in model.state_dict().items()}

@@ -90,6 +90,26 @@ def test_masks_may_be_taken_from_a_folder(saved: tuple[Pathways, Path]) -> None:
     assert all(torch.equal(mask, other.mask("fr")[name]) for name, mask in pathways.mask("fr").items())
 
 
+@pytest.mark.parametrize(("structure", "sparsity"), [("block:4x1", 0.5), ("block:3x5", 0.5), ("2:4", 0.5)])
+def test_masks_of_another_structure_are_refused(structure: str, sparsity: float, tmp_path: Path) -> None:
+    """Else a model said to be of blocks would have single weights, and be as slow as one."""
+    torch.manual_seed(0)
+
+    def attached(granularity: str) -> Pathways:
+        config = PathwayConfig(sparsity=sparsity, granularity=granularity)
+        return Pathways.attach(nn.Sequential(nn.Linear(16, 10), nn.Linear(10, 4)), config, ["en"])
+
+    same, single = attached(structure), attached("unstructured")
+    here = attached(structure)
+    for source, folder in ((same, tmp_path / "same"), (single, tmp_path / "single")):
+        source.save(folder)
+    assert here.masks_from(tmp_path / "same") == ["en"]
+    assert all(torch.equal(mask, same.mask("en")[name]) for name, mask in here.mask("en").items())
+    with pytest.raises(PathwaysError, match=f"masks are not of granularity {structure}, as that of 0.weight"):
+        here.masks_from(tmp_path / "single")
+    assert single.masks_from(same) == ["en"]  # whose units are single weights: any will do
+
+
 def test_a_folder_of_another_model_is_refused(saved: tuple[Pathways, Path]) -> None:
     model = Recogniser()
     model.convolution = nn.Conv1d(6, 8, 5, padding=2, groups=2)

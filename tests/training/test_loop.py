@@ -315,6 +315,23 @@ def test_the_mean_of_the_best_models_is_taken_if_it_is_as_good(
     assert not same(kept[0], kept[1])
 
 
+def test_the_last_model_is_the_result_where_a_run_goes_on_so(
+    tmp_path: Path, speech: Path, tokenizer: Tokenizer
+) -> None:
+    """And not the best one of before."""
+    often = {"every": 2, "utterances": 1}
+    config = loop_config(4, evaluation=often)
+    first = make_loop(speech, recognizer_for(tokenizer, None, 4), tmp_path, config)
+    first.run()
+    assert first.state.best
+    config = loop_config(6, evaluation={**often, "choose": "last"})
+    loop = make_loop(speech, recognizer_for(tokenizer, None, 6), tmp_path, config)
+    loop.resume()
+    loop.run()
+    last = torch.load(loop.checkpoint, weights_only=True)["model"]
+    assert same(load_model(tmp_path).model.state_dict(), last)
+
+
 def test_models_that_are_not_sparse_yet_are_not_candidates(tmp_path: Path, speech: Path, tokenizer: Tokenizer) -> None:
     config = loop_config(12, evaluation=EvaluationConfig(every=2, keep_best=2))
     asr = recognizer_for(tokenizer, "imp", 12, prune_every=1)  # stages at steps 0 to 5

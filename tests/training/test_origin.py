@@ -148,6 +148,36 @@ def test_another_number_of_threads_and_another_recipe_are_reported(
     ]
 
 
+def test_another_decay_counts_from_there_on(speech: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """The optimizer's state has the options of back then, too."""
+    make_loop(speech, recognizer_for(tokenizer, None, 2), tmp_path, loop_config(2)).run()
+    options = {"steps": 2, "weight_decay": 0.5, "betas": (0.5, 0.6)}
+    config = loop_config(2, optimizer=options)
+    other = make_loop(speech, recognizer_for(tokenizer, None, 2), tmp_path, config)
+    other.resume()
+    matrices, vectors = other.optimizer.param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.5, 0.0)
+    assert matrices["betas"] == vectors["betas"] == (0.5, 0.6)
+
+
+def test_options_of_the_start_are_not_said_to_count_later(
+    speech: Path, tokenizer: Tokenizer, dense_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"method": "dynamic", "sparsity": 0.5, "announced": False}
+    prune(dense_model, speech, tmp_path, recipe=PruneRecipe.model_validate(RECIPE), **options)
+    capsys.readouterr()
+    changes = {"refit_batches": 2, "calibration_batches": 1, "keep_last": 1}
+    prune(
+        dense_model, speech, tmp_path, recipe=PruneRecipe.model_validate({**RECIPE, **changes}), resume=True, **options
+    )
+    lines = [line for line in capsys.readouterr().err.splitlines() if "goes on" in line]
+    assert lines == [
+        f"{tmp_path}: goes on with another recipe, from here on: keep_last 1 (it was 2)",
+        f"{tmp_path}: has begun, so it goes on as it was: calibration_batches 1 (it was 4), "
+        "refit_batches 2 (it was 0): for that start a new run",
+    ]
+
+
 def test_a_checkpoint_of_before_is_read_and_says_so(
     speech: Path, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

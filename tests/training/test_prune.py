@@ -19,10 +19,11 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.pruning import METHODS
+from asr_pathways.pruning import METHODS, PathwayConfig, Pathways
 from asr_pathways.training.config import PruneRecipe
-from asr_pathways.training.prune import prune
+from asr_pathways.training.prune import options_for, prune
 from asr_pathways.training.refitting import Solved
+from tests.models.hub.tiny import MAKERS
 from tests.training.helpers import on_loss, recognizer_for, same
 
 
@@ -179,6 +180,16 @@ def test_refitting_that_does_not_fit_is_refused_first(
 
 def _speech(batch: Batch) -> tuple[Tensor, Tensor, str]:
     return batch.features, batch.feature_lengths, batch.language
+
+
+def test_what_languages_have_of_their_own_is_never_masked(tmp_path: Path) -> None:
+    """A recipe that names weights to leave out must not let masks cover those that are replaced while MMS runs."""
+    asr = load_model(MAKERS["mms"](tmp_path / "mms"))
+    exclude = options_for(asr.model, {"exclude": ("wav2vec2.encoder.layers.0",)})["exclude"]
+    pathways = Pathways.attach(asr.model.network, PathwayConfig(sparsity=0.5, exclude=exclude), ["en"])
+    replaced = asr.model.network._get_adapters()  # type: ignore[operator]
+    assert replaced and not replaced.keys() & set(pathways.names)
+    assert not any("encoder.layers.0." in name for name in pathways.names)
 
 
 @pytest.mark.parametrize("init", ["lap", "lsp"])

@@ -34,6 +34,9 @@ from asr_pathways.evaluation.wer import (
 )
 
 ALPHA, POWER = 0.05, 0.8
+FEW = 14
+"""With fewer utterances of a language its resamples may all be alike, and a small p of the bootstrap says nothing."""
+
 _QUANTILES = NormalDist().inv_cdf(1 - ALPHA / 2) + NormalDist().inv_cdf(POWER)
 
 
@@ -98,6 +101,7 @@ class Pooled:
         loss: nats a word piece, mean over languages and seeds.
         wer_by_seed: mean WER over languages of each seed by itself.
         replicates: resampled mean WER and mean CER (replications, 2).
+        shares: {language: the part (N, 2) of each cluster in its WER and CER}.
     """
 
     seeds: tuple[int, ...]
@@ -109,6 +113,7 @@ class Pooled:
     loss: float
     wer_by_seed: dict[int, float]
     replicates: Rates = field(repr=False, compare=False)
+    shares: dict[str, Rates] = field(repr=False, compare=False)
 
     @property
     def words(self) -> int:
@@ -117,7 +122,10 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean rate of the first system minus that of the second; ``error`` is the bootstrap's standard error."""
+    """A mean rate of the first system minus that of the second; ``error`` is the bootstrap's standard error.
+
+    Where there are too few utterances to say, interval and error are infinite.
+    """
 
     points: float
     ci: Interval
@@ -188,22 +196,24 @@ class Bootstrap:
             return None
         a, b = self.pooled(first, seeds), self.pooled(second, seeds)
         resampled = a.replicates - b.replicates
+        shares = [a.shares[language] - b.shares[language] for language in a.shares]
         return Paired(
             first,
             second,
             seeds,
-            _difference(a.wer - b.wer, resampled[:, 0]),
+            _difference(a.wer - b.wer, resampled[:, 0], [one[:, 0] for one in shares], self._seed),
             (a.wer - b.wer) / b.wer if b.wer else None,
-            _difference(a.cer - b.cer, resampled[:, 1]),
+            _difference(a.cer - b.cer, resampled[:, 1], [one[:, 1] for one in shares], self._seed),
             a.loss - b.loss,
             sum(a.wer_by_seed[seed] < b.wer_by_seed[seed] for seed in seeds),
         )
 
     def _pool(self, seeds: tuple[int, ...]) -> dict[str, Pooled]:
         systems = {name: runs for name, runs in self._systems.items() if all(seed in runs for seed in seeds)}
-        languages = list(next(iter(systems.values()))[seeds[0]])
+        languages = list(dict.fromkeys(code for runs in systems.values() for seed in seeds for code in runs[seed]))
         rates: dict[str, dict[str, LanguageRate]] = {name: {} for name in systems}
         replicates: dict[str, list[Rates]] = {name: [] for name in systems}
+        shares: dict[str, dict[str, Rates]] = {name: {} for name in systems}
         for language in languages:
             counts = _clusters(systems, seeds, language)
             total = counts.sum(axis=0)
@@ -211,12 +221,14 @@ class Bootstrap:
             for place, name in enumerate(systems):
                 errors = slice(2 * place + 2, 2 * place + 4)  # the first two columns are words and characters
                 wer, cer = total[errors] / total[:2]
+                shares[name][language] = counts[:, errors] / total[:2]
                 resampled = sums[:, errors] / np.maximum(sums[:, :2], 1)  # a resample may have no words
                 interval = percentiles(resampled[:, 0])
                 rates[name][language] = LanguageRate(len(counts), int(total[0]), float(wer), float(cer), interval)
                 replicates[name].append(resampled)
         return {
-            name: _pooled(seeds, rates[name], np.mean(replicates[name], axis=0), runs) for name, runs in systems.items()
+            name: _pooled(seeds, rates[name], np.mean(replicates[name], axis=0), shares[name], runs)
+            for name, runs in systems.items()
         }
 
 
@@ -257,7 +269,9 @@ def _clusters(systems: Mapping[str, Runs], seeds: Sequence[int], language: str) 
     return counts
 
 
-def _pooled(seeds: tuple[int, ...], rates: dict[str, LanguageRate], replicates: Rates, runs: Runs) -> Pooled:
+def _pooled(
+    seeds: tuple[int, ...], rates: dict[str, LanguageRate], replicates: Rates, shares: dict[str, Rates], runs: Runs
+) -> Pooled:
     by_seed = {
         seed: fmean(sum(runs[seed][name].word_errors) / sum(runs[seed][name].words) for name in rates) for seed in seeds
     }
@@ -271,11 +285,34 @@ def _pooled(seeds: tuple[int, ...], rates: dict[str, LanguageRate], replicates: 
         fmean(runs[seed][name].loss for name in rates for seed in seeds),
         by_seed,
         replicates,
+        shares,
     )
 
 
-def _difference(points: float, resampled: Rates) -> Difference:
+def _difference(points: float, resampled: Rates, shares: Sequence[Rates], seed: int) -> Difference:
+    """Of resampled differences, and of the part of each cluster (N,) in that of each language."""
     # Equal systems differ by rounding in the mean only; that is a tie, and ties count for both sides.
     values = np.where(np.abs(resampled) < 1e-12, 0.0, resampled)
     sides = [(1 + int(np.count_nonzero(side))) / (len(values) + 1) for side in (values >= 0, values <= 0)]
-    return Difference(points, percentiles(values), min(1.0, 2 * min(sides)), float(np.std(values, ddof=1)))
+    p = min(1.0, 2 * min(sides))
+    if p < ALPHA and min(map(len, shares)) < FEW and (exact := _by_signs(np.concatenate(shares), seed)) > p:
+        if exact >= ALPHA:
+            return Difference(points, (-math.inf, math.inf), exact, math.inf)
+        p = exact
+    return Difference(points, percentiles(values), p, float(np.std(values, ddof=1)))
+
+
+def _by_signs(shares: Rates, seed: int) -> float:
+    """How often the difference is as large if either system may have been the better one on each cluster (N,).
+
+    It is the exact test of paired samples (Fisher 1935) up to `FEW` clusters; from more, signs are drawn.
+    """
+    count = len(shares)
+    if count < FEW:
+        signs = 2.0 * (np.arange(2**count)[:, None] >> np.arange(count) & 1) - 1
+        return float(np.mean(np.abs(signs @ shares) >= abs(shares.sum()) - 1e-12))
+    generator, found = np.random.default_rng(seed), 1
+    for _ in range(REPLICATIONS // 100):
+        drawn = 2.0 * generator.integers(2, size=(100, count)) - 1
+        found += int(np.count_nonzero(np.abs(drawn @ shares) >= abs(shares.sum()) - 1e-12))
+    return found / (REPLICATIONS + 1)

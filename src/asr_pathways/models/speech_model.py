@@ -25,6 +25,8 @@ class SpeechModel(nn.Module, ABC):
 
     Attributes:
         unprunable: patterns of the modules or parameters of `network` that stay dense: output layers.
+        of_languages: patterns of those for which a language has tensors of its own, which are in their places while it
+            runs: masks would not reach them.
         languages: the codes that the model itself knows; empty: it has no notion of languages.
         matched: the modules of `network` whose outputs distillation compares; empty: none.
         classifier: the module of `network` that returns the logits (B, N, V) of a batch's loss; empty: there is none.
@@ -38,6 +40,7 @@ class SpeechModel(nn.Module, ABC):
     """
 
     unprunable: tuple[str, ...] = ()
+    of_languages: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     matched: tuple[str, ...] = ()
     classifier: str = ""

@@ -65,7 +65,7 @@ class ActivePathway:
         if self._in_use == MIXED:
             raise PathwaysError(f"calibrate({language!r}) inside {MIXED}: calibrate one language at a time")
         self._hook()
-        with observations.recording(key, most=sys.maxsize):
+        with self._weights.before_zeros(), observations.recording(key, most=sys.maxsize):
             yield
             observations.commit([key])
 
@@ -86,6 +86,7 @@ class ActivePathway:
         flags = ranks.anywhere([key in self._trained for key in self._state.keys], self._state.device)
         trained = [key for key, flag in zip(self._state.keys, flags, strict=True) if flag]
         self._trained.clear()
+        self._weights.keep_zeros()
         self._state.observations.commit(trained, self._due)
         movable = self._movable(trained)
         if movable is not None:

@@ -47,6 +47,10 @@ class Granularity:
         """The bool mask of ``shape`` that keeps exactly the weights of the chosen units."""
         return units.reshape(tuple(shape))
 
+    def fits(self, mask: Tensor) -> bool:
+        """Whether a bool mask is one that these units make."""
+        return True
+
 
 @dataclass(frozen=True)
 class Blocks(Granularity):
@@ -73,6 +77,9 @@ class Blocks(Granularity):
         across = math.ceil(columns / self.columns)
         blocks = units.view(-1, 1, across, 1).expand(-1, self.rows, across, self.columns)
         return blocks.reshape(-1, across * self.columns)[:rows, :columns].reshape(tuple(shape))
+
+    def fits(self, mask: Tensor) -> bool:
+        return bool((self.expand(self.pool(mask.float()) > 0, mask.shape) == mask).all())
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,11 @@ class NOfM(Granularity):
     def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
         rows, columns = _matrix_shape(shape)
         return units.view(rows, -1)[:, :columns].reshape(tuple(shape))
+
+    def fits(self, mask: Tensor) -> bool:
+        """Those of dense weights, of which nothing was chosen yet, are."""
+        kept = self.pool(mask.float()).view(-1, self.m).clamp(min=0).sum(dim=1)
+        return bool((kept <= self.n).all() or mask.all())
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ from asr_pathways.pruning.weights import hook_gradients, no_autograd
 # Means need few samples, so that observing costs a training step about a hundredth of its time.
 EVERY = 4  # one in so many training steps of a pathway is observed, the first among them
 POSITIONS = 256  # about so many positions of a training batch are used at most
+FEWEST = 8  # steps of an input of many dimensions, such as time and frequency
+GOLDEN = 0.6180339887498949  # whose multiples, modulo 1, are spread evenly
 DECAY = 0.98  # of a running sum when the next step is added: an average over about 50 observed steps
 
 Removers = list[Callable[[], None]]
@@ -264,16 +266,15 @@ class FisherDiagonal(InputStatistics):
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         super().__init__(prunable)
-        self._layers = {
-            names["weight"]: module
+        self._layers = [
+            (names["weight"], module)  # several, where they share a weight
             for module, names in by_module(prunable).items()
             if isinstance(module, nn.Linear) and "weight" in names
-        }
+        ]
 
     def hook(self) -> Removers:
         return [
-            module.register_forward_hook(partial(self._forward, name, module)).remove
-            for name, module in self._layers.items()
+            module.register_forward_hook(partial(self._forward, name, module)).remove for name, module in self._layers
         ]
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
@@ -293,7 +294,7 @@ class FisherDiagonal(InputStatistics):
         return {f"fisher/{name}": sums for name, sums in super().state(pathway).items()}
 
     def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
-        super().load_state(pathway, {name: state[f"fisher/{name}"] for name in self._layers})
+        super().load_state(pathway, {name: state[f"fisher/{name}"] for name, _ in self._layers})
 
     def _forward(
         self, name: str, observed: nn.Module, module: nn.Module, inputs: tuple[Tensor], output: Tensor
@@ -314,7 +315,7 @@ class FisherDiagonal(InputStatistics):
 
     def _zeros(self) -> dict[str, Tensor]:
         with no_autograd():
-            shapes = {name: module.weight.shape for name, module in self._layers.items()}
+            shapes = {name: module.weight.shape for name, module in self._layers}
             return {name: torch.zeros(rows, columns + 1) for name, (rows, columns) in shapes.items()}
 
 
@@ -425,13 +426,21 @@ def without_padding(x: Tensor, channel: int, weight: str, positions: Mapping[str
 
 
 def _sum_of_squares(x: Tensor, most: int) -> tuple[Tensor, int]:
-    """Sums over all dimensions but the last, of every so-many-th step of the longest: ((C,), how many)."""
+    """Sums over all dimensions but the last: ((C,), how many).
+
+    Of every so-many-th step of the longest; where of three or more that would be but a few steps, of positions spread
+    over all: a first step is often silence.
+    """
     if x.dim() == 1:
         x = x[None]
     lead = x.shape[:-1]
     longest = max(range(len(lead)), key=lambda dim: lead[dim])
     every = max(1, math.prod(lead) // most)
-    x = x.movedim(longest, 0)[::every].float()
+    if every > 1 and lead[longest] // every < (FEWEST if len(lead) > 2 else 1):
+        places = (torch.arange(most, dtype=torch.float64, device=x.device) * GOLDEN % 1 * math.prod(lead)).long()
+        x = x[torch.unravel_index(places, lead)].float()
+    else:
+        x = x.movedim(longest, 0)[::every].float()
     return x.square().sum(dim=tuple(range(x.dim() - 1))), x.numel() // x.shape[-1]
 
 

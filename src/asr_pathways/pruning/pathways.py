@@ -78,7 +78,7 @@ class Pathways:
             mask = pathways._new_mask(pathways._state.keys[0], stage)
             for key in pathways._state.keys:  # magnitudes are the same for every language
                 pathways._masks.put_packed(key, mask)
-            pathways._after_new_masks()
+            pathways._after_new_masks(first=True)
         return pathways
 
     @classmethod
@@ -242,7 +242,8 @@ class Pathways:
         if optimizer is None and self._config.revived == "reset" and self._state.step > 0:
             raise PathwaysError("adapt(): pass the optimizer, whose state is to follow revived weights")
         self._state.observations.commit([key])  # those of an unfinished step as well
-        return self._adapt(key, optimizer)
+        with self._weights.before_zeros():
+            return self._adapt(key, optimizer)
 
     def add(self, language: str, sparsity: float | None = None, *, reuse: float = 1.0) -> None:
         """Adds a language; the outputs of those that are there stay the same bit for bit.
@@ -342,7 +343,7 @@ class Pathways:
             The languages that got a mask; the others keep theirs, as do those after which one was added.
 
         Raises:
-            PathwaysError: if no language is in both, or the tensors differ.
+            PathwaysError: if no language is in both, or the tensors differ, or the granularity of the masks.
         """
         self._active.require_dense("masks_from()")
         if isinstance(source, Pathways):
@@ -408,6 +409,7 @@ class Pathways:
         self._active.require_dense("load_masks()")
         self._state.restore(storage.read_folder(Path(folder)), str(folder))
         self._active.forget()
+        self._after_loaded_masks()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming exactly needs, as of the last finished `step`.
@@ -427,6 +429,7 @@ class Pathways:
         self._active.require_dense("load_state_dict()")
         self._state.load_state_dict(state)
         self._active.forget()
+        self._after_loaded_masks()
 
     def detach(self) -> None:
         """Removes every hook from the model and frees copies of its weights, which stay dense."""
@@ -495,6 +498,10 @@ class Pathways:
             rewound=kind == "prune" and config.rewind,
         )
 
-    def _after_new_masks(self) -> None:
+    def _after_new_masks(self, first: bool = False) -> None:
         if POLICIES[self._config.gradient].writes_zeros:
-            self._weights.write_zeros(self._masks.unpacked(self._state.keys[0]))
+            self._weights.write_zeros(self._masks.unpacked(self._state.keys[0]), first)
+
+    def _after_loaded_masks(self) -> None:
+        if POLICIES[self._config.gradient].writes_zeros:
+            self._weights.write_again(self._masks.unpacked(self._state.keys[0]))

@@ -14,7 +14,7 @@ from asr_pathways.pruning import storage
 from asr_pathways.pruning.config import SHARED, PathwayConfig
 from asr_pathways.pruning.extension import Extension
 from asr_pathways.pruning.granularity import parse_granularity
-from asr_pathways.pruning.masks import PackedMasks
+from asr_pathways.pruning.masks import PackedMasks, unpack
 from asr_pathways.pruning.observe import Observations
 from asr_pathways.pruning.prunable import in_the_middle, to_prune
 from asr_pathways.pruning.scores import SCORES
@@ -145,6 +145,14 @@ class State:
             first, *others = [stored.masks[source][name] for source in sources.values()]
             if not all(torch.equal(first, other) for other in others):
                 raise PathwaysError(f"{where}: has a mask of {name} for each language, and here they share that")
+        for source in dict.fromkeys(sources.values()):
+            for index, one in enumerate(self.prunable):
+                part = self.granularity.parts[index % len(self.granularity.parts)]
+                if not part.fits(unpack(stored.masks[source][one.name], one.shape)):
+                    raise PathwaysError(
+                        f"{where}: its masks are not of granularity {self.config.granularity}, as that of {one.name}: "
+                        "prune with the same granularity"
+                    )
         for language, source in sources.items():
             self._put_packed({self.key(language): stored.masks[source]})
         return common

@@ -88,6 +88,9 @@ class MaskedWeights:
         self._dense: list[Tensor] = []
         self._masked: list[Tensor] = []  # what the present masks were written through; empty while dense
         self._version = self._current_version()
+        self._whole: list[Tensor] = []  # the values before the zeros of first masks were written in
+        self._zeroed = self._version  # when theta was last what follows from these
+        self._zeros_out = False
 
     def dense(self, name: str) -> Tensor:
         """The dense values of a weight, whether or not masks are in place."""
@@ -103,6 +106,7 @@ class MaskedWeights:
                 caller has to put the same masks in place again for a backward pass.
         """
         self._check_in_place()
+        self._unchanged()
         with no_autograd():
             if [(t.device, t.dtype) for t in self._dense] != [(t.device, t.dtype) for t in self._weights]:
                 self._dense = [torch.empty_like(weight) for weight in self._weights]
@@ -122,6 +126,7 @@ class MaskedWeights:
                 torch._foreach_copy_(self._masked, self._dense)
             self._masked = []
             torch.clear_autocast_cache()
+            self._zeroed = self._current_version()
         self._version = self._current_version()
 
     def restore_outside(self, mask: Callable[[int], Tensor]) -> None:
@@ -136,18 +141,59 @@ class MaskedWeights:
                 weight.copy_(dense.lerp_(weight, mask(index).to(weight.dtype)))
         self._version = self._current_version()
 
-    def write_zeros(self, masks: Sequence[Tensor]) -> None:
-        """theta becomes m * theta for good."""
+    def write_zeros(self, masks: Sequence[Tensor], first: bool = False) -> None:
+        """theta becomes m * theta for good; if the masks are the ``first``, until training others may take their place.
+
+        Those then choose among all weights, and not among what the first masks left.
+        """
         with no_autograd():
+            if self._unchanged():
+                torch._foreach_copy_(self._weights, self._whole)
+            else:
+                self._whole = [weight.detach().clone() for weight in self._weights] if first else []
             torch._foreach_mul_(self._weights, [as_number(mask) for mask in masks])
+        self._zeroed, self._zeros_out = self._current_version(), False
+
+    @contextmanager
+    def before_zeros(self) -> Iterator[None]:
+        """Inside, theta is what it was before the zeros of first masks, unless it has changed since or is masked."""
+        if self._masked or not self._unchanged():
+            yield
+            return
+        zeroed = [weight.detach().clone() for weight in self._weights]
+        with no_autograd():
+            torch._foreach_copy_(self._weights, self._whole)
+        self._zeroed, self._zeros_out = self._current_version(), True
+        try:
+            yield
+        finally:
+            if self._zeros_out:  # no other masks were written
+                with no_autograd():
+                    torch._foreach_copy_(self._weights, zeroed)
+                self._zeroed, self._zeros_out = self._current_version(), False
+
+    def write_again(self, masks: Sequence[Tensor]) -> None:
+        """If theta still has the zeros of first masks, and nothing else has changed: those of other ``masks``."""
+        if self._unchanged():
+            self.write_zeros(masks)
+
+    def keep_zeros(self) -> None:
+        """Training has begun: what first masks set to zero is forgotten."""
+        self._whole = []
+
+    def _unchanged(self) -> bool:
+        """Whether theta is what was made of `_whole`."""
+        if self._current_version() != self._zeroed:
+            self._whole = []
+        return bool(self._whole)
 
     def moved(self) -> bool:
         """Whether someone changed the weights since the last `restore`."""
         return self._version != self._current_version()
 
     def release(self) -> None:
-        """Frees the copy of the dense values."""
-        self._dense = []
+        """Frees the copies of the dense values."""
+        self._dense = self._whole = []
 
     def _check_in_place(self) -> None:
         for prunable in self._prunable:

@@ -28,7 +28,7 @@ from asr_pathways.pruning import MaskEvent
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.inputs import RunData
 from asr_pathways.training.interrupt import Interrupts
-from asr_pathways.training.optimizer import learning_rate, make_optimizer
+from asr_pathways.training.optimizer import learning_rate, load_state, make_optimizer
 from asr_pathways.training.origin import Origin
 from asr_pathways.training.progress import TrainingProgress
 from asr_pathways.training.run import Run
@@ -115,7 +115,7 @@ class TrainingLoop:
             raise PathwaysError(f"{self.out}: ranks read checkpoints of different steps ({steps}): start them again")
         try:
             self.asr.model.load_state_dict(parts["model"])
-            self.optimizer.load_state_dict(parts["optimizer"])
+            load_state(self.optimizer, parts["optimizer"])
             if self.asr.pathways is not None:
                 self.asr.pathways.load_state_dict(parts["pathways"])
             self.batches.load_state_dict(parts["batches"])
@@ -386,7 +386,7 @@ class TrainingLoop:
     def _finish(self, progress: TrainingProgress) -> None:
         """Writes the model to ``out``: the last, the best, or the mean of the best ones if that is better on dev."""
         wer = self.state.history[-1]["mean_wer"] if self.state.history else None
-        if self.state.best:
+        if self.state.best and self.config.evaluation.choose == "best":  # else those are of before the run went on
             best = self.state.best[0]
             wer = best["wer"]
             self._load(self._best_folder(best["step"]))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 from asr_pathways.training.config import OptimizerConfig
+
+_OF_CONFIG = ("weight_decay", "betas")
+"""Options of a group of parameters; the learning rate is set before every step."""
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
@@ -21,6 +25,18 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) 
     vectors = [parameter for parameter in trained if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.peak_lr, betas=config.betas, fused=True)
+
+
+def load_state(optimizer: torch.optim.AdamW, state: dict[str, Any]) -> None:
+    """Goes on from the ``state_dict`` of one for the same parameters, with the decay and betas of this one's config.
+
+    Raises:
+        ValueError: if it is of other parameters.
+    """
+    options = [{name: group[name] for name in _OF_CONFIG} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)  # which takes the options of back then, too
+    for group, of_config in zip(optimizer.param_groups, options, strict=True):
+        group.update(of_config)
 
 
 def learning_rate(step: int, config: OptimizerConfig) -> float:

@@ -19,6 +19,9 @@ from asr_pathways.training.run import Run
 
 REFUSED = "resume with what it was made with, or start a new run"
 
+OF_THE_START = ("calibration_batches", "refit_batches", "refit_steps", "drop_layers", "init_steps", "data.features")
+"""Options of recipes that decide what a run begins with, and nothing after that."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -88,8 +91,13 @@ class Origin:
         lines = []
         if changed := ", ".join(differences(self.machine, earlier["machine"])):
             lines.append(f"{where}: goes on with {changed}: the weights will not be the same to the last bit")
-        if changed := ", ".join(differences(self.recipe, earlier["recipe"])):
+        changes = list(differences(self.recipe, earlier["recipe"]))
+        names = tuple(f"{name}{end}" for name in OF_THE_START for end in " .")
+        begun = [change for change in changes if change.startswith(names)]
+        if changed := ", ".join(change for change in changes if change not in begun):
             lines.append(f"{where}: goes on with another recipe, from here on: {changed}")
+        if begun:
+            lines.append(f"{where}: has begun, so it goes on as it was: {', '.join(begun)}: for that start a new run")
         return lines
 
 

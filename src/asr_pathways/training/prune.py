@@ -134,8 +134,13 @@ def pathway_config(
 
 
 def options_for(model: SpeechModel, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a `PathwayConfig`, with what depends on the model: weights to leave out, pairs around neurons."""
+    """Options of a `PathwayConfig`, with what depends on the model: weights to leave out, pairs around neurons.
+
+    Where ``options`` name others to leave out, those stay out that no mask would reach.
+    """
     given: dict[str, Any] = {"exclude": matching(model.network, model.unprunable), **options}
+    if replaced := matching(model.network, model.of_languages):
+        given["exclude"] = tuple(dict.fromkeys((*given["exclude"], *replaced)))
     if given.get("granularity") == "neurons":
         given.setdefault("pairs", model.pairs)
     return given

@@ -304,6 +304,13 @@ def test_what_does_not_fit_is_named(hub_folder: Maker, speech: Path) -> None:
         model.prompt("es")
 
 
+def test_an_input_without_frames_is_refused(hub_folder: Maker) -> None:
+    """Its padding, silence below its largest value, would be NaN, and so its text whatever token comes first."""
+    _, model = whisper(hub_folder("whisper"))
+    with pytest.raises(PathwaysError, match="too short for one frame of the model"):
+        model.decode(torch.randn(2, 60, model.hub.config.num_mel_bins), torch.tensor([60, 0]), "en")
+
+
 def test_its_own_random_masks_are_off(hub_folder: Maker) -> None:
     assert not whisper(hub_folder("whisper"))[1].hub.config.apply_spec_augment
 

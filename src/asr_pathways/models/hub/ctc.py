@@ -127,6 +127,8 @@ class Mms(Ctc):
         source: where the adapters' files are.
     """
 
+    of_languages = ("lm_head", "*adapter_layer")
+
     def __init__(self, hub: Any, frontend: ExtractorFrontend, parts: list[Any], tokenizer: Any, source: Source) -> None:
         super().__init__(hub, frontend, parts)
         self._source = source

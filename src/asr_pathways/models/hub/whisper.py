@@ -146,10 +146,11 @@ class Whisper(HubModel):
         1500 or, if `padding` is ``longest``, half of the longest row.
 
         Raises:
-            PathwaysError: if an input is longer than Whisper's window.
+            PathwaysError: if an input is longer than Whisper's window, or has no frames.
         """
-        if (reason := self.length_error(int(lengths.max()), ())) is not None:
-            raise PathwaysError(reason)
+        for length in (lengths.max(), lengths.min()):
+            if (reason := self.length_error(int(length), ())) is not None:
+                raise PathwaysError(reason)
         size = self._padded(lengths)
         features = F.pad(features, (0, 0, 0, max(0, size - features.shape[1])))[:, :size]
         valid = within_lengths(lengths, size)[..., None]
