@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,6 +201,20 @@ def test_json_has_every_number(findings: Findings) -> None:
     assert block["pairs"][2] == {"first": "adaptive", "second": "PARP", "seeds": []}
     assert block["detectable"]["assumed"] == round(detectable(400, 0.5), 6)
     assert found["cells"]["missing"] == 8
+
+
+def test_an_interval_of_too_few_utterances_is_null(findings: Findings) -> None:
+    block = findings.blocks["folds"]
+    pair = block.pairs["adaptive", "IMP"]
+    assert pair is not None
+    unknown = replace(pair, wer=replace(pair.wer, ci=(-math.inf, math.inf), error=math.inf))
+    found = as_json(replace(findings, blocks={"folds": replace(block, pairs={("adaptive", "IMP"): unknown})}))
+    assert (found["blocks"]["folds"]["pairs"][0]["wer"] | {"p": 0, "points": 0}) == {
+        "points": 0,
+        "ci": [None, None],
+        "p": 0,
+        "error": None,
+    }
 
 
 def test_an_empty_ledger(plan: Plan, tmp_path: Path) -> None:

@@ -326,7 +326,9 @@ def as_json(findings: Findings) -> dict[str, Any]:
         },
     }
     # Six figures after the point: what another machine's arithmetic may change is not written.
-    rounded: dict[str, Any] = json.loads(json.dumps(data), parse_float=lambda text: round(float(text), 6))
+    rounded: dict[str, Any] = json.loads(
+        json.dumps(data), parse_float=lambda text: round(float(text), 6), parse_constant=lambda _: None
+    )  # an infinite interval, of too few utterances, is null
     return rounded
 
 
@@ -334,8 +336,8 @@ def _row_json(row: RowFinding) -> dict[str, Any]:
     pooled = row.pooled
     assert pooled is not None  # tables have no others
     variant, system = row.row.variant, row.system.model_dump(include={"method", "languages", "init", "steps", "note"})
-    numbers = asdict(replace(pooled, replicates=np.empty(0)))
-    del numbers["replicates"]
+    numbers = asdict(replace(pooled, replicates=np.empty(0), shares={}))
+    del numbers["replicates"], numbers["shares"]
     return {
         **{"system": row.name, "base": variant.base, "varied": variant.varied, **system},
         **{"sparsity": row.row.sparsity, "total_steps": row.total_steps, "words": pooled.words, **numbers},
