@@ -316,3 +316,37 @@ def test_extract_of_a_model_whose_parameters_were_renamed() -> None:
     model[0] = nn.Sequential(model[0])
     with pytest.raises(PathwaysError, match=r"the model has no 0\.weight any more: extract before it is wrapped"):
         pathways.extract("en")
+
+
+def test_pruning_by_hand_narrows_and_widens_masks(recogniser: Recogniser) -> None:
+    languages = ["en", "fr", "it"]
+    config = PathwayConfig(sparsity=0.7, score="activation", gradient="dense", exclude=("output", "embedding"))
+    pathways = Pathways.attach(recogniser, config, languages)
+
+    def observe() -> None:
+        recogniser.eval()
+        for number, language in enumerate(languages):
+            with pathways.use(language), pathways.calibrate(language), torch.no_grad():
+                recogniser(tokens(number))
+
+    def counts(language: str) -> list[int]:
+        return [int(mask.sum()) for mask in pathways.mask(language).values()]
+
+    observe()
+    wide = pathways.prune(0.4)
+    assert [event.kind for event in wide] == ["prune"] * len(languages)
+    assert {event.score for event in wide} == {"activation"} and not pathways.at_target
+    before = {language: pathways.mask(language) for language in languages}
+    assert counts("en") == [mask.numel() - round(0.4 * mask.numel()) for mask in before["en"].values()]
+    assert {event.score for event in pathways.prune(0.5)} == {"magnitude"}  # what was observed is of another network
+    observe()
+    assert {event.score for event in pathways.prune(0.7)} == {"activation"} and pathways.at_target
+    pathways.adapt("en")  # by what was observed before, of the network at its sparsity
+    for language in languages[1:]:
+        now = pathways.mask(language)
+        assert counts(language) == [mask.numel() - round(0.7 * mask.numel()) for mask in now.values()]
+        assert not any((now[name] & ~mask).any() for name, mask in before[language].items())
+    with pytest.raises(PathwaysError, match=r"prune\(0.8\): the sparsity is to be from 0 to 0.7"):
+        pathways.prune(0.8)
+    with pathways.use("en"), pytest.raises(PathwaysError, match=r"prune\(\) inside"):
+        pathways.prune(0.5)

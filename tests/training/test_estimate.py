@@ -120,6 +120,10 @@ def test_an_estimate_adds_up() -> None:
     assert without.seconds == pytest.approx(2 * (6 * 1.0 + 4 * 1.5 + 30.0)) and without.memory == 10**9
     fisher = masks.model_copy(update={"score": "fisher"})
     assert estimate(PACE, recipe, 2, 20, fisher).seconds == pytest.approx(pruned.seconds + 2 * (2 * 4 * 0.5))
+    sparser = estimate(PACE, recipe, 2, 20, fisher.model_copy(update={"sparsity": 0.6})).seconds
+    assert sparser == pytest.approx(
+        pruned.seconds + 2 * (2 * 4 * 0.5) + 2 * 3 * 4 * 0.5 + 2 * 0.2 + 2 * (6 * 1.0 + 30.0)
+    )
     distilled = recipe.model_copy(update={"distillation": 1.0})
     assert estimate(PACE, distilled, 2, 20, masks).memory == pytest.approx(plain.memory + 1.3 * 2 * 4 * 10**8)
     assert estimate(PACE, distilled, 2, 20, masks).seconds == pytest.approx(pruned.seconds + 100 * 1.0)

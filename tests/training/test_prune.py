@@ -20,6 +20,7 @@ from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways
+from asr_pathways.pruning.refit.refitting import Refitting
 from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.prune import options_for, prune
 from asr_pathways.training.refitting import Solved
@@ -151,12 +152,62 @@ def test_refitting_goes_on_where_it_was_stopped(
     second = sorted(solved.glob("*.safetensors"))[1]
     second.write_bytes(second.read_bytes()[:-9])  # damaged: its layers are solved for again
     with monkeypatch.context() as patched:  # which on another number of threads might choose others
-        patched.setattr("asr_pathways.training.prune.choose_masks", None)
+        patched.setattr("asr_pathways.training.prune.choose_masks", lambda *_, **__: pytest.fail("chosen again"))
         run(dense_model, speech, tmp_path / "stopped", resume=True, **options)
     assert re.search(rf"more memory \({done - 1} of \d+ parts are done\)\n", capsys.readouterr().err)
     assert not solved.exists()
     straight, resumed = (load_model(tmp_path / name).model.state_dict() for name in ("straight", "stopped"))
     assert same(straight, resumed)
+
+
+def test_more_than_half_of_the_weights_go_in_two_stages(
+    tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half go first, layers are refitted, the rest goes among what is left; an interruption in either loses nothing."""
+    pathways = {"score": "fisher", "include": ["encoder.layers.*.feed_forward*", "encoder.front_end.projection"]}
+    options: dict[str, Any] = {"steps": 0, "refit_batches": 2, "refit_steps": 2, "pathways": pathways}
+    kept: list[dict[str, Tensor]] = []
+    original = Refitting.run
+
+    def spied(self: Refitting[Any], *args: Any, **others: Any) -> None:
+        kept.append(self._pathways.mask("fr"))
+        original(self, *args, **others)
+        assert others["steps"] == (0 if len(kept) == 1 else 2)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Refitting, "run", spied)
+        run(dense_model, speech, tmp_path / "straight", sparsity=0.7, **options)
+    wide, narrow = kept
+    assert all(int(mask.sum()) == mask.numel() - round(0.5 * mask.numel()) for mask in wide.values())
+    assert all(int(mask.sum()) == mask.numel() - round(0.7 * mask.numel()) for mask in narrow.values())
+    assert not any((narrow[name] & ~mask).any() for name, mask in wide.items())
+    assert "Refitting at 50% first on 2 batches" in capsys.readouterr().err
+    straight = load_model(tmp_path / "straight")
+    assert straight.pathways is not None and straight.pathways.at_target and same(straight.pathways.mask("fr"), narrow)
+
+    def interrupted(groups: list[object], label: str) -> Iterator[object]:
+        yield from groups[:2]
+        raise KeyboardInterrupt
+
+    calls: list[int] = []
+
+    def second(groups: list[object], label: str) -> Iterator[object]:
+        calls.append(len(groups))
+        return iter(groups) if len(calls) == 1 else interrupted(groups, label)
+
+    for stop in (interrupted, second):
+        with monkeypatch.context() as patched, pytest.raises(Interrupted):
+            patched.setattr("asr_pathways.training.refitting.track", stop)
+            run(dense_model, speech, tmp_path / "stopped", sparsity=0.7, resume=True, **options)
+    run(dense_model, speech, tmp_path / "stopped", sparsity=0.7, resume=True, **options)
+    said = capsys.readouterr().err
+    assert re.search(r"at 50% first .* \(2 of \d+ parts are done\)", said)
+    assert re.search(r"Refitting on 2 .* \([1-9] of \d+ parts are done\)", said)
+    stopped = load_model(tmp_path / "stopped")
+    assert stopped.pathways is not None and same(stopped.pathways.mask("fr"), narrow)
+    assert same(straight.model.state_dict(), stopped.model.state_dict())
+    run(dense_model, speech, tmp_path / "half", sparsity=0.5, **options)
+    assert "% first" not in capsys.readouterr().err
 
 
 def test_what_was_solved_for_other_masks_is_not_taken(tmp_path: Path) -> None:

@@ -81,6 +81,10 @@ class Observer(ABC):
     def forget(self) -> None:
         """Drops the observations of an unfinished step."""
 
+    def clear(self, pathway: str) -> None:
+        """Drops all that counts of a pathway."""
+        self._sums.pop(pathway, None)
+
     @abstractmethod
     def observed(self, pathway: str) -> bool:
         """Whether anything counts of a pathway."""
@@ -141,6 +145,12 @@ class Observations:
         """Counts the observations of ``pathways`` by those observers that are ``due``."""
         for observer in self:
             observer.commit([pathway for pathway in pathways if due(observer, pathway)])
+
+    def clear(self, pathways: Iterable[str]) -> None:
+        """Drops all that counts of ``pathways``."""
+        for observer in self:
+            for pathway in pathways:
+                observer.clear(pathway)
 
     def missing(self, pathway: str) -> str:
         """Why a mask cannot be chosen by the score yet; empty if it can."""
@@ -381,6 +391,10 @@ class RunningProducts(GradientSums):
                     self.score.count(values, product)
                     running[name] = values.bfloat16()
             self._sums.pop(pathway, None)
+
+    def clear(self, pathway: str) -> None:
+        super().clear(pathway)
+        self._running.pop(pathway, None)
 
     def observed(self, pathway: str) -> bool:
         return bool(self._running[pathway])

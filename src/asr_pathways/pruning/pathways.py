@@ -27,7 +27,6 @@ _MEANT = {
     "masks": "mask(language), or masks_of(name of a tensor)",
     "density": "summary().union_density, or 1 - sparsity",
     "iou": "overlap()",
-    "prune": "step(optimizer), which prunes when it is due, or adapt(language)",
 }
 """What is meant by names that it has not."""
 
@@ -244,6 +243,33 @@ class Pathways:
         self._state.observations.commit([key])  # those of an unfinished step as well
         with self._weights.before_zeros():
             return self._adapt(key, optimizer)
+
+    def prune(self, sparsity: float) -> list[MaskEvent]:
+        """Chooses all masks at another sparsity; at a higher one, among the weights that each keeps.
+
+        For a model that gets sparse in stages outside of training, with refitting between them. Before the
+        `config.sparsity` is reached, what was observed is forgotten then: it is of another network.
+
+        Raises:
+            PathwaysError: if it is not in [0, `config.sparsity`], inside `use`, or if a language was added.
+        """
+        self._active.require_dense("prune()")
+        state = self._state
+        if not 0 <= sparsity <= self._config.sparsity:
+            raise PathwaysError(f"prune({sparsity:g}): the sparsity is to be from 0 to {self._config.sparsity:g}")
+        if self.added:
+            raise PathwaysError(f"prune(): {self.added[0]!r} was added: the pathways before it must stay as they are")
+        narrows, state.sparsity = sparsity > state.sparsity, sparsity
+        state.observations.commit(state.keys)
+        events = []
+        for key in state.keys:
+            score, new = self._selector.prune(key, sparsity, self._masks.unpacked(key), narrows=narrows)
+            events.append(self._replace_mask(key, "prune", score, new, None))
+            parts = zip(state.names, self._masks.packed(key), strict=True)
+            ranks.require_same(f"prune: the mask of {key} for", parts, state.device)
+        if not self.at_target:
+            state.observations.clear(state.keys)
+        return events
 
     def add(self, language: str, sparsity: float | None = None, *, reuse: float = 1.0) -> None:
         """Adds a language; the outputs of those that are there stay the same bit for bit.

@@ -207,17 +207,22 @@ class MaskSelector:
         self._warned = False
 
     def prune(
-        self, pathway: str, sparsity: float, current: Sequence[Tensor] | None, factor: Factor | None = None
+        self,
+        pathway: str,
+        sparsity: float,
+        current: Sequence[Tensor] | None,
+        factor: Factor | None = None,
+        narrows: bool | None = None,
     ) -> tuple[str, Iterator[Tensor]]:
         """The masks at a new sparsity: (name of the score used, one mask a tensor).
 
-        Pathways of which the score's needs were not observed yet are scored by magnitude. Where pruning narrows the
-        ``current`` bool masks, only what they keep may be kept.
+        Pathways of which the score's needs were not observed yet are scored by magnitude. Where pruning ``narrows`` the
+        ``current`` bool masks (None: where the method does), only what they keep may be kept.
         """
         score, evidence = self._score, self._observations.evidence
         if score.swaps or self._observations.missing(pathway):
             score, evidence = Magnitude(), self._observations.weights
-        within = current if self._narrows else None
+        within = current if (self._narrows if narrows is None else narrows) else None
         return score.name, self._select(score, evidence, pathway, sparsity, within, factor)
 
     def adapt(

@@ -25,6 +25,7 @@ from asr_pathways.pruning.refit.refitting import RefitCost, Refitting
 from asr_pathways.training.config import LoopConfig, PruneRecipe
 from asr_pathways.training.inputs import Inputs
 from asr_pathways.training.memory import free_memory, release_memory, resident_memory
+from asr_pathways.training.refitting import stages
 from asr_pathways.training.run import Run
 
 _FLOAT = 4  # bytes
@@ -279,14 +280,17 @@ def estimate(
     seconds, parts = steps * step, [f"{steps:,} steps of {step:.2g} s"] if steps else []
     if isinstance(config, PruneRecipe):
         scorings += 1  # the dense model is scored first
+        again = len(stages(masks, config)) - 1 if masks is not None else 0
         if masks is not None and masks.calibrates:
             passes = _FORWARD_AND_BACKWARD if _backward(masks) else 1
-            seconds += languages * config.calibration_batches * passes * pace.forward
-        if masks is not None and (choosing := choices(masks, languages, steps) * pace.chosen) > 1:
+            seconds += (1 + again) * languages * config.calibration_batches * passes * pace.forward
+        chosen = 0 if masks is None else choices(masks, languages, steps) + again * (1 if masks.shared else languages)
+        if (choosing := chosen * pace.chosen) > 1:
             seconds += choosing
             parts.append(f"choosing masks {duration(choosing)}")
         if config.refit_batches:
             refitting = languages * pace.refit.seconds(config.refit_batches, config.refit_steps)
+            refitting += again * languages * pace.refit.seconds(config.refit_batches, 0)
             seconds += refitting
             parts.append(f"refitting {duration(refitting)}")
     elif scorings > 1 and config.evaluation.average and config.evaluation.choose == "best":

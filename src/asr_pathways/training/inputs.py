@@ -218,11 +218,19 @@ def _check_targets(asr: AsrModel, batches: TrainBatches) -> None:
                     raise PathwaysError(f"utterance {identifier}: {reason}")
 
 
-def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batches: int, masked: bool = False) -> None:
+def choose_masks(
+    asr: AsrModel,
+    inputs: Inputs,
+    languages: Sequence[str],
+    batches: int,
+    masked: bool = False,
+    sparsity: float | None = None,
+) -> None:
     """Masks of ``languages`` by what the score needs of ``batches`` of each, if it can be known before training.
 
-    The model is dense then, or with ``masked`` the sub-network of the mask that the language has. Of several ranks
-    those with 0 ``batches`` choose by the statistics of the others: all get the same masks.
+    The model is dense then, or with ``masked`` the sub-network of the mask that the language has. With ``sparsity`` all
+    masks get to it, as by `Pathways.prune`; else they are chosen at that which they have. Of several ranks those with 0
+    ``batches`` choose by the statistics of the others: all get the same masks.
     """
     pathways = asr.pathways
     assert pathways is not None
@@ -244,6 +252,9 @@ def choose_masks(asr: AsrModel, inputs: Inputs, languages: Sequence[str], batche
                     else:
                         asr.model.loss(batch)
             asr.model.zero_grad(set_to_none=True)
+    if sparsity is not None:
+        pathways.prune(sparsity)
+        return
     for language in languages[: 1 if pathways.config.shared else None]:
         pathways.adapt(language)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from asr_pathways.training.estimate import report_cost
 from asr_pathways.training.inputs import Inputs, RunData, choose_masks
 from asr_pathways.training.layers import check_layers, drop_layers
 from asr_pathways.training.loop import train_in
-from asr_pathways.training.refitting import choose_once, refit
+from asr_pathways.training.refitting import choose_once, refit, stages
 from asr_pathways.training.run import Run, open_run
 from asr_pathways.training.scoring import score_dev
 from asr_pathways.training.state import TrainingState
@@ -209,33 +210,43 @@ def _first_pathways(
     pruned_by_magnitude: Callable[[Sequence[str]], Path],
 ) -> AsrModel:
     """``dense`` with pathways of the inputs' languages and the first masks of ``init``."""
-    first = run.fabric.is_global_zero
     drop_layers(dense, inputs, recipe.drop_layers, recipe.calibration_batches)
     before = copy.deepcopy(dense.model) if recipe.refit_batches else None
     pathways = Pathways.attach(dense.model.network, config, dense.card.languages)
     asr = AsrModel(dense.model, dense.tokenizer, dense.card, pathways)
-    keep_masks: Callable[[], None] = lambda: None  # noqa: E731
     if init == "omp":
-
-        def choose() -> None:
-            choose_masks(asr, inputs, pathways.languages, recipe.calibration_batches if first else 0)
-
-        if recipe.refit_batches and pathways.config.calibrates and not recipe.drop_layers:
-            keep_masks = choose_once(run, pathways, recipe, data, choose)
-        else:
-            choose()
+        _one_shot(run, asr, before, inputs, data, recipe)
+        return asr
+    folders: Sequence[Path]
+    if init == "lap":
+        folders = [pruned_by_magnitude(pathways.languages)]
+    elif init == "lsp":
+        folders = [pruned_by_magnitude([language]) for language in pathways.languages]
     else:
-        folders: Sequence[Path]
-        if init == "lap":
-            folders = [pruned_by_magnitude(pathways.languages)]
-        elif init == "lsp":
-            folders = [pruned_by_magnitude([language]) for language in pathways.languages]
-        else:
-            folders = [Path(init)] if isinstance(init, str) else init
-        _load_masks(pathways, folders, init)
+        folders = [Path(init)] if isinstance(init, str) else init
+    _load_masks(pathways, folders, init)
     if before is not None:
-        refit(run, asr, before, inputs, recipe, keep_masks)
+        refit(run, asr, before, inputs, recipe)
     return asr
+
+
+def _one_shot(
+    run: Run, asr: AsrModel, before: SpeechModel | None, inputs: Inputs, data: RunData, recipe: PruneRecipe
+) -> None:
+    """Masks by the score; with the model as it was ``before``, weights are refitted to them. Both in `stages`."""
+    pathways = asr.pathways
+    assert pathways is not None
+    several = stages(pathways.config, recipe)
+    batches = recipe.calibration_batches if run.fabric.is_global_zero else 0
+    for number, sparsity in enumerate(several):
+        target = sparsity if len(several) > 1 else None
+        choose = partial(choose_masks, asr, inputs, pathways.languages, batches, masked=number > 0, sparsity=target)
+        if before is not None and pathways.config.calibrates and not recipe.drop_layers:
+            refit(run, asr, before, inputs, recipe, choose_once(run, pathways, recipe, data, choose))
+            continue
+        choose()
+        if before is not None:
+            refit(run, asr, before, inputs, recipe)
 
 
 def _load_masks(pathways: Pathways, folders: Sequence[Path], init: str | Sequence[Path]) -> None:

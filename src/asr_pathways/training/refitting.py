@@ -21,7 +21,7 @@ from asr_pathways.files import atomic_path
 from asr_pathways.formats import duration, size
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.speech_model import SpeechModel
-from asr_pathways.pruning import Pathways
+from asr_pathways.pruning import PathwayConfig, Pathways
 from asr_pathways.pruning.refit.refitting import Refitting
 from asr_pathways.training.config import PruneRecipe
 from asr_pathways.training.inputs import Inputs, RunData
@@ -32,8 +32,20 @@ from asr_pathways.training.state import DamagedCheckpoint, TrainingState, read_c
 _ALONE_EACH = 3
 """Of so many batches one has an utterance in a window of its own, as a model that pads to a window often gets them."""
 
+_HALF = 0.5
+
 _SAMPLE = 4
 """The largest of the first so many batches stands for all when memory and time are estimated."""
+
+
+def stages(config: PathwayConfig, recipe: PruneRecipe) -> tuple[float, ...]:
+    """The sparsities at which masks are chosen and weights refitted, one after the other; the last is ``config``'s.
+
+    By score ``fisher`` half of the weights go first where more are to go: what matters of the others shows when the
+    layers have been solved for without them. Whisper-base, 70%, two languages: 17.0% WER, at once 19.1.
+    """
+    first = recipe.refit_batches and "fisher" in config.score_needs and config.sparsity > _HALF
+    return (_HALF, config.sparsity) if first else (config.sparsity,)
 
 
 def refit(
@@ -46,6 +58,8 @@ def refit(
 ) -> None:
     """Solves for the weights that the masks keep, on input as in training; goes on with what an earlier try solved.
 
+    Blocks are brought nearer to those of the dense model when the masks have got to their sparsity.
+
     ``keep_masks`` is called before the first is solved for, as what `choose_once` returns.
 
     Raises:
@@ -57,14 +71,14 @@ def refit(
         model.eval()
         if recipe.optimizer.steps:
             model.train_on_short_windows()
-    count = recipe.refit_batches
+    count, steps = recipe.refit_batches, recipe.refit_steps if pathways.at_target else 0
 
     def drawn(language: str, most: int = count) -> list[Batch]:
         return [batch.to(asr.device) for batch in islice(inputs.calibration(asr, language, _ALONE_EACH), most)]
 
     sample = max(drawn(pathways.languages[0], min(count, _SAMPLE)), key=lambda batch: batch.features.numel())
     refitting = Refitting(pathways, asr.model.loss, dense.network, dense.loss, sample, dense.input_positions)
-    bytes_ = refitting.bytes(count, recipe.refit_steps) + len(pathways.languages) * count * sample.features.nbytes
+    bytes_ = refitting.bytes(count, steps) + len(pathways.languages) * count * sample.features.nbytes
     if (free := free_memory(asr.device)) is not None and bytes_ > free:
         raise PathwaysError(
             f"recipe: refit_batches: {count} batches a language need about {size(bytes_)} of memory, and {size(free)} "
@@ -72,14 +86,16 @@ def refit(
         )
     keep_masks()
     batches = {language: drawn(language) for language in pathways.languages}
-    solved = Solved(run.solved, _fingerprint(asr, recipe, batches), writes=first)
+    folder = run.solved if pathways.at_target else run.solved / f"{pathways.sparsity:g}"
+    solved = Solved(folder, _fingerprint(asr, recipe, batches), writes=first)
     if first:
-        parts = len(refitting.groups) + (len(refitting.blocks) if recipe.refit_steps else 0)
+        parts = len(refitting.groups) + (len(refitting.blocks) if steps else 0)
         done = f" ({len(solved)} of {parts} parts are done)" if len(solved) else ""
-        needs = f"about {duration(refitting.seconds(count, recipe.refit_steps))} and {size(bytes_)} more memory"
-        print(f"Refitting on {count} batches a language: {needs}{done}", file=sys.stderr)
+        needs = f"about {duration(refitting.seconds(count, steps))} and {size(bytes_)} more memory"
+        at = "" if pathways.at_target else f" at {100 * pathways.sparsity:g}% first"
+        print(f"Refitting{at} on {count} batches a language: {needs}{done}", file=sys.stderr)
     progress = partial(track, label="Refitting") if first else iter
-    refitting.run(batches, steps=recipe.refit_steps, progress=progress, solved=solved)
+    refitting.run(batches, steps=steps, progress=progress, solved=solved)
 
 
 def choose_once(
@@ -92,7 +108,7 @@ def choose_once(
     Returns:
         What writes them for a later try; it raises a PathwaysError if that cannot be.
     """
-    parts = recipe.model_dump_json(), pathways.config.model_dump_json(), pathways.languages
+    parts = recipe.model_dump_json(), pathways.config.model_dump_json(), pathways.languages, pathways.sparsity
     whole = repr((*parts, data.model, data.identity["train"].sums.tolist()))
     path = run.solved / f"masks-{hashlib.sha256(whole.encode()).hexdigest()}.pt"
     if path.exists():
