@@ -72,7 +72,8 @@ def check_place(out: Path) -> None:
     """
     if (out / ABOUT).exists():
         raise PathwaysError(f"{out}: is a data folder: choose another folder for the run")
-    if (out / CARD).exists() and not ((out / "checkpoints").exists() or has_ended(out)):
+    ours = ("checkpoints", "history.json", ENDED)  # an experiment removes the first, and has no last
+    if (out / CARD).exists() and not any((out / name).exists() for name in ours):
         raise PathwaysError(f"{out}: holds a MODEL, which the run would write over: choose another folder")
 
 
