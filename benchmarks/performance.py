@@ -29,6 +29,9 @@ Row = dict[str, Any]
 
 INTRODUCTION = """# Performance
 
+How fast models run here, beside what could be installed instead: those that stream, then
+[others](#whole-recordings), such as Whisper.
+
 Streaming recognition with random weights, which take as long as trained ones, in one process: rounds of all systems in
 turn, medians of five. RTF is seconds of compute a second of audio. A chunk's milliseconds are those of one call.
 "First token" is the time from the end of the 40 ms with the first token until it is recognised, if audio comes as it

@@ -10,7 +10,8 @@ INTRODUCTION = """# Whole recordings
 
 A model that does not stream, beside what could be installed instead, all on the same weights: each system in a process
 of its own, all of them in turn on each clip, medians of at least five rounds; greedy search, the language given. Made
-by `asr-pathways bench MODEL --data DIR --threads 1,2 --json FILE`.
+by `asr-pathways bench MODEL --data DIR --threads 1,2 --json FILE`, an hour or two for all systems and clips;
+`--against onnxruntime --clips 2-5,11 --utterances 20` takes some minutes.
 
 - *Window*: what the encoder computes. *Own length*: no more than the utterance, as this package does for a model that
   trained on short windows. faster-whisper computes 30 seconds, as it ships, with `beam_size=1`, one temperature,

@@ -35,7 +35,8 @@ def test_a_port_in_use_is_one_line(
         monkeypatch.setattr(sys, "argv", ["asr-pathways", "serve", str(five_file), "--port", port])
         with pytest.raises(SystemExit, match="1"):
             main()
-    line = f"asr-pathways: 127.0.0.1 port {port}: cannot listen there: Address already in use\n"
+    line = f"asr-pathways: 127.0.0.1 port {port}: cannot listen there: Address already in use: "
+    line += "choose another port, or 0, which is any that is free\n"
     assert capsys.readouterr().err == line
 
 

@@ -294,8 +294,14 @@ MANIFESTS = [
     Case(
         "a line that is not JSON",
         MAKE,
-        "rows.jsonl: more than 1.0% of its 2 rows are bad: line 1: not a JSON object, or not as many columns as the header",
+        "rows.jsonl: more than 1.0% of its 2 rows are bad: line 1: not a JSON object; in a table, which is named .tsv: not as many columns as its header",
         manifest("{broken", good=True),
+    ),
+    Case(
+        "a table that is not named so",
+        "data manifest made rows.csv",
+        "rows.csv: more than 1.0% of its 2 rows are bad: line 1: not a JSON object; in a table, which is named .tsv: not as many columns as its header",
+        text("rows.csv", "audio_filepath,text,lang\nhello.wav,hello,en\n"),
     ),
     Case(
         "a column missing",
@@ -336,7 +342,7 @@ MANIFESTS = [
     Case(
         "a line nested a hundred thousand deep",
         MAKE,
-        "rows.jsonl: more than 1.0% of its 2 rows are bad: line 1: not a JSON object, or not as many columns as the header",
+        "rows.jsonl: more than 1.0% of its 2 rows are bad: line 1: not a JSON object; in a table, which is named .tsv: not as many columns as its header",
         manifest(DEEP, good=True),
     ),
     Case(
@@ -352,6 +358,12 @@ FOLDERS = [
         "a data folder that is not there",
         "evaluate sparse --data no",
         "no: no such data folder: make one with `asr-pathways data`",
+    ),
+    Case(
+        "a manifest in place of the data folder that it makes",
+        "evaluate sparse --data rows.jsonl",
+        "rows.jsonl: a file, not a data folder: `asr-pathways data manifest DIR rows.jsonl` makes one of rows",
+        text("rows.jsonl", "{}"),
     ),
     Case(
         "a folder that is not a data folder",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import IO, Any
 
@@ -316,6 +317,34 @@ OPTIONS = [
         "sparse: streams: asr-pathways bench without a MODEL times streaming",
     ),
     Case(
+        "a model to shrink that is not there: no recording is read before that is said",
+        "shrink no.asrp --data rows.jsonl --out small --languages fr",
+        "no.asrp: cannot read: No such file or directory",
+        text("rows.jsonl", "{}"),
+    ),
+    Case(
+        "a language to shrink to that the data lack",
+        SHRINK,
+        "data: no 'fr' in split 'train': it holds en",
+        changed_rows("train", lambda rows: [row for row in rows if row["supervisions"][0]["language"] == "en"]),
+    ),
+    Case("no language", prune("--languages ,"), "--languages: name at least one, such as fr"),
+    Case(
+        "a run where a data folder is",
+        prune().replace("--out run", "--out data"),
+        "data: is a data folder: choose another folder for the run",
+    ),
+    Case(
+        "a run where the model is that it starts from",
+        prune().replace("--out run", "--out dense"),
+        "dense: holds a MODEL, which the run would write over: choose another folder",
+    ),
+    Case(
+        "the same with shrink",
+        SHRINK.replace("--out small", "--out dense"),
+        "dense: holds a MODEL, which the run would write over: choose another folder",
+    ),
+    Case(
         "a place to write that is not a folder",
         prune().replace("--out run", "--out hello.wav"),
         "hello.wav: cannot write: File exists",
@@ -497,7 +526,40 @@ def flipped(here: Path) -> None:
 
 
 MODELS = [
-    Case("a model that is not there", "inspect no", "no: no such model folder"),
+    Case("a model that is not there", "inspect data/no/model", "data/no/model: no such model folder"),
+    Case(
+        "a model that is not in a folder that is there",
+        "inspect data/no",
+        "data/no: no such model folder; a model of the hub by this name: data/no@main",
+    ),
+    Case(
+        "a name that may be meant as one of the hub",
+        "inspect no",
+        "no: no such model folder, and a name on the hub is owner/model, such as openai/whisper-base",
+    ),
+    Case(
+        "a file that is no bundle",
+        "inspect hello.wav",
+        "hello.wav: no such model folder: a file is a MODEL if it is a bundle, NAME.asrp",
+    ),
+    Case(
+        "a folder of runs",
+        "inspect runs",
+        "runs: not a model folder: it has no config.json: models in it: runs/dense",
+        lambda here: shutil.copytree(here / "dense", here / "runs" / "dense"),
+    ),
+    Case(
+        "a run that has not ended",
+        "inspect run",
+        "run: not a model folder: it has no config.json: the run there has not ended: go on with --resume",
+        several(folder("run"), folder("run/checkpoints")),
+    ),
+    Case(
+        "a model converted for another program",
+        "inspect dense",
+        "dense/config.json: neither of a model of this package nor of one of transformers",
+        replaced("dense", "config.json", b'{"alignment_heads": []}'),
+    ),
     Case("a folder that is not a model", "inspect data", "data: not a model folder: it has no config.json"),
     Case(
         "config.json cut short",
@@ -640,6 +702,11 @@ BUNDLES = [
     Case(
         "a language that is not in it",
         "transcribe sparse.asrp hello.wav --language it",
+        "unknown language 'it': this model knows en fr",
+    ),
+    Case(
+        "languages of which one is not in it",
+        "evaluate sparse.asrp --data data --languages fr,it",
         "unknown language 'it': this model knows en fr",
     ),
     Case(

@@ -35,7 +35,7 @@ def serve(
 ) -> None:
     """Serves a model: OpenAI's transcriptions, streams over WebSockets, Wyoming, and a page with live captions.
 
-    Example: asr-pathways serve demo/dynamic
+    Example: asr-pathways serve runs/small/small.asrp
     """
     wanted = ["starlette", "uvicorn", "websockets", "python_multipart"]
     for package in wanted if wyoming is None else [*wanted, "wyoming"]:

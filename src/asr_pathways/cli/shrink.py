@@ -47,8 +47,6 @@ def shrink(
     if chosen is None:
         raise PathwaysError(f"--target {target}: one of {', '.join(TARGETS)}")
     codes = list(dict.fromkeys(split_languages(languages) or ()))
-    if not codes:
-        raise PathwaysError("--languages: name at least one, such as fr")
     place = out or Path("runs") / f"{model.name.partition('@')[0]}-{'-'.join(codes)}"
     seconds = parse_budget(budget)
     announce(f"{place}: making {model} small in {', '.join(codes)}")

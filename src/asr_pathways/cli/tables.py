@@ -6,10 +6,24 @@ import os
 
 import typer
 
+from asr_pathways.errors import PathwaysError
+
 
 def split_languages(languages: str | None) -> list[str] | None:
-    """``en,fr`` as a list; None stays None."""
-    return None if languages is None else [part.strip() for part in languages.split(",") if part.strip()]
+    """``en,fr`` as a list; None stays None.
+
+    Raises:
+        PathwaysError: if there is no code in it, or something else than commas between codes.
+    """
+    if languages is None:
+        return None
+    codes = [part.strip() for part in languages.split(",") if part.strip()]
+    if not codes:
+        raise PathwaysError("--languages: name at least one, such as fr")
+    if any(len(code.split()) > 1 for code in codes):
+        wanted = ",".join(languages.replace(",", " ").split())
+        raise PathwaysError(f"--languages {languages}: commas are wanted between codes: {wanted}")
+    return codes
 
 
 def announce(text: str) -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from lhotse import CutSet
 
 SPLITS = ("train", "dev", "test")
+ABOUT = "corpus.json"
+"""In a data folder: its sources."""
 MAX_CHARACTERS_PER_SECOND = 30.0
 SLACK = 0.1
 """Seconds by which a file or a cut may be shorter than its manifest states."""
@@ -90,7 +92,7 @@ class CorpusBuilder:
                 gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
             ):
                 packed.writelines(f"{rows[identifier]}\n".encode() for identifier in sorted(rows))
-        write_json(self.folder / "corpus.json", {"sources": list(sources)})
+        write_json(self.folder / ABOUT, {"sources": list(sources)})
 
 
 @contextmanager
@@ -104,7 +106,7 @@ def build_corpus(out: Path, sources: Sequence[About]) -> Iterator[CorpusBuilder]
     Raises:
         PathwaysError: if ``out`` is anything else than a data folder: that is not ours to replace.
     """
-    if out.exists() and not (out.is_dir() and ((out / "corpus.json").exists() or not any(out.iterdir()))):
+    if out.exists() and not (out.is_dir() and ((out / ABOUT).exists() or not any(out.iterdir()))):
         raise PathwaysError(f"{out}: exists and is not a data folder: choose another place")
     with atomic_folder(out) as folder:
         builder = CorpusBuilder(folder)
@@ -290,9 +292,9 @@ def spoken_rows(data: Path, split: str) -> Iterator[tuple[str, str, str | None, 
 def sources_of(data: Path) -> list[About]:
     """The sources of a data folder: name, licence and attribution of each."""
     _check_folder(data)
-    about = read_json(data / "corpus.json")
+    about = read_json(data / ABOUT)
     if not isinstance(about, dict) or not isinstance(about.get("sources"), list):
-        raise PathwaysError(f"{data / 'corpus.json'}: no list of sources in it: not the file of a data folder")
+        raise PathwaysError(f"{data / ABOUT}: no list of sources in it: not the file of a data folder")
     sources: list[About] = about["sources"]
     return sources
 
@@ -415,6 +417,10 @@ def parse_line(line: str) -> Any:
 
 
 def _check_folder(data: Path) -> None:
+    if data.is_file():
+        raise PathwaysError(
+            f"{data}: a file, not a data folder: `asr-pathways data manifest DIR {data}` makes one of rows"
+        )
     if not data.is_dir():
         raise PathwaysError(f"{data}: no such data folder: make one with `asr-pathways data`")
 

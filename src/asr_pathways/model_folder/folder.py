@@ -25,6 +25,8 @@ from asr_pathways.pruning import Pathways
 CARD = "config.json"
 HUB_CARD = "asr_pathways.json"
 WEIGHTS = "model.safetensors"
+_LISTED = 8
+"""Models that are named, at most, where a folder that holds them is taken for one."""
 
 
 def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrModel:
@@ -36,7 +38,7 @@ def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrMod
     folder = Path(model)
     if not folder.is_dir():
         if folder.exists() or not _hub_name(str(model)):
-            raise PathwaysError(f"{model}: no such model folder")
+            raise PathwaysError(f"{model}: no such model folder{_elsewhere(folder)}")
         from asr_pathways.models.hub import own_model_folder
 
         name, download = own_model_folder(str(model), HUB_CARD)
@@ -45,9 +47,11 @@ def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrMod
         asr = _load_hub(name)
         asr.card = asr.card.model_copy(update={"base": name.partition("@")[0]})
     elif not (folder / CARD).is_file():
-        raise PathwaysError(f"{folder}: not a model folder: it has no {CARD}")
+        raise PathwaysError(f"{folder}: not a model folder: it has no {CARD}{_elsewhere(folder)}")
     else:
         raw = read_json(folder / CARD)
+        if isinstance(raw, dict) and not {"format", "model_type"} & raw.keys():
+            raise PathwaysError(f"{folder / CARD}: neither of a model of this package nor of one of transformers")
         foreign = isinstance(raw, dict) and "model_type" in raw and "format" not in raw
         asr = _load_hub(str(model)) if foreign else _load_own(folder, raw)
     asr.model.eval().to(device)
@@ -55,6 +59,21 @@ def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrMod
     if (folder / "pathways").is_dir():
         asr.pathways = Pathways.load(asr.model.network, folder / "pathways")
     return asr
+
+
+def _elsewhere(folder: Path) -> str:
+    """What may have been meant by something that is not a model folder."""
+    if folder.is_file():
+        return ": a file is a MODEL if it is a bundle, NAME.asrp"
+    if not folder.exists():
+        if len(folder.parts) == 1:
+            return ", and a name on the hub is owner/model, such as openai/whisper-base"
+        on_hub = len(folder.parts) == 2 and folder.parent.is_dir() and not folder.is_absolute()
+        return f"; a model of the hub by this name: {folder}@main" if on_hub else ""
+    if (folder / "checkpoints").is_dir():
+        return ": the run there has not ended: go on with --resume"
+    inside = sorted([*folder.glob("*.asrp"), *(card.parent for card in folder.glob(f"*/{CARD}"))])
+    return f": models in it: {', '.join(map(str, inside))}" if 0 < len(inside) <= _LISTED else ""
 
 
 def is_own(model: Path) -> bool:
@@ -112,7 +131,9 @@ def _load_hub(name: str) -> AsrModel:
 
 
 def _hub_name(name: str) -> bool:
-    """Whether it reads like ``owner/model`` or ``owner/model@revision``."""
+    """Whether it reads like ``owner/model``, where no folder is called as the owner is, or ``owner/model@revision``."""
     name, mark, revision = name.partition("@")
     parts = name.split("/")
-    return bool(revision or not mark) and len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))
+    if len(parts) != 2 or not all(parts) or name.startswith((".", "~", "/")):
+        return False
+    return bool(revision) if mark else not Path(parts[0]).is_dir()

@@ -105,10 +105,10 @@ class Recognizer:
             raise PathwaysError("phrases: only transducers of this package prefer some")
         if lookahead is not None and self._cache_aware is None:
             raise PathwaysError("lookahead: only cache-aware transducers of the hub have a choice of it")
-        self._choices = None if languages is None else tuple(map(self._check, languages))
+        self._choices = None if languages is None else tuple(map(self.check_language, languages))
         if self._choices == ():
             raise PathwaysError("languages: at least one is needed")
-        self._language = language if language in (None, AUTO) else self._check(str(language))
+        self._language = language if language in (None, AUTO) else self.check_language(str(language))
         if self._language == AUTO:
             self._engine.check_identification()
         elif self._language is not None:
@@ -118,6 +118,14 @@ class Recognizer:
     def languages(self) -> tuple[str, ...]:
         """The languages that it recognises."""
         return self._engine.languages
+
+    def check_language(self, language: str) -> str:
+        """The model's own code of a language, which may be written in another form: ``fra``, ``fr-FR``.
+
+        Raises:
+            PathwaysError: for an unknown language, naming those that the model knows.
+        """
+        return known_language(language, self.languages) if self.languages else language
 
     @property
     def free_text(self) -> bool:
@@ -149,7 +157,7 @@ class Recognizer:
         Raises:
             PathwaysError: for an unknown language.
         """
-        self._engine.load(self._check(language))
+        self._engine.load(self.check_language(language))
 
     def plan(self) -> Plan:
         """How the model's products are computed on this machine: the timings of each, the one that is used first.
@@ -193,7 +201,7 @@ class Recognizer:
         if asked == AUTO:
             parts, asked, probabilities = self._identified(samples)
         else:
-            asked = self._check(asked)
+            asked = self.check_language(asked)
             parts = [(span, asked) for span in parts_within(samples, self._engine.window)]
         segments = []
         for (start, end), spoken in parts:
@@ -216,9 +224,9 @@ class Recognizer:
         if asked is None:
             raise PathwaysError(f"language: choose one of {' '.join(self.languages)}")
         if asked != AUTO:
-            return self._stream(self._check(asked))
+            return self._stream(self.check_language(asked))
         self._engine.check_identification()
-        return AutoStream(self._stream, self._likeliest, self._check, self._endpointing)
+        return AutoStream(self._stream, self._likeliest, self.check_language, self._endpointing)
 
     def decode(self, streams: Sequence[Stream]) -> None:
         """Decodes what streams of this recogniser have accepted; of a model that streams, those that are at the same
@@ -236,8 +244,8 @@ class Recognizer:
         if self._streaming is not None:
             return self._streaming.stream(language)
         if self._cache_aware is not None:
-            return self._cache_aware.stream(language, self._check)
-        return AgreementStream(self._engine, language, self._check, self._endpointing)
+            return self._cache_aware.stream(language, self.check_language)
+        return AgreementStream(self._engine, language, self.check_language, self._endpointing)
 
     def _likeliest(self, samples: Samples, before: str | None) -> str:
         """The language of speech; that of the speech before it unless it is clearly another."""
@@ -292,9 +300,6 @@ class Recognizer:
 
             self._cache_aware = HubStreaming(engine, lookahead, self._endpointing)
         return engine
-
-    def _check(self, language: str) -> str:
-        return known_language(language, self.languages) if self.languages else language
 
     def _identified(self, samples: Samples) -> tuple[list[tuple[tuple[int, int], str]], str, dict[str, float]]:
         """Parts with the language of each, the language of most, and the probabilities of all."""

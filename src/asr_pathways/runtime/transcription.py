@@ -69,11 +69,15 @@ def recognize_split(
     """Recognises a split of a data folder, one utterance after another, as a user's recordings are.
 
     Raises:
-        PathwaysError: if the data folder is broken or has none of the languages, or one has no words in references.
+        PathwaysError: for a language that the model does not know, or if the data folder is broken or has none of the
+            languages, or one has no words in references.
     """
-    present = languages_of(load_cuts(data, split))
-    chosen = tuple(language for language in languages or present if language in recognizer.languages)
-    cuts = list(load_cuts(data, split, chosen or languages or recognizer.languages))
+    if languages:
+        chosen = tuple(dict.fromkeys(map(recognizer.check_language, languages)))
+    else:
+        present = languages_of(load_cuts(data, split))
+        chosen = tuple(language for language in present if language in recognizer.languages) or recognizer.languages
+    cuts = list(load_cuts(data, split, chosen))
     spoken = [cut.supervisions[0] for cut in cuts]
     require_words((one.language, reference_text(one.text, one.language, recognizer.free_text)) for one in spoken)
     utterances = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import os
@@ -87,6 +88,8 @@ def listen(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
             reason = os.strerror(error.errno)  # without what Python adds to it
+            if error.errno == errno.EADDRINUSE:
+                reason += ": choose another port, or 0, which is any that is free"
         raise PathwaysError(f"{host} port {port}: cannot listen there: {reason}") from None
 
 

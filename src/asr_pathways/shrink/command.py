@@ -23,12 +23,12 @@ from asr_pathways.files import read_json, write_json
 from asr_pathways.formats import percent, points
 from asr_pathways.lock import alone_in
 from asr_pathways.shrink.compare import System, TestSet, bytes_of, comparison_table, not_faster
-from asr_pathways.shrink.planning import Chosen, choose_plan, recipe_of, tuning_of
+from asr_pathways.shrink.planning import Chosen, choose_plan, load_dense, recipe_of, tuning_of
 from asr_pathways.shrink.plans import DENSER, LONGEST, METHOD, Target
 from asr_pathways.training.interrupt import resumable
 from asr_pathways.training.memory import release_memory
 from asr_pathways.training.prune import prune
-from asr_pathways.training.run import has_ended, remove_checkpoints
+from asr_pathways.training.run import check_place, has_ended, remove_checkpoints
 from asr_pathways.training.scoring import beside_dense, warning
 from asr_pathways.training.train import train
 
@@ -100,6 +100,8 @@ def shrink(
     asked = {"model": str(model), "data": _said(data), "target": target, "budget": float(budget)}
     with resumable(out), alone_in(out, "another run is there: wait for it, or choose another folder"):
         known = _known(out, asked, languages, resume)
+        if known is None and not data.is_dir():
+            load_dense(model, languages)  # what is wrong with it is said before hours of recordings are imported
         print(f"{out}: reading {data}", file=sys.stderr)
         if not data.is_dir():
             data = _imported(data, out / "data")
@@ -112,6 +114,7 @@ def _known(out: Path, asked: dict[str, object], languages: Sequence[str], resume
     """The plan of the run in ``out``."""
     path = out / "plan.json"
     if not path.exists():
+        check_place(out)
         return None
     if not resume:
         raise PathwaysError(f"{out}: holds a run already: go on with --resume, or choose another folder")

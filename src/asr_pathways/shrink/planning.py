@@ -86,6 +86,18 @@ class Chosen(Config):
         return self.model_copy(update={"steps": max(self.steps // _KEPT, self.steps - fewer, 1), "rest": 0.0})
 
 
+def load_dense(model: Path, languages: Sequence[str]) -> tuple[AsrModel, tuple[str, ...]]:
+    """The dense MODEL, and the languages by its own codes.
+
+    Raises:
+        PathwaysError: if it is pruned already, or does not know a language.
+    """
+    asr = load_model(model)
+    if is_bundle(model) or asr.pathways is not None:
+        raise PathwaysError(f"{model}: is pruned already: start from the dense model")
+    return asr, asr.check_languages(languages)
+
+
 def choose_plan(
     model: Path, data: Path, given: str, out: Path, languages: Sequence[str], target: Target, budget: float
 ) -> Chosen:
@@ -94,12 +106,13 @@ def choose_plan(
     ``given`` says of what ``data`` is made, as `Chosen.data`.
 
     Raises:
-        PathwaysError: if the model is pruned already, does not know a language, or the data have nothing in one.
+        PathwaysError: as `load_dense` does, or if the data have nothing to train on in a language, or to score on.
     """
-    asr = load_model(model)
-    if is_bundle(model) or asr.pathways is not None:
-        raise PathwaysError(f"{model}: is pruned already: start from the dense model")
-    codes = asr.check_languages(languages)
+    asr, codes = load_dense(model, languages)
+    speech = _speech(data)
+    if missing := [code for code in codes if code not in speech]:
+        held = ", ".join(sorted(speech)) or "nothing"
+        raise PathwaysError(f"{data}: no {missing[0]!r} in split 'train': it holds {held}")
     print(f"{model}: timing recognition on this machine", file=sys.stderr)
     tested, costs = TestSet.of(data, codes), _Costs(asr, data, out, codes)
     sampled = tested.part(_SAMPLE)
@@ -112,7 +125,6 @@ def choose_plan(
         scorings = 1 + short * (2 if plan.finetune else 1)
         return _FIXED + scorings * scoring + sum(part.seconds for part in costs.of(plan))
 
-    speech = _speech(data)
     most = max(speech[language] for language in codes)
     plans = [plan.within(most) for plan in (OWN if isinstance(asr.model, Transducer) else HUB)]
     plan = choose(plans, seconds, budget)

@@ -17,10 +17,11 @@ import torch
 
 from asr_pathways import ranks
 from asr_pathways.config import differences
+from asr_pathways.data.corpus import ABOUT
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_folder, remove_leftovers, write_json
 from asr_pathways.lock import LOCK, alone_in, held, is_held
-from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.folder import CARD, save_model
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.training.config import LoopConfig
 from asr_pathways.training.interrupt import resumable
@@ -63,6 +64,19 @@ ENDED = "ended.json"
 """In a run folder whose checkpoints were removed after the run had ended."""
 
 
+def check_place(out: Path) -> None:
+    """A run may begin in ``out``: whatever is there is not of something else, which it would write over.
+
+    Raises:
+        PathwaysError: if a data folder is there, or a MODEL that no run there made.
+    """
+    if (out / ABOUT).exists():
+        raise PathwaysError(f"{out}: is a data folder: choose another folder for the run")
+    ours = ("checkpoints", "history.json", ENDED)  # an experiment removes the first, and has no last
+    if (out / CARD).exists() and not any((out / name).exists() for name in ours):
+        raise PathwaysError(f"{out}: holds a MODEL, which the run would write over: choose another folder")
+
+
 def has_ended(out: Path) -> bool:
     """Whether the run in ``out`` has ended, and its checkpoints were removed."""
     return (out / ENDED).is_file()
@@ -92,10 +106,11 @@ def open_run(out: Path, config: LoopConfig, resume: bool, **options: Any) -> Ite
     run in it is refused. All processes of the run must have the same ``config`` and ``options``, plain data.
 
     Raises:
-        PathwaysError: if another process trains there, or a run is there already, or as `launch` does; if the processes
-            were started differently, or one of them ended before the others: it is named; `Interrupted` by Ctrl-C or
-            SIGTERM.
+        PathwaysError: if another process trains there, or a run is there already, or as `check_place` and `launch` do;
+            if the processes were started differently, or one of them ended before the others: it is named;
+            `Interrupted` by Ctrl-C or SIGTERM.
     """
+    check_place(out)
     with ExitStack() as stack:
         stack.enter_context(resumable(out))
         if int(os.environ.get("RANK", "0")) == 0:  # torchrun's number of this process

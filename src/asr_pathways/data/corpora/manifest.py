@@ -110,7 +110,7 @@ def _read_tsv(path: Path) -> list[tuple[int, Any]]:
 def _add(corpus: CorpusBuilder, raw: Any, line: int, folder: Path) -> None:
     """Adds a row and its audio; raises PathwaysError with what is wrong."""
     if not isinstance(raw, Mapping):
-        raise PathwaysError("not a JSON object, or not as many columns as the header")
+        raise PathwaysError("not a JSON object; in a table, which is named .tsv: not as many columns as its header")
     for name in REQUIRED:
         if not isinstance(raw.get(name), str):
             raise PathwaysError(f"no {name!r}" if raw.get(name) is None else f"{name!r} is not text")
