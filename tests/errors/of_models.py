@@ -501,6 +501,13 @@ def other_weights(here: Path) -> None:
     save_file(weights | {name: weights[name][:-1].contiguous()}, path)
 
 
+def diverged_weights(here: Path) -> None:
+    path = own(here, "dense") / "model.safetensors"
+    weights = load_file(path)
+    weights["encoder.front_end.convs.0.weight"].view(-1)[-1] = float("nan")
+    save_file(weights, path)
+
+
 def pickled_hub(here: Path) -> None:
     config = transformers.Wav2Vec2Config(
         hidden_size=16,
@@ -587,6 +594,12 @@ MODELS = [
         "inspect dense",
         "dense/model.safetensors: weights of another model: encoder.front_end.convs.0.weight is (15, 80, 5), the config asks for (16, 80, 5)",
         other_weights,
+    ),
+    Case(
+        "weights of a training that diverged",
+        "inspect dense",
+        "dense: encoder.front_end.convs.0.weight has values that are not finite: the training of it diverged",
+        diverged_weights,
     ),
     Case(
         "a tokenizer of another model",

@@ -161,6 +161,10 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda m: change_weights(m / "model.safetensors", lambda s: s.update({"encoder.norm.bias": torch.zeros(5)})),
         r"weights of another model: encoder.norm.bias is \(5,\), the config asks for \(16,\)",
     ),
+    "a value that is not a number": (
+        lambda m: change_weights(m / "model.safetensors", lambda s: s["encoder.norm.bias"][3:4].fill_(float("nan"))),
+        "encoder.norm.bias has values that are not finite: the training of it diverged",
+    ),
     "no tokenizer": (lambda m: (m / "tokenizer.model").unlink(), "tokenizer.model: cannot read tokenizer"),
     "tokenizer truncated": (lambda m: truncate(m / "tokenizer.model"), "tokenizer.model: not a SentencePiece model"),
     "tokenizer empty": (lambda m: (m / "tokenizer.model").write_bytes(b""), "tokenizer.model: not a SentencePiece"),

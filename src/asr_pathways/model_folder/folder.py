@@ -19,7 +19,7 @@ from asr_pathways.files import read_json, write_json
 from asr_pathways.model_folder.card import HubCard, ModelCard
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
-from asr_pathways.models.weights import bounded, stored_shapes
+from asr_pathways.models.weights import bounded, require_finite, stored_shapes
 from asr_pathways.pruning import Pathways
 
 CARD = "config.json"
@@ -54,6 +54,7 @@ def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrMod
             raise PathwaysError(f"{folder / CARD}: neither of a model of this package nor of one of transformers")
         foreign = isinstance(raw, dict) and "model_type" in raw and "format" not in raw
         asr = _load_hub(str(model)) if foreign else _load_own(folder, raw)
+    require_finite(asr.model, str(model))
     asr.model.eval().to(device)
     asr.model.load_languages(asr.card.languages)
     if (folder / "pathways").is_dir():

@@ -121,6 +121,16 @@ def take_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     model.load_state_dict(state, strict=not tied)
 
 
+def require_finite(model: nn.Module, source: str) -> None:
+    """Raises PathwaysError, which names ``source``, if a weight of ``model`` is infinite or NaN.
+
+    Of such a model training diverged, or an export overflowed; it recognises nothing, or anything.
+    """
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise PathwaysError(f"{source}: {name} has values that are not finite: the training of it diverged")
+
+
 def _tied(model: nn.Module) -> set[str]:
     """Names in the state_dict of tensors that have another name before."""
     seen: set[tuple[int, int]] = set()
