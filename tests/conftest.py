@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from asr_pathways.data.corpus import SPLITS, build_corpus
 from asr_pathways.data.tokenizer import Tokenizer
@@ -24,6 +25,10 @@ WORDS = {
     "fr": ("un", "deux", "trois", "quatre", "cinq"),
 }
 PIECES = 24
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("asr-pathways", deadline=None)
+settings.load_profile("asr-pathways")
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported; no test waits for a network
 

@@ -135,7 +135,6 @@ def test_normalize_is_idempotent_and_leaves_words_only(text: str, language: str)
     assert unicodedata.is_normalized("NFC", once)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**14) | st.decimals(0, 10**7, places=3), st.sampled_from(sorted(SPELLED)))
 def test_numbers_are_spelled_in_letters(number: int | Decimal, language: str) -> None:
     words = normalize(f"x {number} y", language)
@@ -154,7 +153,6 @@ def test_no_two_numbers_are_said_alike(language: str) -> None:
     assert len({normalize(number, language) for number in decimals}) == len(decimals)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**14), st.sampled_from(sorted(set(LANGUAGES) - set(SPELLED))))
 def test_elsewhere_digits_stay(number: int, language: str) -> None:
     assert normalize(f"x {number} y", language) == f"x {number} y"

@@ -8,7 +8,7 @@ import jiwer
 import kaldialign
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_pathways.errors import PathwaysError
@@ -43,7 +43,6 @@ def corpus(language: str, size: int, error_rate: float, seed: int) -> list[Utter
     return utterances
 
 
-@settings(deadline=None)
 @given(spoken, sentences)
 def test_counts_equal_brute_force(reference: str, hypothesis: str) -> None:
     entry = score([Utterance("u", "en", reference, hypothesis)], replications=2).languages[0]
@@ -53,7 +52,6 @@ def test_counts_equal_brute_force(reference: str, hypothesis: str) -> None:
     assert entry.cer.reference_length == len(reference)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(spoken, sentences), min_size=1, max_size=5))
 def test_rates_equal_jiwer_and_kaldialign_over_a_corpus(pairs: list[tuple[str, str]]) -> None:
     references, hypotheses = map(list, zip(*pairs, strict=True))
@@ -64,7 +62,6 @@ def test_rates_equal_jiwer_and_kaldialign_over_a_corpus(pairs: list[tuple[str, s
     assert scores.mean_wer == pytest.approx(expected["err_rate"])
 
 
-@settings(deadline=None)
 @given(sentences, sentences)
 def test_alignment_is_minimal_and_spells_out_both_sides(reference: str, hypothesis: str) -> None:
     edits = align(reference, hypothesis)

@@ -194,7 +194,7 @@ def test_hysteresis_keeps_what_is_nearly_as_good() -> None:
         assert mask_of(pathways, "en") == after, hysteresis
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.sampled_from(["unstructured", "block:2x1", "1:2"]))
 def test_the_limit_of_hysteresis(seed: int, granularity: str) -> None:
     """Without end, hysteresis never changes a mask, whatever its score; sparsity is always exact."""

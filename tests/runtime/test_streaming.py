@@ -104,7 +104,7 @@ def symbols(stream: TransducerStream, samples: np.ndarray, cuts: list[int], rate
     return [token for token, _ in stream.final().tokens]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cuts=st.lists(st.integers(0, 21_000), max_size=8), seed=st.integers(0, 5), language=st.sampled_from(LANGUAGES))
 def test_pieces_of_any_size_give_what_the_training_side_finds(
     trained: AsrModel, cuts: list[int], seed: int, language: str

@@ -115,7 +115,7 @@ def test_a_product_is_numpys_for_any_number_of_rows(item: str, shape: tuple[int,
                     assert_near(item, found, weight, x, use)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_products_of_any_shape_and_pattern(data: st.DataObject) -> None:
     rows, columns, n = (data.draw(st.integers(1, most)) for most in (200, 260, 60))
@@ -259,7 +259,7 @@ def reference(values: NDArray[Any], union: NDArray[np.bool_], mask: NDArray[np.b
     return dense * mask
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     rows=st.integers(1, 20),
     columns=st.integers(1, 200),

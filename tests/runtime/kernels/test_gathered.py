@@ -47,7 +47,7 @@ def test_a_product_is_that_of_the_codes_with_zeros(granularity: str, shape: tupl
         assert_same(weight, n, bias, threads=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_pattern(data: st.DataObject) -> None:
     rows, columns, n = (data.draw(st.integers(1, most)) for most in (70, 260, 40))

@@ -98,7 +98,7 @@ def assert_best(found: Any, table: NDArray[Any], hidden: Floats, count: int, all
         assert np.isfinite(sums[row]) and sums[row] >= logits[row, 0] - 0.05 * (1 + slack[row].max() / 1e-6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_the_best_are_those_of_float32_logits(data: st.DataObject) -> None:
     random = np.random.default_rng(data.draw(st.integers(0, 999)))
@@ -121,7 +121,7 @@ def test_the_best_are_those_of_float32_logits(data: st.DataObject) -> None:
         assert (made.best(hidden, count, banned, runner)[0] == -1).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_of_products_without_rounding_the_tokens_and_their_order_are_those_of_the_dense_product(
     data: st.DataObject,

@@ -83,7 +83,7 @@ def test_memory_is_that_of_the_nonzeros() -> None:
     assert 6 * np.count_nonzero(weight) < nbytes < 7.5 * np.count_nonzero(weight)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_products_of_any_shape_and_pattern(data: st.DataObject) -> None:
     rows, columns = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 150))
