@@ -713,6 +713,21 @@ BUNDLES = [
         "made: a bundle is one file: choose a name that ends in .asrp",
     ),
     Case(
+        "an export over the model itself",
+        "export sparse sparse --format hf --languages fr",
+        "sparse: is the MODEL, which the export would write over: choose another name",
+    ),
+    Case(
+        "a bundle over itself, of one language",
+        "export sparse.asrp ./sparse.asrp --languages fr",
+        "sparse.asrp: is the MODEL, which the export would write over: choose another name",
+    ),
+    Case(
+        "an export into a data folder",
+        "export sparse data --format onnx",
+        "data: a data folder is there: choose another place for the export",
+    ),
+    Case(
         "a language that is not in it",
         "transcribe sparse.asrp hello.wav --language it",
         "unknown language 'it': this model knows en fr",

@@ -203,6 +203,12 @@ class Layout:
         return self.under(language_prefix(language) + VALUES)
 
 
+def check_name(out: Path) -> None:
+    """Raises BundleError if a bundle cannot be called like ``out``."""
+    if out.suffix != BUNDLE_SUFFIX:
+        raise BundleError(f"{out}: a bundle is one file: choose a name that ends in {BUNDLE_SUFFIX}")
+
+
 def is_bundle(path: Path) -> bool:
     """Whether the path is that of a bundle, whole, broken or of the first format, or has the name of one."""
     return (path.suffix == BUNDLE_SUFFIX and not path.is_dir()) or (path / OLD_DIGEST).is_file()

@@ -109,8 +109,7 @@ class Contents:
         Raises:
             BundleError: if it cannot be written.
         """
-        if out.suffix != layout.BUNDLE_SUFFIX:
-            raise BundleError(f"{out}: a bundle is one file: choose a name that ends in {layout.BUNDLE_SUFFIX}")
+        layout.check_name(out)
         if out.is_dir():
             raise BundleError(f"{out}: a folder: choose a name for a file")
         arrays = self._arrays | {name: np.concatenate(bits) for name, bits in self._bits.items()}

@@ -58,6 +58,7 @@ def export(
     if format not in ("bundle", "hf") and scores is not None:
         raise PathwaysError(f"--scores has no place in --format {format}: leave it out")
     chosen = split_languages(languages)
+    _check_place(model, out)
     if format == "bundle":
         _bundle(model, out, dtype, chosen, scores, vocabulary)
         return
@@ -89,6 +90,17 @@ def export(
         )
 
 
+def _check_place(model: Path, out: Path) -> None:
+    """Raises PathwaysError if something is in OUT that is no earlier export, before the model is loaded."""
+    from asr_pathways.data.corpus import ABOUT
+
+    if out.exists() and model.exists() and out.samefile(model):
+        raise PathwaysError(f"{out}: is the MODEL, which the export would write over: choose another name")
+    for name, what in ((ABOUT, "data folder"), ("history.json", "run")):
+        if (out / name).exists():
+            raise PathwaysError(f"{out}: a {what} is there: choose another place for the export")
+
+
 def _bundle(
     model: Path,
     out: Path,
@@ -98,10 +110,11 @@ def _bundle(
     vocabulary: str | None,
 ) -> None:
     from asr_pathways.bundle.bundle import Bundle, write_bundle
-    from asr_pathways.bundle.layout import IDENTIFIER, QUANTITIES, is_bundle
+    from asr_pathways.bundle.layout import IDENTIFIER, QUANTITIES, check_name, is_bundle
     from asr_pathways.bundle.load import load_model
     from asr_pathways.bundle.vocabulary import read_texts, tokens_of
 
+    check_name(out)  # before the model is loaded, which may take long
     quantity = next((known for known in QUANTITIES if known == (dtype or "float16")), None)
     if quantity is None:
         raise PathwaysError(f"--dtype {dtype}: one of {', '.join(QUANTITIES)}")
