@@ -77,7 +77,7 @@ class PlainEngine:
 
     free_text = True
 
-    def __init__(self, asr: AsrModel, *_: object) -> None:
+    def __init__(self, asr: AsrModel, *_: object, **__: object) -> None:
         self.asr, self.languages, self.window = asr, asr.languages, asr.model.window
 
     def check_identification(self) -> None:
