@@ -119,7 +119,7 @@ def test_a_broken_bundle_is_one_line(
     path.write_bytes(path.read_bytes()[:-100])
     capsys.readouterr()
     transcribe = ("transcribe", path, "--language", "fr", "x.wav")
-    for command in (("inspect", path), transcribe, (*transcribe, "--stream"), ("export", path, "out")):
+    for command in (("inspect", path), transcribe, (*transcribe, "--stream"), ("export", path, tmp_path / "out.asrp")):
         assert run(*command) == 1
         told = capsys.readouterr().err
         assert "b.asrp: has" in told
