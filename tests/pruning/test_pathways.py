@@ -350,3 +350,15 @@ def test_pruning_by_hand_narrows_and_widens_masks(recogniser: Recogniser) -> Non
         pathways.prune(0.8)
     with pathways.use("en"), pytest.raises(PathwaysError, match=r"prune\(\) inside"):
         pathways.prune(0.5)
+
+
+def test_pruning_by_hand_chooses_among_all_weights_where_zeros_are_written_in(recogniser: Recogniser) -> None:
+    before = snapshot(recogniser)
+    config = PathwayConfig(sparsity=0.7, gradient="parp", shared=True, exclude=("output", "embedding"))
+    pathways = Pathways.attach(recogniser, config, ["en", "fr"])
+    pathways.prune(0.4)
+    now = recogniser.state_dict()
+    for name, mask in pathways.mask("en").items():
+        assert int(mask.sum()) == mask.numel() - round(0.4 * mask.numel())
+        assert torch.equal(now[name], before[name] * mask)
+        assert before[name][mask].abs().min() >= before[name][~mask].abs().max()

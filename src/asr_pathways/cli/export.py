@@ -96,7 +96,7 @@ def _check_place(model: Path, out: Path) -> None:
 
     if out.exists() and model.exists() and out.samefile(model):
         raise PathwaysError(f"{out}: is the MODEL, which the export would write over: choose another name")
-    for name, what in ((ABOUT, "data folder"), ("history.json", "run")):
+    for name, what in ((ABOUT, "data folder"), ("history.json", "run"), ("checkpoints", "run")):
         if (out / name).exists():
             raise PathwaysError(f"{out}: a {what} is there: choose another place for the export")
 

@@ -263,8 +263,9 @@ class Pathways:
         state.observations.commit(state.keys)
         events = []
         for key in state.keys:
-            score, new = self._selector.prune(key, sparsity, self._masks.unpacked(key), narrows=narrows)
-            events.append(self._replace_mask(key, "prune", score, new, None))
+            with self._weights.before_zeros():
+                score, new = self._selector.prune(key, sparsity, self._masks.unpacked(key), narrows=narrows)
+                events.append(self._replace_mask(key, "prune", score, new, None))
             parts = zip(state.names, self._masks.packed(key), strict=True)
             ranks.require_same(f"prune: the mask of {key} for", parts, state.device)
         if not self.at_target:
