@@ -97,7 +97,7 @@ def test_few_clips_of_a_user_are_pruned_on_with_honest_lines(
     again = ("prune", whisper(tmp_path / "w"), "--data", data, "--sparsity", 0.5, "--config", quick, "--out", out)
     assert run(*again) == 0
     printed = capsys.readouterr()
-    assert "Pruning (dynamic): about" in printed.err and "refitting" in printed.err
+    assert "Pruning (pathways): about" in printed.err and "refitting" in printed.err
     assert "no dev utterances of de: the model is chosen by the others" in printed.err
     assert "WER on dev: " in printed.err and "not usable: more than half" in printed.err and "nan" not in printed.err
     assert "model written; checkpoints removed (" in printed.err.splitlines()[-1]

@@ -101,7 +101,10 @@ def prune(
     data: Data,
     sparsity: Annotated[float, typer.Option(help="Share of prunable weights at zero, such as 0.7.")],
     out: Out,
-    method: Annotated[str, typer.Option(help="How masks are made and moved: the list above.")] = "dynamic",
+    method: Annotated[
+        str | None,
+        typer.Option(help="How masks are made and moved: the list above.", show_default="dynamic; of Whisper pathways"),
+    ] = None,
     languages: Languages = None,
     init: Annotated[
         str, typer.Option(help="Where masks start: omp (one shot), lap, lsp, or a pruned MODEL folder.")

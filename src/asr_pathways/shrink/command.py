@@ -24,7 +24,7 @@ from asr_pathways.formats import percent, points
 from asr_pathways.lock import alone_in
 from asr_pathways.shrink.compare import System, TestSet, bytes_of, comparison_table, not_faster
 from asr_pathways.shrink.planning import Chosen, choose_plan, load_dense, recipe_of, tuning_of
-from asr_pathways.shrink.plans import DENSER, LONGEST, METHOD, Target
+from asr_pathways.shrink.plans import DENSER, LONGEST, Target
 from asr_pathways.training.interrupt import resumable
 from asr_pathways.training.memory import release_memory
 from asr_pathways.training.prune import prune
@@ -170,7 +170,6 @@ def _trained(job: Job) -> Job:
             job.start,
             job.data,
             pruned,
-            method=METHOD,
             sparsity=chosen.sparsity,
             recipe=recipe_of(load_model(job.start).model, chosen.steps, chosen.refit, chosen.precision),
             languages=chosen.languages,

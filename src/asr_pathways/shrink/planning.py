@@ -23,9 +23,9 @@ from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.pruning import PathwayConfig
 from asr_pathways.shrink.compare import System, TestSet
-from asr_pathways.shrink.plans import DTYPES, HUB, METHOD, OWN, Plan, Target, choose
+from asr_pathways.shrink.plans import DTYPES, HUB, OWN, Plan, Target, choose
 from asr_pathways.training.config import LoopConfig, PruneRecipe, TrainRecipe
-from asr_pathways.training.defaults import finetune_recipe, oneshot_recipe, prune_recipe
+from asr_pathways.training.defaults import default_method, finetune_recipe, oneshot_recipe, prune_recipe
 from asr_pathways.training.estimate import Estimate, Pace, estimate, measure, middle
 from asr_pathways.training.inputs import Inputs
 from asr_pathways.training.prune import pathway_config
@@ -219,7 +219,7 @@ class _Costs:
     def _of(self, recipe: LoopConfig, sparsity: float) -> Estimate:
         masks = None
         if isinstance(recipe, PruneRecipe):
-            masks = pathway_config(self._asr, METHOD, sparsity, self._languages, recipe)
+            masks = pathway_config(self._asr, default_method(self._asr.model), sparsity, self._languages, recipe)
         kind = type(recipe), recipe.optimizer.steps > 0
         if kind not in self._paces:
             self._paces[kind] = self._measured(recipe, masks)

@@ -12,9 +12,6 @@ from asr_pathways.bundle.layout import Quantity
 from asr_pathways.errors import PathwaysError
 
 Target = Literal["accuracy", "size", "speed"]
-METHOD = "dynamic"
-"""Of `pruning.METHODS`: all plans prune by it."""
-
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 DENSER, _SPARSER = 0.5, 0.7

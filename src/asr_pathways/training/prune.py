@@ -20,7 +20,7 @@ from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.speech_model import SpeechModel
 from asr_pathways.pruning import METHODS, PathwayConfig, Pathways, matching
 from asr_pathways.training.config import PruneRecipe
-from asr_pathways.training.defaults import prune_recipe
+from asr_pathways.training.defaults import default_method, prune_recipe
 from asr_pathways.training.distillation import Distillation
 from asr_pathways.training.estimate import report_cost
 from asr_pathways.training.inputs import Inputs, RunData, choose_masks
@@ -41,8 +41,8 @@ def prune(
     data: Path,
     out: Path,
     *,
-    method: str,
     sparsity: float,
+    method: str | None = None,
     recipe: PruneRecipe | None = None,
     steps: int | None = None,
     drop_layers: Mapping[str, int] | None = None,
@@ -57,8 +57,8 @@ def prune(
         model: the dense MODEL folder; it is only read.
         data: a data folder with the languages.
         out: the run folder; becomes a MODEL folder with pathways.
-        method: a key of :data:`asr_pathways.pruning.METHODS`.
         sparsity: share of prunable weights at zero, in [0, 1).
+        method: a key of :data:`asr_pathways.pruning.METHODS`; None: the one that fits the model's kind.
         recipe: steps, data, score, intervals; None: the one that fits the model's kind (`prune_recipe`).
         steps: of training, instead of the recipe's.
         drop_layers: {part of the model: how many of its layers are left out first}, instead of the recipe's.
@@ -74,6 +74,7 @@ def prune(
     dense = load_model(model)
     if dense.pathways is not None:
         raise PathwaysError(f"{model}: is pruned already; pruning starts from a dense model")
+    method = method or default_method(dense.model)
     recipe = (recipe or prune_recipe(dense.model)).with_steps(steps)
     if drop_layers is not None:
         recipe = recipe.model_copy(update={"drop_layers": dict(drop_layers)})
