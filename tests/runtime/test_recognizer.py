@@ -113,15 +113,25 @@ def test_a_vocabulary_is_all_that_is_written(pruned: AsrModel, tmp_path: Path) -
     write_bundle(pruned, tmp_path / "all.asrp", "float32")
     recognizer, free = (Recognizer(tmp_path / name, precision="float32") for name in ("some.asrp", "all.asrp"))
     restricted, samples = load_model(tmp_path / "some.asrp"), sound(0.8)
+    in_memory = Recognizer(restricted, precision="float32")
     for language in ("en", "fr"):
         text = recognizer.transcribe(samples, language=language, words=True).text
-        assert text == text_of(restricted, samples, language)
+        assert text == text_of(restricted, samples, language) == in_memory.transcribe(samples, language=language).text
     assert text != free.transcribe(samples, language="fr").text
     engine = recognizer._engine
     assert isinstance(engine, WhisperEngine)
     hidden = np.random.default_rng(1).standard_normal((20, 16), dtype=np.float32)
     assert set(engine._network("fr").best(hidden, 9, None)[0].flat) <= set(tokens["fr"].tolist())
     assert engine._network("en").best(hidden, size, None)[0].min() == -1  # one token is missing
+
+
+def test_a_dense_model_keeps_its_vocabularies_apart(hub_folder: Maker) -> None:  # noqa: F811
+    asr = made_larger(load_model(hub_folder("whisper")))
+    size, samples = int(asr.model.hub.config.vocab_size), sound(0.8)  # type: ignore[union-attr, arg-type]
+    asr.model.restrict("fr", [*range(0, 250, 3), *range(250, size)])  # type: ignore[operator]
+    recognizer = Recognizer(asr, precision="float32")
+    texts = {one: recognizer.transcribe(samples, language=one).text for one in ("fr", "en", "de")}
+    assert texts == {one: text_of(asr, samples, one) for one in texts}
 
 
 def test_beams_find_what_is_likelier(pruned: AsrModel, tmp_path: Path) -> None:

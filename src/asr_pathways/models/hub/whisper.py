@@ -132,6 +132,11 @@ class Whisper(HubModel):
         outside[list(tokens)] = False
         self._outside[language] = outside
 
+    def tokens(self, language: str) -> list[int] | None:
+        """The tokens that `restrict` left a language, sorted; None: all."""
+        outside = self._outside.get(language)
+        return None if outside is None else (~outside).nonzero().flatten().tolist()
+
     def prompt(self, language: str) -> list[int]:
         """The tokens that start a transcript in ``language``.
 

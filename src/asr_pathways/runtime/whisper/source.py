@@ -111,12 +111,12 @@ class FolderSource:
 
     def pathway(self, language: str) -> str:
         pathways = self._asr.pathways
-        if pathways is None:
-            return ""
-        return "" if pathways.config.shared and language not in self.added else language
+        shared = pathways is None or (pathways.config.shared and language not in self.added)
+        return "" if shared and self._asr.model.tokens(language) is None else language
 
     def vocabulary(self, language: str) -> NDArray[np.int32] | None:
-        return None
+        tokens = self._asr.model.tokens(language)
+        return None if tokens is None else np.array(tokens, dtype=np.int32)
 
     def tensor(self, name: str, language: str) -> NDArray[Any]:
         if not self._state or self._language != language:  # of one language at a time: it is as large as the model
