@@ -37,7 +37,7 @@ from asr_pathways.runtime.kernels import available
 from asr_pathways.runtime.layers import Layers, Plan, Precision
 from asr_pathways.runtime.lru_cache import LruCache
 from asr_pathways.runtime.pathway_cache import place
-from asr_pathways.runtime.results import Segment, Word
+from asr_pathways.runtime.results import Segment, Word, in_turn
 from asr_pathways.runtime.streaming import StreamingTransducer
 
 EXAMPLE_SECONDS = 1.0
@@ -238,7 +238,7 @@ class TorchEngine:
             probabilities = [path.probabilities[place] for place in places]
             probability = sum(map(mul, probabilities, counts)) / sum(counts)
             words.append(Word(text, start, end, min(1.0, probability)))
-        return tuple(words)
+        return in_turn(words)  # of a transducer, several may be of one frame
 
     def _pathway(self, language: str) -> HubModel:
         def build() -> _Pathway:
