@@ -6,8 +6,10 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from asr_pathways import Recognizer
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.bundle.load import load_model
 from asr_pathways.errors import PathwaysError
+from asr_pathways.model_folder import language_id
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.language_id import LanguageIdentifier
 from asr_pathways.model_folder.model import AsrModel
@@ -196,6 +199,35 @@ def test_a_fitted_identifier_replaces_the_language_tokens(pruned: AsrModel, tmp_
     found = Recognizer(path, "auto").transcribe(sound(0.8))
     assert found.language == "fr"
     assert found.languages == pytest.approx(dict(zip(("en", "fr"), bias.softmax(0).tolist(), strict=True)))
+
+
+def test_a_pathway_is_read_while_languages_are_told_apart(
+    pruned: AsrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same model in memory, whose weights are those of another pathway then."""
+    save_model(tmp_path / "two", pruned)
+    dim = 2 * pruned.model.network.config.d_model  # type: ignore[union-attr]
+    parts = torch.zeros(dim), torch.ones(dim), torch.zeros(dim, 2), torch.zeros(2)
+    LanguageIdentifier(["en", "fr"], *parts).save(tmp_path / "two")
+    recognizer, samples = Recognizer(tmp_path / "two", precision="float32"), sound(0.8)
+    within, leave, plain = Event(), Event(), language_id.embed
+
+    def slow(*arguments: Any) -> torch.Tensor:
+        within.set()
+        assert leave.wait(10)
+        return plain(*arguments)
+
+    monkeypatch.setattr(language_id, "embed", slow)
+    with ThreadPoolExecutor(2) as pool:
+        told = pool.submit(recognizer._engine.probabilities, samples, ("en", "fr"))
+        assert within.wait(10)
+        found = pool.submit(recognizer.transcribe, samples, language="fr")
+        try:
+            assert wait([found], 0.3).not_done
+        finally:
+            leave.set()
+        assert told.result().keys() == {"en", "fr"}
+        assert found.result().text == text_of(pruned, samples, "fr")
 
 
 def test_weights_of_languages_beyond_the_memory_are_dropped(pruned: AsrModel, tmp_path: Path) -> None:

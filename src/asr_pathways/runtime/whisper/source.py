@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -98,9 +99,9 @@ class BundleSource:
 class FolderSource:
     """A Whisper in memory, by torch and transformers: a run folder, a Hugging Face folder or a name on the hub."""
 
-    def __init__(self, asr: Any, where: str) -> None:
-        """``asr``: an `AsrModel` whose model is a Whisper."""
-        self._asr = asr
+    def __init__(self, asr: Any, where: str, lock: AbstractContextManager[Any] | None = None) -> None:
+        """``asr``: an `AsrModel` whose model is a Whisper; ``lock``: of others who put pathways into its weights."""
+        self._asr, self._lock = asr, lock or nullcontext()
         self.where, self.languages = where, asr.languages
         self.added: Collection[str] = () if asr.pathways is None else asr.pathways.added
         self.granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
@@ -121,7 +122,8 @@ class FolderSource:
     def tensor(self, name: str, language: str) -> NDArray[Any]:
         if not self._state or self._language != language:  # of one language at a time: it is as large as the model
             pathways = self._asr.pathways
-            self._state = self._asr.model.network.state_dict() if pathways is None else pathways.extract(language)
+            with self._lock:
+                self._state = self._asr.model.network.state_dict() if pathways is None else pathways.extract(language)
             self._language = language
         if name not in self._state:
             raise PathwaysError(f"{self.where}: no tensor {name}")
