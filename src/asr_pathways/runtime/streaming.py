@@ -46,7 +46,7 @@ class StreamingTransducer:
         endpointing: when `TransducerStream.endpoint` is true.
         beam: hypotheses of modified beam search; 1 is greedy search.
         phrases: words to prefer, in the languages of the streams; beam search only.
-        bonus: of each word piece of a phrase, in nats.
+        bonus: of each word piece of a phrase, in nats; below 0 for phrases to avoid.
 
     Raises:
         PathwaysError: if there is no such bundle, it is of a model that does not stream, the language is unknown, or
