@@ -68,6 +68,7 @@ def test_what_is_left_is_recognised_by_itself(engine: WhisperEngine, monkeypatch
     """Its words have the times of the recording, and the text is the same whether words are timed or not."""
     samples, places = sound(3), [6_000, 4_000]
     parts = [samples, samples[6_000:], samples[10_000:]]  # the last is not long, and so the end
+    monkeypatch.setattr(engine_module, "LEAST_LOG_PROBABILITY", -100.0)  # of random weights nothing is sure
     monkeypatch.setattr(engine_module, "unsaid", lambda *_: None)
     alone = [engine.recognize(part, "fr", words=True) for part in parts]
     asked: list[tuple[int, float]] = []
@@ -93,3 +94,12 @@ def test_what_is_left_is_recognised_by_itself(engine: WhisperEngine, monkeypatch
     asked.clear()
     untimed = engine.recognize(samples, "fr")
     assert untimed is not None and untimed.text == found.text and untimed.words == ()
+
+
+def test_what_the_model_is_not_sure_of_has_no_rest(engine: WhisperEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of noise it would be as little worth."""
+    monkeypatch.setattr(engine_module, "unsaid", lambda *_: None)
+    alone = engine.recognize(sound(3), "fr")
+    monkeypatch.setattr(engine_module, "unsaid", lambda *_: 6_000)
+    assert alone is not None and alone.log_probability is not None and alone.log_probability < -1
+    assert engine.recognize(sound(3), "fr") == alone

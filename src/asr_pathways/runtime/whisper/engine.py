@@ -44,6 +44,11 @@ class _Found:
     scores: list[float]
     no_speech: float | None
 
+    @property
+    def sure(self) -> bool:
+        """Whether the model believes in it: more of what it does not is no gain."""
+        return sum(self.scores) >= LEAST_LOG_PROBABILITY * len(self.scores)
+
 
 class Identifier(Protocol):
     """Tells languages apart in the engine's place."""
@@ -135,10 +140,10 @@ class WhisperEngine:
             rest, offset = samples[begin:], begin / SAMPLE_RATE
             long = len(rest) >= LONG * SAMPLE_RATE
             one = self._find(network, rest, language, offset, words or long)
-            if one is None:
+            if one is None or (found and not one.sure):
                 break
             found.append(one)
-            left = unsaid(rest, one.words[-1].end - offset) if long and one.words else None
+            left = unsaid(rest, one.words[-1].end - offset) if long and one.sure and one.words else None
             if left is None:
                 break
             begin += left
