@@ -201,6 +201,22 @@ def test_a_fitted_identifier_replaces_the_language_tokens(pruned: AsrModel, tmp_
     assert found.languages == pytest.approx(dict(zip(("en", "fr"), bias.softmax(0).tolist(), strict=True)))
 
 
+def test_a_bundle_that_is_replaced_tells_languages_apart_as_before(pruned: AsrModel, tmp_path: Path) -> None:
+    """What was opened goes on, all of it."""
+    dim, path = 2 * pruned.model.network.config.d_model, tmp_path / "two.asrp"  # type: ignore[union-attr]
+
+    def write(*bias: float) -> None:
+        parts = torch.zeros(dim), torch.ones(dim), torch.zeros(dim, 2), torch.tensor(bias)
+        LanguageIdentifier(["en", "fr"], *parts).save(tmp_path)
+        write_bundle(pruned, path, identifier=(tmp_path / "language_id.safetensors").read_bytes())
+
+    write(-1.0, 2.0)
+    recognizer = Recognizer(path)
+    write(2.0, -1.0)
+    found = [one.transcribe(sound(0.5), language="auto").language for one in (recognizer, Recognizer(path))]
+    assert found == ["fr", "en"]
+
+
 def test_a_pathway_is_read_while_languages_are_told_apart(
     pruned: AsrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
