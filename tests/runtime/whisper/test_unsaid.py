@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.voice_activity import FRAME
+from asr_pathways.runtime.results import Word
 from asr_pathways.runtime.whisper import engine as engine_module
 from asr_pathways.runtime.whisper import unsaid as module
-from asr_pathways.runtime.whisper.engine import WhisperEngine
+from asr_pathways.runtime.whisper.engine import WhisperEngine, _Found
 from asr_pathways.runtime.whisper.unsaid import LEFT, unsaid
 from tests.runtime.test_speech_parts import frames
 from tests.runtime.whisper.test_search import cache_folder, engine_of, folder, sound  # noqa: F401
@@ -66,6 +68,8 @@ def engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> WhisperEngine:  # n
 
 def test_what_is_left_is_recognised_by_itself(engine: WhisperEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its words have the times of the recording, and the text is the same whether words are timed or not."""
+    guarded = engine._guarded
+    monkeypatch.setattr(engine, "_guarded", lambda *arguments: replace(guarded(*arguments)))  # as if it had ended
     samples, places = sound(3), [6_000, 4_000]
     parts = [samples, samples[6_000:], samples[10_000:]]  # the last is not long, and so the end
     monkeypatch.setattr(engine_module, "LEAST_LOG_PROBABILITY", -100.0)  # of random weights nothing is sure
@@ -94,6 +98,30 @@ def test_what_is_left_is_recognised_by_itself(engine: WhisperEngine, monkeypatch
     asked.clear()
     untimed = engine.recognize(samples, "fr")
     assert untimed is not None and untimed.text == found.text and untimed.words == ()
+
+
+def test_a_text_without_room_for_its_end_goes_on_from_its_last_word(
+    engine: WhisperEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may be cut, and is recognised again."""
+    monkeypatch.setattr(module, "LEFT", 0.1)
+    rests: list[int] = []
+
+    def find(network: object, samples: Samples, language: str, begin: float, words: bool) -> _Found:
+        rests.append(len(samples))
+        if begin:
+            return _Found(
+                "three four", (Word("three", begin, begin + 0.2), Word("four", begin + 0.2, 1.0)), [-0.1], None, False
+            )
+        return _Found(
+            "one two thr", (Word("one", 0.0, 0.2), Word("two", 0.2, 0.4), Word("thr", 0.4, 1.0)), [-0.2], None, True
+        )
+
+    monkeypatch.setattr(engine, "_find", find)
+    found = engine.recognize(frames(0, 12, 2, 26)[:16_000], "fr", words=True)
+    assert found is not None and found.text == "one two three four"
+    assert [word.text for word in found.words] == found.text.split() and found.log_probability == pytest.approx(-0.15)
+    assert rests == [16_000, 16_000 - 13 * FRAME]
 
 
 def test_what_the_model_is_not_sure_of_has_no_rest(engine: WhisperEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -37,17 +37,34 @@ FRAME = 0.02
 
 @dataclass(frozen=True)
 class _Found:
-    """What is said in samples; ``scores``: log probabilities of its tokens."""
+    """What is said in samples.
+
+    Attributes:
+        scores: log probabilities of its tokens.
+        filled: whether it has no end because it is as long as may be: a word may be cut.
+    """
 
     text: str
     words: tuple[Word, ...]
     scores: list[float]
     no_speech: float | None
+    filled: bool
 
     @property
     def sure(self) -> bool:
         """Whether the model believes in it: more of what it does not is no gain."""
         return sum(self.scores) >= LEAST_LOG_PROBABILITY * len(self.scores)
+
+    @property
+    def until(self) -> float:
+        """Where its last whole word ends."""
+        return self.words[-1].start if self.filled else self.words[-1].end
+
+    def whole(self) -> _Found:
+        """Without a word that may be cut."""
+        if not self.filled:
+            return self
+        return replace(self, text=self.text.removesuffix(self.words[-1].text).rstrip(), words=self.words[:-1])
 
 
 class Identifier(Protocol):
@@ -142,8 +159,8 @@ class WhisperEngine:
             one = self._find(network, rest, language, offset, words or long)
             if one is None or (found and not one.sure):
                 break
-            found.append(one)
-            left = unsaid(rest, one.words[-1].end - offset) if long and one.sure and one.words else None
+            left = unsaid(rest, one.until - offset) if long and one.sure and one.words else None
+            found.append(one if left is None else one.whole())
             if left is None:
                 break
             begin += left
@@ -151,7 +168,7 @@ class WhisperEngine:
             return None
         scores = [score for one in found for score in one.scores]
         return Segment(
-            " ".join(one.text for one in found),
+            " ".join(one.text for one in found if one.text),
             0.0,
             len(samples) / SAMPLE_RATE,
             language,
@@ -171,12 +188,13 @@ class WhisperEngine:
             no_speech = self._probability(network, start, self._tokens.no_speech)
             if is_silence(no_speech, found.mean):
                 return None
-        found = self._guarded(network, cross, prompt, found, words)
+        searched, found = found, self._guarded(network, cross, prompt, found, words)
+        filled = found is searched and len(found.scores) == len(found.tokens)  # the end has a score, too
         text = self._tokens.decode(found.tokens)
         if not text:
             return None
         timed = self._words(found, language, -(-frames // STRIDE), begin, len(samples) / SAMPLE_RATE) if words else ()
-        return _Found(text, timed, found.scores, no_speech)
+        return _Found(text, timed, found.scores, no_speech, filled)
 
     def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
         """The probability of each of some languages, of samples as of `recognize`: by the identifier that was fitted,
