@@ -115,7 +115,7 @@ def test_the_next_segment_is_decoded_again_if_it_is_in_another_language() -> Non
     stream.accept(frames(0, 40))
     result = stream.partial()
     assert (result.text, result.stable, result.language) == ("70", "70", "en")
-    assert result.start == pytest.approx(80 * FRAME / SAMPLE_RATE)
+    assert result.start == pytest.approx((100 - PADDING) * FRAME / SAMPLE_RATE)
     assert stream.final().end == pytest.approx(170 * FRAME / SAMPLE_RATE)
     stream.accept(frames(0, 70))
     result = stream.final()
@@ -131,6 +131,29 @@ def test_a_pause_or_the_end_decides_on_less_and_a_click_on_nothing() -> None:
     assert stream.partial().text == "9" and stream.final().language == "en"
     stream.accept(frames(0, 9))
     assert stream.final().language == "fr" and len(script.asked) == 2
+
+
+def test_speech_whose_language_is_not_known_yet_is_no_silence() -> None:
+    stream = stream_of(script := Script("fr"))
+    for _ in range(5):  # 0.8 s of silence, then 1.8 s of speech
+        stream.accept(frames(5, 11) if stream._position else frames(25, 1))
+        assert not stream.endpoint() and script.asked == []
+    stream.accept(frames(0, 55))
+    assert not stream.endpoint() and len(script.asked) == 1
+
+
+@pytest.mark.parametrize("step", [100, FRAME, 5_000, 1 << 20])
+def test_the_same_speech_is_identified_however_it_comes(step: int) -> None:
+    """Neither the silence before it nor the clicks in that."""
+    recording = frames(5, 2, 900, 1, 30, 2, 400, 70, 3)[: -FRAME // 3]
+    stream = stream_of(script := Script("fr"))
+    for start in range(0, len(recording), step):
+        stream.accept(recording[start : start + step])
+        stream.partial()
+    result = stream.final()
+    assert result.text == "70" and result.start == pytest.approx((1340 - PADDING) * FRAME / SAMPLE_RATE)
+    ((heard, before),) = script.asked
+    assert before is None and PADDING + 63 <= heard <= PADDING + 73
 
 
 def test_a_named_language_is_not_identified_and_auto_identifies_again() -> None:

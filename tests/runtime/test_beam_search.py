@@ -83,12 +83,24 @@ def test_a_phrase_is_preferred_when_its_bonus_is_large(model: Transducer) -> Non
     }
 
 
+@torch.inference_mode()
+def test_a_phrase_is_avoided_when_its_bonus_is_below_zero(model: Transducer) -> None:
+    encodings = torch.randn(1, 4, 16, generator=torch.Generator().manual_seed(1))
+    plain = BeamSearch(model, width=50)
+    plain.accept(encodings)
+    best = tuple(plain.symbols[0])
+    biased = BeamSearch(model, width=50, bias=PhraseBias([best], -20.0))
+    biased.accept(encodings)
+    assert len(best) > 1 and str(best)[1:-1] not in str(biased.symbols[0])
+
+
 @given(
     phrases=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=4),
     text=st.lists(st.integers(0, 2), max_size=10),
+    sign=st.sampled_from([1, -1]),
 )
-def test_bonuses_of_unfinished_phrases_are_taken_back(phrases: list[list[int]], text: list[int]) -> None:
-    bias = PhraseBias(phrases, 1.0)
+def test_bonuses_of_unfinished_phrases_are_taken_back(phrases: list[list[int]], text: list[int], sign: int) -> None:
+    bias = PhraseBias(phrases, sign * 1.0)
     state, total = 0, 0.0
     for symbol in text:
         state, bonus = bias.step(state, symbol)
@@ -96,4 +108,4 @@ def test_bonuses_of_unfinished_phrases_are_taken_back(phrases: list[list[int]], 
     total += bias.rest(state)
     starts = [(phrase, i) for phrase in {*map(tuple, phrases)} for i in range(len(text))]
     spelt = [len(phrase) for phrase, i in starts if tuple(text[i : i + len(phrase)]) == phrase]
-    assert max(spelt, default=0) <= total <= sum(spelt)
+    assert max(spelt, default=0) <= sign * total <= sum(spelt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,17 @@ def test_words_are_stable_once_two_hypotheses_agree() -> None:
         [number * SECOND * FRAME / SAMPLE_RATE for number in range(1, 6)]
     )
     assert last.end == pytest.approx(5 * SECOND * FRAME / SAMPLE_RATE)
+
+
+def test_words_of_two_hypotheses_do_not_overlap() -> None:
+    """Stable words have the times of an earlier hypothesis than those after them."""
+    engine = Scripted("one two", "one two three", "one two three four five six seven eight nine")
+    stream = stream_of(engine)
+    for _ in range(3):
+        stream.accept(frames(0, 3 * SECOND))
+        words = stream.partial().words
+        assert all(one.start <= one.end <= other.start for one, other in pairwise(words))
+    assert len(words) == 9
 
 
 def test_silence_is_not_decoded_and_ends_what_was_said() -> None:

@@ -6,8 +6,10 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from asr_pathways import Recognizer
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.bundle.load import load_model
 from asr_pathways.errors import PathwaysError
+from asr_pathways.model_folder import language_id
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.language_id import LanguageIdentifier
 from asr_pathways.model_folder.model import AsrModel
@@ -113,15 +116,25 @@ def test_a_vocabulary_is_all_that_is_written(pruned: AsrModel, tmp_path: Path) -
     write_bundle(pruned, tmp_path / "all.asrp", "float32")
     recognizer, free = (Recognizer(tmp_path / name, precision="float32") for name in ("some.asrp", "all.asrp"))
     restricted, samples = load_model(tmp_path / "some.asrp"), sound(0.8)
+    in_memory = Recognizer(restricted, precision="float32")
     for language in ("en", "fr"):
         text = recognizer.transcribe(samples, language=language, words=True).text
-        assert text == text_of(restricted, samples, language)
+        assert text == text_of(restricted, samples, language) == in_memory.transcribe(samples, language=language).text
     assert text != free.transcribe(samples, language="fr").text
     engine = recognizer._engine
     assert isinstance(engine, WhisperEngine)
     hidden = np.random.default_rng(1).standard_normal((20, 16), dtype=np.float32)
     assert set(engine._network("fr").best(hidden, 9, None)[0].flat) <= set(tokens["fr"].tolist())
     assert engine._network("en").best(hidden, size, None)[0].min() == -1  # one token is missing
+
+
+def test_a_dense_model_keeps_its_vocabularies_apart(hub_folder: Maker) -> None:  # noqa: F811
+    asr = made_larger(load_model(hub_folder("whisper")))
+    size, samples = int(asr.model.hub.config.vocab_size), sound(0.8)  # type: ignore[union-attr, arg-type]
+    asr.model.restrict("fr", [*range(0, 250, 3), *range(250, size)])  # type: ignore[operator]
+    recognizer = Recognizer(asr, precision="float32")
+    texts = {one: recognizer.transcribe(samples, language=one).text for one in ("fr", "en", "de")}
+    assert texts == {one: text_of(asr, samples, one) for one in texts}
 
 
 def test_beams_find_what_is_likelier(pruned: AsrModel, tmp_path: Path) -> None:
@@ -186,6 +199,51 @@ def test_a_fitted_identifier_replaces_the_language_tokens(pruned: AsrModel, tmp_
     found = Recognizer(path, "auto").transcribe(sound(0.8))
     assert found.language == "fr"
     assert found.languages == pytest.approx(dict(zip(("en", "fr"), bias.softmax(0).tolist(), strict=True)))
+
+
+def test_a_bundle_that_is_replaced_tells_languages_apart_as_before(pruned: AsrModel, tmp_path: Path) -> None:
+    """What was opened goes on, all of it."""
+    dim, path = 2 * pruned.model.network.config.d_model, tmp_path / "two.asrp"  # type: ignore[union-attr]
+
+    def write(*bias: float) -> None:
+        parts = torch.zeros(dim), torch.ones(dim), torch.zeros(dim, 2), torch.tensor(bias)
+        LanguageIdentifier(["en", "fr"], *parts).save(tmp_path)
+        write_bundle(pruned, path, identifier=(tmp_path / "language_id.safetensors").read_bytes())
+
+    write(-1.0, 2.0)
+    recognizer = Recognizer(path)
+    write(2.0, -1.0)
+    found = [one.transcribe(sound(0.5), language="auto").language for one in (recognizer, Recognizer(path))]
+    assert found == ["fr", "en"]
+
+
+def test_a_pathway_is_read_while_languages_are_told_apart(
+    pruned: AsrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same model in memory, whose weights are those of another pathway then."""
+    save_model(tmp_path / "two", pruned)
+    dim = 2 * pruned.model.network.config.d_model  # type: ignore[union-attr]
+    parts = torch.zeros(dim), torch.ones(dim), torch.zeros(dim, 2), torch.zeros(2)
+    LanguageIdentifier(["en", "fr"], *parts).save(tmp_path / "two")
+    recognizer, samples = Recognizer(tmp_path / "two", precision="float32"), sound(0.8)
+    within, leave, plain = Event(), Event(), language_id.embed
+
+    def slow(*arguments: Any) -> torch.Tensor:
+        within.set()
+        assert leave.wait(10)
+        return plain(*arguments)
+
+    monkeypatch.setattr(language_id, "embed", slow)
+    with ThreadPoolExecutor(2) as pool:
+        told = pool.submit(recognizer._engine.probabilities, samples, ("en", "fr"))
+        assert within.wait(10)
+        found = pool.submit(recognizer.transcribe, samples, language="fr")
+        try:
+            assert wait([found], 0.3).not_done
+        finally:
+            leave.set()
+        assert told.result().keys() == {"en", "fr"}
+        assert found.result().text == text_of(pruned, samples, "fr")
 
 
 def test_weights_of_languages_beyond_the_memory_are_dropped(pruned: AsrModel, tmp_path: Path) -> None:

@@ -427,6 +427,16 @@ def test_text_that_grows_is_that_of_all_symbols(tokenizer: Tokenizer, parts: lis
         ]
 
 
+def test_words_of_one_frame_are_spoken_one_after_the_other() -> None:
+    words = _words([("▁of", 1.0), ("▁th", 1.0), ("e", 1.04), ("▁a", 1.04), ("▁b", 2.0)])
+    assert [(word.text, word.start, word.end) for word in words] == [
+        ("of", 1.0, 1.04),
+        ("the", 1.04, 1.08),
+        ("a", 1.08, 1.08),
+        ("b", 2.0, 2.04),
+    ]
+
+
 def test_a_partial_result_decodes_only_what_is_new(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     plain = tokenizer.decode

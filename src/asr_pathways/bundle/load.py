@@ -29,20 +29,20 @@ def load_model(model: Path | str, device: torch.device | str = "cpu") -> AsrMode
     return asr
 
 
-def load_identifier(model: Path) -> LanguageIdentifier:
-    """The language identifier of a MODEL folder or of a bundle.
+def load_identifier(model: Path | Bundle) -> LanguageIdentifier:
+    """The language identifier of a MODEL folder or of a bundle, which may be open.
 
     Raises:
         PathwaysError: if there is none, or it is broken.
     """
-    if not is_bundle(model):
+    if isinstance(model, Path) and not is_bundle(model):
         return LanguageIdentifier.load(model)
-    bundle = Bundle.open(model)
+    bundle = Bundle.open(model) if isinstance(model, Path) else model
     if not bundle.has(IDENTIFIER):
         raise PathwaysError(
-            f"{model}: cannot tell languages apart: teach the model folder with `asr-pathways identify`, "
+            f"{bundle.path}: cannot tell languages apart: teach the model folder with `asr-pathways identify`, "
             "and export all of its languages again"
         )
     with tempfile.TemporaryDirectory(prefix="asr-pathways-") as temporary:
         (Path(temporary) / IDENTIFIER).write_bytes(bundle.file(IDENTIFIER))
-        return LanguageIdentifier.read(Path(temporary) / IDENTIFIER, model / IDENTIFIER)
+        return LanguageIdentifier.read(Path(temporary) / IDENTIFIER, bundle.path / IDENTIFIER)

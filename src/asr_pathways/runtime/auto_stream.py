@@ -63,13 +63,8 @@ class AutoStream:
 
     def decoder(self) -> Stream | None:
         """What decodes the segment, in its language once enough was said; None before the first is identified."""
-        silent = self._silence * FRAME >= PAUSE * SAMPLE_RATE
-        if self._known:
-            return self._decoder
-        if self._speech * FRAME >= ENOUGH * SAMPLE_RATE or (silent and self._speech >= LEAST):
+        if not self._known and self._decided:
             self._choose()
-        elif silent:  # nothing, or a click
-            self._speech, self._kept = 0, self._kept[-PADDING * FRAME :]
         return self._decoder
 
     def partial(self) -> StreamResult:
@@ -101,8 +96,8 @@ class AutoStream:
     def endpoint(self) -> bool:
         """Whether the segment is over, by silence or its length (see `Endpointing`)."""
         decoder = self.decoder()
-        if decoder is None:
-            return self._position - self._start >= self._rules.before_speech * SAMPLE_RATE
+        if decoder is None:  # speech that is too short yet to tell its language is not silence
+            return not self._speech and self._position - self._start >= self._rules.before_speech * SAMPLE_RATE
         return decoder.endpoint()
 
     def _begin(self) -> None:
@@ -119,8 +114,24 @@ class AutoStream:
         if self._known:
             return
         self._kept = np.concatenate([self._kept, samples])
-        for speech in self._activity.accept(samples) >= BEGINS:
+        rest = (self._position - self._start) % FRAME
+        frames, keep = self._activity.accept(samples) >= BEGINS, len(self._kept)
+        for place, speech in enumerate(frames, 1):  # one by one: however samples come, the same are identified
+            if self._decided:
+                break
             self._speech, self._silence = (self._speech + 1, 0) if speech else (self._speech, self._silence + 1)
+            if self._pauses and self._speech < LEAST:  # nothing, or a click
+                self._speech, keep = 0, (PADDING + len(frames) - place) * FRAME + rest
+        self._kept = self._kept[-keep:]
+
+    @property
+    def _pauses(self) -> bool:
+        return self._silence * FRAME >= PAUSE * SAMPLE_RATE
+
+    @property
+    def _decided(self) -> bool:
+        """Whether enough was said to identify the language."""
+        return self._speech * FRAME >= ENOUGH * SAMPLE_RATE or (self._pauses and self._speech >= LEAST)
 
     def _choose(self) -> None:
         """Identifies the language, and decodes again what was said if it was taken for another."""

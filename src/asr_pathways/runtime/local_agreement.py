@@ -17,7 +17,7 @@ import numpy as np
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.voice_activity import VoiceActivity
 from asr_pathways.runtime.engine import Engine
-from asr_pathways.runtime.results import Piece, Word, pieces_of
+from asr_pathways.runtime.results import Piece, Word, in_turn, pieces_of
 from asr_pathways.runtime.speech_parts import LEAST, Part, SpeechParts
 from asr_pathways.runtime.stream import Endpointing, Incoming, StreamResult
 
@@ -125,7 +125,7 @@ class AgreementStream:
             self.language,
             " ".join(filter(None, (_text(known.words) for known in self._known))),
             " ".join(filter(None, stable)),
-            tuple(Word(word.text, word.start, word.end, word.probability) for word in words),
+            in_turn(Word(word.text, word.start, word.end, word.probability) for word in words),
             self._start / SAMPLE_RATE,
             end / SAMPLE_RATE,
             final,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -37,11 +38,12 @@ class PhraseBias:
 
     Args:
         phrases: each as symbols, at least one.
-        bonus: for each symbol, in nats.
+        bonus: for each symbol, in nats; below 0 for phrases to avoid.
     """
 
     def __init__(self, phrases: Iterable[Sequence[int]], bonus: float) -> None:
         self._nodes = [_Node()]
+        self._sign, bonus = math.copysign(1.0, bonus), abs(bonus)
         for phrase in phrases:
             at = 0
             for symbol in phrase:
@@ -61,11 +63,11 @@ class PhraseBias:
             added += back.bonus - node.bonus + max(0.0, node.earned - back.earned)
             state = node.back
         following = self._nodes[state].following.get(symbol, 0)
-        return following, added + self._nodes[following].bonus - self._nodes[state].bonus
+        return following, self._sign * (added + self._nodes[following].bonus - self._nodes[state].bonus)
 
     def rest(self, state: int) -> float:
         """What is added to the score if the text ends in this state: minus the bonus of an unfinished phrase."""
-        return self._nodes[state].earned - self._nodes[state].bonus
+        return self._sign * (self._nodes[state].earned - self._nodes[state].bonus)
 
     def _link(self) -> None:
         waiting = deque([0])

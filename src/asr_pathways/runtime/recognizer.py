@@ -35,13 +35,14 @@ from asr_pathways.runtime.layers import Plan, Precision
 from asr_pathways.runtime.local_agreement import AgreementStream
 from asr_pathways.runtime.results import Result, Segment
 from asr_pathways.runtime.stream import Endpointing, Stream
-from asr_pathways.runtime.whisper.engine import Identifier, WhisperEngine
+from asr_pathways.runtime.whisper.engine import WhisperEngine
 from asr_pathways.runtime.whisper.source import BundleSource, FolderSource, is_whisper
 
 if TYPE_CHECKING:
     from asr_pathways.model_folder.model import AsrModel
     from asr_pathways.runtime.hub_streaming import HubStreaming
     from asr_pathways.runtime.streaming import StreamingTransducer, TransducerStream
+    from asr_pathways.runtime.torch_engine import Identification
 
 IDENTIFIED = 30.0
 """Seconds of a recording's speech, from its start, that decide which language it is in."""
@@ -288,8 +289,9 @@ class Recognizer:
             return streaming(ModelSource(asr))
         where = str(path or "the model")
         if isinstance(asr.model, Whisper) and available():
-            source = FolderSource(asr, where)
-            return WhisperEngine(source, **products, beam=beam, identifier=_identifier(path, asr))
+            identifier = _identifier(path, asr)
+            source = FolderSource(asr, where, None if identifier is None else identifier.lock)
+            return WhisperEngine(source, **products, beam=beam, identifier=identifier)
         if beam > 1:
             raise PathwaysError(f"{where}: has no beam search here: leave the beam at 1")
         if not available():
@@ -328,7 +330,7 @@ class Recognizer:
         return parts, main, probabilities
 
 
-def _identifier(path: Path | None, asr: AsrModel | None) -> Identifier | None:
+def _identifier(path: Path | None, asr: AsrModel | None) -> Identification | None:
     """What was fitted to replace a Whisper's language tokens, which needs torch; None: nothing was."""
     if path is None or not has_identifier(path):
         return None

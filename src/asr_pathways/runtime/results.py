@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -33,6 +33,15 @@ class Word:
     start: float
     end: float
     probability: float | None = None
+
+
+def in_turn(words: Iterable[Word]) -> tuple[Word, ...]:
+    """Words in their order, each of which begins when the one before it has ended, at the earliest."""
+    ordered: list[Word] = []
+    for word in words:
+        start = max(word.start, ordered[-1].end) if ordered else word.start
+        ordered.append(replace(word, start=start, end=max(start, word.end)))
+    return tuple(ordered)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from asr_pathways.runtime.beam_search import BeamSearch
 from asr_pathways.runtime.layers import Precision
 from asr_pathways.runtime.pathway_cache import PathwayCache, ReadyPathway
 from asr_pathways.runtime.phrase_bias import PhraseBias
-from asr_pathways.runtime.results import Word
+from asr_pathways.runtime.results import Word, in_turn
 from asr_pathways.runtime.segment_decoder import SegmentDecoder, advance
 from asr_pathways.runtime.sources import PathwaySource, open_source
 from asr_pathways.runtime.stream import Endpointing, FrameStream, StreamResult
@@ -46,7 +46,7 @@ class StreamingTransducer:
         endpointing: when `TransducerStream.endpoint` is true.
         beam: hypotheses of modified beam search; 1 is greedy search.
         phrases: words to prefer, in the languages of the streams; beam search only.
-        bonus: of each word piece of a phrase, in nats.
+        bonus: of each word piece of a phrase, in nats; below 0 for phrases to avoid.
 
     Raises:
         PathwaysError: if there is no such bundle, it is of a model that does not stream, the language is unknown, or
@@ -234,4 +234,4 @@ def _words(tokens: list[tuple[str, float]]) -> tuple[Word, ...]:
             words.append(Word(piece.removeprefix(SPACE), time, end))
         else:
             words[-1] = Word(words[-1].text + piece, words[-1].start, end)
-    return tuple(word for word in words if word.text)
+    return in_turn(word for word in words if word.text)  # several may be of one frame

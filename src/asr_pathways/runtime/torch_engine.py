@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from asr_pathways.bundle.bundle import Bundle
+from asr_pathways.bundle.layout import IDENTIFIER, is_bundle
 from asr_pathways.bundle.load import load_identifier, load_model
 from asr_pathways.bundle.reading import has_identifier
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
@@ -37,7 +39,7 @@ from asr_pathways.runtime.kernels import available
 from asr_pathways.runtime.layers import Layers, Plan, Precision
 from asr_pathways.runtime.lru_cache import LruCache
 from asr_pathways.runtime.pathway_cache import place
-from asr_pathways.runtime.results import Segment, Word
+from asr_pathways.runtime.results import Segment, Word, in_turn
 from asr_pathways.runtime.streaming import StreamingTransducer
 
 EXAMPLE_SECONDS = 1.0
@@ -56,15 +58,19 @@ class Identification:
     """
 
     def __init__(self, model: Path | None, asr: AsrModel | None = None) -> None:
-        self._model, self._given = model, asr
+        bundle = model is not None and is_bundle(model)
+        self._model = Bundle.open(model) if model is not None and bundle else model  # which may be replaced meanwhile
+        self._given = asr
         self.lock = threading.Lock()  # the model holds one pathway at a time
 
     @cached_property
     def _asr(self) -> AsrModel:
-        return self._given or load_model(self._path)
+        if self._given is not None:
+            return self._given
+        return self._read.model() if isinstance(self._read, Bundle) else load_model(self._read)
 
     @property
-    def _path(self) -> Path:
+    def _read(self) -> Path | Bundle:
         if self._model is None:
             raise PathwaysError("a model in memory has no language identifier: save it, and fit one")
         return self._model
@@ -72,9 +78,10 @@ class Identification:
     @cached_property
     def _identifier(self) -> LanguageIdentifier | None:
         """None if none was fitted, and the model tells languages apart by itself."""
-        fitted = self._model is not None and has_identifier(self._model)
+        model = self._model
+        fitted = model.has(IDENTIFIER) if isinstance(model, Bundle) else model is not None and has_identifier(model)
         by_itself = self._given is not None and self._given.model.tells_languages
-        return None if by_itself and not fitted else load_identifier(self._path)
+        return None if by_itself and not fitted else load_identifier(self._read)
 
     def check(self) -> None:
         """Raises PathwaysError if languages cannot be told apart."""
@@ -238,7 +245,7 @@ class TorchEngine:
             probabilities = [path.probabilities[place] for place in places]
             probability = sum(map(mul, probabilities, counts)) / sum(counts)
             words.append(Word(text, start, end, min(1.0, probability)))
-        return tuple(words)
+        return in_turn(words)  # of a transducer, several may be of one frame
 
     def _pathway(self, language: str) -> HubModel:
         def build() -> _Pathway:

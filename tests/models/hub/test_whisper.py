@@ -61,10 +61,11 @@ def corpus(folder: Path) -> Path:
     return folder
 
 
-def test_padding_is_what_the_extractor_makes_of_silence(hub_folder: Maker) -> None:
-    """Of noise, too, whose smallest value is far above that of silence."""
+@pytest.mark.parametrize("level", [0.1, 1e-4])
+def test_padding_is_what_the_extractor_makes_of_silence(hub_folder: Maker, level: float) -> None:
+    """Of noise, too, whose smallest value is far above that of silence; and of faint recordings."""
     model = whisper(hub_folder("whisper"))[1]
-    noise = 0.1 * torch.randn(16_000 * 8 // 10, generator=torch.Generator().manual_seed(0)).numpy()
+    noise = level * torch.randn(16_000 * 8 // 10, generator=torch.Generator().manual_seed(0)).numpy()
     taken: list[torch.Tensor] = []
     model.hub.model.encoder.conv1.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
     model.encode(model.frontend(noise)[None], torch.tensor([80]))

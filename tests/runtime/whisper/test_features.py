@@ -114,3 +114,11 @@ def test_padding_is_what_the_encoder_fills_in(tmp_path: Path) -> None:
         assert np.array_equal(pad(features, size), seen[-1][0].T.numpy())
     with pytest.raises(PathwaysError, match="45 frames of features do not fit a window of 44"):
         pad(features, 44)
+
+
+@pytest.mark.parametrize("level", [1.0, 1e-2, 1e-3, 1e-5])
+def test_padding_is_the_extractors_however_faint_the_recording(level: float) -> None:
+    samples = np.asarray(level * SOUNDS["speech"], np.float32)
+    features, expected = LogMel()(samples), WhisperFeatureExtractor()(samples, sampling_rate=16_000)["input_features"]
+    edge = len(features) + 3  # frames that have samples and silence
+    np.testing.assert_allclose(pad(features, 3_000)[edge:], expected[0].T[edge:], rtol=0, atol=1e-4)

@@ -33,6 +33,9 @@ STRIDE = 2  # frames of features to one of the encoder
 RANGE = 2.0
 """From the largest to the smallest log-mel value: the extractor cuts off what is fainter by 10^8."""
 
+LEAST = -1.5
+"""The smallest log-mel value of all, where the extractor cuts off faint recordings."""
+
 ENGLISH_TOKENS = 51864
 """In the vocabulary of every English-only model (``whisper-tiny.en``, ...)."""
 
@@ -129,6 +132,11 @@ class Whisper(HubModel):
         outside[list(tokens)] = False
         self._outside[language] = outside
 
+    def tokens(self, language: str) -> list[int] | None:
+        """The tokens that `restrict` left a language, sorted; None: all."""
+        outside = self._outside.get(language)
+        return None if outside is None else (~outside).nonzero().flatten().tolist()
+
     def prompt(self, language: str) -> list[int]:
         """The tokens that start a transcript in ``language``.
 
@@ -142,8 +150,8 @@ class Whisper(HubModel):
     def encode(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Log-mel features (B, T, F) and their lengths (B,) -> encodings (B, T', D).
 
-        Padding is filled with the extractor's value of silence, 2 (eight powers of ten) below each row's largest; T' is
-        1500 or, if `padding` is ``longest``, half of the longest row.
+        Padding is filled with the extractor's value of silence, 2 (eight powers of ten) below each row's largest, at
+        least `LEAST`; T' is 1500 or, if `padding` is ``longest``, half of the longest row.
 
         Raises:
             PathwaysError: if an input is longer than Whisper's window, or has no frames.
@@ -155,7 +163,7 @@ class Whisper(HubModel):
         features = F.pad(features, (0, 0, 0, max(0, size - features.shape[1])))[:, :size]
         valid = within_lengths(lengths, size)[..., None]
         silence = features.masked_fill(~valid, -torch.inf).amax(dim=(1, 2), keepdim=True) - RANGE
-        features = torch.where(valid, features, silence)
+        features = torch.where(valid, features, silence.clamp(min=LEAST))
         encoder = self.hub.model.encoder
         x = F.gelu(encoder.conv1(features.transpose(1, 2)))
         x = F.gelu(encoder.conv2(x)).transpose(1, 2)

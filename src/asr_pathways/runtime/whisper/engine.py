@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -25,12 +26,45 @@ from asr_pathways.runtime.whisper.network import STRIDE, Floats, Network, Shape
 from asr_pathways.runtime.whisper.search import Search, Transcript
 from asr_pathways.runtime.whisper.source import WhisperSource
 from asr_pathways.runtime.whisper.tokens import Tokens
+from asr_pathways.runtime.whisper.unsaid import LONG, unsaid
 
 ENGLISH_TOKENS = 51864
 """In the vocabulary of every English-only model: it has language tokens, too, and was never trained on them."""
 
 FRAME = 0.02
 """Seconds of a frame of the encoder."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is said in samples.
+
+    Attributes:
+        scores: log probabilities of its tokens.
+        filled: whether it has no end because it is as long as may be: a word may be cut.
+    """
+
+    text: str
+    words: tuple[Word, ...]
+    scores: list[float]
+    no_speech: float | None
+    filled: bool
+
+    @property
+    def sure(self) -> bool:
+        """Whether the model believes in it: more of what it does not is no gain."""
+        return sum(self.scores) >= LEAST_LOG_PROBABILITY * len(self.scores)
+
+    @property
+    def until(self) -> float:
+        """Where its last whole word ends."""
+        return self.words[-1].start if self.filled else self.words[-1].end
+
+    def whole(self) -> _Found:
+        """Without a word that may be cut."""
+        if not self.filled:
+            return self
+        return replace(self, text=self.text.removesuffix(self.words[-1].text).rstrip(), words=self.words[:-1])
 
 
 class Identifier(Protocol):
@@ -113,12 +147,38 @@ class WhisperEngine:
 
     def recognize(self, samples: Samples, language: str, words: bool = False) -> Segment | None:
         """As `Engine.recognize`. Greedy search is as `asr_pathways.models.hub.whisper.Whisper.decode` does it; beam
-        search has the same guards.
+        search has the same guards. Speech that a text leaves out at its end is recognised by itself: see `unsaid`.
 
         Raises:
             PathwaysError: if it is too short or too long.
         """
-        network = self._network(language)
+        network, found, begin = self._network(language), list[_Found](), 0
+        while True:
+            rest, offset = samples[begin:], begin / SAMPLE_RATE
+            long = len(rest) >= LONG * SAMPLE_RATE
+            one = self._find(network, rest, language, offset, words or long)
+            if one is None or (found and not one.sure):
+                break
+            left = unsaid(rest, one.until - offset) if long and one.sure and one.words else None
+            found.append(one if left is None else one.whole())
+            if left is None:
+                break
+            begin += left
+        if not found:
+            return None
+        scores = [score for one in found for score in one.scores]
+        return Segment(
+            " ".join(one.text for one in found if one.text),
+            0.0,
+            len(samples) / SAMPLE_RATE,
+            language,
+            tuple(word for one in found for word in one.words) if words else (),
+            found[0].no_speech,
+            sum(scores) / max(1, len(scores)),
+        )
+
+    def _find(self, network: Network, samples: Samples, language: str, begin: float, words: bool) -> _Found | None:
+        """What is said in samples, which begin at so many seconds; None: nothing."""
         features, frames = self._features(samples)
         cross = network.encode(features)
         prompt = self.prompt(language)
@@ -128,13 +188,13 @@ class WhisperEngine:
             no_speech = self._probability(network, start, self._tokens.no_speech)
             if is_silence(no_speech, found.mean):
                 return None
-        found = self._guarded(network, cross, prompt, found, words)
+        searched, found = found, self._guarded(network, cross, prompt, found, words)
+        filled = found is searched and len(found.scores) == len(found.tokens)  # the end has a score, too
         text = self._tokens.decode(found.tokens)
         if not text:
             return None
-        seconds = len(samples) / SAMPLE_RATE
-        timed = self._words(found, language, -(-frames // STRIDE), seconds) if words else ()
-        return Segment(text, 0.0, seconds, language, timed, no_speech, found.mean)
+        timed = self._words(found, language, -(-frames // STRIDE), begin, len(samples) / SAMPLE_RATE) if words else ()
+        return _Found(text, timed, found.scores, no_speech, filled)
 
     def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
         """The probability of each of some languages, of samples as of `recognize`: by the identifier that was fitted,
@@ -245,9 +305,10 @@ class WhisperEngine:
             else Transcript(found.tokens[:count], found.scores[:count], found.attention[:count])
         )
 
-    def _words(self, found: Transcript, language: str, frames: int, seconds: float) -> tuple[Word, ...]:
+    def _words(self, found: Transcript, language: str, frames: int, begin: float, seconds: float) -> tuple[Word, ...]:
+        """The words of so many frames and seconds, which begin at ``begin``."""
         attention = np.stack(found.attention, axis=1)[:, :, :frames]
-        times = [(min(start, seconds), min(end, seconds)) for start, end in word_times(attention, FRAME)]
+        times = [[begin + min(edge, seconds) for edge in one] for one in word_times(attention, FRAME)]
         words = []
         for text, places in self._tokens.words(found.tokens, language):
             probability = float(np.exp(np.mean([found.scores[place] for place in places])))

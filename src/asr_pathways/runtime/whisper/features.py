@@ -24,6 +24,9 @@ FLOOR = 1e-10
 RANGE = 2.0
 """From the largest to the smallest value: what is fainter by 10^8 is cut off."""
 
+LEAST = -1.5
+"""The smallest value of all, that of `FLOOR`: of faint recordings less than `RANGE` below their largest."""
+
 _BREAK = 1000.0  # Hz: Slaney's scale is linear below and logarithmic above
 _LINEAR = 3 / 200  # mels a Hz below
 _LOGARITHMIC = 27 / np.log(6.4)  # mels that the frequency rises e-fold in, above
@@ -107,14 +110,15 @@ class LogMel:
 
 
 def pad(features: Floats, size: int) -> Floats:
-    """Features (T, F) -> (size, F), filled with silence: the value 2 (eight powers of ten) below their largest.
+    """Features (T, F) -> (size, F), filled with silence: 2 (eight powers of ten) below their largest, or `LEAST`.
 
     Raises:
         PathwaysError: if there are more than ``size`` frames.
     """
     if len(features) > size:
         raise PathwaysError(f"{len(features)} frames of features do not fit a window of {size}")
-    padded = np.full((size, features.shape[1]), features.max() - np.float32(RANGE), dtype=np.float32)
+    silence = max(features.max() - np.float32(RANGE), np.float32(LEAST))
+    padded = np.full((size, features.shape[1]), silence, dtype=np.float32)
     padded[: len(features)] = features
     return padded
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -98,9 +99,9 @@ class BundleSource:
 class FolderSource:
     """A Whisper in memory, by torch and transformers: a run folder, a Hugging Face folder or a name on the hub."""
 
-    def __init__(self, asr: Any, where: str) -> None:
-        """``asr``: an `AsrModel` whose model is a Whisper."""
-        self._asr = asr
+    def __init__(self, asr: Any, where: str, lock: AbstractContextManager[Any] | None = None) -> None:
+        """``asr``: an `AsrModel` whose model is a Whisper; ``lock``: of others who put pathways into its weights."""
+        self._asr, self._lock = asr, lock or nullcontext()
         self.where, self.languages = where, asr.languages
         self.added: Collection[str] = () if asr.pathways is None else asr.pathways.added
         self.granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
@@ -111,17 +112,18 @@ class FolderSource:
 
     def pathway(self, language: str) -> str:
         pathways = self._asr.pathways
-        if pathways is None:
-            return ""
-        return "" if pathways.config.shared and language not in self.added else language
+        shared = pathways is None or (pathways.config.shared and language not in self.added)
+        return "" if shared and self._asr.model.tokens(language) is None else language
 
     def vocabulary(self, language: str) -> NDArray[np.int32] | None:
-        return None
+        tokens = self._asr.model.tokens(language)
+        return None if tokens is None else np.array(tokens, dtype=np.int32)
 
     def tensor(self, name: str, language: str) -> NDArray[Any]:
         if not self._state or self._language != language:  # of one language at a time: it is as large as the model
             pathways = self._asr.pathways
-            self._state = self._asr.model.network.state_dict() if pathways is None else pathways.extract(language)
+            with self._lock:
+                self._state = self._asr.model.network.state_dict() if pathways is None else pathways.extract(language)
             self._language = language
         if name not in self._state:
             raise PathwaysError(f"{self.where}: no tensor {name}")
