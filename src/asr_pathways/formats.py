@@ -26,6 +26,11 @@ def percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f}"
 
 
+def share(fraction: float) -> str:
+    """A chosen share, such as a sparsity, with the figures that it has: 0.7 -> "70", 0.925 -> "92.5"."""
+    return f"{round(100 * fraction, 2):g}"
+
+
 def percent_interval(interval: tuple[float, float]) -> str:
     """(0.4, 0.423) -> "40.0–42.3"."""
     return f"{percent(interval[0])}–{percent(interval[1])}"
