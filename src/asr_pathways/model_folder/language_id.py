@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asr_pathways.data.batches import Batch, eval_batches
-from asr_pathways.data.corpus import SPLITS, load_cuts
+from asr_pathways.data.corpus import SPLITS, load_cuts, spoken_rows
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.progress import track
@@ -176,7 +176,7 @@ def fit_identifier(
             another none.
     """
     left_out = LeftOut(MAX_LEFT_OUT)
-    asked = None if languages is None else asr.check_languages(languages)
+    asked = languages and asr.languages_for(languages, [language for language, *_ in spoken_rows(data, "train")])
     cuts = {split: _sample(asr, data, split, left_out, asked) for split in SPLITS}
 
     def embedded(split: str) -> tuple[Tensor, list[str]]:
@@ -206,12 +206,12 @@ def choices(
     known = asr.languages if identifier is None else identifier.languages
     if languages is None:
         return known
-    asked = asr.check_languages(languages)
-    if unknown := [language for language in asked if language not in known]:
+    found = {language: find_language(language, known) for language in asr.check_languages(languages)}
+    if unknown := [language for language, code in found.items() if code is None]:
         raise PathwaysError(
             f"the language identifier tells {' '.join(known)} apart, not {' '.join(unknown)}: fit it anew"
         )
-    return asked
+    return tuple(code for code in found.values() if code is not None)
 
 
 def rank(
@@ -260,7 +260,7 @@ def _sample(asr: AsrModel, data: Path, split: str, left_out: LeftOut, languages:
     for cut in load_cuts(data, split, languages, left_out=left_out):
         if cut.duration <= asr.model.window:
             by_language.setdefault(cut.supervisions[0].language, []).append(cut)
-    known = [language for language in sorted(by_language) if not asr.languages or language in asr.languages]
+    known = [code for code in sorted(by_language) if not asr.languages or find_language(code, asr.languages)]
     least = 2 if split == "train" else 1
     if len(known) < least:
         present = " ".join(known) or "none"

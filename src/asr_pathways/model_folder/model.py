@@ -10,7 +10,7 @@ import torch
 from torch.nn import Parameter
 
 from asr_pathways.data.batches import Batch
-from asr_pathways.data.languages import known_language
+from asr_pathways.data.languages import find_language, known_language
 from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.card import HubCard, ModelCard
@@ -55,15 +55,19 @@ class AsrModel:
     def languages_for(self, asked: Sequence[str] | None, present: Iterable[str]) -> tuple[str, ...]:
         """The languages to work on: those ``asked`` for, else the model's, else the known ones ``present`` in the data.
 
-        The last is for models from elsewhere, which know a hundred languages that nobody asked for.
+        The last is for models from elsewhere, which know a hundred languages that nobody asked for. Theirs are named as
+        in the data: Whisper's ``jw`` is ``jv`` there, and its ``zh`` may be ``zh-CN`` and ``zh-TW``.
 
         Raises:
             PathwaysError: for an unknown language, or if the model knows none of the data's.
         """
-        if asked or self.pathways is not None or self.card.languages:
+        if self.pathways is not None or self.card.languages:
             return self.check_languages(asked)
         present, known = tuple(present), self.languages
-        usable = tuple(language for language in present if not known or language in known)
+        if asked:
+            codes = [(code, *self.check_languages([code])) for code in asked]
+            return tuple(dict.fromkeys(find_language(code, present) or own for code, own in codes))
+        usable = tuple(language for language in present if not known or find_language(language, known))
         if not usable:
             languages = ", ".join(present) or "no language"
             raise PathwaysError(f"the data are in {languages}, and this model knows {' '.join(known)}")

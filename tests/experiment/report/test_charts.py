@@ -77,7 +77,9 @@ def test_overlaps_of_other_seeds_name_no_single_one(tmp_path: Path) -> None:
     fill(plan, tmp_path)
     block = gather(plan, tmp_path / "ledger").blocks["folds"]
     row = block.rows["dynamic"]
-    late = replace(row, entries={1: row.entries[1]}, row=replace(row.row, variant=replace(row.row.variant, name="late")))
+    late = replace(
+        row, entries={1: row.entries[1]}, row=replace(row.row, variant=replace(row.row.variant, name="late"))
+    )
     found = replace(block, rows={**block.rows, "late": late})
     (chart,) = [chart for chart in charts(found) if chart.name == "folds-overlap"]
     assert "late before" in chart.description and "seed 0" not in chart.caption

@@ -139,9 +139,7 @@ def _against_dense(block: BlockFinding, pair: Paired) -> str:
     verdict = "not measurably different from"
     if pair.wer.significant:
         verdict = "better than" if pair.wer.points < 0 else "worse than"
-    model = (
-        f"{block.name}: the {which} of all languages at {share(block.block.sparsity)}% sparsity, {pair.first}, is "
-    )
+    model = f"{block.name}: the {which} of all languages at {share(block.block.sparsity)}% sparsity, {pair.first}, is "
     chosen = " The best one was chosen by these same tests, which flatters it." if block.sparse > 1 else ""
     other = f", {escape(pair.second)}" if block.rows[pair.first].system.start else ""  # there are several
     came = f"{strong(verdict)} the dense model that it came from{other}"
