@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 LANGUAGES = {
     "cs": "Czech",
     "de": "German",
@@ -43,7 +45,9 @@ def points(difference: float, digits: int = 1) -> str:
 
 
 def points_interval(interval: tuple[float, float], digits: int = 1) -> str:
-    """(-0.05, 0.01) -> "−5.0 to +1.0"."""
+    """(-0.05, 0.01) -> "−5.0 to +1.0"; "not known" where there is too little to say."""
+    if not all(map(math.isfinite, interval)):
+        return "not known"
     return f"{points(interval[0], digits)} to {points(interval[1], digits)}"
 
 
