@@ -67,6 +67,21 @@ def test_a_text_is_of_its_supervision(tmp_path: Path) -> None:
     assert "en-dev-00" not in [cut.id for cut in load_cuts(data, "dev", left_out=left_out)] and len(left_out) == 1
 
 
+def test_audio_that_lhotse_changes_as_it_reads_it_is_refused(tmp_path: Path) -> None:
+    """Read as it is, a recording that is to be faster would end before its text does."""
+    data = make_corpus(tmp_path / "data")
+    cut = load_cuts(data, "dev")[0]
+    resampled, faster = (one.to_dict()["recording"]["transforms"] for one in (cut.resample(8000), cut.perturb_speed(2)))
+    with_first_row(data, lambda row: row["recording"].update(transforms=resampled))
+    assert np.array_equal(read_cut(load_cuts(data, "dev")[0]), read_cut(cut))
+    with_first_row(data, lambda row: row["recording"].update(transforms=faster))
+    with pytest.raises(PathwaysError, match=r"line 1: cut 'en-dev-00' is changed as Lhotse reads it \(Speed\)"):
+        load_cuts(data, "dev")
+    with_first_row(data, lambda row: row["recording"].update(transforms=[{"name": "None of these"}]))
+    with pytest.raises(PathwaysError, match="line 1: not a Lhotse cut"):
+        load_cuts(data, "dev")
+
+
 @pytest.mark.parametrize("files", [1, 2])
 def test_the_channel_of_a_cut_is_read(tmp_path: Path, files: int) -> None:
     data = make_corpus(tmp_path / "data")

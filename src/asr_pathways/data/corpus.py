@@ -220,8 +220,13 @@ def _cut(data: Path, row: dict[str, Any], where: str) -> Any:
     try:
         kind = MultiCut if row.get("type") == "MultiCut" else MonoCut
         cut = kind.from_dict({key: value for key, value in row.items() if key != "type"})
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, AssertionError):
         raise PathwaysError(f"{where}: not a Lhotse cut") from None
+    if changes := [type(one).__name__ for one in cut.recording.transforms or () if type(one).__name__ != "Resample"]:
+        raise PathwaysError(
+            f"{where}: cut {cut.id!r} is changed as Lhotse reads it ({', '.join(changes)}), and its file is read as it "
+            "is: write the audio first (`cuts.save_audios`)"
+        )
     if len(cut.supervisions) != 1:
         raise PathwaysError(f"{where}: cut {cut.id!r} has {len(cut.supervisions)} supervisions: it needs one")
     if not cut.supervisions[0].language or not cut.supervisions[0].text:
