@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_pathways.data.containers import container, ogg_links, promised_bytes, sphere_samples, unreadable
+from asr_pathways.data.containers import (
+    before_last_page,
+    container,
+    ogg_links,
+    promised_bytes,
+    sphere_samples,
+    unreadable,
+)
 from asr_pathways.data.mpeg import count_frames, with_info
 from asr_pathways.errors import PathwaysError
 
@@ -175,7 +182,12 @@ def _samples(path: Path, sound: Any, start: int, wanted: int) -> Samples:
     """(wanted, channels) from ``start`` on."""
     lead = start  # what cannot seek is read from its beginning
     if start and sound.seekable():
-        lead = min(start, sound.samplerate) if sound.format == "MP3" else 0  # its frames build on those before
+        lead = 0
+        if sound.format == "MP3":
+            lead = min(start, sound.samplerate)  # its frames build on those before
+        elif sound.subtype == "VORBIS":
+            data = sound.name.getvalue() if isinstance(sound.name, io.BytesIO) else _bytes(path)
+            lead = max(0, start - max(0, before_last_page(data) - 1))
         sound.seek(start - lead)
     samples: Samples = sound.read(lead + wanted, dtype="float32", always_2d=True)
     if sound.format == "MP3" and sound.subtype != "MPEG_LAYER_III":
