@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ class AsrModel:
         """The languages to work on: those ``asked`` for, else the model's, else the known ones ``present`` in the data.
 
         The last is for models from elsewhere, which know a hundred languages that nobody asked for. Theirs are named as
-        in the data: Whisper's ``jw`` is ``jv`` there, and its ``zh`` may be ``zh-CN`` and ``zh-TW``.
+        in the data: Whisper's ``jw`` is ``jv`` there, and its ``zh`` may be ``zh-CN`` and ``zh-TW``. What is left out
+        is printed on stderr.
 
         Raises:
             PathwaysError: for an unknown language, or if the model knows none of the data's.
@@ -71,6 +73,8 @@ class AsrModel:
         if not usable:
             languages = ", ".join(present) or "no language"
             raise PathwaysError(f"the data are in {languages}, and this model knows {' '.join(known)}")
+        if others := ", ".join(sorted({*present} - {*usable})):
+            print(f"left out: {others}: this model does not know them", file=sys.stderr)
         return usable
 
     def trained(self) -> list[Parameter]:

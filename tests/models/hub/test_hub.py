@@ -213,10 +213,14 @@ def regional(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_languages_have_the_names_that_the_data_give_them(
-    asked: list[str] | None, codes: tuple[str, ...], hub_folder: Maker
+    asked: list[str] | None, codes: tuple[str, ...], hub_folder: Maker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     present = ["en-GB", "fr-BE", "fr-CA", "ru"]
-    assert load_model(hub_folder("whisper")).languages_for(asked, present) == codes
+    model = load_model(hub_folder("whisper"))
+    capsys.readouterr()
+    assert model.languages_for(asked, present) == codes
+    left_out = "" if asked else "left out: ru: this model does not know them\n"
+    assert capsys.readouterr().err == left_out
 
 
 def test_data_of_regions_are_pruned_for_scored_and_identified(
