@@ -242,6 +242,21 @@ def test_data_of_regions_are_pruned_for_scored_and_identified(
     assert {one.language for one in recognized} == {"fr-CA"}
 
 
+def test_training_leaves_out_what_the_model_does_not_know(
+    hub_folder: Maker, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with build_corpus(tmp_path / "data", []) as corpus:
+        for split in SPLITS:
+            for cut in load_cuts(speech, split):
+                spoken = cut.supervisions[0]
+                code = {"en": "en", "fr": "ru"}[spoken.language]
+                corpus.add(split, cut.id, code, spoken.text, read_cut(cut))
+    recipe = TrainRecipe.model_validate({**RECIPE, "optimizer": {"steps": 4}})
+    train(recipe, tmp_path / "data", tmp_path / "run", init=hub_folder("whisper"))
+    assert load_model(tmp_path / "run").languages == ("en",)
+    assert "left out: ru: this model does not know them" in capsys.readouterr().err
+
+
 def test_only_transducers_of_this_package_stream(hub_folder: Maker) -> None:
     from asr_pathways.runtime.streaming import StreamingTransducer
 
