@@ -11,7 +11,7 @@ import torch
 from torch.nn import Parameter
 
 from asr_pathways.data.batches import Batch
-from asr_pathways.data.languages import find_language, known_language
+from asr_pathways.data.languages import code_in_data, find_language, known_language
 from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.card import HubCard, ModelCard
@@ -67,8 +67,7 @@ class AsrModel:
             return self.check_languages(asked)
         present, known = tuple(present), self.languages
         if asked:
-            codes = [(code, *self.check_languages([code])) for code in asked]
-            return tuple(dict.fromkeys(find_language(code, present) or own for code, own in codes))
+            return tuple(dict.fromkeys(code_in_data(code, present, known) for code in asked))
         usable = tuple(language for language in present if not known or find_language(language, known))
         if not usable:
             languages = ", ".join(present) or "no language"

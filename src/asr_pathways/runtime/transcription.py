@@ -8,7 +8,7 @@ from pathlib import Path
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.data.batches import read_cut
 from asr_pathways.data.corpus import languages_of, load_cuts
-from asr_pathways.data.languages import find_language
+from asr_pathways.data.languages import code_in_data, find_language
 from asr_pathways.data.live import Sound, live_blocks
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
@@ -74,9 +74,8 @@ def recognize_split(
             languages, or one has no words in references.
     """
     present, known = languages_of(load_cuts(data, split)), recognizer.languages
-    if languages:  # as the data name them
-        codes = [(code, recognizer.check_language(code)) for code in languages]
-        chosen = tuple(dict.fromkeys(find_language(code, present) or own for code, own in codes))
+    if languages:
+        chosen = tuple(dict.fromkeys(code_in_data(code, present, known) for code in languages))
     else:
         chosen = tuple(language for language in present if find_language(language, known)) or known
     cuts = list(load_cuts(data, split, chosen))
