@@ -63,7 +63,7 @@ def known_language(code: str, known: Iterable[str]) -> str:
 
 
 def code_in_data(code: str, present: Sequence[str], known: Sequence[str]) -> str:
-    """How data name the language that a model means by ``code``: Whisper's ``jw`` is ``jv`` there, its ``zh`` ``zh-TW``.
+    """How data name what a model means by ``code``: Whisper's ``jw`` is ``jv`` there, and its ``zh`` may be ``zh-TW``.
 
     Args:
         code: in any form.
