@@ -147,9 +147,9 @@ def embed(model: SpeechModel, features: Tensor, lengths: Tensor, language: str) 
 def embeddings_of(
     asr: AsrModel, batches: Iterable[Batch], description: str, total: int | None = None
 ) -> tuple[Tensor, list[str]]:
-    """Embeddings (N, D) of all utterances by the first pathway, whatever their language, and their languages.
+    """Embeddings (N, D) of all utterances by the first pathway, whatever their language, and their languages' codes.
 
-    ``total`` is the number of utterances, for the progress bar.
+    Codes are the model's, where it knows the language; ``total`` is the number of utterances, for the progress bar.
     """
     first = asr.languages[0]
     embeddings, labels = [], []
@@ -157,7 +157,7 @@ def embeddings_of(
         for batch in track(batches, description, total, len):
             batch = batch.to(asr.device)
             embeddings.append(embed(asr.model, batch.features, batch.feature_lengths, first).cpu())
-            labels += [batch.language] * len(batch)
+            labels += [find_language(batch.language, asr.languages) or batch.language] * len(batch)
     return torch.cat(embeddings), labels
 
 
@@ -206,12 +206,12 @@ def choices(
     known = asr.languages if identifier is None else identifier.languages
     if languages is None:
         return known
-    found = {language: find_language(language, known) for language in asr.check_languages(languages)}
-    if unknown := [language for language, code in found.items() if code is None]:
+    asked = asr.check_languages(languages)
+    if unknown := [language for language in asked if language not in known]:
         raise PathwaysError(
             f"the language identifier tells {' '.join(known)} apart, not {' '.join(unknown)}: fit it anew"
         )
-    return tuple(code for code in found.values() if code is not None)
+    return asked
 
 
 def rank(
