@@ -31,6 +31,7 @@ from asr_pathways.model_folder.language_id import choices, fit_identifier
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.runtime.transcription import recognize_split
+from asr_pathways.training.add_language import add_language
 from asr_pathways.training.config import PruneRecipe, TrainRecipe
 from asr_pathways.training.prune import prune
 from asr_pathways.training.train import train
@@ -240,6 +241,13 @@ def test_data_of_regions_are_pruned_for_scored_and_identified(
     write_bundle(pruned, tmp_path / "m.asrp")
     recognized = recognize_split(Recognizer(tmp_path / "m.asrp"), regional, "test", ["fr-CA"])
     assert {one.language for one in recognized} == {"fr-CA"}
+
+
+def test_a_region_is_added_as_a_language(hub_folder: Maker, regional: Path, tmp_path: Path) -> None:
+    model, run, few = hub_folder("whisper"), tmp_path / "run", PruneRecipe.model_validate(RECIPE)
+    prune(model, regional, run, method="dynamic", sparsity=0.5, recipe=few, languages=["en"])
+    add_language(run, regional, tmp_path / "more", language="fr-CA", recipe=few)
+    assert load_model(tmp_path / "more").languages == ("en-GB", "fr-CA")
 
 
 def test_training_leaves_out_what_the_model_does_not_know(
