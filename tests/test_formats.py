@@ -29,6 +29,14 @@ def test_more_digits() -> None:
     assert formats.percent(0.01234, 2) == "1.23"
     assert formats.points(-0.00004, 2) == "0.00"
     assert formats.points_interval((-0.0123, 0.0009), 2) == "−1.23 to +0.09"
+    assert formats.points_interval((-float("inf"), float("inf"))) == "not known"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"), [(0.7, "70"), (1 - 0.7, "30"), (0.925, "92.5"), (0.0, "0"), (1.0, "100")]
+)
+def test_share(fraction: float, text: str) -> None:
+    assert formats.share(fraction) == text
 
 
 def test_percent() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 LANGUAGES = {
     "cs": "Czech",
     "de": "German",
@@ -26,6 +28,11 @@ def percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f}"
 
 
+def share(fraction: float) -> str:
+    """A chosen share, such as a sparsity, with the figures that it has: 0.7 -> "70", 0.925 -> "92.5"."""
+    return f"{round(100 * fraction, 2):g}"
+
+
 def percent_interval(interval: tuple[float, float]) -> str:
     """(0.4, 0.423) -> "40.0–42.3"."""
     return f"{percent(interval[0])}–{percent(interval[1])}"
@@ -38,7 +45,9 @@ def points(difference: float, digits: int = 1) -> str:
 
 
 def points_interval(interval: tuple[float, float], digits: int = 1) -> str:
-    """(-0.05, 0.01) -> "−5.0 to +1.0"."""
+    """(-0.05, 0.01) -> "−5.0 to +1.0"; "not known" where there is too little to say."""
+    if not all(map(math.isfinite, interval)):
+        return "not known"
     return f"{points(interval[0], digits)} to {points(interval[1], digits)}"
 
 

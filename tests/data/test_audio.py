@@ -34,6 +34,25 @@ def test_offset_and_duration(tmp_path: Path) -> None:
     assert len(read_audio(tmp_path / "a.wav", 0.9, 5.0)) == 1600
 
 
+def test_the_end_of_a_vorbis_file_is_where_it_is_asked_for(tmp_path: Path) -> None:
+    """libsndfile goes to another place within the last page."""
+    path, data = tmp_path / "a.ogg", tmp_path / "b.ogg"
+    times = np.arange(6 * 16_000 + 777) / 16_000
+    for one, pitch in ((path, 200), (data, 900)):
+        samples = 0.2 * np.sin(2 * np.pi * (pitch + 100 * times) * times)
+        with soundfile.SoundFile(one, "w", 16_000, 1, format="OGG", subtype="VORBIS") as out:
+            for start in range(0, len(samples), 4096):
+                out.write(samples[start : start + 4096])
+    joined = tmp_path / "joined.ogg"
+    joined.write_bytes(path.read_bytes() + data.read_bytes())
+    for file in (path, joined):
+        whole = read_audio(file)
+        for offset in (1.0, 4.5, 5.5, 5.9, 11.75 if file is joined else 6.0):
+            found = read_audio(file, offset)
+            assert len(found) == len(whole) - round(16_000 * offset)
+            assert np.abs(found - whole[-len(found) :]).max() < 1e-4
+
+
 def test_loud_samples_are_clipped() -> None:
     assert to_int16(np.array([2.0, -2.0, 0.5], np.float32)).tolist() == [32767, -32768, 16384]
 

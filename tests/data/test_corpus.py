@@ -12,9 +12,11 @@ import pytest
 import soundfile
 from lhotse import CutSet
 
+from asr_pathways.data.audio import write_flac
 from asr_pathways.data.batches import read_cut
 from asr_pathways.data.corpus import (
     build_corpus,
+    cut_row,
     languages_of,
     load_cuts,
     merge,
@@ -63,6 +65,21 @@ def test_a_text_is_of_its_supervision(tmp_path: Path) -> None:
         load_cuts(data, "dev")
     left_out = LeftOut(1)
     assert "en-dev-00" not in [cut.id for cut in load_cuts(data, "dev", left_out=left_out)] and len(left_out) == 1
+
+
+def test_audio_that_lhotse_changes_as_it_reads_it_is_refused(tmp_path: Path) -> None:
+    """Read as it is, a recording that is to be faster would end before its text does."""
+    data = make_corpus(tmp_path / "data")
+    cut = load_cuts(data, "dev")[0]
+    resampled, faster = (one.to_dict()["recording"]["transforms"] for one in (cut.resample(8000), cut.perturb_speed(2)))
+    with_first_row(data, lambda row: row["recording"].update(transforms=resampled))
+    assert np.array_equal(read_cut(load_cuts(data, "dev")[0]), read_cut(cut))
+    with_first_row(data, lambda row: row["recording"].update(transforms=faster))
+    with pytest.raises(PathwaysError, match=r"line 1: cut 'en-dev-00' is changed as Lhotse reads it \(Speed\)"):
+        load_cuts(data, "dev")
+    with_first_row(data, lambda row: row["recording"].update(transforms=[{"name": "None of these"}]))
+    with pytest.raises(PathwaysError, match="line 1: not a Lhotse cut"):
+        load_cuts(data, "dev")
 
 
 @pytest.mark.parametrize("files", [1, 2])
@@ -123,6 +140,22 @@ def test_merge_joins_and_stands_by_itself(tmp_path: Path) -> None:
     assert languages_of(load_cuts(tmp_path / "both", "train")) == ["en", "fr"]
     load_cuts(tmp_path / "both", "test", ["en"])[0].load_audio()
     assert [source["name"] for source in sources_of(tmp_path / "both")] == ["first", "second"]
+
+
+def test_utterances_of_one_recording_may_share_its_file(tmp_path: Path) -> None:
+    with build_corpus(tmp_path / "data", [SOURCE]) as corpus:
+        write_flac(corpus.folder / "audio" / "long.flac", tone(1.0))
+        for number in range(2):
+            row = cut_row(str(number), "audio/long.flac", 16_000, "en", "word", None, part=(number / 2, 0.5))
+            corpus.add_row("train", row)
+    resplit(tmp_path / "data", tmp_path / "out", lambda language, text: "test")
+    merge([tmp_path / "data"], tmp_path / "merged")
+    before, *after = (
+        [read_cut(cut) for cut in load_cuts(tmp_path / name, split)]
+        for name, split in (("data", "train"), ("out", "test"), ("merged", "train"))
+    )
+    assert len(before) == 2 and not np.array_equal(*before)
+    assert all(np.array_equal(one, other) for found in after for one, other in zip(before, found, strict=True))
 
 
 def test_resplit_moves_utterances_and_keeps_all_else(corpus: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_pathways.data.corpus import load_cuts
+from asr_pathways.data.corpora.shar import prepare_shar
+from asr_pathways.data.corpus import build_corpus, cut_row, load_cuts
 from asr_pathways.data.identity import BLOCK, GONE, Identity, _checksum
 
 
@@ -64,6 +65,36 @@ def test_other_audio_of_the_same_length_is_noticed_and_missing_audio_is_not(spee
     assert gone.difference(before) is None
     assert of(speech).difference(gone.sums) is None
     assert (gone.sums == GONE).sum() == 2
+
+
+def test_other_audio_in_an_archive_is_noticed(speech: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards" / "train"
+    shards.mkdir(parents=True)
+    load_cuts(speech, "train").to_shar(shards, fields={"recording": "wav"}, shard_size=None, verbose=False)
+    prepare_shar(tmp_path / "data", tmp_path / "shards")
+    before = of(tmp_path / "data")
+    assert (before.sums != GONE).all()
+    cut = list(load_cuts(tmp_path / "data", "train"))[-2]
+    archive, place = cut.recording.sources[0].source.split("#")
+    start, size = map(int, place.split("+"))
+    with Path(archive).open("r+b") as stream:
+        stream.seek(start + size - 4)
+        stream.write(b"\1\2\3\4")
+    assert str(of(tmp_path / "data").difference(before.sums)).startswith(f"utterance {cut.id} is not what it was")
+    Path(archive).unlink()
+    assert (of(tmp_path / "data").sums == GONE).all()
+
+
+def test_another_channel_is_noticed(tmp_path: Path) -> None:
+    def one(channel: int | None) -> Identity:
+        with build_corpus(tmp_path / "data", []) as corpus:
+            soundfile.write(corpus.folder / "a.wav", np.zeros((16_000, 2), dtype=np.int16), 16_000)
+            row = cut_row("a", "a.wav", 16_000, "en", "one", None, channel=channel, channels=2)
+            corpus.add_row("train", row)
+        return of(tmp_path / "data")
+
+    averaged, first, second = one(None), one(0), one(1)
+    assert len({identity.sums.item() for identity in (averaged, first, second)}) == 3
 
 
 def test_utterances_more_or_fewer_are_counted(speech: Path) -> None:

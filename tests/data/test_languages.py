@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_pathways.data.languages import check_language, check_script, find_language, is_language, plain_language
+from asr_pathways.data.languages import (
+    check_language,
+    check_script,
+    code_in_data,
+    find_language,
+    is_language,
+    plain_language,
+)
 from asr_pathways.data.normalize import normalize
 from asr_pathways.errors import PathwaysError
 
@@ -73,3 +80,25 @@ def test_scripts(language: str, text: str) -> None:
 def test_languages_of_two_scripts_or_of_one_that_is_not_well_known_pass(language: str) -> None:
     for text in ("hello", "привет", "سلام"):
         check_script(text, language)
+
+
+@pytest.mark.parametrize(
+    ("code", "present", "known", "found"),
+    [
+        ("jw", ["en", "jv"], ["en", "jw"], "jv"),
+        ("tl", ["fil"], ["tl"], "fil"),
+        ("zh-TW", ["zh-CN", "zh-TW"], ["zh"], "zh-TW"),
+        ("zho", ["zh-CN", "zh-TW"], ["zh"], "zh-CN"),
+        ("fra", ["de"], ["fr"], "fr"),
+        ("fr-CA", ["fr"], ["fr", "fr-CA"], "fr-CA"),  # another language than fr, to a model that knows both
+        ("fr", ["fr-CA", "fr-BE"], ["fr", "fr-CA"], "fr-BE"),
+        ("fra", ["de", "fr"], [], "fr"),
+    ],
+)
+def test_data_name_a_language_in_their_own_way(code: str, present: list[str], known: list[str], found: str) -> None:
+    assert code_in_data(code, present, known) == found
+
+
+def test_a_language_that_a_model_does_not_know_is_an_error() -> None:
+    with pytest.raises(PathwaysError, match="unknown language 'ru': this model knows en fr"):
+        code_in_data("ru", ["ru"], ["en", "fr"])

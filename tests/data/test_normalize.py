@@ -99,6 +99,14 @@ DEAR = "die straße kostet eine million einhunderteintausend mark achtundzwanzig
         ("cs", "5 $", "pět amerických dolarů"),
         ("hu", "5 €", "öt euró"),
         ("de", "5 Millionen €", "fünf millionen euro"),
+        (
+            "pt-BR",
+            "R$ 1.234,50, -R$1, r$5",
+            "mil duzentos e trinta e quatro reais e cinquenta centavos menos um real cinco reais",
+        ),
+        ("pt", "US$ 5, € 5", "cinco dólares americanos cinco euros"),
+        ("en", "US$5, A$1.50, AUR$5", "five dollars one dollar fifty cents aur five dollars"),
+        ("en", "R$ and R$ 5", "r $ and five brazilian reals"),
         ("tr", "%50, 10 000 ₺", "% 50 10 000 ₺"),
         ("ja", "５０％", "50 %"),
         # One letter, several code points
@@ -113,6 +121,15 @@ DEAR = "die straße kostet eine million einhunderteintausend mark achtundzwanzig
         ("th", "น้ำ", "น้ำ"),
         ("ml", "അവന്\u200d അവൻ", "അവൻ അവൻ"),
         ("fa", "می\u200cخواهم", "می\u200cخواهم"),
+        ("ca", "Col·legi, coŀlegi, paraŀlel, PARAL•LEL", "col·legi col·legi paral·lel paral·lel"),
+        ("ca", "pa · vi, 5·6, l·", "pa vi cinc sis l"),
+        ("es", "pan · vino", "pan vino"),
+        # What is not seen is no word, and no letter
+        ("en", "I \u2764\ufe0f you", "i you"),
+        ("en", "press 1\ufe0f\u20e3 now", "press one now"),
+        ("en", "co\u034fop \u0336 5\u0336", "coop five"),
+        ("ko", "\u3164 안녕\uffa0", "안녕"),
+        ("fa", "سلام \u200c دنیا", "سلام دنیا"),
     ],
 )
 def test_normalize(language: str, text: str, expected: str) -> None:
@@ -130,6 +147,7 @@ def test_normalize_is_idempotent_and_leaves_words_only(text: str, language: str)
     once = normalize(text, language)
     assert normalize(once, language) == once
     left = " '\u200c\u200d" if check_language(language) in SPELLED else " '\u200c\u200d0123456789〇"
+    left += "·" if language == "ca" else ""
     assert all(c in left or c in SIGNS or unicodedata.category(c)[0] in "LM" for c in once)
     assert once == " ".join(once.split())
     assert unicodedata.is_normalized("NFC", once)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_pathways.data.tokenizer import Tokenizer
+from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily, lost_words
 from asr_pathways.errors import PathwaysError
 
 TEXTS = ["hello world", "please leave a message", "l'eau d'ici", "привет мир", "número dos", "the world is here"] * 3
@@ -49,3 +49,17 @@ def test_errors_are_one_clear_line(tmp_path: Path) -> None:
         (tmp_path / "bad.model").write_bytes(content)
         with pytest.raises(PathwaysError, match="not a SentencePiece model"):
             Tokenizer.load(tmp_path / "bad.model")
+
+
+def test_characters_that_added_pieces_lack_are_known() -> None:
+    texts = ["eins zwei drei vier", "fünf sechs sieben acht"]
+    old, new = Tokenizer.train(["one two three four five"], 14), Tokenizer.train(texts, 20)
+    family = TokenizerFamily(old, {"de": ExtendedTokenizer(old, new)})
+    assert family.unknown(["ein jahr", "fünf"], "de") == family.of("de").unknown(["ein jahr", "fünf"]) == ["j"]
+    assert family.unknown(["fünf"], "en") == ["ü"]
+    rare = ["eins"] * 2000  # the sample of texts that are decoded again has none of it
+    rare[7] = "ja"
+    line = lost_words(family, rare, "de", "here")
+    assert line is not None and line.startswith(
+        "here: de: the model's vocabulary cannot write the characters j, in 0.05%"
+    )

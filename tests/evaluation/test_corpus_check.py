@@ -16,7 +16,7 @@ def test_what_a_user_is_to_know_of_a_data_folder(tmp_path: Path) -> None:
             corpus.add("train", f"t{index}", "fr", f"un {'deux ' * index}".strip(), SILENT, "anna")
             corpus.add("train", f"i{index}", "it", "uno due", SILENT, "berta")
         corpus.add("train", "long", "it", "uno", np.zeros(31 * 16_000, dtype=np.int16))
-        corpus.add("test", "one", "fr", "un deux", SILENT, "anna")
+        corpus.add("test", "one", "fr", "Un deux!", SILENT, "anna")
         corpus.add("test", "two", "fr", "trois", SILENT, "carla")
         corpus.add("dev", "three", "it", "tre", SILENT)
     assert concerns(tmp_path / "data") == [

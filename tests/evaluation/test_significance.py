@@ -223,6 +223,12 @@ def test_other_utterances_are_not_compared() -> None:
     ):
         with pytest.raises(PathwaysError, match=message):
             Bootstrap({"a": {4: one}, "b": {4: other}}, replications=5).compare("a", "b")
-    for none in (made("x", [], []), made("x", [0, 1], [1, 1])):
-        with pytest.raises(PathwaysError, match="en: there are utterances without words, or none at all"):
+    for none in (made("x", [], []), made("x", [0, 0], [1, 1])):
+        with pytest.raises(PathwaysError, match="en, seed 4: no utterance has words, so there is no WER"):
             Bootstrap({"a": {4: {"en": none}}}, replications=5).pooled("a")
+
+
+def test_what_is_written_where_nothing_was_said_counts() -> None:
+    """As in `score`: else one such utterance would leave an experiment without its report."""
+    pooled = Bootstrap({"a": {4: {"en": made("x", [0, 4], [2, 1])}}}, replications=50).pooled("a")
+    assert pooled.wer == 0.75 and pooled.wer_ci[0] == 0.25

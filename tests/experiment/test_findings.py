@@ -208,13 +208,25 @@ def test_an_interval_of_too_few_utterances_is_null(findings: Findings) -> None:
     pair = block.pairs["adaptive", "IMP"]
     assert pair is not None
     unknown = replace(pair, wer=replace(pair.wer, ci=(-math.inf, math.inf), error=math.inf))
-    found = as_json(replace(findings, blocks={"folds": replace(block, pairs={("adaptive", "IMP"): unknown})}))
+    block = replace(block, pairs={("adaptive", "IMP"): unknown})
+    assert block.measured == []
+    found = as_json(replace(findings, blocks={"folds": block}))
     assert (found["blocks"]["folds"]["pairs"][0]["wer"] | {"p": 0, "points": 0}) == {
         "points": 0,
         "ci": [None, None],
         "p": 0,
         "error": None,
     }
+
+
+def test_the_order_of_a_systems_seeds_does_not_matter(tmp_path: Path) -> None:
+    data = as_data(claims=[])
+    data["blocks"]["folds"]["systems"]["dynamic"]["seeds"] = [1, 0]
+    turned = planned(blocks=data["blocks"], claims=[])
+    fill(turned, tmp_path)
+    block = gather(turned, tmp_path / "ledger").blocks["folds"]
+    assert block.rows["dynamic"].seeds == block.rows["dense"].seeds == (0, 1)
+    assert {"dense", "dynamic"} <= {row.name for row in most_seeds(block.tables()["B"])}
 
 
 def test_an_empty_ledger(plan: Plan, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from asr_pathways.config import parse_config
 from asr_pathways.errors import PathwaysError
-from asr_pathways.experiment.recipe import ExperimentRecipe, SystemSpec
+from asr_pathways.experiment.recipe import Block, ExperimentRecipe, SystemSpec
 from tests.experiment.conftest import as_data
 
 
@@ -62,6 +62,15 @@ def test_what_does_not_fit_is_named(sines: Path, dense_model: Path, change: dict
     with pytest.raises(PathwaysError) as caught:
         parse_config(ExperimentRecipe, data, "recipe.yaml")
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_two_rows_of_one_name_are_refused(sines: Path, dense_model: Path) -> None:
+    """The second would stand in the first one's place."""
+    block = copy.deepcopy(as_data(sines, dense_model)["blocks"]["sines"])
+    varied = {"method": "dynamic", "table": "B", "steps": 1, "vary": {"sparsity": [0.5, 0.6]}}
+    block["systems"] |= {"grown": varied, "grown, sparsity 0.5": {**varied, "vary": {}}}
+    with pytest.raises(PathwaysError, match=r"systems: two rows have the name 'grown, sparsity 0\.5'"):
+        parse_config(Block, block, "recipe.yaml")
 
 
 def test_merged_corpora_are_made_of_others(sines: Path, dense_model: Path) -> None:

@@ -16,6 +16,7 @@ from asr_pathways.bundle.load import load_model
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.language_id import LanguageIdentifier
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways
 from tests.conftest import WORDS, make_model
@@ -50,6 +51,15 @@ def test_a_recognizer_comes_back(tmp_path: Path, tokenizer: Tokenizer, make: Cal
     assert (again.pathways is None) == (asr.pathways is None)
     expected = ["config.json", "model.safetensors", *(["pathways"] if again.pathways else []), "tokenizer.model"]
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == expected
+
+
+def test_an_identifier_of_other_weights_goes(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """A run that was interrupted leaves a MODEL, for which one may be fitted, and then goes on."""
+    save_model(tmp_path, make_model(tokenizer))
+    LanguageIdentifier.fit(torch.eye(2), ["en", "fr"]).save(tmp_path)
+    save_model(tmp_path, make_model(tokenizer))
+    with pytest.raises(PathwaysError, match="no language identifier yet"):
+        LanguageIdentifier.load(tmp_path)
 
 
 def test_saving_leaves_other_files_alone(tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -130,12 +130,9 @@ def texts(
 
     Example: asr-pathways data texts data/texts --languages en,fr --exclude data/prompts
     """
-    from asr_pathways.data.corpora.texts import write_texts
-    from asr_pathways.data.corpus import SPLITS, load_cuts
+    from asr_pathways.data.corpora.texts import texts_in, write_texts
 
-    left_out: set[str] = set()
-    if exclude is not None:
-        left_out = {cut.supervisions[0].text for split in SPLITS for cut in load_cuts(exclude, split)}
+    left_out = set() if exclude is None else texts_in(exclude)
     for language, count in write_texts(out, split_languages(languages) or [], source, left_out).items():
         typer.echo(f"{language}: {count:,} lines", err=True)
 

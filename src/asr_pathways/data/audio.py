@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_pathways.data.containers import container, ogg_links, promised_bytes, sphere_samples, unreadable
+from asr_pathways.data.containers import (
+    before_last_page,
+    container,
+    ogg_links,
+    promised_bytes,
+    sphere_samples,
+    unreadable,
+)
 from asr_pathways.data.mpeg import count_frames, with_info
 from asr_pathways.errors import PathwaysError
 
@@ -175,7 +182,12 @@ def _samples(path: Path, sound: Any, start: int, wanted: int) -> Samples:
     """(wanted, channels) from ``start`` on."""
     lead = start  # what cannot seek is read from its beginning
     if start and sound.seekable():
-        lead = min(start, sound.samplerate) if sound.format == "MP3" else 0  # its frames build on those before
+        lead = 0
+        if sound.format == "MP3":
+            lead = min(start, sound.samplerate)  # its frames build on those before
+        elif sound.subtype == "VORBIS":
+            data = sound.name.getvalue() if isinstance(sound.name, io.BytesIO) else _bytes(path)
+            lead = max(0, start - max(0, before_last_page(data) - 1))
         sound.seek(start - lead)
     samples: Samples = sound.read(lead + wanted, dtype="float32", always_2d=True)
     if sound.format == "MP3" and sound.subtype != "MPEG_LAYER_III":
@@ -226,14 +238,18 @@ def _require_one_file(path: Path, sound: Any) -> None:
 
 def _file(path: Path) -> str | bytes | io.BytesIO:
     """A path or stream for soundfile; raises PathwaysError if there is no such file, or it is empty."""
-    _, _, size = _place(path)
+    _, _, size = stored_at(path)
     if size is not None:
         return io.BytesIO(_bytes(path))
     return os.fsencode(path) if re.search("[\udc80-\udcff]", str(path)) else str(path)  # not UTF-8: bytes
 
 
-def _place(path: Path) -> tuple[Path, int, int | None]:
-    """The file, the first byte in it and their number, None: all; raises PathwaysError if it is missing or empty."""
+def stored_at(path: Path) -> tuple[Path, int, int | None]:
+    """The file, the first byte in it and their number, None: all; of a path of audio, or a place (see `place_in`).
+
+    Raises:
+        PathwaysError: if the file is missing or empty.
+    """
     try:
         place = None if path.exists() else _PLACE.fullmatch(str(path))
         file = path if place is None else Path(place[1])
@@ -248,7 +264,7 @@ def _place(path: Path) -> tuple[Path, int, int | None]:
 
 def _bytes(path: Path, most: int | None = None) -> bytes:
     """The bytes of a file or place, or the first of them."""
-    file, start, size = _place(path) if _PLACE.fullmatch(str(path)) else (path, 0, None)
+    file, start, size = stored_at(path) if _PLACE.fullmatch(str(path)) else (path, 0, None)
     with file.open("rb") as stream:
         stream.seek(start)
         data = stream.read(-1 if size is None else size) if most is None else stream.read(min(most, size or most))

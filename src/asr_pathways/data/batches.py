@@ -405,15 +405,19 @@ def _by_language(cuts: Iterable[Any], tokenizer: TextCodec | None) -> dict[str, 
 
 def _utterance(cut: Any, tokenizer: TextCodec | None) -> _Utterance:
     supervision = cut.supervisions[0]
-    source, channel = _channel(cut)
+    source, channel = source_of(cut)
     if source.type != "file":
         raise PathwaysError(f"utterance {cut.id}: its audio is of type {source.type!r}: it must be a file")
     targets = tuple(tokenizer.encode(supervision.text, supervision.language)) if tokenizer else ()
     return _Utterance(cut.id, Path(source.source), cut.start, cut.duration, supervision.text, targets, channel)
 
 
-def _channel(cut: Any) -> tuple[Any, int | None]:
-    """The source of a cut's audio, and which of its channels it is; None: all, averaged."""
+def source_of(cut: Any) -> tuple[Any, int | None]:
+    """The source of a Lhotse cut's audio, and which of its channels it is; None: all, averaged.
+
+    Raises:
+        PathwaysError: if it is more than one channel and not all.
+    """
     first, *others = cut.recording.sources
     wanted = cut.channel if isinstance(cut.channel, list) else [cut.channel]
     ids = cut.recording.channel_ids or [0]

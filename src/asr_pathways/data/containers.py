@@ -100,3 +100,16 @@ def ogg_links(data: bytes) -> tuple[list[bytes], bool]:
         at += size
     ends = [*starts[1:], len(data)]
     return [data[start:end] for start, end in zip(starts, ends, strict=True)], not open_streams
+
+
+def before_last_page(data: bytes) -> int:
+    """The samples (of Vorbis) in an Ogg file that are before its last page: the granule position of the page before.
+
+    Within the last page libsndfile (1.2) goes to another place than it is asked for, since the page's own position is
+    that of the end of the audio, not of its last packet.
+    """
+    at = data.rfind(b"OggS")
+    while (at := data.rfind(b"OggS", 0, max(0, at))) >= 0:
+        if (position := int.from_bytes(data[at + 6 : at + 14], "little", signed=True)) >= 0:  # -1: no packet ends there
+            return position
+    return 0

@@ -220,8 +220,13 @@ def _cut(data: Path, row: dict[str, Any], where: str) -> Any:
     try:
         kind = MultiCut if row.get("type") == "MultiCut" else MonoCut
         cut = kind.from_dict({key: value for key, value in row.items() if key != "type"})
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, AssertionError):
         raise PathwaysError(f"{where}: not a Lhotse cut") from None
+    if changes := [type(one).__name__ for one in cut.recording.transforms or () if type(one).__name__ != "Resample"]:
+        raise PathwaysError(
+            f"{where}: cut {cut.id!r} is changed as Lhotse reads it ({', '.join(changes)}), and its file is read as it "
+            "is: write the audio first (`cuts.save_audios`)"
+        )
     if len(cut.supervisions) != 1:
         raise PathwaysError(f"{where}: cut {cut.id!r} has {len(cut.supervisions)} supervisions: it needs one")
     if not cut.supervisions[0].language or not cut.supervisions[0].text:
@@ -319,19 +324,7 @@ def merge(inputs: Sequence[Path], out: Path) -> None:
             for split, row in rows:
                 identifier = prefix + row["id"]
                 used.add(identifier)
-                spoken, *others = row["supervisions"]
-                audios = []
-                for number, source in enumerate(row["recording"]["sources"]):
-                    audio = source["source"]
-                    if not Path(audio).is_absolute():
-                        name = _file_name(identifier if number == 0 else f"{identifier}-{number}")
-                        audio = f"audio/{spoken['language']}/{name}.flac"
-                        _link(folder / source["source"], builder.folder / audio)
-                    audios.append({**source, "source": audio})
-                spoken = {**spoken, "id": identifier, "recording_id": identifier}
-                recording = {**row["recording"], "id": identifier, "sources": audios}
-                row |= {"id": identifier, "supervisions": [spoken, *others], "recording": recording}
-                builder.add_row(split, row)
+                builder.add_row(split, _linked(builder.folder, folder, row, identifier))
 
 
 def resplit(data: Path, out: Path, split: Callable[[str, str], str]) -> None:
@@ -349,10 +342,24 @@ def resplit(data: Path, out: Path, split: Callable[[str, str], str]) -> None:
         for old in SPLITS:
             for _, row in _read_rows(data, old):
                 supervision = row["supervisions"][0]
-                for source in row["recording"]["sources"]:
-                    if not Path(source["source"]).is_absolute():
-                        _link(data / source["source"], builder.folder / source["source"])
+                row = _linked(builder.folder, data, row, row["id"])
                 builder.add_row(split(supervision["language"], supervision["text"]), row)
+
+
+def _linked(out: Path, data: Path, row: dict[str, Any], identifier: str) -> dict[str, Any]:
+    """A row of the folder ``data`` by another id, for the folder ``out``, with the audio that is inside the first."""
+    spoken, *others = row["supervisions"]
+    audios = []
+    for number, source in enumerate(row["recording"]["sources"]):
+        audio = source["source"]
+        if not Path(audio).is_absolute():
+            name = _file_name(identifier if number == 0 else f"{identifier}-{number}")
+            audio = f"audio/{spoken['language']}/{name}.flac"
+            _link(data / source["source"], out / audio)
+        audios.append({**source, "source": audio})
+    spoken = {**spoken, "id": identifier, "recording_id": identifier}
+    recording = {**row["recording"], "id": identifier, "sources": audios}
+    return row | {"id": identifier, "supervisions": [spoken, *others], "recording": recording}
 
 
 def _free_prefix(name: str, identifiers: Sequence[str], used: set[str]) -> str:

@@ -13,6 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asr_pathways.data.audio import stored_at
+from asr_pathways.data.batches import source_of
+from asr_pathways.errors import PathwaysError
+
 BLOCK = 1 << 14
 """Bytes of an audio file that are read at its start, in its middle and at its end."""
 
@@ -24,7 +28,7 @@ GONE = -1
 class Identity:
     """Utterances in their order: their ids, and a checksum (N,) int64 each of id, language, text, place and audio.
 
-    The audio counts by its file's size and three blocks of it: nobody reads a thousand hours to begin. Where the folder
+    The audio counts by its size and three blocks of it: nobody reads a thousand hours to begin. Where the folder
     is does not count, nor when it was written.
     """
 
@@ -35,14 +39,16 @@ class Identity:
     def of(cls, cuts: Iterable[Any], targets: Mapping[str, Sequence[int]] | None = None) -> Identity:
         """That of Lhotse cuts; with the ``targets`` of utterances, by their ids, these count too."""
         cuts = list(cuts)
-        paths = list(dict.fromkeys(str(cut.recording.sources[0].source) for cut in cuts))
+        sources = [source_of(cut) for cut in cuts]
+        paths = list(dict.fromkeys(str(source.source) for source, _ in sources))
         with ThreadPoolExecutor(16) as pool:  # a disk that is far away answers many at once
             audio = dict(zip(paths, pool.map(_checksum, paths), strict=True))
         sums = []
-        for cut in cuts:
+        for cut, (source, channel) in zip(cuts, sources, strict=True):
             (supervision,) = cut.supervisions
-            sound = audio[str(cut.recording.sources[0].source)]
+            sound = audio[str(source.source)]
             place = (cut.id, supervision.language, supervision.text, cut.start, cut.duration)
+            place += () if channel is None else (channel,)
             known = repr((place, sound, tuple((targets or {}).get(cut.id, ()))))
             sums.append(GONE if sound == GONE else zlib.crc32(known.encode()))
         return cls(tuple(cut.id for cut in cuts), torch.tensor(sums, dtype=torch.int64))
@@ -67,12 +73,13 @@ class Identity:
 
 def _checksum(path: str) -> int:
     try:
-        with Path(path).open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
+        file, first, size = stored_at(Path(path))
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size if size is None else size
             checksum = zlib.crc32(str(size).encode())
             for start in sorted({0, max(0, size // 2 - BLOCK // 2), max(0, size - BLOCK)}):
-                stream.seek(start)
-                checksum = zlib.crc32(stream.read(BLOCK), checksum)
+                stream.seek(first + start)
+                checksum = zlib.crc32(stream.read(min(BLOCK, size - start)), checksum)
             return checksum
-    except OSError:
+    except (OSError, PathwaysError):
         return GONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from asr_pathways.errors import PathwaysError
@@ -60,6 +60,25 @@ def known_language(code: str, known: Iterable[str]) -> str:
     if found is None:
         raise PathwaysError(f"unknown language {code!r}: this model knows {' '.join(known)}")
     return found
+
+
+def code_in_data(code: str, present: Sequence[str], known: Sequence[str]) -> str:
+    """How data name what a model means by ``code``: Whisper's ``jw`` is ``jv`` there, and its ``zh`` may be ``zh-TW``.
+
+    Args:
+        code: in any form.
+        present: the codes of the data; where several are of that language, ``code`` itself or the first.
+        known: the codes of the model; empty: it knows none apart.
+
+    Returns:
+        The model's code where the data have no such language.
+
+    Raises:
+        PathwaysError: if the model does not know it.
+    """
+    own = known_language(code, known) if known else code
+    alike = [other for other in present if find_language(other, known or [own]) == own]
+    return code if code in alike else (*alike, own)[0]
 
 
 @cache

@@ -3,7 +3,8 @@
 The rules, in order:
 
 1. Cues in brackets, ``[..] (..) {..}``, are dropped with what they hold, and so are tags (``<hum>``, ``</i>``,
-   ``<|fr|>``, but not ``2 < 3``); invisible characters too, but for joiners in the languages that spell with them.
+   ``<|fr|>``, but not ``2 < 3``); invisible characters too, such as the one that makes a sign an emoji, but for joiners
+   in the languages that spell with them.
 2. One letter is one code point: NFC; NFKC for full-width and half-width forms, ligatures (``ﬁ``, ``ĳ``), Roman
    numerals, and Arabic and Hebrew presentation forms (not for letters that NFKC takes apart or makes another word of:
    Thai am, jamo, superscripts); all apostrophes, Uzbek and Hawaiian letters and the Hebrew geresh among them, become
@@ -13,10 +14,11 @@ The rules, in order:
    ``I`` becomes ``ı``, and ``İ`` becomes ``i``.
 5. Everything but letters, combining marks, apostrophes, the digits that rule 3 leaves and the signs of
    `numerals.SIGNS` becomes a space; so do hyphens. A sign is a word of its own.
-6. An apostrophe stays inside a word (``don't``, ``l'eau``). At a word's edge it stays only in the words that
-   the language writes so (English ``'em``, Italian ``po'``, Dutch ``'s``) and, before a word, in the languages in which
-   it is a letter (Hawaiian); elsewhere it was a quotation mark.
-7. Runs of spaces collapse.
+6. A dot stays between two l of a Catalan word (``col·legi``). An apostrophe stays inside a word (``don't``,
+   ``l'eau``). At a word's edge it stays only in the words that the language writes so (English ``'em``, Italian
+   ``po'``, Dutch ``'s``) and, before a word, in the languages in which it is a letter (Hawaiian); elsewhere it was a
+   quotation mark.
+7. Runs of spaces collapse; what has no letter, digit or sign in it is no word.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ _SAME = {
     "ckb": _PERSIAN,
     "ar": {"ی": "ي", "ک": "ك"},
     "az": {"ǝ": "ə", "Ǝ": "Ə"},
+    "ca": {"ŀ": "l·", "Ŀ": "L·"},
     "ml": _CHILLU,
 }
 """Letters that a language writes by one code point, and fonts draw alike by another."""
@@ -57,7 +60,11 @@ _SAME = {
 _JOINED = "as bn ckb fa gu hi kn ku ml mr ne or pa ps sd si ta te ug ur"
 """Languages that spell with ZERO WIDTH JOINER and NON-JOINER; scoring folds them."""
 
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+"""Letters and marks that are not seen: fillers, and selectors of one of a character's glyphs."""
+
 _JOINERS = "\u200c\u200d"
+_SILENT = "'" + _JOINERS
 _NO_JOINERS = dict.fromkeys(map(ord, _JOINERS))
 _LETTER_BEFORE = frozenset({"haw", "sm", "to", "ty"})
 """Languages in which an apostrophe may begin a word: it is a consonant."""
@@ -90,6 +97,7 @@ def normalize(text: str, language: str) -> str:
     joiners = _JOINERS if language in _JOINED.split() else ""
     for written, letter in _SAME.get(language, {}).items():
         text = text.replace(written, letter)
+    text = _INVISIBLE.sub("", text)
     text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text if c in joiners or _visible(c))
     while (shorter := _BRACKETS.sub(" ", text)) != text:
         text = shorter
@@ -100,13 +108,15 @@ def normalize(text: str, language: str) -> str:
     text = unicodedata.normalize("NFC", text.lower())
     if language == "ru":
         text = text.replace("ё", "е")
-    kept = "'" + joiners if language in SPELLED else "'0123456789〇" + joiners
+    if language == "ca":
+        text = re.sub("(?<!l)·|·(?!l)", " ", re.sub("(?<=l)[•‧∙⋅](?=l)", "·", text))
+    kept = ("'·" if language == "ca" else "'" if language in SPELLED else "'0123456789〇") + joiners
     text = "".join(
         f" {c} " if c in SIGNS else c if c in kept or unicodedata.category(c)[0] in "LM" else " " for c in text
     )
     edge_words = _EDGE_WORDS.get(language, frozenset())
     words = (word if word in edge_words else _trimmed(word, language) for word in text.split())
-    return " ".join(re.sub("''+", "'", word) for word in words if word)
+    return " ".join(re.sub("''+", "'", word) for word in words if _sounds(word))
 
 
 def _trimmed(word: str, language: str) -> str:
@@ -146,4 +156,9 @@ def letters_apart(text: str, language: str) -> str:
 
 
 def _visible(character: str) -> bool:
-    return unicodedata.category(character) not in ("Cf", "Cs", "Co", "Cn")
+    return unicodedata.category(character) not in ("Cf", "Cs", "Co", "Cn", "Me")
+
+
+def _sounds(word: str) -> bool:
+    """Whether there is more in a word than marks, joiners and apostrophes."""
+    return any(c not in _SILENT and unicodedata.category(c)[0] != "M" for c in word)

@@ -43,9 +43,13 @@ _REPAIRS = {  # what num2words misspells, and how it is written
     "hu": ("két$", "kettő"),
     "sv": ("etttusen", "ettusen"),
 }
-_CURRENCIES = dict(
-    zip("$€£¥₽₹₩₴₪₺฿", ["USD", "EUR", "GBP", "JPY", "RUB", "INR", "KRW", "UAH", "ILS", "TRY", "THB"], strict=True),
-)
+_CURRENCIES = {
+    **{"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₽": "RUB", "₹": "INR", "₩": "KRW", "₴": "UAH", "₪": "ILS"},
+    **{"₺": "TRY", "฿": "THB", "R$": "BRL", "US$": "USD", "A$": "AUD", "C$": "CAD", "HK$": "HKD", "NZ$": "NZD"},
+}
+"""Signs and codes (ISO 4217); one with letters is a word by itself: not the end of ``AUR$``."""
+
+_CURRENCY = rf"(?:(?<![^\W\d_])(?:{'|'.join(re.escape(sign) for sign in _CURRENCIES if len(sign) > 1)})|[$€£¥₽₹₩₴₪₺฿])"
 _UNITS = {
     "%": "percent",
     "‰": "permille",
@@ -57,7 +61,7 @@ _FOREIGN_NAMES = frozenset({"hu"})
 """Languages in which num2words names currencies in English."""
 
 _NO_BREAK = "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{THIN SPACE}\N{FIGURE SPACE}"
-_MINUS = re.compile(rf"(?<![\w.,:'−-])[-−](?=[{re.escape(''.join(_CURRENCIES))}]?\d)")
+_MINUS = re.compile(rf"(?<![\w.,:'−-])[-−](?={_CURRENCY}?\d)")
 _MEASURE = re.compile(rf"({_FIGURES})[ {_NO_BREAK}]?(%|‰|°[ {_NO_BREAK}]?[CF]\b|°)")
 _LAKHS = frozenset(["as", "bn", "gu", "hi", "kn", "ml", "mr", "ne", "or", "pa", "sa", "ta", "te", "ur"])
 """Languages in which groups of digits, but for the last, may have two (1,00,000)."""
@@ -80,7 +84,7 @@ def spell(text: str, language: str) -> str:
     if ordinals:
         text = ordinals.sub(lambda match: _apart(match, _ordinal(match[1], match[2], language)), text)
     text = _MINUS.sub(lambda match: _apart(match, _minus(language)), text)
-    if not _CURRENCIES.keys().isdisjoint(text):
+    if re.search(_CURRENCY, text):
         text = _amounts(language).sub(lambda match: _apart(match, _amount(match, language)), text)
     text = _MEASURE.sub(lambda match: _apart(match, _measure(match, language)), text)
     return re.sub(_FIGURES, lambda match: _apart(match, _cardinal(match[0], language)), text)
@@ -191,7 +195,7 @@ def _amounts(language: str) -> re.Pattern[str]:
     patterns = locale.compact_decimal_formats["long"].values() if locale is not None else ()
     words = {word for forms in patterns for p in forms.values() for word in re.findall(r"[^\W\d_]{2,}", str(p.pattern))}
     scale = "|".join(sorted(map(re.escape, words), key=len, reverse=True)) or "(?!)"
-    space, sign = f"[ {_NO_BREAK}]?", f"[{re.escape(''.join(_CURRENCIES))}]"
+    space, sign = f"[ {_NO_BREAK}]?", _CURRENCY
     return re.compile(
         rf"(?P<before>{sign}){space}(?P<first>{_FIGURES})(?:\s(?P<scale>{scale})\b)?"
         rf"|(?P<second>{_FIGURES})(?:\s(?P<scaled>{scale}))?{space}(?P<after>{sign})",
@@ -202,7 +206,7 @@ def _amounts(language: str) -> re.Pattern[str]:
 def _amount(match: re.Match[str], language: str) -> str:
     sign, number = match["before"] or match["after"], match["first"] or match["second"]
     scale = match["scale"] or match["scaled"]
-    code = _CURRENCIES[sign]
+    code = _CURRENCIES[sign.upper()]
     exact = re.fullmatch(r"(\d{1,12})(?:[.,](\d\d))?", number)
     if exact and not scale and not _by_digit(exact[1]):
         whole, rest = _coins(f"{exact[1]}.{exact[2] or '00'}", code, language)
@@ -219,6 +223,8 @@ def _coins(value: str, code: str, language: str) -> tuple[str, str]:
 
     if language in _FOREIGN_NAMES:
         return "", ""
+    if language == "pt":  # whose converter says Brazil's currency, and as if in that all others
+        return (str(num2words(Decimal(value), lang="pt_BR", to="currency")) if code == "BRL" else ""), ""
     try:
         words = num2words(
             Decimal(value), lang=_CONVERTERS.get(language, language), to="currency", currency=code, separator="|"

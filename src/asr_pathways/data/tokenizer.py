@@ -140,7 +140,7 @@ class Tokenizer:
 
     def unknown(self, texts: Iterable[str], language: str | None = None) -> list[str]:
         """The characters in normalised texts that no piece has, sorted."""
-        return [character for character in characters(texts) if UNKNOWN in self.encode(character, language)]
+        return [character for character in characters(texts) if UNKNOWN in self.encode(character)]
 
 
 class ExtendedTokenizer(Tokenizer):
@@ -149,6 +149,10 @@ class ExtendedTokenizer(Tokenizer):
     def __init__(self, base: Tokenizer, new: Tokenizer) -> None:
         super().__init__(base._model)
         self.new = new
+
+    def unknown(self, texts: Iterable[str], language: str | None = None) -> list[str]:
+        """The characters in normalised texts that no new piece has, sorted."""
+        return self.new.unknown(texts)
 
     def encode(self, text: str, language: str | None = None) -> list[int]:
         """The ids of a normalised text, all of them new ones."""
@@ -182,6 +186,10 @@ class TokenizerFamily(Tokenizer):
     def decode(self, ids: Sequence[int], language: str | None = None) -> str:
         """The text of ids in ``language``."""
         return self.added[language].decode(ids) if language in self.added else super().decode(ids)
+
+    def unknown(self, texts: Iterable[str], language: str | None = None) -> list[str]:
+        """The characters in normalised texts of ``language`` that no piece has, sorted."""
+        return self.added[language].unknown(texts) if language in self.added else super().unknown(texts)
 
     def save(self, path: Path) -> None:
         """Writes the model file, and those of languages beside it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def concerns(data: Path) -> list[str]:
         for language, text, speaker, seconds in spoken_rows(data, split):
             long[language] += split == "train" and seconds > WINDOW
             words[language][split] += len(text.split())
-            texts[language][split].add(hash(text))
+            texts[language][split].add(hash(re.sub(r"\W+", "", text.casefold())))
             if speaker:
                 speakers[split].add(speaker)
     lines = []

@@ -257,16 +257,15 @@ def _clusters(systems: Mapping[str, Runs], seeds: Sequence[int], language: str) 
         for name, other in others:
             if (other.utterances, other.words, other.characters) != (first.utterances, first.words, first.characters):
                 raise PathwaysError(f"{one} and {name} were not tested on the same utterances: {language}, seed {seed}")
+        if not any(first.words):
+            raise PathwaysError(f"{language}, seed {seed}: no utterance has words, so there is no WER")
         columns = [first.words, first.characters]
         for tested in by_name.values():
             columns += [tested.word_errors, tested.character_errors]
         counts = np.array(columns, dtype=np.int64).T
         known = parts.get(first.utterances)
         parts[first.utterances] = counts if known is None else known + counts
-    counts = np.concatenate(list(parts.values()))
-    if not len(counts) or not counts[:, :2].all():
-        raise PathwaysError(f"{language}: there are utterances without words, or none at all, so there is no WER")
-    return counts
+    return np.concatenate(list(parts.values()))
 
 
 def _pooled(

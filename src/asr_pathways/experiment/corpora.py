@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from asr_pathways.data.corpus import SPLITS, load_cuts, merge, resplit
+from asr_pathways.data.corpus import merge, resplit
 from asr_pathways.data.splits import fold_split
 from asr_pathways.experiment.plan import Cell, Plan, corpus_spec, digest
 from asr_pathways.experiment.recipe import ExperimentRecipe, FolderSource, MergedSource, PromptsSource, SpeechSource
@@ -69,14 +69,17 @@ def _make(root: Path, recipe: ExperimentRecipe, name: str, folder: Path, package
         merge([_made(root, recipe, part, packages) for part in corpus.of], folder)
         return
     from asr_pathways.data.corpora.synth import prepare_synth
-    from asr_pathways.data.corpora.texts import read_texts
+    from asr_pathways.data.corpora.texts import read_texts, texts_in
 
+    left_out = set() if corpus.exclude is None else texts_in(_made(root, recipe, corpus.exclude, packages))
     texts = folder.with_name(folder.name + "-texts")
-    _write_texts(root, recipe, corpus, texts, packages)
-    prepare_synth(folder, read_texts(texts, corpus.languages), corpus.seed, corpus.hours, corpus.held_out)
+    _write_texts(corpus, texts)
+    lines = read_texts(texts, corpus.languages).items()
+    kept = {language: [line for line in every if line not in left_out] for language, every in lines}
+    prepare_synth(folder, kept, corpus.seed, corpus.hours, corpus.held_out)
 
 
-def _write_texts(root: Path, recipe: ExperimentRecipe, corpus: SpeechSource, out: Path, packages: Path | None) -> None:
+def _write_texts(corpus: SpeechSource, out: Path) -> None:
     if corpus.texts == "numbers":
         from asr_pathways.data.corpora.numbers import write_numbers
 
@@ -84,8 +87,4 @@ def _write_texts(root: Path, recipe: ExperimentRecipe, corpus: SpeechSource, out
         return
     from asr_pathways.data.corpora.texts import write_texts
 
-    left_out: set[str] = set()
-    if corpus.exclude is not None:
-        other = _made(root, recipe, corpus.exclude, packages)
-        left_out = {cut.supervisions[0].text for split in SPLITS for cut in load_cuts(other, split)}
-    write_texts(out, corpus.languages, None, left_out)
+    write_texts(out, corpus.languages)

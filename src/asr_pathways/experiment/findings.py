@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -105,10 +106,13 @@ class BlockFinding:
 
     @property
     def measured(self) -> list[float]:
-        """The detectable differences by the standard errors of the pairs that have the most seeds, in rising order."""
+        """The detectable differences by the standard errors, where these are known, of the pairs that have the most
+        seeds, in rising order.
+        """
         pairs = [pair for pair in self.pairs.values() if pair]
         most = max((len(pair.seeds) for pair in pairs), default=0)
-        return sorted(detectable_by(pair.wer.error) for pair in pairs if len(pair.seeds) == most)
+        errors = [pair.wer.error for pair in pairs if len(pair.seeds) == most]
+        return sorted(detectable_by(error) for error in errors if math.isfinite(error))
 
     @property
     def words(self) -> int:
@@ -224,9 +228,9 @@ def _block(plan: Plan, name: str, entries: Mapping[str, Entry]) -> BlockFinding:
 
 
 def _complete(row: Row, entries: Mapping[str, Entry]) -> dict[int, list[Entry]]:
-    """The entries of each seed of which none is missing."""
+    """The entries of each seed of which none is missing, in the order of seeds: rows of the same ones are alike."""
     by_seed: dict[int, list[str]] = {}
-    for run in row.runs:
+    for run in sorted(row.runs, key=lambda run: run.seed):
         by_seed.setdefault(run.seed, []).append(run.cell)
     return {seed: [entries[cell] for cell in cells] for seed, cells in by_seed.items() if entries.keys() >= {*cells}}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +203,9 @@ class Block(Config):
         if self.folds == 1 or (self.folds and max(self.seeds) >= self.folds):
             raise ValueError(f"folds: {self.folds}: seed k tests fold k, so there must be more folds than that")
         rows = self.rows()
+        names = Counter(row.name for name, system in self.systems.items() for row in system.variants(name))
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"systems: two rows have the name {twice[0]!r}: choose another one")
         for name, system in ((name, row.system) for name, row in rows.items()):
             if system.init != "omp" and (system.init not in rows or rows[system.init].system.method == DENSE):
                 raise ValueError(f"systems.{name}: init {system.init!r} is neither omp nor a system that prunes")

@@ -17,6 +17,7 @@ from asr_pathways.data.tokenizer import Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import read_json, write_json
 from asr_pathways.model_folder.card import HubCard, ModelCard
+from asr_pathways.model_folder.language_id import FILE as IDENTIFIER
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.models.weights import bounded, require_finite, stored_shapes
@@ -86,11 +87,13 @@ def is_own(model: Path) -> bool:
 def save_model(folder: Path, asr: AsrModel) -> None:
     """Writes a MODEL folder; each file is written whole or not at all, the card last.
 
-    Other files in ``folder`` are left alone; masks of a model that was there before are not.
+    Other files in ``folder`` are left alone; masks and the language identifier of a model that was there before are
+    not.
 
     Raises:
         PathwaysError: if something cannot be written.
     """
+    (folder / IDENTIFIER).unlink(missing_ok=True)  # it is of that model's encodings
     asr.model.save_weights(folder)
     if isinstance(asr.tokenizer, Tokenizer):
         asr.tokenizer.save(folder / "tokenizer.model")

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asr_pathways.data.batches import Batch, eval_batches
-from asr_pathways.data.corpus import SPLITS, load_cuts
+from asr_pathways.data.corpus import SPLITS, load_cuts, spoken_rows
 from asr_pathways.data.languages import find_language
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.progress import track
@@ -147,9 +147,9 @@ def embed(model: SpeechModel, features: Tensor, lengths: Tensor, language: str) 
 def embeddings_of(
     asr: AsrModel, batches: Iterable[Batch], description: str, total: int | None = None
 ) -> tuple[Tensor, list[str]]:
-    """Embeddings (N, D) of all utterances by the first pathway, whatever their language, and their languages.
+    """Embeddings (N, D) of all utterances by the first pathway, whatever their language, and their languages' codes.
 
-    ``total`` is the number of utterances, for the progress bar.
+    Codes are the model's, where it knows the language; ``total`` is the number of utterances, for the progress bar.
     """
     first = asr.languages[0]
     embeddings, labels = [], []
@@ -157,7 +157,7 @@ def embeddings_of(
         for batch in track(batches, description, total, len):
             batch = batch.to(asr.device)
             embeddings.append(embed(asr.model, batch.features, batch.feature_lengths, first).cpu())
-            labels += [batch.language] * len(batch)
+            labels += [find_language(batch.language, asr.languages) or batch.language] * len(batch)
     return torch.cat(embeddings), labels
 
 
@@ -176,7 +176,7 @@ def fit_identifier(
             another none.
     """
     left_out = LeftOut(MAX_LEFT_OUT)
-    asked = None if languages is None else asr.check_languages(languages)
+    asked = languages and asr.languages_for(languages, [language for language, *_ in spoken_rows(data, "train")])
     cuts = {split: _sample(asr, data, split, left_out, asked) for split in SPLITS}
 
     def embedded(split: str) -> tuple[Tensor, list[str]]:
@@ -260,7 +260,7 @@ def _sample(asr: AsrModel, data: Path, split: str, left_out: LeftOut, languages:
     for cut in load_cuts(data, split, languages, left_out=left_out):
         if cut.duration <= asr.model.window:
             by_language.setdefault(cut.supervisions[0].language, []).append(cut)
-    known = [language for language in sorted(by_language) if not asr.languages or language in asr.languages]
+    known = [code for code in sorted(by_language) if not asr.languages or find_language(code, asr.languages)]
     least = 2 if split == "train" else 1
     if len(known) < least:
         present = " ".join(known) or "none"

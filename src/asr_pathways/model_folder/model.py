@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 from torch.nn import Parameter
 
 from asr_pathways.data.batches import Batch
-from asr_pathways.data.languages import known_language
+from asr_pathways.data.languages import code_in_data, find_language, known_language
 from asr_pathways.data.tokenizer import TextCodec
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.card import HubCard, ModelCard
@@ -55,18 +56,24 @@ class AsrModel:
     def languages_for(self, asked: Sequence[str] | None, present: Iterable[str]) -> tuple[str, ...]:
         """The languages to work on: those ``asked`` for, else the model's, else the known ones ``present`` in the data.
 
-        The last is for models from elsewhere, which know a hundred languages that nobody asked for.
+        The last is for models from elsewhere, which know a hundred languages that nobody asked for. Theirs are named as
+        in the data: Whisper's ``jw`` is ``jv`` there, and its ``zh`` may be ``zh-CN`` and ``zh-TW``. What is left out
+        is printed on stderr.
 
         Raises:
             PathwaysError: for an unknown language, or if the model knows none of the data's.
         """
-        if asked or self.pathways is not None or self.card.languages:
+        if self.pathways is not None or self.card.languages:
             return self.check_languages(asked)
         present, known = tuple(present), self.languages
-        usable = tuple(language for language in present if not known or language in known)
+        if asked:
+            return tuple(dict.fromkeys(code_in_data(code, present, known) for code in asked))
+        usable = tuple(language for language in present if not known or find_language(language, known))
         if not usable:
             languages = ", ".join(present) or "no language"
             raise PathwaysError(f"the data are in {languages}, and this model knows {' '.join(known)}")
+        if others := ", ".join(sorted({*present} - {*usable})):
+            print(f"left out: {others}: this model does not know them", file=sys.stderr)
         return usable
 
     def trained(self) -> list[Parameter]:

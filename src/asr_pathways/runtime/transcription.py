@@ -8,6 +8,7 @@ from pathlib import Path
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.data.batches import read_cut
 from asr_pathways.data.corpus import languages_of, load_cuts
+from asr_pathways.data.languages import code_in_data, find_language
 from asr_pathways.data.live import Sound, live_blocks
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
@@ -72,11 +73,11 @@ def recognize_split(
         PathwaysError: for a language that the model does not know, or if the data folder is broken or has none of the
             languages, or one has no words in references.
     """
+    present, known = languages_of(load_cuts(data, split)), recognizer.languages
     if languages:
-        chosen = tuple(dict.fromkeys(map(recognizer.check_language, languages)))
+        chosen = tuple(dict.fromkeys(code_in_data(code, present, known) for code in languages))
     else:
-        present = languages_of(load_cuts(data, split))
-        chosen = tuple(language for language in present if language in recognizer.languages) or recognizer.languages
+        chosen = tuple(language for language in present if find_language(language, known)) or known
     cuts = list(load_cuts(data, split, chosen))
     spoken = [cut.supervisions[0] for cut in cuts]
     require_words((one.language, reference_text(one.text, one.language, recognizer.free_text)) for one in spoken)

@@ -86,8 +86,8 @@ class Chosen(Config):
         return self.model_copy(update={"steps": max(self.steps // _KEPT, self.steps - fewer, 1), "rest": 0.0})
 
 
-def load_dense(model: Path, languages: Sequence[str]) -> tuple[AsrModel, tuple[str, ...]]:
-    """The dense MODEL, and the languages by its own codes.
+def load_dense(model: Path, languages: Sequence[str]) -> AsrModel:
+    """The dense MODEL, which knows the languages.
 
     Raises:
         PathwaysError: if it is pruned already, or does not know a language.
@@ -95,7 +95,8 @@ def load_dense(model: Path, languages: Sequence[str]) -> tuple[AsrModel, tuple[s
     asr = load_model(model)
     if is_bundle(model) or asr.pathways is not None:
         raise PathwaysError(f"{model}: is pruned already: start from the dense model")
-    return asr, asr.check_languages(languages)
+    asr.check_languages(languages)
+    return asr
 
 
 def choose_plan(
@@ -108,8 +109,9 @@ def choose_plan(
     Raises:
         PathwaysError: as `load_dense` does, or if the data have nothing to train on in a language, or to score on.
     """
-    asr, codes = load_dense(model, languages)
+    asr = load_dense(model, languages)
     speech = _speech(data)
+    codes = asr.languages_for(languages, speech)
     if missing := [code for code in codes if code not in speech]:
         held = ", ".join(sorted(speech)) or "nothing"
         raise PathwaysError(f"{data}: no {missing[0]!r} in split 'train': it holds {held}")

@@ -13,6 +13,7 @@ import torch
 
 from asr_pathways.bundle.layout import is_bundle
 from asr_pathways.bundle.load import load_model
+from asr_pathways.data.languages import known_language
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.card import ModelCard
@@ -101,8 +102,8 @@ def _add(
     pathways = asr.pathways
     if pathways is None:
         raise PathwaysError(f"{model}: has no pathways: prune it first; a dense model is trained on all languages")
-    if asr.model.languages and language not in asr.model.languages:
-        raise PathwaysError(f"unknown language {language!r}: this model knows {' '.join(asr.model.languages)}")
+    if asr.model.languages:
+        known_language(language, asr.model.languages)
     asr.model.load_languages([language])
     torch.manual_seed(recipe.seed)
     pathways.add(language, sparsity, reuse=reuse)

@@ -54,6 +54,8 @@ def train(
             asr = _from_model(init, inputs, languages)
         else:
             asr = _from_scratch(config, inputs, languages)
+        if {*asr.card.languages} < {*inputs.languages}:  # some that the model does not know
+            inputs.select(asr.card.languages)
         run_data = inputs.of(asr)
         if announced and not run.resumes:
             report_cost(run, "Training", asr, inputs, run_data.dev)

@@ -88,6 +88,16 @@ def test_the_split_follows_the_path_not_the_order(folder: Path, tmp_path: Path) 
     assert places[0] == places[1] and len(places[0]) == 30
 
 
+def test_a_recording_is_in_one_split_however_its_path_is_written(folder: Path, tmp_path: Path) -> None:
+    forms = ["wavs/{}.wav", "./wavs/{}.wav", "wavs//{}.wav", "wavs/../wavs/{}.wav"]
+    rows = [row(i, audio_filepath=form.format(i)) for i in range(6) for form in forms]
+    prepare_manifest(tmp_path / "out", write(folder / "m.jsonl", list(rows)))
+    places: dict[str, set[str]] = {}
+    for identifier, (split, _) in all_cuts(tmp_path / "out").items():
+        places.setdefault(identifier.split("-")[1], set()).add(split)
+    assert len(places) == 6 and all(len(splits) == 1 for splits in places.values())
+
+
 BAD = [
     ("{not json", "not a JSON object"),
     ("[1]", "not a JSON object"),
@@ -112,6 +122,8 @@ BAD = [
     (row(1, offset=2.0), "beyond its end"),
     (row(1, duration=3.0), "1.00 s of audio where the row states 3 s"),
     (row(1, duration=0.1), "cannot be spoken in it"),
+    (row(1, start=0.2, end=0.7), "'start' is not read: 'offset' and 'duration' in seconds say what part"),
+    (row(1, end_time=0.7), "'end_time' is not read"),
     (row(1, split="eval"), "unknown split 'eval'"),
     (row(1, channel=2), "no channel 2: it has 2, counted from 0"),
     (row(1, channel=-1), "'channel' is not the number of one, counted from 0: -1"),

@@ -2,9 +2,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from asr_pathways.data.corpora.texts import ALPHABETS, MAX_WORDS, read_texts, sentences, texts, write_texts
+from asr_pathways.data.corpora.texts import (
+    ALPHABETS,
+    MAX_WORDS,
+    read_texts,
+    sentences,
+    texts,
+    texts_in,
+    write_texts,
+)
+from asr_pathways.data.corpus import build_corpus
 from asr_pathways.data.splits import split_of
 from asr_pathways.errors import PathwaysError
 
@@ -102,3 +112,11 @@ def test_bad_input(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "fr.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(PathwaysError, match=r"fr\.txt: not UTF-8"):
         read_texts(tmp_path)
+
+
+def test_texts_of_data_are_left_out_however_they_are_written(tree: Path, tmp_path: Path) -> None:
+    line = texts(tree, "en")[0]
+    with build_corpus(tmp_path / "data", []) as corpus:
+        corpus.add("test", "a", "en", f"“{line.upper()}!”", np.zeros(1600, np.int16))
+    write_texts(tmp_path / "texts", ["en"], tree, texts_in(tmp_path / "data"))
+    assert line not in read_texts(tmp_path / "texts", ["en"])["en"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,30 @@ def test_overlap(drawn: dict[str, Chart]) -> None:
     assert texts(chart).count("0.75") == 2
     assert "dynamic before: mean 0.75, union 40%; dynamic after" in chart.description
     assert "seed 0" in chart.caption
+
+
+def test_overlaps_of_other_seeds_name_no_single_one(tmp_path: Path) -> None:
+    plan = planned()
+    fill(plan, tmp_path)
+    block = gather(plan, tmp_path / "ledger").blocks["folds"]
+    row = block.rows["dynamic"]
+    late = replace(
+        row, entries={1: row.entries[1]}, row=replace(row.row, variant=replace(row.row.variant, name="late"))
+    )
+    found = replace(block, rows={**block.rows, "late": late})
+    (chart,) = [chart for chart in charts(found) if chart.name == "folds-overlap"]
+    assert "late before" in chart.description and "seed 0" not in chart.caption
+
+
+def test_kept_shares_are_named_in_rising_order(tmp_path: Path) -> None:
+    plan = planned()
+    fill(plan, tmp_path)
+    block = gather(plan, tmp_path / "ledger").blocks["folds"]
+    row = block.rows["dynamic"]
+    sparse = replace(row, row=replace(row.row, sparsity=0.925))
+    found = replace(block, rows={**block.rows, "dynamic": sparse})
+    (chart,) = [chart for chart in charts(found) if chart.name == "folds-density"]
+    assert "keeps 7.5% or 30% of all" in chart.caption
 
 
 def test_changes(drawn: dict[str, Chart]) -> None:

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -148,6 +148,40 @@ def test_a_detailed_block_has_sizes_and_samples(findings: Findings) -> None:
     assert ["dense", "one two three four", "0 of 4"] in sample
     assert lines[lines.index("## Data") + 2] == "- Prompts by somebody (CC0)"
     assert not any("en-1" in line for line in lines_of(findings))
+
+
+def detailed(findings: Findings, row: str, **changes: Any) -> list[str]:
+    """The lines of a detailed block, with changes to the entry of a row's first seed."""
+    block = findings.blocks["folds"]
+    found = block.rows[row]
+    seed, *others = found.seeds
+    changed = {seed: [{**found.entries[seed][0], **changes}], **{other: found.entries[other] for other in others}}
+    rows = {**block.rows, row: replace(found, entries=changed)}
+    block = replace(block, block=block.block.model_copy(update={"detailed": True}), rows=rows)
+    return lines_of(replace(findings, blocks={"folds": block}))
+
+
+def test_the_least_and_most_that_languages_keep_are_compared_as_numbers(findings: Findings) -> None:
+    masks = dict(findings.blocks["folds"].rows["dynamic"].entries[0][0]["masks"])
+    masks["sparsity"] = {"en": 0.905, "fr": 0.7, "it": 0.9}
+    sizes = {row[0]: row[1:] for row in rows_of(detailed(findings, "dynamic", masks=masks), "System")[2]}
+    assert sizes["dynamic"][2] == "9.5–30.0"
+
+
+def test_a_recording_is_shown_as_transcribed_by_the_systems_that_were_tested_on_it(findings: Findings) -> None:
+    other = {"id": "en-2", "language": "en", "reference": "five six", "hypothesis": "five six"}
+    lines = detailed(findings, "dense", samples={"en": other})
+    place = lines.index("#### English, `en-1`")
+    sample = rows_of(lines[place:], "System")[0]
+    assert [row[0] for row in sample] == ["reference", "fixed", "dynamic"]
+
+
+def test_a_sparsity_is_not_rounded(findings: Findings) -> None:
+    block = findings.blocks["folds"]
+    row = block.rows["dynamic"]
+    halves = replace(block, rows={**block.rows, "dynamic": replace(row, row=replace(row.row, sparsity=0.925))})
+    table = rows_of(lines_of(replace(findings, blocks={"folds": halves})), "System")[0]
+    assert [line[2] for line in table] == ["", "70", "92.5"]
 
 
 @pytest.mark.parametrize(

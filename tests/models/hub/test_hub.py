@@ -19,13 +19,19 @@ from huggingface_hub import close_session
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.bundle.load import load_model
 from asr_pathways.cli.main import app
-from asr_pathways.data.batches import Batch, eval_batches
-from asr_pathways.data.corpus import load_cuts
+from asr_pathways.data.batches import Batch, eval_batches, read_cut
+from asr_pathways.data.corpus import SPLITS, build_corpus, load_cuts
 from asr_pathways.errors import PathwaysError
+from asr_pathways.model_folder.decode import decode_split
 from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.language_id import choices, fit_identifier
 from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.runtime.recognizer import Recognizer
+from asr_pathways.runtime.transcription import recognize_split
+from asr_pathways.training.add_language import add_language
 from asr_pathways.training.config import PruneRecipe, TrainRecipe
 from asr_pathways.training.prune import prune
 from asr_pathways.training.train import train
@@ -184,6 +190,79 @@ def test_an_unknown_language_is_told_with_the_known_ones(hub_folder: Maker, spee
 def test_data_without_a_language_that_the_model_knows(hub_folder: Maker) -> None:
     with pytest.raises(PathwaysError, match="the data are in ru, and this model knows en de fr"):
         load_model(hub_folder("whisper")).languages_for(None, ["ru"])
+
+
+@pytest.fixture(scope="module")
+def regional(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Speech whose languages have regions: en-GB, fr-BE and fr-CA."""
+    out = tmp_path_factory.mktemp("regional") / "data"
+    with build_corpus(out, []) as corpus:
+        for split in SPLITS:
+            for number, cut in enumerate(load_cuts(speech, split)):
+                code = {"en": "en-GB", "fr": ("fr-BE", "fr-CA")[number % 2]}[cut.supervisions[0].language]
+                corpus.add(split, cut.id, code, cut.supervisions[0].text, read_cut(cut))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("asked", "codes"),
+    [
+        (None, ("en-GB", "fr-BE", "fr-CA")),
+        (["fr"], ("fr-BE",)),
+        (["fr-CA", "eng"], ("fr-CA", "en-GB")),
+        (["de"], ("de",)),
+    ],
+)
+def test_languages_have_the_names_that_the_data_give_them(
+    asked: list[str] | None, codes: tuple[str, ...], hub_folder: Maker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    present = ["en-GB", "fr-BE", "fr-CA", "ru"]
+    model = load_model(hub_folder("whisper"))
+    capsys.readouterr()
+    assert model.languages_for(asked, present) == codes
+    left_out = "" if asked else "left out: ru: this model does not know them\n"
+    assert capsys.readouterr().err == left_out
+
+
+def test_data_of_regions_are_pruned_for_scored_and_identified(
+    hub_folder: Maker, regional: Path, tmp_path: Path
+) -> None:
+    dense = load_model(hub_folder("whisper"))
+    assert {one.language for one in decode_split(dense, regional, "test")} == {"en-GB", "fr-BE", "fr-CA"}
+    assert {one.language for one in decode_split(dense, regional, "test", ["fr"])} == {"fr-BE"}
+    identifier, right = fit_identifier(dense, regional, ["fr-CA", "en"])
+    assert identifier.languages == ("en", "fr") == tuple(right["test"])
+    assert choices(dense, identifier, ["fr-CA", "en"]) == ("fr", "en")
+    none = PruneRecipe.model_validate({**RECIPE, "optimizer": {"steps": 0}})
+    prune(hub_folder("whisper"), regional, tmp_path / "run", method="omp", sparsity=0.5, recipe=none)
+    pruned = load_model(tmp_path / "run")
+    assert pruned.languages == ("en-GB", "fr-BE", "fr-CA")
+    assert {one.language for one in decode_split(pruned, regional, "test", ["fr-CA"])} == {"fr-CA"}
+    write_bundle(pruned, tmp_path / "m.asrp")
+    recognized = recognize_split(Recognizer(tmp_path / "m.asrp"), regional, "test", ["fr-CA"])
+    assert {one.language for one in recognized} == {"fr-CA"}
+
+
+def test_a_region_is_added_as_a_language(hub_folder: Maker, regional: Path, tmp_path: Path) -> None:
+    model, run, few = hub_folder("whisper"), tmp_path / "run", PruneRecipe.model_validate(RECIPE)
+    prune(model, regional, run, method="dynamic", sparsity=0.5, recipe=few, languages=["en"])
+    add_language(run, regional, tmp_path / "more", language="fr-CA", recipe=few)
+    assert load_model(tmp_path / "more").languages == ("en-GB", "fr-CA")
+
+
+def test_training_leaves_out_what_the_model_does_not_know(
+    hub_folder: Maker, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with build_corpus(tmp_path / "data", []) as corpus:
+        for split in SPLITS:
+            for cut in load_cuts(speech, split):
+                spoken = cut.supervisions[0]
+                code = {"en": "en", "fr": "ru"}[spoken.language]
+                corpus.add(split, cut.id, code, spoken.text, read_cut(cut))
+    recipe = TrainRecipe.model_validate({**RECIPE, "optimizer": {"steps": 4}})
+    train(recipe, tmp_path / "data", tmp_path / "run", init=hub_folder("whisper"))
+    assert load_model(tmp_path / "run").languages == ("en",)
+    assert "left out: ru: this model does not know them" in capsys.readouterr().err
 
 
 def test_only_transducers_of_this_package_stream(hub_folder: Maker) -> None:

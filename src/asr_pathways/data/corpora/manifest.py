@@ -7,7 +7,7 @@ Each row has an audio file, its text and its language::
 ``lang`` is the code of a language in any form (``fr``, ``fra``, ``fr-FR``): the data folder has the shortest.
 ``duration`` and ``offset`` (seconds), ``channel`` (from 0; else all are averaged), ``split`` (train, dev or test) and
 ``speaker`` are optional; paths are relative to the manifest. Without ``split`` a row's split is by the hash of its
-audio path, 80/10/10.
+audio path, 80/10/10. Other names are ignored, but for those by which other manifests name a part of a file.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.files import read_text
 
 REQUIRED = ("audio_filepath", "text", "lang")
+_PARTS = ("start", "end", "begin", "start_time", "end_time")
 MAX_SECONDS = 40.0
 FAINTEST = 2.0**-16  # samples below it are zeros in 16 bits
 LONGEST_FILE = 1e7  # seconds: no offset or duration reaches so far
@@ -114,12 +116,14 @@ def _add(corpus: CorpusBuilder, raw: Any, line: int, folder: Path) -> None:
     for name in REQUIRED:
         if not isinstance(raw.get(name), str):
             raise PathwaysError(f"no {name!r}" if raw.get(name) is None else f"{name!r} is not text")
+    if part := next((name for name in _PARTS if raw.get(name) is not None and "offset" not in raw), None):
+        raise PathwaysError(f"{part!r} is not read: 'offset' and 'duration' in seconds say what part of a file it is")
     language = check_language(raw["lang"])
     text = normalize(raw["text"], language)
     if not text:
         raise PathwaysError("no words in its text")
     check_script(text, language)
-    split = raw.get("split") or split_of(raw["audio_filepath"])
+    split = raw.get("split") or split_of(normpath(raw["audio_filepath"]))
     if split not in SPLITS:
         raise PathwaysError(f"unknown split {split!r}: choose among {', '.join(SPLITS)}")
     offset = _seconds(raw, "offset") or 0.0

@@ -2,6 +2,8 @@
 
     SOURCE/{train,dev,test}/cuts.000000.jsonl.gz, recording.000000.tar, cuts.000001.jsonl.gz, ...
 
+or of one shard, cuts.jsonl.gz and recording.tar.
+
 The shards stay where they are. The data folder refers to each utterance by its place in its archive, so that any one is
 read at once, without what is before it: batches are chosen, shuffled and resumed as with files.
 """
@@ -75,8 +77,8 @@ def _shards(source: Path) -> list[tuple[str, Path, Path]]:
         raise PathwaysError(f"{source}: no such folder")
     shards = []
     for split in SPLITS:
-        for cuts in sorted((source / split).glob("cuts.*.jsonl.gz")):
-            archive = cuts.with_name(cuts.name.replace("cuts.", "recording.", 1).replace(".jsonl.gz", ".tar"))
+        for cuts in sorted((source / split).glob("cuts*.jsonl.gz")):
+            archive = cuts.with_name(cuts.name.replace("cuts", "recording", 1).replace(".jsonl.gz", ".tar"))
             if not archive.is_file():
                 raise PathwaysError(f"{cuts}: there is no {archive.name} beside it")
             shards.append((split, cuts, archive))

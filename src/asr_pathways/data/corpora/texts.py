@@ -18,6 +18,7 @@ from pathlib import Path
 from asr_pathways.data.corpora.debian import unpacked
 from asr_pathways.data.corpora.dialogues import PACKAGE as DIALOGUES
 from asr_pathways.data.corpora.dialogues import read_dialogues
+from asr_pathways.data.corpus import SPLITS, spoken_rows
 from asr_pathways.data.languages import check_language, is_language
 from asr_pathways.data.normalize import normalize
 from asr_pathways.data.splits import split_of
@@ -102,6 +103,16 @@ def read_texts(folder: Path, languages: Sequence[str] | None = None) -> dict[str
         if not lines[language]:
             raise PathwaysError(f"{path}: no text in it")
     return lines
+
+
+def texts_in(data: Path) -> set[str]:
+    """The texts of a data folder, normalised, as `write_texts` leaves them out.
+
+    Raises:
+        PathwaysError: if it is not a data folder, or it is broken.
+    """
+    rows = (row for split in SPLITS for row in spoken_rows(data, split))
+    return {normalize(text, language) for language, text, *_ in rows}
 
 
 def texts(root: Path, language: str, limit: int = 12_000) -> list[str]:

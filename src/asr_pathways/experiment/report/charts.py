@@ -14,7 +14,7 @@ from typing import Any
 
 from asr_pathways.evaluation.wer import Interval
 from asr_pathways.experiment.findings import BlockFinding, Entry, RowFinding, most_seeds
-from asr_pathways.formats import language_name, percent, percent_interval
+from asr_pathways.formats import language_name, percent, percent_interval, share
 
 MULTILINGUAL = "B"
 """The table whose rows the charts are about."""
@@ -212,7 +212,7 @@ def _value(option: str, value: Any) -> str:
     if value is None:
         return "never" if option == "adapt_every" else "none"
     if option == "sparsity":
-        return f"{percent(value, 0)}%"
+        return f"{share(value)}%"
     return f"{value:,}" if _is_number(value) else str(value)
 
 
@@ -230,6 +230,8 @@ def _overlaps(block: BlockFinding, rows: Sequence[RowFinding]) -> Iterator[Chart
     lowest = min(value for _, _, masks in panels for value in masks["overlap"].values())
     lowest = min(math.floor(10 * lowest) / 10, 0.9)
     height = math.ceil(len(panels) / 4)
+    seeds = {min(row.seeds) for row in rows}
+    seed = f"seed {min(seeds)}" if len(seeds) == 1 else "of each, its first seed"
     summaries = []
     with _canvas(2.75 * height, height, 4, squeeze=False) as (figure, grid):
         for axes in grid.flat[len(panels) :]:
@@ -246,7 +248,7 @@ def _overlaps(block: BlockFinding, rows: Sequence[RowFinding]) -> Iterator[Chart
             summaries.append(f"{name} {summary}")
             axes.set_title(f"{_wrapped(name, 26)}\n{summary}")
         caption = (
-            f"overlap (IoU) of the masks of every two languages before and after training; seed {min(rows[0].seeds)}. "
+            f"overlap (IoU) of the masks of every two languages before and after training; {seed}. "
             f"White is {lowest:.1f} or less; union: the share of weights that any language keeps."
         )
         described = f"IoU of every two languages' masks; {'; '.join(summaries)}."
@@ -313,7 +315,8 @@ def _densities(block: BlockFinding, rows: Sequence[RowFinding]) -> Iterator[Char
         return
     first = next(iter(tables.values()))
     tables = {name: table for name, table in tables.items() if [*map(list, table)] == [*map(list, first)]}
-    kept = sorted({percent(1 - (row.row.sparsity or 0.0), 0) for row in rows if row.name in tables})
+    sparsities = sorted({row.row.sparsity or 0.0 for row in rows if row.name in tables}, reverse=True)
+    kept = [share(1 - sparsity) for sparsity in sparsities]
     widths = {"width_ratios": [len(part) for part in first]}
     with _canvas(0.8 + 0.36 * len(tables), 1, 2, sharey=True, gridspec_kw=widths) as (figure, both):
         for index, (axes, title) in enumerate(zip(both, ("Layer", "Type of layer"), strict=True)):

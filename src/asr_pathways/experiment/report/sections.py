@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from statistics import median
+from statistics import median, mode
 
 from asr_pathways.evaluation.significance import Difference, Paired
 from asr_pathways.evaluation.wer import Edit, align
@@ -12,7 +12,7 @@ from asr_pathways.experiment.recipe import DENSE
 from asr_pathways.experiment.report.charts import Chart, charts
 from asr_pathways.experiment.report.markdown import bullets, cell, escape, strong, table
 from asr_pathways.experiment.report.speeds import speeds
-from asr_pathways.formats import language_name, percent, percent_interval, points, points_interval, size
+from asr_pathways.formats import language_name, percent, percent_interval, points, points_interval, share, size
 
 _TITLES = {"A": "Table A: monolingual", "B": "Table B: multilingual"}
 _SIGN = "\\*"
@@ -139,9 +139,7 @@ def _against_dense(block: BlockFinding, pair: Paired) -> str:
     verdict = "not measurably different from"
     if pair.wer.significant:
         verdict = "better than" if pair.wer.points < 0 else "worse than"
-    model = (
-        f"{block.name}: the {which} of all languages at {percent(block.block.sparsity, 0)}% sparsity, {pair.first}, is "
-    )
+    model = f"{block.name}: the {which} of all languages at {share(block.block.sparsity)}% sparsity, {pair.first}, is "
     chosen = " The best one was chosen by these same tests, which flatters it." if block.sparse > 1 else ""
     other = f", {escape(pair.second)}" if block.rows[pair.first].system.start else ""  # there are several
     came = f"{strong(verdict)} the dense model that it came from{other}"
@@ -264,7 +262,7 @@ def _named(row: RowFinding) -> str:
 
 
 def _sparsity(row: RowFinding) -> str:
-    return "" if row.row.sparsity is None else percent(row.row.sparsity, 0)
+    return "" if row.row.sparsity is None else share(row.row.sparsity)
 
 
 def _steps(row: RowFinding, steps: int) -> str:
@@ -317,8 +315,9 @@ def _sizes(block: BlockFinding) -> Iterator[str]:
             sizes, masks = entry["size"], entry["masks"]
             kept = ["", "", ""]
             if masks:
-                shares = {percent(1 - sparsity) for sparsity in masks["sparsity"].values()}
-                kept = [f"{masks['weights']:,}", "–".join(sorted({min(shares), max(shares)}))]
+                shares = [1 - sparsity for sparsity in masks["sparsity"].values()]
+                ends = dict.fromkeys(map(percent, (min(shares), max(shares))))
+                kept = [f"{masks['weights']:,}", "–".join(ends)]
                 kept.append(percent(masks["union_density"]))
             files = [size(sizes["bytes"]), size(sizes["mask_bytes"]) if masks else ""]
             rows.append([escape(row.name), f"{sizes['weights']:,}", *kept, *files])
@@ -338,7 +337,7 @@ def _shared(block: BlockFinding) -> list[RowFinding]:
 
 
 def _samples(block: BlockFinding) -> Iterator[str]:
-    """One recording of each language, as each system transcribes it."""
+    """One recording of each language, as each system transcribes it; in folds, those that were tested on it."""
     shown = {row.name: row.entries[row.seeds[0]][0].get("samples", {}) for row in _shared(block)}
     for index, language in enumerate(block.languages):
         texts = {name: samples[language] for name, samples in shown.items() if language in samples}
@@ -347,6 +346,8 @@ def _samples(block: BlockFinding) -> Iterator[str]:
         if not index:
             yield f"### A recording of each language: {escape(block.name)}"
             yield "**Wrong word**, ~~missing word~~, *extra word*. At the right, errors of reference words."
+        spoken = mode(sample["id"] for sample in texts.values())
+        texts = {name: sample for name, sample in texts.items() if sample["id"] == spoken}
         first = next(iter(texts.values()))
         yield f"#### {escape(language_name(language))}, `{first['id']}`"
         rows = [["reference", escape(first["reference"]), ""]]
