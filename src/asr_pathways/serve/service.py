@@ -161,37 +161,31 @@ class Service:
                     self._pool.submit(give_back_memory)
 
     async def recording(self, function: Callable[[], T]) -> T:
-        """Runs what recognises a recording in a thread.
+        """Runs what recognises a recording in a thread; not at all, if it is cancelled before its turn has come.
 
         Raises:
             Busy: if too many wait already.
         """
         if self.jobs >= self.options.threads * (1 + WAITING):
             raise Busy("too many recordings wait already: try again in a second")
+        job = self._pool.submit(_timed, function)
+        ended = asyncio.wrap_future(job)
         self.jobs += 1
+        ended.add_done_callback(self._ended)
         try:
-            # What runs cannot be stopped: it counts until it ends, even where nobody waits for it any more.
-            job = asyncio.ensure_future(self.run(function))
-            job.add_done_callback(self._ended)
-        except BaseException:
-            self.jobs -= 1
+            return (await asyncio.shield(ended))[0]
+        except asyncio.CancelledError:
+            job.cancel()  # what has begun cannot be stopped: it counts until it ends
             raise
-        return await asyncio.shield(job)
 
-    def _ended(self, job: asyncio.Future[T]) -> None:
+    def _ended(self, job: asyncio.Future[tuple[T, float]]) -> None:
         self.jobs -= 1
-        if not job.cancelled():
-            job.exception()  # seen, where nobody waits for it any more
+        if not job.cancelled() and job.exception() is None:
+            self.compute_seconds += job.result()[1]
 
     async def run(self, function: Callable[[], T]) -> T:
         """Runs a function in a thread of the pool, and counts its time."""
-
-        def timed() -> tuple[T, float]:
-            begun = time.perf_counter()
-            result = function()
-            return result, time.perf_counter() - begun
-
-        result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+        result, seconds = await asyncio.wrap_future(self._pool.submit(_timed, function))
         self.compute_seconds += seconds
         return result
 
@@ -214,3 +208,10 @@ class Service:
         ):
             lines += [f"# TYPE asr_pathways_{name} {kind}", f"asr_pathways_{name} {value}"]
         return "\n".join([*lines, ""])
+
+
+def _timed(function: Callable[[], T]) -> tuple[T, float]:
+    """A function's result, and the seconds that it took."""
+    begun = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - begun

@@ -21,7 +21,7 @@ from asr_pathways.runtime.auto_stream import AUTO
 from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.runtime.results import Result
 from asr_pathways.serve.service import Service
-from asr_pathways.serve.upload import read_upload, receive_form
+from asr_pathways.serve.upload import read_upload, receive_form, while_connected
 
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 GRANULARITIES = ("segment", "word")
@@ -80,8 +80,12 @@ async def transcriptions(request: Request) -> Response:
     try:
         with service.upload():
             form = await receive_form(request, service.options.max_upload)
+        return await while_connected(request, _answered(form, service))
     except ClientDisconnect:
         return Response(status_code=400)  # which nobody receives
+
+
+async def _answered(form: FormData, service: Service) -> Response:
     try:
         asked = _Asked.read(form, service)
         samples = await service.recording(lambda: read_upload(asked.file, asked.name))
@@ -148,6 +152,7 @@ async def _events(service: Service, samples: Samples, language: str) -> AsyncIte
         await job
     finally:
         left.set()
+        job.cancel()
 
 
 def _recognize(
