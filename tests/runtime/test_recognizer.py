@@ -6,7 +6,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +186,22 @@ def test_a_fitted_identifier_replaces_the_language_tokens(pruned: AsrModel, tmp_
     found = Recognizer(path, "auto").transcribe(sound(0.8))
     assert found.language == "fr"
     assert found.languages == pytest.approx(dict(zip(("en", "fr"), bias.softmax(0).tolist(), strict=True)))
+
+
+def test_a_pathway_is_read_while_no_other_is_in_use(pruned: AsrModel, tmp_path: Path) -> None:
+    """Identification puts one in place, in another thread than that which makes the network of a language."""
+    save_model(tmp_path, pruned)
+    dim = 2 * pruned.model.network.config.d_model  # type: ignore[union-attr]
+    LanguageIdentifier(["en", "fr"], torch.zeros(dim), torch.ones(dim), torch.zeros(dim, 2), torch.zeros(2)).save(
+        tmp_path
+    )
+    recognizer = Recognizer(tmp_path)
+    identification = recognizer._engine._identifier  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(1) as pool:
+        with identification._lock, identification._asr.use("en"):
+            loaded = pool.submit(recognizer.load, "fr")
+            assert not wait([loaded], 0.1).done
+        loaded.result(20)
 
 
 def test_weights_of_languages_beyond_the_memory_are_dropped(pruned: AsrModel, tmp_path: Path) -> None:

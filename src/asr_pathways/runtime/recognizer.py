@@ -289,7 +289,7 @@ class Recognizer:
         where = str(path or "the model")
         if isinstance(asr.model, Whisper) and available():
             source = FolderSource(asr, where)
-            return WhisperEngine(source, **products, beam=beam, identifier=_identifier(path, asr))
+            return WhisperEngine(source, **products, beam=beam, identifier=_identifier(path, source))
         if beam > 1:
             raise PathwaysError(f"{where}: has no beam search here: leave the beam at 1")
         if not available():
@@ -328,13 +328,16 @@ class Recognizer:
         return parts, main, probabilities
 
 
-def _identifier(path: Path | None, asr: AsrModel | None) -> Identifier | None:
-    """What was fitted to replace a Whisper's language tokens, which needs torch; None: nothing was."""
+def _identifier(path: Path | None, source: FolderSource | None) -> Identifier | None:
+    """What was fitted to replace a Whisper's language tokens, which needs torch; None: nothing was.
+
+    It runs the model of ``source``; None: one of its own.
+    """
     if path is None or not has_identifier(path):
         return None
     from asr_pathways.runtime.torch_engine import Identification
 
-    return Identification(path, asr)
+    return Identification(path) if source is None else Identification(path, source.asr, source.lock)
 
 
 def recording(audio: str | Path | Samples, sample_rate: int = SAMPLE_RATE, channel: int | None = None) -> Samples:

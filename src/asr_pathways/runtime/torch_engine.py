@@ -53,11 +53,11 @@ class Identification:
     Args:
         model: the MODEL, where the identifier is; None: there is none.
         asr: it in memory; None: it is loaded when it is first needed.
+        lock: of ``asr``, which holds one pathway at a time, where others use it, too.
     """
 
-    def __init__(self, model: Path | None, asr: AsrModel | None = None) -> None:
-        self._model, self._given = model, asr
-        self.lock = threading.Lock()  # the model holds one pathway at a time
+    def __init__(self, model: Path | None, asr: AsrModel | None = None, lock: threading.Lock | None = None) -> None:
+        self._model, self._given, self._lock = model, asr, lock or threading.Lock()
 
     @cached_property
     def _asr(self) -> AsrModel:
@@ -81,7 +81,7 @@ class Identification:
         _ = self._identifier
 
     def probabilities(self, samples: Samples, languages: Sequence[str]) -> dict[str, float]:
-        with self.lock:
+        with self._lock:
             every = set(languages) >= set(self._asr.languages)  # then those that the identifier knows
             asked = choices(self._asr, self._identifier, None if every else languages)
             return dict(rank(self._asr, self._identifier, self._asr.model.frontend(samples), asked))

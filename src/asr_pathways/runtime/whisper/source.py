@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
@@ -96,11 +97,16 @@ class BundleSource:
 
 
 class FolderSource:
-    """A Whisper in memory, by torch and transformers: a run folder, a Hugging Face folder or a name on the hub."""
+    """A Whisper in memory, by torch and transformers: a run folder, a Hugging Face folder or a name on the hub.
+
+    Attributes:
+        asr: the `AsrModel`.
+        lock: of it: no pathway may be in use while the weights of one are read.
+    """
 
     def __init__(self, asr: Any, where: str) -> None:
         """``asr``: an `AsrModel` whose model is a Whisper."""
-        self._asr = asr
+        self.asr = asr
         self.where, self.languages = where, asr.languages
         self.added: Collection[str] = () if asr.pathways is None else asr.pathways.added
         self.granularity = "unstructured" if asr.pathways is None else asr.pathways.config.granularity
@@ -108,9 +114,10 @@ class FolderSource:
         self.config, self.generation, self.preprocessor = _configs(self.files, where)
         self._state: Mapping[str, Any] = {}
         self._language: str | None = None
+        self.lock = threading.Lock()
 
     def pathway(self, language: str) -> str:
-        pathways = self._asr.pathways
+        pathways = self.asr.pathways
         if pathways is None:
             return ""
         return "" if pathways.config.shared and language not in self.added else language
@@ -120,8 +127,9 @@ class FolderSource:
 
     def tensor(self, name: str, language: str) -> NDArray[Any]:
         if not self._state or self._language != language:  # of one language at a time: it is as large as the model
-            pathways = self._asr.pathways
-            self._state = self._asr.model.network.state_dict() if pathways is None else pathways.extract(language)
+            pathways = self.asr.pathways
+            with self.lock:
+                self._state = self.asr.model.network.state_dict() if pathways is None else pathways.extract(language)
             self._language = language
         if name not in self._state:
             raise PathwaysError(f"{self.where}: no tensor {name}")
