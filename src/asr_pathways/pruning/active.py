@@ -36,6 +36,10 @@ class ActivePathway:
         self._trained: set[str] = set()  # pathways used in training since the last step
         self._movable_now: Callable[[int], Tensor] | None = None  # of the present backward pass
 
+    def __getstate__(self) -> dict[str, object]:
+        """Of a copy: what hooks its model has are not the copy's."""
+        return {**vars(self), "_removers": []}
+
     @contextmanager
     def use(self, language: str) -> Iterator[None]:
         """See `Pathways.use`, for batches of one language."""

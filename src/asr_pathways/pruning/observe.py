@@ -283,9 +283,7 @@ class FisherDiagonal(InputStatistics):
         ]
 
     def hook(self) -> Removers:
-        return [
-            module.register_forward_hook(partial(self._forward, name, module)).remove for name, module in self._layers
-        ]
+        return [module.register_forward_hook(self._after(name, module)).remove for name, module in self._layers]
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
         found = self.rms(pathway)
@@ -306,12 +304,13 @@ class FisherDiagonal(InputStatistics):
     def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
         super().load_state(pathway, {name: state[f"fisher/{name}"] for name, _ in self._layers})
 
-    def _forward(
-        self, name: str, observed: nn.Module, module: nn.Module, inputs: tuple[Tensor], output: Tensor
-    ) -> None:
-        if self.recording is not None and module is observed and output.requires_grad:
-            backward = partial(self._backward, name, self.recording, inputs[0].detach(), self.unpadded)
-            output.register_hook(backward)  # type: ignore[no-untyped-call]
+    def _after(self, name: str, observed: nn.Module) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            if self.recording is not None and module is observed and output.requires_grad:
+                backward = partial(self._backward, name, self.recording, inputs[0].detach(), self.unpadded)
+                output.register_hook(backward)  # type: ignore[no-untyped-call]
+
+        return hook  # no method of an object: in a copy of the model it stays this one, and does nothing
 
     def _backward(self, name: str, pathway: str, x: Tensor, unpadded: Mapping[str, Tensor], gradient: Tensor) -> None:
         rows = [without_padding(one.detach(), -1, name, unpadded).flatten(0, -2) for one in (x, gradient)]
