@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openai
@@ -289,6 +290,33 @@ def test_too_many_recordings_are_refused_at_once(two_file: Path, result: Result)
             job.join()
         still_serves(server, result)
         assert 'status="429"} 1' in get(server, "/metrics")[1]
+
+
+def test_what_waits_is_not_in_memory_and_is_not_refused_later(
+    two_file: Path, result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording is read and recognised in one turn."""
+    read, recognised = [], list[int]()
+    reads, recognises = transcriptions.read_upload, Recognizer.transcribe
+    monkeypatch.setattr(transcriptions, "read_upload", lambda *given: read.append(1) or reads(*given))
+    with running(two_file, threads=1) as server:
+
+        def transcribe(*given: Any, **options: Any) -> Result:
+            recognised.append(len(read))
+            return recognises(*given, **options)
+
+        monkeypatch.setattr(Recognizer, "transcribe", transcribe)
+        go, answers = threading.Event(), list[int]()
+        body = form({"language": "fr"}, wav())
+        jobs = [threading.Thread(target=lambda: answers.append(post(server, body)[0])) for _ in range(3)]
+        server.service._pool.submit(go.wait)
+        for job in jobs:
+            job.start()
+        wait_for(lambda: server.service.jobs == 3)
+        go.set()
+        for job in jobs:
+            job.join()
+    assert recognised == [1, 2, 3] and answers == [200] * 3
 
 
 def test_too_many_uploads_are_refused_at_once(two_file: Path, result: Result, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from wyoming.ping import Ping, Pong
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.auto_stream import AUTO
+from asr_pathways.runtime.results import Result
 from asr_pathways.runtime.stream import Stream
 from asr_pathways.serve.conversation import IDLE_TIME, SEND_TIME, stream_language
 from asr_pathways.serve.service import Busy, Service
@@ -161,9 +162,13 @@ class _Client:
 
     async def _transcript(self) -> Transcript:
         service, audio, language = self._service, bytes(self._audio), self._asked()
-        samples = await service.recording(lambda: read_upload(_as_wav(audio, *self._format), "the recording"))
-        service.audio_seconds += len(samples) / SAMPLE_RATE
-        result = await service.recording(lambda: service.recognizer.transcribe(samples, language=language))
+
+        def transcribed() -> Result:
+            samples = read_upload(_as_wav(audio, *self._format), "the recording")
+            return service.recognizer.transcribe(samples, language=language)
+
+        result = await service.recording(transcribed)
+        service.audio_seconds += result.duration
         return Transcript(result.text, language=result.language)
 
     def _asked(self) -> str:
