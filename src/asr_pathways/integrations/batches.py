@@ -79,7 +79,7 @@ def language_of(batch: Any) -> str:
         PathwaysError: if there is none or it is no code, or if rows are of several languages.
     """
     language = batch.get(LANGUAGE) if isinstance(batch, Mapping) else getattr(batch, LANGUAGE, None)
-    codes = list(dict.fromkeys(language)) if isinstance(language, (list, tuple)) else [language]
+    codes: list[Any] = list(dict.fromkeys(language)) if isinstance(language, (list, tuple)) else [language]
     if not all(isinstance(code, (str, type(None))) for code in codes):
         raise PathwaysError(
             f"the batch's {LANGUAGE!r} is {language!r:.60}: a code is wanted, such as 'fr', or one a row"
