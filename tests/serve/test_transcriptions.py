@@ -223,7 +223,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_a_recording_that_waits_goes_when_its_client_leaves(two_file: Path, result: Result, stream: str) -> None:
     with running(two_file, threads=1) as server:
         go, body = threading.Event(), form({"language": "fr", "stream": stream}, wav())
-        server.service._pool.submit(go.wait)
+        server.service._recordings.submit(go.wait)
         with socket.create_connection(("127.0.0.1", server.port)) as raw:
             raw.sendall(head(body) + body)
             wait_for(lambda: server.service.jobs == 1)
@@ -236,7 +236,7 @@ def test_what_is_not_done_when_the_server_ends_is_answered(two_file: Path, monke
     monkeypatch.setattr("asr_pathways.serve.run.GRACE", 0)
     go, answers = threading.Event(), list[tuple[int, str]]()
     with running(two_file, threads=1) as server:
-        server.service._pool.submit(go.wait)
+        server.service._recordings.submit(go.wait)
         client = threading.Thread(target=lambda: answers.append(post(server, form({"language": "fr"}, wav()))))
         client.start()
         wait_for(lambda: server.service.jobs == 1)
@@ -277,7 +277,7 @@ def test_too_many_recordings_are_refused_at_once(two_file: Path, result: Result)
     with running(two_file, threads=1) as server:
         go = threading.Event()
         jobs = [threading.Thread(target=post, args=(server, form({"language": "fr"}, wav()))) for _ in range(9)]
-        server.service._pool.submit(go.wait)
+        server.service._recordings.submit(go.wait)
         for job in jobs:
             job.start()
         while server.service.jobs < 9:
@@ -309,7 +309,7 @@ def test_what_waits_is_not_in_memory_and_is_not_refused_later(
         go, answers = threading.Event(), list[int]()
         body = form({"language": "fr"}, wav())
         jobs = [threading.Thread(target=lambda: answers.append(post(server, body)[0])) for _ in range(3)]
-        server.service._pool.submit(go.wait)
+        server.service._recordings.submit(go.wait)
         for job in jobs:
             job.start()
         wait_for(lambda: server.service.jobs == 3)
