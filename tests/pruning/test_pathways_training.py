@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -455,13 +456,14 @@ def test_a_layer_without_gradients_keeps_its_mask(how: str) -> None:
         {"score": "sensitivity"},
     ],
 )
+@pytest.mark.parametrize("copies", [copy.deepcopy, lambda pathways: pickle.loads(pickle.dumps(pathways))])
 def test_copied_pathways_train_their_model_as_the_others_do_theirs(
-    recogniser: Recogniser, options: dict[str, Any]
+    recogniser: Recogniser, options: dict[str, Any], copies: Callable[[Pathways], Pathways]
 ) -> None:
     """The copy puts its own hooks on its model."""
     pathways = Pathways.attach(recogniser, PathwayConfig(sparsity=0.5, adapt_every=2, **options), ["en", "fr"])
     train(recogniser, pathways, OPTIMIZERS["adamw"](recogniser.parameters()), ["en", "fr"])
-    copied = copy.deepcopy(pathways)
+    copied = copies(pathways)
     for one in (pathways, copied):
         train(one.model, one, OPTIMIZERS["adamw"](one.model.parameters()), ["en", "fr"] * 6, seed=5)
     theirs = copied.model.state_dict()
