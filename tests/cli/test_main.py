@@ -17,6 +17,7 @@ import torch
 import typer
 
 from asr_pathways.cli.main import main
+from asr_pathways.data.corpus import SPLITS, spoken_rows
 from asr_pathways.runtime import streaming
 from asr_pathways.runtime.results import Result, Segment, Word
 from tests.models.hub.tiny import whisper
@@ -172,6 +173,28 @@ def test_captions_show_the_times_of_words(
         assert run(*words) == run(*words, "--words") == 0
         plain, timed = capsys.readouterr().out.split("1.000\nun deux\n" if format == "vtt" else "1,000\nun deux\n")
         assert "<u>" not in plain and "<u>un</u> deux" in timed and "un <u>deux</u>" in timed
+
+
+def test_speech_without_transcripts_becomes_speech_to_train_on(
+    run: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    sparse_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, second = Segment("Un deux.", 0.0, 1.0, "fr"), Segment("trois", 1.5, 2.25, "fr")
+    recognised = Result("Un deux. trois", "fr", (first, second), 3.0)
+    monkeypatch.setattr("asr_pathways.runtime.recognizer.Recognizer.transcribe", lambda *_, **options: recognised)
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 48_000), 16_000)
+    monkeypatch.chdir(tmp_path)
+    assert run("transcribe", sparse_model, "a.wav", "--language", "fr", "--format", "manifest") == 0
+    (tmp_path / "more").mkdir()  # rows hold whatever their list lies in
+    (tmp_path / "more/rows.jsonl").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert run("data", "manifest", tmp_path / "data", "more/rows.jsonl") == 0
+    rows = {split: list(spoken_rows(tmp_path / "data", split)) for split in SPLITS}
+    assert rows == {"train": [("fr", "un deux", None, 1.0), ("fr", "trois", None, 0.75)], "dev": [], "test": []}
+    assert run("transcribe", sparse_model, "-", "--language", "fr", "--format", "manifest", "--stream") == 1
+    assert "--format manifest: rows name files" in capsys.readouterr().err
 
 
 def test_a_beam_and_phrases_reach_the_search(

@@ -4,6 +4,7 @@ import json
 import re
 import unicodedata
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_numbers_of_numpy_become_json() -> None:
     found = json.loads(json.dumps(Result("a", "en", (segment,), half, {"en": half}).to_dict()))
     assert found["languages"] == {"en": 0.5}
     assert found["words"][0]["probability"] == found["segments"][0]["avg_logprob"] == 0.5
+
+
+def test_rows_to_train_on_are_of_segments_with_words_and_never_of_a_test() -> None:
+    half = np.float32(0.5)
+    heard = result(
+        Segment("Bonjour !", half, np.float32(1.25), "fr", (), None, np.float32(-0.25)), Segment(" ", 2.0, 3.0, "fr")
+    )
+    row = {"audio_filepath": "/calls/1.wav", "offset": 0.5, "duration": 0.75, "text": "Bonjour !", "lang": "fr"}
+    expected = {**row, "split": "train", "avg_logprob": -0.25}
+    assert json.loads(json.dumps(heard.to_manifest(Path("/calls/1.wav")))) == [expected]
+    assert heard.to_manifest(Path("/calls/1.wav"), channel=1) == [{**expected, "channel": 1}]
 
 
 @pytest.mark.parametrize("timed", [True, False])

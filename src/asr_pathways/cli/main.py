@@ -257,6 +257,7 @@ class Format(str, Enum):
     json = "json"
     srt = "srt"
     vtt = "vtt"
+    manifest = "manifest"
 
 
 @app.command()
@@ -277,7 +278,11 @@ def transcribe(
         str | None, typer.Option(help="With --language auto: choose among these, such as fr,it.", show_default=False)
     ] = None,
     format: Annotated[
-        Format, typer.Option(help="text; json: an object a file, with times; srt or vtt: captions.")
+        Format,
+        typer.Option(
+            help="text; json: an object a file, with times; srt or vtt: captions; manifest: rows for data manifest, "
+            "to train on speech without transcripts."
+        ),
     ] = Format.text,
     words: Annotated[
         bool, typer.Option("--words", help="Time each word; captions underline the one that is spoken.")
@@ -321,7 +326,9 @@ def transcribe(
         raise PathwaysError("-: standard input is recognised as it comes: add --stream")
     if (rate is not None or encoding is not None) and Path("-") not in files:
         raise PathwaysError("--rate and --encoding are of raw samples on standard input: files say theirs themselves")
-    captions = None if format in (Format.text, Format.json) else Captions(format.value, words)
+    if format is Format.manifest and Path("-") in files:
+        raise PathwaysError("--format manifest: rows name files to train on, and standard input is none")
+    captions = Captions(format.value, words) if format in (Format.srt, Format.vtt) else None
     if captions is not None and len(files) > 1:
         raise PathwaysError(f"--format {format.value}: captions are of one recording: name one file")
     recognizer = Recognizer(
@@ -345,7 +352,7 @@ def transcribe(
         try:
             for result in recognize(file):
                 if captions is None:
-                    _print_result(result, file, format, words, alone=len(files) == 1)
+                    _print_result(result, file, format, words, channel, alone=len(files) == 1)
                 else:
                     typer.echo(visible(captions.after(result)), nl=False)
         except PathwaysError as error:
@@ -357,10 +364,13 @@ def transcribe(
         raise typer.Exit(1)
 
 
-def _print_result(result: Result, file: Path, format: Format, words: bool, alone: bool) -> None:
+def _print_result(result: Result, file: Path, format: Format, words: bool, channel: int | None, alone: bool) -> None:
     from json import dumps
 
-    if format is Format.json:
+    if format is Format.manifest:
+        for row in result.to_manifest(file.absolute(), channel):
+            typer.echo(dumps(row, ensure_ascii=False))
+    elif format is Format.json:
         described = result.to_dict()
         if not words:
             described.pop("words", None)

@@ -19,9 +19,9 @@ WINDOW = 30.0
 """Seconds of Whisper's window."""
 
 _WITHOUT = {
-    "train": "it cannot be trained on",
+    "train": "there is nothing to train on",
     "dev": "models are chosen by the other languages, or not at all",
-    "test": "it cannot be scored",
+    "test": "nothing can be scored",
 }
 
 
@@ -48,12 +48,10 @@ def concerns(data: Path) -> list[str]:
             if speaker:
                 speakers[split].add(speaker)
     lines = []
+    for split, without in _WITHOUT.items():
+        if missing := [language for language, counts in sorted(words.items()) if not counts[split]]:
+            lines.append(f"{', '.join(missing)}: no {split} utterances: {without}; add 'split' to rows of the manifest")
     for language, counts in sorted(words.items()):
-        for split, count in counts.items():
-            if not count:
-                lines.append(
-                    f"{language}: no {split} utterances: {_WITHOUT[split]}; add 'split' to rows of the manifest"
-                )
         if long[language]:
             lines.append(
                 f"{language}: {long[language]:,} utterances of train are longer than {WINDOW:g} s: Whisper is trained "

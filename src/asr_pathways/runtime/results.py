@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 COLUMNS, LINES, LONGEST = 42, 2, 7.0
@@ -121,6 +122,30 @@ class Result:
             **({"words": words} if words else {}),
             **({"languages": languages} if languages else {}),
         }
+
+    def to_manifest(self, audio: Path, channel: int | None = None) -> list[dict[str, Any]]:
+        """A row of a NeMo manifest for each segment with words, to train a smaller model on (pseudo-labels).
+
+        All are of split ``train``: a test against them would measure agreement with the model that wrote them.
+
+        Args:
+            audio: the recording.
+            channel: which of it was recognised, from 0; None: all, averaged.
+        """
+        return [
+            {
+                "audio_filepath": str(audio),
+                "offset": round(float(segment.start), 3),
+                "duration": round(float(segment.end - segment.start), 3),
+                **({} if channel is None else {"channel": channel}),
+                "text": segment.text,
+                "lang": segment.language,
+                "split": "train",
+                "avg_logprob": _number(segment.log_probability),
+            }
+            for segment in self.segments
+            if segment.text.strip()
+        ]
 
 
 class Captions:
