@@ -300,9 +300,7 @@ class FisherDiagonal(InputStatistics):
         ]
 
     def hook(self) -> Removers:
-        return [
-            module.register_forward_hook(_Hook(self._after(name, module))).remove for name, module in self._layers
-        ]
+        return [module.register_forward_hook(_Hook(self._after(name, module))).remove for name, module in self._layers]
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
         found = self.rms(pathway)
