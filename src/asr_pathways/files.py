@@ -65,6 +65,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.replace(path)
 
 
+def require_writable(path: Path) -> None:
+    """For what takes long before it writes a file.
+
+    Raises:
+        PathwaysError: if `atomic_path` could not write it.
+    """
+    with writing(path):
+        place = _behind_links(Path(path))
+        if place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(place.parent, place.name):
+            pass
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields an empty temporary folder beside ``path``; on success it replaces ``path``.

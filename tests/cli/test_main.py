@@ -136,6 +136,23 @@ def test_train_prune_evaluate_transcribe_inspect(
     assert heard["duration"] == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("option", ["--json", "--errors"])
+def test_where_nothing_can_be_written_nothing_is_recognised_first(
+    run: Callable[..., int],
+    tmp_path: Path,
+    speech: Path,
+    sparse_model: Path,
+    option: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("asr_pathways.model_folder.decode.decode_split", lambda *_: pytest.fail("recognised"))
+    assert run("evaluate", sparse_model, "--data", speech, option, tmp_path) == 1
+    assert capsys.readouterr().err.endswith(f"asr-pathways: {tmp_path}: cannot write: Is a directory\n")
+    assert run("bench", "--json", tmp_path) == 1
+    assert capsys.readouterr().err == f"asr-pathways: {tmp_path}: cannot write: Is a directory\n"
+
+
 def test_streaming_gives_the_same_words_as_the_whole_file(
     run: Callable[..., int], sparse_model: Path, spoken_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

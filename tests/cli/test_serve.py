@@ -13,6 +13,8 @@ from urllib.request import urlopen
 import pytest
 
 from asr_pathways.cli.main import main
+from tests.serve.conftest import wav
+from tests.serve.test_transcriptions import form, head
 
 
 def test_it_says_where_it_is_and_ends_at_an_interrupt(five_file: Path) -> None:
@@ -25,6 +27,31 @@ def test_it_says_where_it_is_and_ends_at_an_interrupt(five_file: Path) -> None:
             assert json.load(answer)["data"][0]["id"] == "five"
         server.send_signal(signal.SIGINT)
         assert server.wait(30) == 0 and server.stderr.read() == ""
+
+
+SLOW = """
+import sys, time
+from asr_pathways.cli.main import main
+from asr_pathways.runtime.recognizer import Recognizer
+from asr_pathways.serve import run
+run.GRACE = 0
+Recognizer.transcribe = lambda *_, **__: print("begun", flush=True) or time.sleep(60)
+main()
+"""
+
+
+def test_an_interrupt_does_not_wait_for_a_recording_that_has_begun(five_file: Path) -> None:
+    command = [sys.executable, "-c", SLOW, "serve", str(five_file), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None and server.stderr is not None
+        host, _, port = server.stderr.readline().partition(": ")[0].removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            body = form({"language": "fr"}, wav())
+            client.sendall(head(body) + body)
+            assert server.stdout.readline() == "begun\n"
+            server.send_signal(signal.SIGINT)
+            assert b"503" in client.recv(1000)
+            assert server.wait(30) == 0 and "Traceback" not in server.stderr.read()
 
 
 def test_a_port_in_use_is_one_line(

@@ -210,6 +210,11 @@ OPTIONS = [
         SHRINK + ",it",
         "unknown language 'it': this model knows en fr",
     ),
+    Case(
+        "a part of which layers are left out twice",
+        prune("--drop-layers encoder:1,encoder:2"),
+        "--drop-layers encoder:1,encoder:2: names a part twice",
+    ),
     Case("a sparsity of one", prune(sparsity="1.0"), "pruning: sparsity: Input should be less than 1"),
     Case(
         "an unknown method",

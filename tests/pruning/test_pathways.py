@@ -70,6 +70,25 @@ def test_dense_weights_come_back_after_an_error(recogniser: Recogniser, pathways
         pass
 
 
+def test_what_changes_masked_weights_is_an_error_since_it_would_be_lost(
+    recogniser: Recogniser, pathways: Pathways
+) -> None:
+    optimizer = torch.optim.SGD(recogniser.parameters(), 0.1)
+    others, before = {name: 0 * value for name, value in recogniser.state_dict().items()}, snapshot(recogniser)
+    lost = r"changed inside use\('fr'\), where they are masked, and the change is lost: call optimizer.step\(\)"
+    with pytest.raises(PathwaysError, match=lost), pathways.use("fr"):
+        recogniser(tokens(0)).sum().backward()
+        optimizer.step()
+    recogniser.load_state_dict(before)
+    pathways.drop_step()
+    recogniser.eval()
+    with pytest.raises(PathwaysError, match=lost), pathways.use("fr"):
+        recogniser.load_state_dict(others)
+    with pytest.raises(KeyboardInterrupt), pathways.use("fr"):  # which comes first
+        recogniser.load_state_dict(others)
+        raise KeyboardInterrupt
+
+
 def test_a_backward_pass_outside_the_block_fails_instead_of_using_other_weights(
     recogniser: Recogniser, pathways: Pathways
 ) -> None:

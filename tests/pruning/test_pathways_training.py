@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -442,3 +445,28 @@ def test_a_layer_without_gradients_keeps_its_mask(how: str) -> None:
     after = pathways.mask("en")
     changed = [not torch.equal(before[name], after[name]) for name in pathways.names]
     assert changed == [True, False, True] and len(warned) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient": "frozen"},
+        {"score": "activation"},
+        {"score": "fisher", "include": ("output",)},
+        {"score": "sensitivity"},
+    ],
+)
+@pytest.mark.parametrize("copies", [copy.deepcopy, lambda pathways: pickle.loads(pickle.dumps(pathways))])
+def test_copied_pathways_train_their_model_as_the_others_do_theirs(
+    recogniser: Recogniser, options: dict[str, Any], copies: Callable[[Pathways], Pathways]
+) -> None:
+    """The copy puts its own hooks on its model."""
+    pathways = Pathways.attach(recogniser, PathwayConfig(sparsity=0.5, adapt_every=2, **options), ["en", "fr"])
+    train(recogniser, pathways, OPTIMIZERS["adamw"](recogniser.parameters()), ["en", "fr"])
+    copied = copies(pathways)
+    for one in (pathways, copied):
+        train(one.model, one, OPTIMIZERS["adamw"](one.model.parameters()), ["en", "fr"] * 6, seed=5)
+    theirs = copied.model.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in recogniser.state_dict().items())
+    assert all(torch.equal(mask, copied.mask("fr")[name]) for name, mask in pathways.mask("fr").items())
+    assert not any(value is theirs[name] for name, value in recogniser.state_dict().items())

@@ -25,7 +25,8 @@ from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.serve import conversation
 from tests.models.hub.conftest import hub_folder  # noqa: F401
 from tests.runtime.test_speech_parts import Loudness
-from tests.serve.conftest import SPOKEN, Running, as_read, running
+from tests.serve.conftest import SPOKEN, Running, as_read, running, wav
+from tests.serve.test_transcriptions import form, post
 
 PCM = to_int16(SPOKEN).tobytes()
 
@@ -235,6 +236,24 @@ def test_a_stream_too_many_is_refused_at_once(two_file: Path) -> None:
         assert recognised(server)
     logging.getLogger("uvicorn.error").removeHandler(log)
     assert [record.getMessage() for record in said if record.levelno >= logging.WARNING] == []
+
+
+def test_a_stream_does_not_wait_for_recordings(
+    two_file: Path, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, go = recognizer.transcribe(as_read(), language="fr"), threading.Event()
+    monkeypatch.setattr(Recognizer, "transcribe", lambda *_, **__: wanted if go.wait(20) else None)
+    with running(two_file, threads=1) as server:
+        recording = threading.Thread(target=post, args=(server, form({"language": "fr"}, wav())))
+        recording.start()
+        try:
+            while not server.service.jobs:
+                time.sleep(0.01)
+            assert recognised(server) == wanted.text
+            assert server.service.jobs == 1
+        finally:
+            go.set()
+            recording.join()
 
 
 def test_who_sends_nothing_and_who_reads_nothing_is_left(two_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,10 @@ import socket
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openai
@@ -52,6 +54,14 @@ def form(fields: dict[str, str], file: bytes | None = None, name: str = "a.wav")
         head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
         parts.append(head.encode() + file + b"\r\n")
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+def head(body: bytes) -> bytes:
+    """What comes before a form."""
+    return (
+        b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n"
+        b"Content-Type: multipart/form-data; boundary=%s\r\n\r\n" % (len(body), BOUNDARY.encode())
+    )
 
 
 def post(server: Running, body: bytes, **headers: str) -> tuple[int, str]:
@@ -198,11 +208,41 @@ def test_a_client_that_leaves_hurts_nobody(server: Running, result: Result) -> N
     body = form({"language": "fr", "stream": "true"}, wav())
     for part in (10, len(body) - 5, len(body)):
         with socket.create_connection(("127.0.0.1", server.port)) as raw:
-            raw.sendall(
-                b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n"
-                b"Content-Type: multipart/form-data; boundary=x----x\r\n\r\n" % len(body) + body[:part]
-            )
+            raw.sendall(head(body) + body[:part])
     still_serves(server, result)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    latest = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < latest
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+def test_a_recording_that_waits_goes_when_its_client_leaves(two_file: Path, result: Result, stream: str) -> None:
+    with running(two_file, threads=1) as server:
+        go, body = threading.Event(), form({"language": "fr", "stream": stream}, wav())
+        server.service._recordings.submit(go.wait)
+        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+            raw.sendall(head(body) + body)
+            wait_for(lambda: server.service.jobs == 1)
+        wait_for(lambda: server.service.jobs == 0)
+        go.set()
+        still_serves(server, result)
+
+
+def test_what_is_not_done_when_the_server_ends_is_answered(two_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr_pathways.serve.run.GRACE", 0)
+    go, answers = threading.Event(), list[tuple[int, str]]()
+    with running(two_file, threads=1) as server:
+        server.service._recordings.submit(go.wait)
+        client = threading.Thread(target=lambda: answers.append(post(server, form({"language": "fr"}, wav()))))
+        client.start()
+        wait_for(lambda: server.service.jobs == 1)
+    client.join()
+    go.set()
+    assert answers[0][0] == 503 and message(answers[0]) == "the server has ended"
 
 
 def test_audio_that_unpacks_to_days_is_refused(server: Running, result: Result) -> None:
@@ -237,7 +277,7 @@ def test_too_many_recordings_are_refused_at_once(two_file: Path, result: Result)
     with running(two_file, threads=1) as server:
         go = threading.Event()
         jobs = [threading.Thread(target=post, args=(server, form({"language": "fr"}, wav()))) for _ in range(9)]
-        server.service._pool.submit(go.wait)
+        server.service._recordings.submit(go.wait)
         for job in jobs:
             job.start()
         while server.service.jobs < 9:
@@ -250,6 +290,33 @@ def test_too_many_recordings_are_refused_at_once(two_file: Path, result: Result)
             job.join()
         still_serves(server, result)
         assert 'status="429"} 1' in get(server, "/metrics")[1]
+
+
+def test_what_waits_is_not_in_memory_and_is_not_refused_later(
+    two_file: Path, result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording is read and recognised in one turn."""
+    read, recognised = [], list[int]()
+    reads, recognises = transcriptions.read_upload, Recognizer.transcribe
+    monkeypatch.setattr(transcriptions, "read_upload", lambda *given: read.append(1) or reads(*given))
+    with running(two_file, threads=1) as server:
+
+        def transcribe(*given: Any, **options: Any) -> Result:
+            recognised.append(len(read))
+            return recognises(*given, **options)
+
+        monkeypatch.setattr(Recognizer, "transcribe", transcribe)
+        go, answers = threading.Event(), list[int]()
+        body = form({"language": "fr"}, wav())
+        jobs = [threading.Thread(target=lambda: answers.append(post(server, body)[0])) for _ in range(3)]
+        server.service._recordings.submit(go.wait)
+        for job in jobs:
+            job.start()
+        wait_for(lambda: server.service.jobs == 3)
+        go.set()
+        for job in jobs:
+            job.join()
+    assert recognised == [1, 2, 3] and answers == [200] * 3
 
 
 def test_too_many_uploads_are_refused_at_once(two_file: Path, result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +356,7 @@ def test_a_token_that_nobody_can_send_is_refused(two_file: Path, token: str) -> 
 def test_pages_of_others_are_refused(server: Running) -> None:
     body, own = form({"language": "fr"}, wav()), f"127.0.0.1:{server.port}"
     assert post(server, body, Origin=f"http://{own}")[0] == 200
-    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", f"http://{own}.evil.example"):
+    for origin in ("http://evil.example", "null", "http://[", "http://127.0.0.1:1", f"http://{own}.evil.example"):
         assert post(server, body, Origin=origin)[0] == 403
     assert get(server, "/v1/models", Host="evil.example")[0] == 400
     connection = http.client.HTTPConnection("127.0.0.1", server.port)

@@ -45,6 +45,11 @@ async def transcript(
 ) -> Event:
     """Or the error instead."""
     await say(client, pcm, language, rate, width, channels)
+    return await answer(client)
+
+
+async def answer(client: AsyncTcpClient) -> Event:
+    """The transcript, or an error."""
     while (event := await client.read_event()) is not None:
         if Transcript.is_type(event.type) or Error.is_type(event.type):
             return event
@@ -112,6 +117,27 @@ def test_samples_are_of_any_width_and_channels(
     assert Transcript.from_event(found).text == recognizer.transcribe(read, language="fr").text
 
 
+def test_the_rate_is_that_of_the_chunks(server: Running, recognizer: Recognizer) -> None:
+    """Whatever was said at the start, if anything was; and it is one in a recording."""
+
+    async def conversation(client: AsyncTcpClient, rates: list[int]) -> Event:
+        await client.write_event(Transcribe(language="fr").event())
+        await client.write_event(AudioStart(44_100, 4, 2).event())
+        for rate in rates:
+            await client.write_event(AudioChunk(rate, 2, 1, PCM[: len(PCM) // 2]).event())
+        await client.write_event(AudioStop().event())
+        return await answer(client)
+
+    samples = np.frombuffer(PCM[: len(PCM) // 2], np.int16) / np.float32(32768)
+    found = talk(server, lambda client: conversation(client, [8_000]))
+    assert Transcript.from_event(found).text == recognizer.transcribe(samples, 8_000, language="fr").text
+    refused = talk(server, lambda client: conversation(client, [8_000, 16_000]))
+    assert Error.from_event(refused).text == (
+        "samples of 2 bytes in 1 channels at 16000 Hz after others of 2 bytes in 1 channels at 8000 Hz"
+    )
+    until_free(server)
+
+
 def test_it_says_what_it_has(server: Running) -> None:
     async def conversation(client: AsyncTcpClient) -> tuple[Event | None, Event | None]:
         await client.write_event(Describe().event())
@@ -131,6 +157,7 @@ def test_it_says_what_it_has(server: Running) -> None:
     ("asked", "says"),
     [
         ({"language": None}, "language: choose one of en fr"),
+        ({"language": 7}, "language: a code is needed"),
         ({"language": "xx"}, "unknown language 'xx': this model knows en fr"),
         ({"language": "fr", "rate": 0}, "samples of 2 bytes in 1 channels at 0 Hz: "),
         ({"language": "fr", "width": 7}, "samples of 7 bytes"),

@@ -33,17 +33,17 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_without_time_nothing_is_trained_and_a_bundle_is_there(
     tmp_path: Path, dense: Path, speech: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "small"
+    out = tmp_path / "so small"
     shrink(dense, speech, out, ["fr", "en"])
     printed = capsys.readouterr()
     assert "plan: 50% sparse in fr, en: refitting on 1 batches a language, no training" in printed.err
     assert "with a budget it is trained, too: about " in printed.err
     assert "time: about" in printed.err and "nan" not in printed.err
-    for line in ("dense", "pruned, 50%", "asr-pathways transcribe", "asr-pathways serve", "--format hf"):
+    for line in ("dense", "pruned, 50%", "asr-pathways transcribe", "asr-pathways serve", "'so small-fr' --format hf"):
         assert line in printed.out
-    recording = re.search(r"transcribe \S+ --language fr (\S+)", printed.out)
+    recording = re.search(r"transcribe '.+' --language fr (\S+)", printed.out)
     assert recording and Path(recording[1]).is_file()
-    bundle = Bundle.open(out / "small.asrp")
+    bundle = Bundle.open(out / "so small.asrp")
     assert bundle.languages == ("fr", "en")
     assert bundle.config.card.quality.startswith("WER on test: ")
     assert set(bundle.config.scores) == {"fr", "en"}

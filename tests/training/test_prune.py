@@ -315,6 +315,14 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_masks_from_nowhere_are_refused_before_the_dense_model_is_scored(
+    tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr_pathways.training.prune.report_cost", lambda *_: pytest.fail("timed"))
+    with pytest.raises(PathwaysError, match="--init nowhere: neither one of omp, lap, lsp nor"):
+        prune(dense_model, speech, tmp_path / "run", method="dynamic", sparsity=0.5, init="nowhere")
+
+
 def test_a_pruned_model_is_not_pruned_again(tmp_path: Path, speech: Path, tokenizer: Tokenizer) -> None:
     save_model(tmp_path / "pruned", recognizer_for(tokenizer, "dynamic", 1))
     with pytest.raises(PathwaysError, match="pruned: is pruned already; pruning starts from a dense model"):

@@ -57,6 +57,10 @@ def bench(
         if value is not None:
             raise PathwaysError(f"{name} is {'of a MODEL: name one' if model is None else 'without a MODEL only'}")
     counts = _threads(threads)
+    if json is not None:
+        from asr_pathways.files import require_writable
+
+        require_writable(json)
     if model is None:
         _streaming(preset or "base", chunk or "320", counts, sparsity or "0.7", json)
     elif data is None:

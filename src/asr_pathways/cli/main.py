@@ -155,7 +155,10 @@ def prune(
         return
     dropped = None
     if drop_layers is not None:
-        counts = dict(part.strip().partition(":")[::2] for part in drop_layers.split(","))
+        parts = [part.strip().partition(":")[::2] for part in drop_layers.split(",")]
+        counts = dict(parts)
+        if len(counts) < len(parts):
+            raise PathwaysError(f"--drop-layers {drop_layers}: names a part twice")
         dropped = parse_config(PruneRecipe, {"drop_layers": counts}, f"--drop-layers {drop_layers}").drop_layers
     run(
         model,
@@ -225,6 +228,7 @@ def evaluate(
     from asr_pathways.evaluation.listing import write_alignments, write_evaluation
     from asr_pathways.evaluation.tables import score_table
     from asr_pathways.evaluation.wer import score, without_words
+    from asr_pathways.files import require_writable
     from asr_pathways.model_folder.decode import decode_split
     from asr_pathways.model_folder.folder import fastest_device
     from asr_pathways.runtime.recognizer import Recognizer
@@ -232,6 +236,9 @@ def evaluate(
 
     if split not in SPLITS:
         raise PathwaysError(f"--split {split}: choose among {', '.join(SPLITS)}")
+    for place in (json, errors):
+        if place is not None:
+            require_writable(place)
     if is_bundle(model):
         utterances = recognize_split(Recognizer(model), data, split, split_languages(languages))
     else:

@@ -76,18 +76,22 @@ def language_of(batch: Any) -> str:
     """The ``language`` of a batch, as a key or as an attribute: a code, or a list of the codes of its rows.
 
     Raises:
-        PathwaysError: if there is none, or if rows are of several languages.
+        PathwaysError: if there is none or it is no code, or if rows are of several languages.
     """
     language = batch.get(LANGUAGE) if isinstance(batch, Mapping) else getattr(batch, LANGUAGE, None)
-    codes = {language} if isinstance(language, str) else set(language or ())
-    if not codes:
+    codes: list[Any] = list(dict.fromkeys(language)) if isinstance(language, (list, tuple)) else [language]
+    if not all(isinstance(code, (str, type(None))) for code in codes):
+        raise PathwaysError(
+            f"the batch's {LANGUAGE!r} is {language!r:.60}: a code is wanted, such as 'fr', or one a row"
+        )
+    if not all(codes) or not codes:
         has = f"only {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else f"is a {type(batch).__name__}"
         raise PathwaysError(f"the batch has no {LANGUAGE!r} ({has}): let LanguageBatches or your collator add it")
     if len(codes) > 1:
         raise PathwaysError(
             f"the batch mixes {', '.join(sorted(codes))}: make batches of one language, such as LanguageBatches does"
         )
-    return str(codes.pop())
+    return str(codes[0])
 
 
 def refuse_adapters(pathways: Pathways) -> Pathways:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from torch import Tensor, nn
@@ -35,6 +35,10 @@ class ActivePathway:
         self._in_use: str | None = None  # the present block, as errors name it
         self._trained: set[str] = set()  # pathways used in training since the last step
         self._movable_now: Callable[[int], Tensor] | None = None  # of the present backward pass
+
+    def __getstate__(self) -> dict[str, object]:
+        """Of a copy: what hooks its model has are not the copy's."""
+        return {**vars(self), "_removers": []}
 
     @contextmanager
     def use(self, language: str) -> Iterator[None]:
@@ -134,17 +138,20 @@ class ActivePathway:
             try:
                 if not (training and self._policy.writes_zeros):
                     self._weights.mask(self._state.masks.unpacked(key), tracked)
-                if not training:
-                    yield
-                    return
-                self._hook()
-                self._trained.add(key)
-                self._movable_now = self._movable([key])
-                with self._state.observations.recording(key, self._due):
+                if training:
+                    self._hook()
+                    self._trained.add(key)
+                    self._movable_now = self._movable([key])
+                with self._state.observations.recording(key, self._due) if training else nullcontext():
                     yield
             finally:
-                self._weights.restore()
+                changed = self._weights.restore()
                 self._movable_now = None
+        if changed:
+            raise PathwaysError(
+                f"the weights were changed inside {self._in_use}, where they are masked, and the change is lost: call "
+                "optimizer.step() or load_state_dict() after the block"
+            )
 
     def _due(self, observer: Observer, key: str) -> bool:
         return observer.due(self._state.own_steps[key], self._state.adapts_next(key))

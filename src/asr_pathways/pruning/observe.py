@@ -175,6 +175,23 @@ class Observations:
             observer.load_state(pathway, state)
 
 
+class _Hook:
+    """A hook on a layer. Copies of the layer, pickled ones too, have one in its place that does nothing."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self._call(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[type[_Hook], tuple[Callable[..., None]]]:
+        return _Hook, (_nothing,)
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """Of a copy."""
+
+
 class InputStatistics(Observer):
     """Decayed sums of squares and counts, by pathway and tensor: (groups, columns + 1), the count last."""
 
@@ -207,7 +224,7 @@ class InputStatistics(Observer):
         for module, names in by_module(self._prunable.values()).items():
             rnn = isinstance(module, nn.RNNBase)
             register: Callable[..., Any] = module.register_forward_hook if rnn else module.register_forward_pre_hook
-            removers.append(register(self._hook(module, names), with_kwargs=True).remove)
+            removers.append(register(_Hook(self._hook(module, names)), with_kwargs=True).remove)
         return removers
 
     def observed(self, pathway: str) -> bool:
@@ -283,9 +300,7 @@ class FisherDiagonal(InputStatistics):
         ]
 
     def hook(self) -> Removers:
-        return [
-            module.register_forward_hook(partial(self._forward, name, module)).remove for name, module in self._layers
-        ]
+        return [module.register_forward_hook(_Hook(self._after(name, module))).remove for name, module in self._layers]
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
         found = self.rms(pathway)
@@ -306,12 +321,13 @@ class FisherDiagonal(InputStatistics):
     def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
         super().load_state(pathway, {name: state[f"fisher/{name}"] for name, _ in self._layers})
 
-    def _forward(
-        self, name: str, observed: nn.Module, module: nn.Module, inputs: tuple[Tensor], output: Tensor
-    ) -> None:
-        if self.recording is not None and module is observed and output.requires_grad:
-            backward = partial(self._backward, name, self.recording, inputs[0].detach(), self.unpadded)
-            output.register_hook(backward)  # type: ignore[no-untyped-call]
+    def _after(self, name: str, observed: nn.Module) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            if self.recording is not None and module is observed and output.requires_grad:
+                backward = partial(self._backward, name, self.recording, inputs[0].detach(), self.unpadded)
+                output.register_hook(backward)  # type: ignore[no-untyped-call]
+
+        return hook
 
     def _backward(self, name: str, pathway: str, x: Tensor, unpadded: Mapping[str, Tensor], gradient: Tensor) -> None:
         rows = [without_padding(one.detach(), -1, name, unpadded).flatten(0, -2) for one in (x, gradient)]

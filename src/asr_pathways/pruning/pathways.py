@@ -153,7 +153,8 @@ class Pathways:
 
         Raises:
             PathwaysError: on an unknown language, inside another `use`, where `step` was forgotten, or in training
-                mode on a language after which another was added.
+                mode on a language after which another was added; at the end of the block, if masked weights were
+                changed in it, as by ``optimizer.step()`` or ``load_state_dict``: that would be lost.
         """
         return self._active.use(language) if isinstance(language, str) else self._active.use_mixed(language)
 

@@ -116,11 +116,13 @@ class MaskedWeights:
             self._masked = self._weights if tracked else [weight.data for weight in self._weights]
             applied = [(self._masked[index], as_number(masks[index])) for index in self._applied]
             torch._foreach_mul_(*map(list, zip(*applied, strict=True)))
+        self._version = self._current_version()
         # Autocast caches low-precision copies of the weights, which would have the other values.
         torch.clear_autocast_cache()
 
-    def restore(self) -> None:
-        """theta is what it was before `mask`, bit for bit."""
+    def restore(self) -> bool:
+        """theta is what it was before `mask`, bit for bit; returns whether somebody changed what was masked."""
+        changed = bool(self._masked) and self.moved()
         if self._masked:
             with no_autograd():
                 torch._foreach_copy_(self._masked, self._dense)
@@ -128,6 +130,7 @@ class MaskedWeights:
             torch.clear_autocast_cache()
             self._zeroed = self._current_version()
         self._version = self._current_version()
+        return changed
 
     def restore_outside(self, mask: Callable[[int], Tensor]) -> None:
         """Weights outside the masks go back to their values of the last `mask`; the others stay.
@@ -188,7 +191,7 @@ class MaskedWeights:
         return bool(self._whole)
 
     def moved(self) -> bool:
-        """Whether someone changed the weights since the last `restore`."""
+        """Whether someone changed the weights since the last `mask` or `restore`."""
         return self._version != self._current_version()
 
     def release(self) -> None:

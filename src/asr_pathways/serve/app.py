@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -62,7 +62,7 @@ def make_app(service: Service, *, local: bool, beside: AbstractAsyncContextManag
             yield
         service.close()
 
-    middleware = [Middleware(_Counted, service=service)]
+    middleware = [Middleware(_Counted, service=service), Middleware(_Ended)]
     if local:
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK), www_redirect=False))
     middleware.append(Middleware(_Guard, token=service.options.token))
@@ -161,7 +161,7 @@ class _Guard:
 
     def _refusal(self, connection: HTTPConnection) -> Response | None:
         origin = connection.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != connection.headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != connection.headers.get("host"):
             return error(403, f"pages of {origin} may not use this server")
         path = connection.url.path
         if self._token is None or path in OPEN or path.startswith("/page/"):
@@ -173,6 +173,27 @@ class _Guard:
         if hmac.compare_digest(given.strip().encode(), self._token.encode()):
             return None
         return error(401, "the token is missing or wrong", {"WWW-Authenticate": "Bearer"})
+
+
+class _Ended:
+    """Answers requests that are cancelled, as only the server's end cancels any."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        begun = scope["type"] != "http"
+
+        async def noted(message: _Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except asyncio.CancelledError:
+            if not begun:
+                await error(503, "the server has ended")(scope, receive, send)
 
 
 class _Counted:

@@ -20,6 +20,9 @@ from asr_pathways.serve.service import Options, Service
 MESSAGE = 1 << 20
 """Bytes of a message of a WebSocket, at most."""
 
+GRACE = 3
+"""Seconds in which requests may end once the server is to end."""
+
 
 def serve(
     model: Path, host: str, port: int, options: Options, ready: Callable[[str], None], wyoming_port: int | None = None
@@ -41,12 +44,15 @@ def serve(
         name = f"[{host}]" if ":" in host else host
         listener = stack.enter_context(listen(host, port))
         second = None if wyoming_port is None else stack.enter_context(listen(host, wyoming_port))
-        server = make_server(Service(model, options), host, second)
+        service = Service(model, options)
+        server = make_server(service, host, second)
         ready(f"http://{name}:{listener.getsockname()[1]}")
         if second is not None:
             ready(f"tcp://{name}:{second.getsockname()[1]}")
         with suppress(KeyboardInterrupt):  # which is how it ends
             server.run(sockets=[listener])
+        if service.jobs:  # what has begun cannot be stopped, and the interpreter would wait for it
+            os._exit(0)
 
 
 def make_server(service: Service, host: str, for_wyoming: socket.socket | None = None) -> uvicorn.Server:
@@ -64,15 +70,15 @@ def make_server(service: Service, host: str, for_wyoming: socket.socket | None =
         ws="websockets-sansio",
         ws_max_size=MESSAGE,
         ws_per_message_deflate=False,
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=GRACE,
     )
     logging.getLogger("uvicorn.error").addFilter(_is_error)
     return uvicorn.Server(config)
 
 
 def _is_error(record: logging.LogRecord) -> bool:
-    """Not what uvicorn says of each stream that is refused by a status instead of a handshake."""
-    return "returned without completing handshake" not in str(record.msg)
+    """Not what uvicorn says of each stream that is refused by a status instead of a handshake, or cut at the end."""
+    return "returned without completing" not in str(record.msg)
 
 
 def listen(host: str, port: int) -> socket.socket:

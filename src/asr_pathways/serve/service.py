@@ -1,4 +1,4 @@
-"""What all requests share: the recogniser, a bounded pool of threads that run it, and counters."""
+"""What all requests share: the recogniser, bounded pools of threads that run it, and counters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Options:
     """Of a server.
 
     Attributes:
-        threads: recordings and pieces of streams that are recognised at once.
+        threads: recordings that are recognised at once, and as many pieces of streams.
         max_streams: streams that are open at once.
         max_upload: bytes of a request.
         token: what clients must send; None: they need none.
@@ -102,7 +102,9 @@ class Service:
         self.piece = PIECE if self.recognizer.streams else LONG_PIECE
         gc.collect()
         gc.freeze()  # what is here now stays: looking through it again would stop all threads for a while
-        self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="recognise")
+        self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="stream")
+        self._recordings = ThreadPoolExecutor(options.threads, thread_name_prefix="recording")
+        """Apart, since streams do not wait for recordings, which may take minutes."""
 
     def language(self, asked: str | None) -> str:
         """The code of a language that a client names; of one that names none: ``auto``, or the model's only one.
@@ -161,43 +163,38 @@ class Service:
                     self._pool.submit(give_back_memory)
 
     async def recording(self, function: Callable[[], T]) -> T:
-        """Runs what recognises a recording in a thread.
+        """Runs what recognises a recording in a thread; not at all, if it is cancelled before its turn has come.
 
         Raises:
             Busy: if too many wait already.
         """
         if self.jobs >= self.options.threads * (1 + WAITING):
             raise Busy("too many recordings wait already: try again in a second")
+        job = self._recordings.submit(_timed, function)
+        ended = asyncio.wrap_future(job)
         self.jobs += 1
+        ended.add_done_callback(self._ended)
         try:
-            # What runs cannot be stopped: it counts until it ends, even where nobody waits for it any more.
-            job = asyncio.ensure_future(self.run(function))
-            job.add_done_callback(self._ended)
-        except BaseException:
-            self.jobs -= 1
+            return (await asyncio.shield(ended))[0]
+        except asyncio.CancelledError:
+            job.cancel()  # what has begun cannot be stopped: it counts until it ends
             raise
-        return await asyncio.shield(job)
 
-    def _ended(self, job: asyncio.Future[T]) -> None:
+    def _ended(self, job: asyncio.Future[tuple[T, float]]) -> None:
         self.jobs -= 1
-        if not job.cancelled():
-            job.exception()  # seen, where nobody waits for it any more
+        if not job.cancelled() and job.exception() is None:
+            self.compute_seconds += job.result()[1]
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Runs a function in a thread of the pool, and counts its time."""
-
-        def timed() -> tuple[T, float]:
-            begun = time.perf_counter()
-            result = function()
-            return result, time.perf_counter() - begun
-
-        result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+        """Runs what is short in a thread of the pool of streams, and counts its time."""
+        result, seconds = await asyncio.wrap_future(self._pool.submit(_timed, function))
         self.compute_seconds += seconds
         return result
 
     def close(self) -> None:
         """Waits for no recording that has not begun."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._recordings):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def metrics(self) -> str:
         """All counts in Prometheus' text format."""
@@ -214,3 +211,10 @@ class Service:
         ):
             lines += [f"# TYPE asr_pathways_{name} {kind}", f"asr_pathways_{name} {value}"]
         return "\n".join([*lines, ""])
+
+
+def _timed(function: Callable[[], T]) -> tuple[T, float]:
+    """A function's result, and the seconds that it took."""
+    begun = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - begun

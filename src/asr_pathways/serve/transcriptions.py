@@ -8,6 +8,7 @@ import threading
 import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 from starlette.datastructures import FormData, UploadFile
@@ -21,7 +22,7 @@ from asr_pathways.runtime.auto_stream import AUTO
 from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.runtime.results import Result
 from asr_pathways.serve.service import Service
-from asr_pathways.serve.upload import read_upload, receive_form
+from asr_pathways.serve.upload import read_upload, receive_form, while_connected
 
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 GRANULARITIES = ("segment", "word")
@@ -67,6 +68,10 @@ class _Asked:
         language = service.language(_text(form, "language"))
         return cls(file.file, file.filename or "file", language, format, frozenset(chosen or {"segment"}), streamed)
 
+    def samples(self) -> Samples:
+        """As `read_upload`. It is done in the turn of the recording: what waits is not in memory."""
+        return read_upload(self.file, self.name)
+
 
 def require_model(name: str, service: Service) -> None:
     """Raises HTTPException for another model than the one that is served."""
@@ -80,23 +85,27 @@ async def transcriptions(request: Request) -> Response:
     try:
         with service.upload():
             form = await receive_form(request, service.options.max_upload)
+        return await while_connected(request, _answered(form, service))
     except ClientDisconnect:
         return Response(status_code=400)  # which nobody receives
+
+
+async def _answered(form: FormData, service: Service) -> Response:
     try:
         asked = _Asked.read(form, service)
-        samples = await service.recording(lambda: read_upload(asked.file, asked.name))
+        if asked.stream:
+            events = _events(service, asked)
+            first = await anext(events)  # what is refused is refused before the response begins
+            return StreamingResponse(_after(first, events), media_type="text/event-stream")
+        result = await service.recording(partial(_transcribed, service.recognizer, asked))
+        service.audio_seconds += result.duration
+        return _response(result, asked)
     finally:
         await form.close()
-    service.audio_seconds += len(samples) / SAMPLE_RATE
-    if asked.stream:
-        events = _events(service, samples, asked.language)
-        first = await anext(events)  # what is refused is refused before the response begins
-        return StreamingResponse(_after(first, events), media_type="text/event-stream")
-    words = "word" in asked.granularities
-    result = await service.recording(
-        lambda: service.recognizer.transcribe(samples, language=asked.language, words=words)
-    )
-    return _response(result, asked)
+
+
+def _transcribed(recognizer: Recognizer, asked: _Asked) -> Result:
+    return recognizer.transcribe(asked.samples(), language=asked.language, words="word" in asked.granularities)
 
 
 def _response(result: Result, asked: _Asked) -> Response:
@@ -130,7 +139,7 @@ def _whole_segment(segment: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _events(service: Service, samples: Samples, language: str) -> AsyncIterator[str]:
+async def _events(service: Service, asked: _Asked) -> AsyncIterator[str]:
     """Server-sent events: what is new of the text, then all of it."""
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None]()
     left = threading.Event()
@@ -138,27 +147,26 @@ async def _events(service: Service, samples: Samples, language: str) -> AsyncIte
     def send(event: dict[str, Any] | None) -> None:
         loop.call_soon_threadsafe(queue.put_nowait, event)
 
-    job = asyncio.ensure_future(
-        service.recording(lambda: _recognize(service.recognizer, samples, language, send, left.is_set))
-    )
+    job = asyncio.ensure_future(service.recording(partial(_recognize, service.recognizer, asked, send, left.is_set)))
     job.add_done_callback(lambda _: queue.put_nowait(None))
     try:
         while (event := await queue.get()) is not None:
             yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
-        await job
+        service.audio_seconds += await job
     finally:
         left.set()
+        job.cancel()
 
 
 def _recognize(
-    recognizer: Recognizer,
-    samples: Samples,
-    language: str,
-    send: Callable[[dict[str, Any]], None],
-    left: Callable[[], bool],
-) -> None:
-    """Sends events of a recording: piece by piece, of a model that streams; ends early if the client has left."""
-    known = ""
+    recognizer: Recognizer, asked: _Asked, send: Callable[[dict[str, Any]], None], left: Callable[[], bool]
+) -> float:
+    """Sends events of a recording: piece by piece, of a model that streams; ends early if the client has left.
+
+    Returns:
+        Its seconds.
+    """
+    samples, language, known = asked.samples(), asked.language, ""
 
     def grow(text: str) -> None:
         nonlocal known
@@ -170,7 +178,7 @@ def _recognize(
         stream, size = recognizer.stream(language), round(PIECE * SAMPLE_RATE)
         for start in range(0, len(samples), size):
             if left():
-                return
+                return start / SAMPLE_RATE
             stream.accept(samples[start : start + size])
             grow(stream.partial().text)
         text = stream.final().text
@@ -178,6 +186,7 @@ def _recognize(
         text = recognizer.transcribe(samples, language=language).text
     grow(text)
     send({"type": "transcript.text.done", "text": text})
+    return len(samples) / SAMPLE_RATE
 
 
 async def _after(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:

@@ -6,17 +6,19 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from asr_pathways.data.audio import Samples, audio_length, read_audio
 from asr_pathways.errors import PathwaysError, visible
+
+T = TypeVar("T")
 
 UPLOAD_TIME = 300.0
 """Seconds in which a request must have arrived."""
@@ -83,6 +85,28 @@ async def _drop(receive: _Receive, most: int) -> None:
 
     with suppress(asyncio.TimeoutError):
         await asyncio.wait_for(rest(), LINGER)
+
+
+async def while_connected(request: Request, job: Coroutine[Any, Any, T]) -> T:
+    """The result of a job for a request that was received; the job is cancelled if the client leaves.
+
+    Raises:
+        ClientDisconnect: if it does.
+    """
+
+    async def leaves() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    work, left = asyncio.ensure_future(job), asyncio.ensure_future(leaves())
+    try:
+        await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    finally:
+        work.cancel()
+        left.cancel()
 
 
 def read_upload(file: BinaryIO, name: str) -> Samples:

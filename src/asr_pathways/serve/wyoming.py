@@ -23,8 +23,9 @@ from wyoming.ping import Ping, Pong
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.auto_stream import AUTO
+from asr_pathways.runtime.results import Result
 from asr_pathways.runtime.stream import Stream
-from asr_pathways.serve.conversation import IDLE_TIME, SEND_TIME
+from asr_pathways.serve.conversation import IDLE_TIME, SEND_TIME, stream_language
 from asr_pathways.serve.service import Busy, Service
 from asr_pathways.serve.upload import LINGER, read_upload
 
@@ -66,7 +67,7 @@ class _Client:
 
     def __init__(self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._service, self._reader, self._writer = service, reader, writer
-        self._language: str | None = None
+        self._language: object = None
         self._format = (SAMPLE_RATE, 2, 1)  # rate, bytes a sample, channels
         self._begin()
 
@@ -115,13 +116,16 @@ class _Client:
         elif isinstance(known, Transcribe):
             self._language = known.language
         elif isinstance(known, AudioStart):
-            self._format = (known.rate, known.width, known.channels)
             self._begin()
         elif isinstance(known, AudioChunk):
+            spoken = (known.rate, known.width, known.channels)
+            if self._audio and spoken != self._format:
+                raise PathwaysError(f"samples of {_described(*spoken)} after others of {_described(*self._format)}")
+            self._format = spoken
             self._audio += known.audio
             if len(self._audio) > RECORDING:
                 raise PathwaysError(f"the recording has more than {RECORDING:,} bytes")
-            if self._service.recognizer.streams and (language := self._service.language(self._language)) != AUTO:
+            if self._service.recognizer.streams and (language := self._asked()) != AUTO:
                 await self._grow(await self._stable(language), language)
         elif isinstance(known, AudioStop):
             transcript = await self._transcript()
@@ -157,11 +161,18 @@ class _Client:
             self._sent = text
 
     async def _transcript(self) -> Transcript:
-        service, audio, language = self._service, bytes(self._audio), self._service.language(self._language)
-        samples = await service.recording(lambda: read_upload(_as_wav(audio, *self._format), "the recording"))
-        service.audio_seconds += len(samples) / SAMPLE_RATE
-        result = await service.recording(lambda: service.recognizer.transcribe(samples, language=language))
+        service, audio, language = self._service, bytes(self._audio), self._asked()
+
+        def transcribed() -> Result:
+            samples = read_upload(_as_wav(audio, *self._format), "the recording")
+            return service.recognizer.transcribe(samples, language=language)
+
+        result = await service.recording(transcribed)
+        service.audio_seconds += result.duration
         return Transcript(result.text, language=result.language)
+
+    def _asked(self) -> str:
+        return stream_language(self._service, self._language)
 
     def _info(self) -> Info:
         about = {
@@ -210,6 +221,10 @@ def _as_wav(audio: bytes, rate: int, width: int, channels: int) -> io.BytesIO:
             written.setparams((channels, width, rate, 0, "NONE", "not compressed"))
             written.writeframes(audio[: len(audio) // (width * channels) * width * channels])
     except (wave.Error, ArithmeticError, TypeError, ValueError) as error:
-        raise PathwaysError(f"samples of {width!r} bytes in {channels!r} channels at {rate!r} Hz: {error}") from None
+        raise PathwaysError(f"samples of {_described(rate, width, channels)}: {error}") from None
     file.seek(0)
     return file
+
+
+def _described(rate: int, width: int, channels: int) -> str:
+    return f"{width!r} bytes in {channels!r} channels at {rate!r} Hz"

@@ -208,7 +208,8 @@ def _finish(job: Job) -> Outcome:
     commands = (
         f"transcribe {quote(str(bundle))} --language {language} {quote(recording)}",
         f"serve {quote(str(bundle))}",
-        f"export {quote(str(job.out / 'pruned'))} {job.out.name}-{language} --format hf --languages {language}",
+        f"export {quote(str(job.out / 'pruned'))} {quote(f'{bundle.stem}-{language}')} --format hf "
+        f"--languages {language}",
     )
     outcome = Outcome(bundle, tested.split, tuple(systems), (*said, small, *not_faster(systems)), commands)
     print_table(comparison_table(systems, tested.split))

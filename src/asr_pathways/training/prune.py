@@ -177,6 +177,9 @@ def _check_start(
     init: str | Sequence[Path], method: str, config: PathwayConfig, languages: Sequence[str], recipe: PruneRecipe
 ) -> None:
     """Raises PathwaysError if the method cannot start from the masks of ``init``, or from refitted weights."""
+    for folder in _folders(init):
+        if not (folder / "pathways").is_dir():
+            raise PathwaysError(f"--init {folder}: neither one of {', '.join(INITS)} nor a pruned model folder")
     if init != "omp" and config.schedule != "oneshot":
         raise PathwaysError(
             f"--init {init} starts from masks of full sparsity, and method {method} prunes by stages: use omp"
@@ -189,6 +192,13 @@ def _check_start(
         raise PathwaysError("--init lsp makes masks for each language, and shared_middle has one for all: use lap")
     if recipe.refit_batches and (config.stage_at(0) != config.sparsity or config.rewind):
         raise PathwaysError(f"recipe: refit_batches: method {method} does not start with final masks: leave it out")
+
+
+def _folders(init: str | Sequence[Path]) -> Sequence[Path]:
+    """The pruned MODEL folders that ``init`` names."""
+    if isinstance(init, str):
+        return [] if init in INITS else [Path(init)]
+    return init
 
 
 def _resumed(run: Run, config: PathwayConfig, languages: Sequence[str]) -> AsrModel:
@@ -224,7 +234,7 @@ def _first_pathways(
     elif init == "lsp":
         folders = [pruned_by_magnitude([language]) for language in pathways.languages]
     else:
-        folders = [Path(init)] if isinstance(init, str) else init
+        folders = _folders(init)
     _load_masks(pathways, folders, init)
     if before is not None:
         refit(run, asr, before, inputs, recipe)
@@ -254,8 +264,6 @@ def _load_masks(pathways: Pathways, folders: Sequence[Path], init: str | Sequenc
     """The masks of pruned MODEL folders, which together have all languages, at the sparsity of ``pathways``."""
     loaded: list[str] = []
     for folder in folders:
-        if not (folder / "pathways").is_dir():
-            raise PathwaysError(f"--init {folder}: neither one of {', '.join(INITS)} nor a pruned model folder")
         loaded += pathways.masks_from(folder / "pathways")
     if missing := [language for language in pathways.languages if language not in loaded]:
         raise PathwaysError(f"--init {init}: has no pathway for {', '.join(missing)}")
