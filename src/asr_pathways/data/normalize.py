@@ -66,6 +66,7 @@ _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe0
 _JOINERS = "\u200c\u200d"
 _SILENT = "'" + _JOINERS
 _NO_JOINERS = dict.fromkeys(map(ord, _JOINERS))
+_SPANISH = str.maketrans("áéíóúü", "aeiouu")
 _LETTER_BEFORE = frozenset({"haw", "sm", "to", "ty"})
 """Languages in which an apostrophe may begin a word: it is a consonant."""
 
@@ -136,10 +137,10 @@ def fold_accents(text: str) -> str:
 def scoring_text(text: str, language: str) -> str:
     """What is compared when free text (cased, punctuated) is scored: :func:`normalize`, and in Spanish no accents.
 
-    The Spanish references of the prompts lack accents here and there; both sides lose them.
+    The Spanish references of the prompts lack accents here and there; both sides lose them. ñ is a letter and stays.
     """
     plain = normalize(text, language)
-    return fold_accents(plain) if check_language(language) == "es" else plain
+    return plain.translate(_SPANISH) if check_language(language) == "es" else plain
 
 
 def letters_apart(text: str, language: str) -> str:
