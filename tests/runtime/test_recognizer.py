@@ -301,6 +301,7 @@ def test_errors_are_one_line(pruned: AsrModel, tmp_path: Path) -> None:
         lambda: Recognizer(path, "fr", beam=0): "beam: 0: at least 1 is needed",
         lambda: Recognizer(path, "fr", beam=4, phrases=["un"]): "phrases: only transducers of this package prefer some",
         lambda: Recognizer(path, languages=[]): "languages: at least one is needed",
+        lambda: Recognizer(path, languages="en"): "languages: pass a list of language codes",
         lambda: recognizer.transcribe(sound(0.5)): "language: choose one of en fr",
         lambda: recognizer.stream(): "language: choose one of en fr",
         lambda: recognizer.transcribe(np.zeros((2, 8000), np.float32), language="fr"): "samples: a float32 vector",

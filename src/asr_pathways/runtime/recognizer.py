@@ -97,6 +97,8 @@ class Recognizer:
             raise PathwaysError(f"threads: {threads}: at least 1 is needed")
         if beam < 1:
             raise PathwaysError(f"beam: {beam}: at least 1 is needed")
+        if isinstance(languages, str):  # each of its letters would be one
+            raise PathwaysError(f"languages: pass a list of language codes, such as ['en', 'fr'], not {languages!r}")
         self._endpointing = endpointing or Endpointing()
         self._streaming: StreamingTransducer | None = None
         self._cache_aware: HubStreaming | None = None
