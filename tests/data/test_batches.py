@@ -12,12 +12,12 @@ import torch
 
 from asr_pathways.data.audio import read_audio
 from asr_pathways.data.batches import Batch, DataConfig, TrainBatches, eval_batches, joined
-from asr_pathways.data.corpus import load_cuts
+from asr_pathways.data.corpus import build_corpus, load_cuts
 from asr_pathways.data.features import Fbank
 from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
-from tests.data.conftest import WORDS, make_corpus
+from tests.data.conftest import WORDS, make_corpus, tone
 
 CONFIG = DataConfig(max_seconds=4.0)
 
@@ -49,6 +49,18 @@ def test_resume_gives_the_same_batches_bit_for_bit(corpus: Path, tokenizer: Toke
         resumed = TrainBatches(cuts, tokenizer, CONFIG.model_copy(update=changes))
         resumed.load_state_dict(state)
         assert all(same(*pair) for pair in zip(islice(resumed, 12), expected, strict=True))
+
+
+def test_targets_are_as_written_where_the_tokenizer_writes_so(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    written = {"0": "two one", "1": "One, two", "2": None}
+    with build_corpus(tmp_path / "data", [{"name": "sines"}]) as corpus:
+        for name, text in written.items():
+            corpus.add("dev", name, "en", "one two", tone(0.3), written=text)
+    for asked, expected in ((True, "two one"), (False, "one two")):
+        (batch,) = eval_batches(load_cuts(tmp_path / "data", "dev"), tokenizer, written=asked)
+        assert batch.texts == ["one two"] * 3  # which are scored
+        targets = [row[:size].tolist() for row, size in zip(batch.targets, batch.target_lengths, strict=True)]
+        assert targets == [tokenizer.encode(text, "en") for text in (expected, "one two", "one two")]
 
 
 def test_train_batches_are_homogeneous_padded_and_augmented(corpus: Path, tokenizer: Tokenizer) -> None:

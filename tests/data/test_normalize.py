@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asr_pathways.data.languages import check_language
-from asr_pathways.data.normalize import fold_accents, letters_apart, normalize, scoring_text
+from asr_pathways.data.normalize import fold_accents, letters_apart, normalize, scoring_text, written_text
 from asr_pathways.data.numerals import SIGNS, SPELLED
 
 WHISPER = (
@@ -175,6 +175,29 @@ def test_no_two_numbers_are_said_alike(language: str) -> None:
 def test_elsewhere_digits_stay(number: int, language: str) -> None:
     assert normalize(f"x {number} y", language) == f"x {number} y"
     assert normalize(f"x {number:,} y", "zh") == normalize(f"x {number:,} y".replace(",", "."), "tr") == f"x {number} y"
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("fr", " Bonjour,\tça va\N{NO-BREAK SPACE}? [rires] 12 €.", "Bonjour, ça va ? 12 €."),
+        ("en", "It’s (music) <hum> 5.", "It's 5."),
+        ("de", "Das Haus", "Das Haus"),
+        ("zh", "你好。", "你好。"),
+        ("ro", "Mulţumesc", "Mulțumesc"),
+        ("en", "it's five", None),
+        ("en", "IT'S 5.", None),
+    ],
+)
+def test_written_text_has_case_punctuation_and_digits(language: str, text: str, expected: str | None) -> None:
+    assert written_text(text, language) == expected
+
+
+@settings(deadline=None)
+@given(st.text(max_size=60), st.sampled_from([language for language in LANGUAGES if language != "he"]))
+def test_the_words_of_written_text_are_those_of_the_text(text: str, language: str) -> None:
+    written = written_text(text, language)
+    assert written is None or normalize(written, language) == normalize(text, language)
 
 
 def test_fold_accents() -> None:

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import Batch, eval_batches
-from asr_pathways.data.corpus import load_cuts
+from asr_pathways.data.corpus import build_corpus, cut_row, load_cuts, sources_of
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.pruning import PathwayConfig, Pathways
 from asr_pathways.training.inputs import Inputs, choose_masks, feature_statistics, tokenizer_texts
 from asr_pathways.training.run import Run, launch
 from tests.conftest import make_model, tiny_config
+from tests.models.hub.tiny import whisper
 from tests.training.helpers import dev_batches, loop_config, one, rms_of_inputs
 
 
@@ -49,6 +51,26 @@ def test_dev_utterances_are_the_first_of_each_language(speech: Path, tokenizer: 
     batches = dev_batches(speech, make_model(tokenizer), 1)
     assert [batch.ids for batch in batches] == [["en-dev-0"], ["fr-dev-0"]]
     assert [batch.ids for batch in dev_batches(speech, make_model(tokenizer, ("fr",)), 1)] == [["fr-dev-0"]]
+
+
+def test_models_of_free_text_learn_case_and_punctuation(tmp_path: Path, speech: Path, tokenizer: Tokenizer) -> None:
+    """Where the manifest has them: others, and utterances whose written text is not known, have normalised texts."""
+    written = {"en-train-0": "Two, 2."}
+    with build_corpus(tmp_path / "data", sources_of(speech)) as corpus:
+        for split in ("train", "dev"):
+            for cut in load_cuts(speech, split, ["en"]):
+                spoken, audio = cut.supervisions[0], cut.recording.sources[0].source
+                row = cut_row(cut.id, audio, cut.num_samples, "en", spoken.text, None, written=written.get(cut.id))
+                corpus.add_row(split, row)
+    texts = {cut.id: cut.supervisions[0].text for cut in load_cuts(tmp_path / "data", "train")}
+    for asr, expected in (
+        (load_model(whisper(tmp_path / "whisper")), texts | written),
+        (make_model(tokenizer, ("en",)), texts),
+    ):
+        config = loop_config(2)
+        run = Run(tmp_path / "run", config, launch(config))
+        targets = Inputs(run, tmp_path / "data", ["en"]).of(asr).batches.targets()["en"]
+        assert targets == {name: tuple(asr.tokenizer.encode(text, "en")) for name, text in expected.items()}
 
 
 @pytest.mark.parametrize("front_end", ["stack", "conv"])

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, resample
 from asr_pathways.data.augment import SpecAugment, SpecAugmentConfig
-from asr_pathways.data.corpus import SLACK
+from asr_pathways.data.corpus import SLACK, WRITTEN
 from asr_pathways.data.features import Fbank, FeatureConfig, Frontend
 from asr_pathways.data.left_out import LeftOut, Unfit
 from asr_pathways.data.sampling import Draw, LanguageSampler, SamplingConfig
@@ -167,6 +167,7 @@ class TrainBatches:
         left_out: collects the utterances that cannot be used; None: a new collection.
         length_error: the model's; utterances for which it returns a reason are left out: by what cuts state, before
             anything is drawn, and languages with nothing else likewise.
+        written: whether targets have case, punctuation and digits, where cuts have them and the tokenizer does.
 
     Raises:
         PathwaysError: if nothing can be used, or, here or while iterating, too many utterances are broken, or all of a
@@ -184,13 +185,14 @@ class TrainBatches:
         accumulate: int = 1,
         left_out: LeftOut | None = None,
         length_error: LengthCheck | None = None,
+        written: bool = False,
     ) -> None:
         frontend = frontend or Fbank(config.features)
         self.config = config
         self.left_out = LeftOut(config.max_left_out) if left_out is None else left_out
         self._frame_rate = frontend.frame_rate
         self._length_error = length_error
-        self._utterances = _by_language(cuts, tokenizer)
+        self._utterances = _by_language(cuts, tokenizer, written)
         self._leave_out()
         self._ranks = (rank, world_size, accumulate)
         self._cache = FeatureCache(frontend, int(config.cache_gigabytes * 1e9))
@@ -349,6 +351,7 @@ def eval_batches(
     frontend: Frontend | None = None,
     left_out: LeftOut | None = None,
     length_error: LengthCheck | None = None,
+    written: bool = False,
 ) -> Iterator[Batch]:
     """Every cut once, language by language, from short to long, without augmentation.
 
@@ -359,12 +362,13 @@ def eval_batches(
         frontend: the model's; None: filter banks.
         left_out: collects utterances whose audio is broken or does not fit the model; None: they are an error.
         length_error: the model's.
+        written: see `TrainBatches`.
 
     Raises:
         PathwaysError: if an utterance's audio is broken, or that of all of a language.
     """
     frontend = frontend or Fbank()
-    for language, utterances in sorted(_by_language(cuts, tokenizer).items()):
+    for language, utterances in sorted(_by_language(cuts, tokenizer, written).items()):
         pending: list[tuple[_Utterance, Tensor]] = []
         used = False
         for utterance in sorted(utterances, key=lambda item: (item.duration, item.identifier)):
@@ -396,19 +400,22 @@ def read_cut(cut: Any) -> Samples:
     return _utterance(cut, None).samples()
 
 
-def _by_language(cuts: Iterable[Any], tokenizer: TextCodec | None) -> dict[str, list[_Utterance]]:
+def _by_language(cuts: Iterable[Any], tokenizer: TextCodec | None, written: bool) -> dict[str, list[_Utterance]]:
     utterances: dict[str, list[_Utterance]] = defaultdict(list)
     for cut in cuts:
-        utterances[cut.supervisions[0].language].append(_utterance(cut, tokenizer))
+        utterances[cut.supervisions[0].language].append(_utterance(cut, tokenizer, written))
     return dict(utterances)
 
 
-def _utterance(cut: Any, tokenizer: TextCodec | None) -> _Utterance:
+def _utterance(cut: Any, tokenizer: TextCodec | None, written: bool = False) -> _Utterance:
     supervision = cut.supervisions[0]
     source, channel = source_of(cut)
     if source.type != "file":
         raise PathwaysError(f"utterance {cut.id}: its audio is of type {source.type!r}: it must be a file")
-    targets = tuple(tokenizer.encode(supervision.text, supervision.language)) if tokenizer else ()
+    target = supervision.text
+    if tokenizer and written and isinstance(text := (supervision.custom or {}).get(WRITTEN), str):
+        target = target if tokenizer.unknown([text], supervision.language) else text
+    targets = tuple(tokenizer.encode(target, supervision.language)) if tokenizer else ()
     return _Utterance(cut.id, Path(source.source), cut.start, cut.duration, supervision.text, targets, channel)
 
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from lhotse import CutSet
 
 SPLITS = ("train", "dev", "test")
+WRITTEN = "written"
+"""In the ``custom`` field of a supervision: its text with case, punctuation and digits, where it is known."""
 ABOUT = "corpus.json"
 """In a data folder: its sources."""
 MAX_CHARACTERS_PER_SECOND = 30.0
@@ -71,11 +73,12 @@ class CorpusBuilder:
         text: str,
         samples: NDArray[np.int16] | Samples,
         speaker: str | None = None,
+        written: str | None = None,
     ) -> None:
-        """Writes one utterance: samples (N,) at 16 kHz, its normalised text and language."""
+        """Writes one utterance: samples (N,) at 16 kHz, its normalised text and language; see `cut_row`."""
         audio = f"audio/{language}/{_file_name(identifier)}.flac"
         write_flac(self.folder / audio, samples)
-        self.add_row(split, cut_row(identifier, audio, len(samples), language, text, speaker))
+        self.add_row(split, cut_row(identifier, audio, len(samples), language, text, speaker, written=written))
 
     def add_row(self, split: str, row: dict[str, Any]) -> None:
         """Adds one manifest row whose audio is already in the folder, or outside under an absolute path."""
@@ -123,6 +126,7 @@ def cut_row(
     speaker: str | None,
     rate: int = SAMPLE_RATE,
     *,
+    written: str | None = None,
     part: tuple[float, float] | None = None,
     channel: int | None = None,
     channels: int = 1,
@@ -135,6 +139,7 @@ def cut_row(
         samples: how many it has, at ``rate`` Hz.
         language, text, speaker: of the supervision.
         rate: of the file.
+        written: the text with case and punctuation (`normalize.written_text`); None: it is not known.
         part: start and duration in seconds of what is spoken in it; None: all.
         channel: of ``channels``, that is read; None: all that the file has, averaged.
     """
@@ -145,6 +150,8 @@ def cut_row(
     ids = [0] if channel is None else list(range(channels))
     if speaker is not None:
         supervision["speaker"] = speaker
+    if written is not None:
+        supervision["custom"] = {WRITTEN: written}
     return {
         "id": identifier,
         **place,

@@ -96,14 +96,7 @@ def normalize(text: str, language: str) -> str:
     if language == "he":
         text = re.sub(r"(?<=\w)[״\"”](?=\w)", "", text)  # an acronym's sign, within its word
     joiners = _JOINERS if language in _JOINED.split() else ""
-    for written, letter in _SAME.get(language, {}).items():
-        text = text.replace(written, letter)
-    text = _INVISIBLE.sub("", text)
-    text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text if c in joiners or _visible(c))
-    while (shorter := _BRACKETS.sub(" ", text)) != text:
-        text = shorter
-    text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text).translate(_APOSTROPHES)
-    text = spell(unicodedata.normalize("NFC", text).replace(_TATWEEL, ""), language)
+    text = spell(_spoken(text, language, joiners), language)
     if language in ("az", "tr"):
         text = text.replace("I", "ı").replace("İ", "i")
     text = unicodedata.normalize("NFC", text.lower())
@@ -118,6 +111,32 @@ def normalize(text: str, language: str) -> str:
     edge_words = _EDGE_WORDS.get(language, frozenset())
     words = (word if word in edge_words else _trimmed(word, language) for word in text.split())
     return " ".join(re.sub("''+", "'", word) for word in words if _sounds(word))
+
+
+def written_text(text: str, language: str) -> str | None:
+    """``text`` with its case, punctuation and digits, by rules 1 and 2 of this module, as models of free text write.
+
+    Returns:
+        None if it is no more than `normalize` leaves, or has capitals alone, which say nothing of case.
+
+    Raises:
+        PathwaysError: if ``language`` is no code of a language.
+    """
+    language = check_language(language)
+    written = " ".join(_spoken(text, language, _JOINERS if language in _JOINED.split() else "").split())
+    return None if written.isupper() or written == normalize(text, language) else written
+
+
+def _spoken(text: str, language: str, joiners: str) -> str:
+    """What is spoken of a text, and one code point a letter: rules 1 and 2."""
+    for written, letter in _SAME.get(language, {}).items():
+        text = text.replace(written, letter)
+    text = _INVISIBLE.sub("", text)
+    text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text if c in joiners or _visible(c))
+    while (shorter := _BRACKETS.sub(" ", text)) != text:
+        text = shorter
+    text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text).translate(_APOSTROPHES)
+    return unicodedata.normalize("NFC", text).replace(_TATWEEL, "")
 
 
 def _trimmed(word: str, language: str) -> str:

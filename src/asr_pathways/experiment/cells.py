@@ -122,7 +122,7 @@ def _test(
         short = [cut for cut in cuts if cut.duration <= model.window]  # longer ones have no loss
         left_out = LeftOut(len(short))  # those whose texts do not fit have no loss either
         options: dict[str, Any] = {"frontend": model.frontend, "length_error": model.length_error}
-        batches = eval_batches(short, asr.tokenizer, left_out=left_out, **options)
+        batches = eval_batches(short, asr.tokenizer, left_out=left_out, written=model.free_text, **options)
         tested[language] = UtteranceCounts.of(utterances, _loss(asr, batches, language))
         samples[language] = asdict(min(utterances, key=lambda u: (abs(len(u.reference.split()) - 10), u.id)))
     return tested, samples

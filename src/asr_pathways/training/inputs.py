@@ -194,7 +194,7 @@ class Inputs:
         """Arguments of all batches."""
         model = asr.model
         options = {"tokenizer": asr.tokenizer, "frontend": model.frontend, "length_error": model.length_error}
-        return {**options, "left_out": self.left_out}
+        return {**options, "left_out": self.left_out, "written": model.free_text}
 
 
 def _checksum(asr: AsrModel) -> int:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_pathways.data.corpora.manifest import BadRow, prepare_manifest
-from asr_pathways.data.corpus import SPLITS, languages_of, load_cuts
+from asr_pathways.data.corpus import SPLITS, WRITTEN, languages_of, load_cuts, merge
 from asr_pathways.errors import PathwaysError
 from tests.data.conftest import tone
 
@@ -58,6 +58,21 @@ def test_json_lines(folder: Path, tmp_path: Path) -> None:
     supervision = cut.supervisions[0]
     assert (supervision.language, supervision.text, supervision.speaker) == ("fr", "deux mots", "anna")
     assert cuts["000002-0"][1].supervisions[0].text == "number zero"
+
+
+def test_text_is_kept_as_it_is_written(folder: Path, tmp_path: Path) -> None:
+    texts = ["Number 12!", "NUMBER 12!", "number twelve"]
+    rows = [row(i, text=text) for i, text in enumerate(texts)]
+    prepare_manifest(tmp_path / "out", write(folder / "m.jsonl", list(rows)))
+    merge([tmp_path / "out"], tmp_path / "merged")
+    for place in ("out", "merged"):
+        cuts = [cut for _, cut in all_cuts(tmp_path / place).values()]
+        assert {cut.supervisions[0].text for cut in cuts} == {"number twelve"}
+        assert {cut.id: cut.supervisions[0].custom for cut in cuts} == {
+            "000001-0": {WRITTEN: "Number 12!"},
+            "000002-1": None,
+            "000003-2": None,
+        }
 
 
 def test_a_language_has_one_code(folder: Path, tmp_path: Path) -> None:

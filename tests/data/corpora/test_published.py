@@ -14,7 +14,7 @@ from asr_pathways.data.corpora.commonvoice import COMMON_VOICE
 from asr_pathways.data.corpora.fleurs import FLEURS
 from asr_pathways.data.corpora.mls import MLS
 from asr_pathways.data.corpora.published import Published, prepare_published, with_languages_of
-from asr_pathways.data.corpus import SPLITS, load_cuts, merge, resplit, sources_of, summarize
+from asr_pathways.data.corpus import SPLITS, WRITTEN, load_cuts, merge, resplit, sources_of, summarize
 from asr_pathways.data.mpeg import count_frames
 from asr_pathways.errors import PathwaysError
 from tests import warm
@@ -262,6 +262,8 @@ def test_sentences_with_tabs_and_newlines_are_whole(tmp_path: Path) -> None:
     prepare_commonvoice(tmp_path / "plain", source)
     plain = texts_of(tmp_path / "plain")
     assert plain["10000000"] == "un deux" and plain["10000001"] == "trois"
+    first = next(cut for cut in load_cuts(tmp_path / "plain", "dev") if cut.id.endswith("10000000"))
+    assert first.supervisions[0].custom == {WRITTEN: '"Un deux" !'}
     for name in ("dev", "test"):
         table = source / f"fr/{name}.tsv"
         text = table.read_text(encoding="utf-8").replace("Un deux", "Un\t\tdeux\n\ntrois\u2028quatre\x0bcinq\tsix", 1)

@@ -26,7 +26,7 @@ import numpy as np
 from asr_pathways.data.audio import SAMPLE_RATE, read_audio
 from asr_pathways.data.corpus import MAX_CHARACTERS_PER_SECOND, SPLITS, CorpusBuilder, build_corpus, parse_line
 from asr_pathways.data.languages import check_language, check_script
-from asr_pathways.data.normalize import normalize
+from asr_pathways.data.normalize import normalize, written_text
 from asr_pathways.data.progress import track
 from asr_pathways.data.splits import split_of
 from asr_pathways.errors import PathwaysError
@@ -145,7 +145,7 @@ def _add(corpus: CorpusBuilder, raw: Any, line: int, folder: Path) -> None:
     identifier = f"{line:06d}-{path.stem}"
     if speaker is not None:
         speaker = str(speaker).encode("utf-8", "replace").decode()  # JSON can hold half characters
-    corpus.add(split, identifier, language, text, samples, speaker)
+    corpus.add(split, identifier, language, text, samples, speaker, written_text(raw["text"], language))
 
 
 def _channel(raw: Mapping[str, Any]) -> int | None:

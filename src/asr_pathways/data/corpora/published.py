@@ -16,6 +16,7 @@ from asr_pathways.data.audio import Truncated, audio_length
 from asr_pathways.data.corpora.manifest import MAX_SECONDS
 from asr_pathways.data.corpus import SPLITS, About, build_corpus, cut_row, why_unfit
 from asr_pathways.data.languages import find_language, is_language, plain_language
+from asr_pathways.data.normalize import written_text
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
 
@@ -94,7 +95,8 @@ def prepare_published(
                     reasons[reason] += 1
                     continue
                 identifier, audio = f"{language}-{spoken.identifier}", str(spoken.audio.absolute())
-                row = cut_row(identifier, audio, samples, language, text, spoken.speaker, rate)
+                written = written_text(spoken.text, language) if corpus.text else None
+                row = cut_row(identifier, audio, samples, language, text, spoken.speaker, rate, written=written)
                 builder.add_row(spoken.split, row)
             if not trained:
                 raise PathwaysError(f"{source / folder}: no utterance of its train split has text and audio")
