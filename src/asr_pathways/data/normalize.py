@@ -117,7 +117,7 @@ def written_text(text: str, language: str) -> str | None:
     """``text`` with its case, punctuation and digits, by rules 1 and 2 of this module, as models of free text write.
 
     Returns:
-        None if it is no more than `normalize` leaves, or has capitals alone, which say nothing of case.
+        None if it is nothing, no more than `normalize` leaves, or has capitals alone, which say nothing of case.
 
     Raises:
         PathwaysError: if ``language`` is no code of a language.

@@ -157,6 +157,10 @@ def test_merged_and_resplit_audio_stays_where_it_is(fleurs: Path, mls: Path, cor
     assert sum(path.is_relative_to(fleurs) for path in sources) == 16
     assert sum(path.is_relative_to(mls) for path in sources) == 16
     assert sum(path.is_relative_to(tmp_path / "turned") for path in sources) == 18
+    written = [
+        (cut.supervisions[0].custom or {}).get(WRITTEN) for cut in load_cuts(tmp_path / "turned", "test", ["fr"])
+    ]
+    assert sum(text is not None and text.endswith(".") for text in written) == 16  # of FLEURS
     assert all(path.is_file() for path in sources)
 
 

@@ -24,7 +24,7 @@ def _read(source: Path, folder: str, jobs: int) -> Iterator[Spoken]:
         with reading(source / folder, COMMON_VOICE.name):
             paths = [_clip(source / folder / "clips", row["path"]) for row in rows]
             for row, path, length in zip(rows, paths, lengths_of(paths, f"{folder} {split}", jobs), strict=True):
-                yield Spoken(split, path.stem, path, length, row["sentence"], row.get("client_id"))
+                yield Spoken(split, path.stem, path, length, row["sentence"], row.get("client_id"), row["sentence"])
 
 
 def _clip(clips: Path, name: str) -> Path:

@@ -1,8 +1,8 @@
 """FLEURS: sentences of Wikipedia read aloud, about ten hours a language, WAV at 16 kHz.
 
 The text is the corpus's normalised field, ``transcription`` (lower case, no punctuation; digits stay digits), as
-published results score it. A language's folder is named by code and region (``de_de``, ``cmn_hans_cn``): every folder
-of the download that is named so is supported.
+published results score it; models that write cases and punctuation learn ``raw_transcription``. A language's folder is
+named by code and region (``de_de``, ``cmn_hans_cn``): every folder of the download that is named so is supported.
 
 Lhotse's recipe (1.33) ends at the first empty file and takes one that was cut short for whole, so tables are read here.
 """
@@ -35,7 +35,7 @@ def _read(source: Path, folder: str, jobs: int) -> Iterator[Spoken]:
             for row, path, length in zip(rows, paths, lengths_of(paths, f"{folder} {split}", jobs), strict=True):
                 readings[row[0]] += 1
                 # The corpus names no speakers.
-                yield Spoken(split, f"{row[0]}_{readings[row[0]]}_{path.stem}", path, length, row[3], None)
+                yield Spoken(split, f"{row[0]}_{readings[row[0]]}_{path.stem}", path, length, row[3], None, row[2])
 
 
 _FOLDERS = "cs_cz de_de en_us es_419 fr_fr it_it nl_nl pl_pl pt_br ru_ru"  # some of about a hundred

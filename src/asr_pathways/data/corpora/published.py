@@ -23,7 +23,10 @@ from asr_pathways.errors import PathwaysError
 
 @dataclass(frozen=True)
 class Spoken:
-    """One utterance: a whole audio file and its text, as the corpus writes it; ``length`` is what `length_of` says."""
+    """One utterance: a whole audio file and its text, as the corpus writes it; ``length`` is what `length_of` says.
+
+    ``written`` is the text with case and punctuation, where the corpus has it.
+    """
 
     split: str
     identifier: str
@@ -31,6 +34,7 @@ class Spoken:
     length: tuple[int, int] | str
     text: str
     speaker: str | None
+    written: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def prepare_published(
                     reasons[reason] += 1
                     continue
                 identifier, audio = f"{language}-{spoken.identifier}", str(spoken.audio.absolute())
-                written = written_text(spoken.text, language) if corpus.text else None
+                written = written_text(spoken.written, language)
                 row = cut_row(identifier, audio, samples, language, text, spoken.speaker, rate, written=written)
                 builder.add_row(spoken.split, row)
             if not trained:
