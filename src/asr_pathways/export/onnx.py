@@ -6,8 +6,7 @@ and outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,7 +96,7 @@ def export_onnx(
         raise PathwaysError("the languages of the model are not written down: name them, such as --languages fr")
     exports = [chosen] if asr.pathways is None else [(language,) for language in chosen]
     done = []
-    with _evaluating(asr.model), atomic_folder(out) as temporary:
+    with atomic_folder(out) as temporary:
         for names in exports:
             place = "." if len(exports) == 1 else names[0]
             folder = temporary / place
@@ -194,7 +193,6 @@ def open_graphs(folder: Path, threads: int | None = None, suffix: str = ".onnx")
     return encoder, decoder, joiner
 
 
-@torch.no_grad()
 def largest_difference(asr: AsrModel, modules: OnnxModules, folder: Path) -> float:
     """The largest difference of a score, over frames and symbols of random features of three streams side by side.
 
@@ -211,7 +209,7 @@ def largest_difference(asr: AsrModel, modules: OnnxModules, folder: Path) -> flo
     symbols = torch.randint(blank, (batch, 6), generator=draw)
     symbols[:, 0] = blank
     order = torch.tensor(modules.order, device=model.feature_mean.device)
-    with asr.use(language):
+    with asr.inference(language):
         normalized = model.normalize(features.to(order.device))
         encodings = model.encoder.stream(normalized, model.encoder.initial_state(batch, normalized), final=True)
         predictions, _ = model.predictor(order[symbols])
@@ -270,14 +268,3 @@ def _write(
     program.model.ir_version = _IR_VERSION
     program.model.metadata_props.update(about)
     program.save(str(path), external_data=False)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model is in evaluation mode while the context lasts."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
