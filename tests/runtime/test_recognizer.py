@@ -303,8 +303,8 @@ def test_errors_are_one_line(pruned: AsrModel, tmp_path: Path) -> None:
         lambda: Recognizer(path, languages=[]): "languages: at least one is needed",
         lambda: recognizer.transcribe(sound(0.5)): "language: choose one of en fr",
         lambda: recognizer.stream(): "language: choose one of en fr",
-        lambda: recognizer.transcribe(np.zeros((2, 8000), np.float32), language="fr"): "samples: a float32 vector",
-        lambda: recognizer.transcribe(np.full(8000, np.nan, np.float32), language="fr"): "samples: some are not finite",
+        lambda: recognizer.transcribe(np.zeros((2, 8000), np.float32), language="fr"): "must be a float32 vector",
+        lambda: recognizer.transcribe(np.full(8000, np.nan, np.float32), language="fr"): "values that are not finite",
         lambda: recognizer.transcribe(np.zeros(100, np.float32), language="fr"): "only 6 ms of audio",
     }.items():
         with pytest.raises(PathwaysError) as raised:
