@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, write_flac
 from asr_pathways.data.left_out import LeftOut
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import PathwaysError, reason_of
 from asr_pathways.files import atomic_folder, parse_json, read_json, write_json
 
 if TYPE_CHECKING:
@@ -411,8 +411,8 @@ def _read_rows(data: Path, split: str, left_out: LeftOut | None = None) -> Itera
                     raise error
                 left_out.add(where, error)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise PathwaysError(f"{path}: broken after line {max(number - 1, 0)}: {detail}: prepare it again") from None
+        broken = f"broken after line {max(number - 1, 0)}: {reason_of(error)}"
+        raise PathwaysError(f"{path}: {broken}: prepare it again") from None
 
 
 def parse_line(line: str) -> Any:
