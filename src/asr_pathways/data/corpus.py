@@ -95,6 +95,11 @@ class CorpusBuilder:
         write_json(self.folder / ABOUT, {"sources": list(sources)})
 
 
+def is_data_folder(path: Path) -> bool:
+    """Whether there is a data folder: one is written whole or not at all."""
+    return (path / ABOUT).is_file()
+
+
 @contextmanager
 def build_corpus(out: Path, sources: Sequence[About]) -> Iterator[CorpusBuilder]:
     """Yields a builder for the data folder ``out``, which appears when the block ends without an error.
@@ -106,7 +111,7 @@ def build_corpus(out: Path, sources: Sequence[About]) -> Iterator[CorpusBuilder]
     Raises:
         PathwaysError: if ``out`` is anything else than a data folder: that is not ours to replace.
     """
-    if out.exists() and not (out.is_dir() and ((out / ABOUT).exists() or not any(out.iterdir()))):
+    if out.exists() and not (out.is_dir() and (is_data_folder(out) or not any(out.iterdir()))):
         raise PathwaysError(f"{out}: exists and is not a data folder: choose another place")
     with atomic_folder(out) as folder:
         builder = CorpusBuilder(folder)

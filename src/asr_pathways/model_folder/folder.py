@@ -16,8 +16,7 @@ from asr_pathways.config import parse_config
 from asr_pathways.data.tokenizer import Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import read_json, write_json
-from asr_pathways.model_folder.card import HubCard, ModelCard
-from asr_pathways.model_folder.language_id import FILE as IDENTIFIER
+from asr_pathways.model_folder.card import IDENTIFIER, HubCard, ModelCard
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.models.weights import bounded, require_finite, stored_shapes
