@@ -61,7 +61,7 @@ def test_text_is_that_of_the_training_side(pruned: AsrModel, tmp_path: Path, for
     else:
         save_model(path, pruned)
     recognizer = Recognizer(path, precision="float32")
-    assert recognizer.languages == ("en", "fr") and recognizer.tells_languages and not recognizer.streams
+    assert recognizer.languages == ("en", "fr") and recognizer.identifies_languages and not recognizer.streams
     texts = set()
     for language in recognizer.languages:
         for seed, seconds in enumerate((0.3, 0.51, 1.2)):

@@ -518,9 +518,9 @@ def demo(
     """The main job: prunes a real model to 70% on real speech by Dynamic ASR Pathways, and writes report.html."""
     announce(f"{out}: reading {model}")
     from asr_pathways.experiment.demo import run_demo
-    from asr_pathways.model_folder.folder import is_own
+    from asr_pathways.model_folder.folder import is_of_this_package
 
-    if not is_own(model):
+    if not is_of_this_package(model):
         from asr_pathways.experiment.hub_demo import run_hub_demo
 
         if fast:

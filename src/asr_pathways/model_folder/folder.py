@@ -77,7 +77,7 @@ def _elsewhere(folder: Path) -> str:
     return f": models in it: {', '.join(map(str, inside))}" if 0 < len(inside) <= _LISTED else ""
 
 
-def is_own(model: Path) -> bool:
+def is_of_this_package(model: Path) -> bool:
     """Whether a MODEL is a folder of ours, and not one of Hugging Face, a name on the hub, or a bundle."""
     card = model / CARD
     return card.is_file() and isinstance(raw := read_json(card), dict) and "format" in raw

@@ -144,7 +144,7 @@ class Recognizer:
         return self._streaming is not None
 
     @property
-    def tells_languages(self) -> bool:
+    def identifies_languages(self) -> bool:
         """Whether the language may be ``auto``."""
         try:
             self._engine.check_identification()

@@ -81,7 +81,7 @@ class Identification:
         """None if none was fitted, and the model tells languages apart by itself."""
         model = self._model
         fitted = model.has(IDENTIFIER) if isinstance(model, Bundle) else model is not None and has_identifier(model)
-        by_itself = self._given is not None and self._given.model.tells_languages
+        by_itself = self._given is not None and self._given.model.identifies_languages
         return None if by_itself and not fitted else load_identifier(self._read)
 
     def check(self) -> None:
