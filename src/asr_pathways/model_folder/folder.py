@@ -29,7 +29,7 @@ _LISTED = 8
 """Models that are named, at most, where a folder that holds them is taken for one."""
 
 
-def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrModel:
+def load_folder(model: Path | str, device: torch.device | str) -> AsrModel:
     """Reads a folder of ours, a Hugging Face folder, or a model of the hub by its name.
 
     Raises:
