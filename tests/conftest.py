@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,20 @@ def tokenizer() -> Tokenizer:
     """24 word pieces that spell the words of both languages."""
     words = [word for language in LANGUAGES for word in WORDS[language]]
     return Tokenizer.train([f"{one} {two}" for one in words for two in words], PIECES)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Calls the command line and returns its exit status."""
+    from asr_pathways.cli.main import main
+
+    def call(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["asr-pathways", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0)
+
+    return call
 
 
 def tiny_config(**options: object) -> TransducerConfig:
