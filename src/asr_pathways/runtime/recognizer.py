@@ -361,7 +361,5 @@ def recording(audio: str | Path | Samples, sample_rate: int = SAMPLE_RATE, chann
 
 def _moved(segment: Segment, seconds: float) -> Segment:
     """A segment whose times are from the start of the recording."""
-    words = tuple(
-        replace(word, start=round(word.start + seconds, 2), end=round(word.end + seconds, 2)) for word in segment.words
-    )
+    words = tuple(word.later(seconds) for word in segment.words)
     return replace(segment, start=segment.start + seconds, end=segment.end + seconds, words=words)
