@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.errors import PathwaysError
-from asr_pathways.export.graphs import graph
+from asr_pathways.export.graphs import graph, session
 from asr_pathways.export.onnx_modules import OnnxModules, build_modules
 from asr_pathways.files import atomic_folder, write_json
 from asr_pathways.model_folder.model import AsrModel
@@ -181,15 +181,8 @@ def write_tokens(path: Path, symbols: Sequence[str]) -> None:
 
 def open_graphs(folder: Path, threads: int | None = None, suffix: str = ".onnx") -> tuple[Any, Any, Any]:
     """Sessions of onnxruntime: encoder, decoder, joiner; ``threads`` None: as many as torch has."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    names = [str((folder / name).with_suffix(suffix)) for name in FILES]
-    encoder, decoder, joiner = (
-        onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"]) for name in names
-    )
+    count = threads or torch.get_num_threads()
+    encoder, decoder, joiner = (session((folder / name).with_suffix(suffix), count) for name in FILES)
     return encoder, decoder, joiner
 
 
