@@ -10,7 +10,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import typer
@@ -74,11 +74,5 @@ def run(layers: int = 25, sparsity: float = 0.7, runs: int = 5) -> None:
     typer.echo(json.dumps(measure(layers, sparsity, runs), indent=2))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    app = typer.Typer(add_completion=False)
-    app.command()(run)
-    app(args=None if argv is None else list(argv), standalone_mode=argv is None)
-
-
 if __name__ == "__main__":
-    main()
+    typer.run(run)

@@ -67,11 +67,11 @@ def _run(
     source, results, spent = ModelSource(asr), [], 0.0
     options = {language: {} if bonus is None else {"phrases": rare[language], "bonus": bonus} for language in rare}
     recognizers = {
-        language: StreamingTransducer(source, language, precision="float32", beam=beam, **options[language])  # type: ignore[arg-type]
+        language: StreamingTransducer(source, precision="float32", beam=beam, **options[language])  # type: ignore[arg-type]
         for language in rare
     }
     for identifier, language, text, samples in cuts:
-        stream = recognizers[language].stream()
+        stream = recognizers[language].stream(language)
         started = time.process_time()
         for at in range(0, len(samples), CHUNK):
             stream.accept(samples[at : at + CHUNK])

@@ -76,7 +76,7 @@ def measure(name: str, asr: AsrModel, runs: int = 3) -> dict[str, object]:
             "all_masks_seconds": lambda: _all_masks(path),
             "one_language_weights_seconds": lambda: Bundle.open(path).weights(asr.languages[0]),
             "model_seconds": lambda: Bundle.open(path).model(),
-            "first_language_streams_seconds": lambda: StreamingTransducer(path, asr.languages[0]),
+            "first_language_streams_seconds": lambda: StreamingTransducer(path).load(asr.languages[0]),
         }
         timed = {what: _median(call, runs) for what, call in seconds.items()}
     return {

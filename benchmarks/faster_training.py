@@ -14,7 +14,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -135,11 +135,5 @@ def run(
         write_json(json_out, {**before, f"{model.name} at {100 * sparsity:.0f}%": result})
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    app = typer.Typer(add_completion=False)
-    app.command()(run)
-    app(args=None if argv is None else list(argv), standalone_mode=argv is None)
-
-
 if __name__ == "__main__":
-    main()
+    typer.run(run)

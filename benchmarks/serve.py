@@ -39,6 +39,7 @@ from asr_pathways.evaluation.wer import Utterance, score
 from asr_pathways.files import write_json
 from asr_pathways.model_folder.decode import pair
 from asr_pathways.runtime import local_agreement
+from asr_pathways.runtime.layers import processor
 from asr_pathways.runtime.recognizer import Recognizer
 
 PIECE = 0.1
@@ -413,8 +414,7 @@ def _quantiles(latencies: Sequence[float]) -> dict[str, float]:
 
 
 def _cpu() -> str:
-    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return f"{names[0] if names else 'unknown'}, {len(os.sched_getaffinity(0))} processors"
+    return f"{processor()[0]}, {len(os.sched_getaffinity(0))} processors"
 
 
 def _write(out: Path | None, name: str, result: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -105,11 +104,5 @@ def run(
     typer.echo(json.dumps(measure(size, method, batch, seconds, runs), indent=2))  # type: ignore[arg-type]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    app = typer.Typer(add_completion=False)
-    app.command()(run)
-    app(args=None if argv is None else list(argv), standalone_mode=argv is None)
-
-
 if __name__ == "__main__":
-    main()
+    typer.run(run)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,6 +20,9 @@ from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel, ModelCard
 from asr_pathways.models.emformer import EmformerConfig
 from asr_pathways.models.transducer import Transducer, TransducerConfig
+
+if TYPE_CHECKING:
+    from asr_pathways.export.onnx import Exported
 
 LANGUAGES = ("en", "fr")
 WORDS = {
@@ -87,6 +92,20 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train([f"{one} {two}" for one in words for two in words], PIECES)
 
 
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Calls the command line and returns its exit status."""
+    from asr_pathways.cli.main import main
+
+    def call(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["asr-pathways", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0)
+
+    return call
+
+
 def tiny_config(**options: object) -> TransducerConfig:
     """About 20 thousand weights; ``options`` replace fields."""
     values: dict[str, object] = {
@@ -134,6 +153,19 @@ def five(tokenizer: Tokenizer) -> AsrModel:
     from tests.pruned import pruned
 
     return pruned(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def exported_five(five: AsrModel, tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
+    """Two of their languages as ONNX graphs, French and English, in a folder each: which takes long."""
+    for name in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+    from asr_pathways.export.onnx import export_onnx
+
+    before = {name: value.clone() for name, value in five.model.state_dict().items()}
+    done = export_onnx(five, tmp_path_factory.mktemp("onnx") / "some", ["fra", "en"])
+    assert all(torch.equal(value, before[name]) for name, value in five.model.state_dict().items())
+    return done
 
 
 @pytest.fixture(scope="session")

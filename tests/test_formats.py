@@ -46,4 +46,4 @@ def test_percent() -> None:
 
 def test_language_name_falls_back_to_the_code() -> None:
     assert formats.language_name("it") == "Italian"
-    assert formats.language_name("tlh") == "tlh"
+    assert formats.language_name("xx") == "xx"

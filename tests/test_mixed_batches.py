@@ -204,24 +204,9 @@ def test_an_lstm_and_attention_under_frozen_weights_after_several_backward_passe
 
 
 def test_a_model_of_transformers() -> None:
-    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+    from tests.integrations.tiny import recogniser
 
-    torch.manual_seed(0)
-    model = Wav2Vec2ForCTC(
-        Wav2Vec2Config(
-            vocab_size=12,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=24,
-            conv_dim=(8, 8),
-            conv_stride=(5, 4),
-            conv_kernel=(10, 8),
-            num_feat_extract_layers=2,
-            num_conv_pos_embeddings=8,
-            num_conv_pos_embedding_groups=2,
-        )
-    ).eval()
+    model = recogniser(num_hidden_layers=1).eval()
     pathways = attached(model)
     x = torch.randn(3, 400)
     with pathways.use(["de", "en", "de"]) as run:

@@ -13,6 +13,11 @@ def one_line(text: str) -> str:
     return visible(_BREAK.sub(" ", text.strip()))
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error of a library says, in one line; the name of its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def visible(text: str) -> str:
     """The text with escapes for control characters, which terminals obey, but for line feeds."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import math
 
-LANGUAGES = {
-    "cs": "Czech",
-    "de": "German",
-    "en": "English",
-    "es": "Spanish",
-    "fr": "French",
-    "it": "Italian",
-    "nl": "Dutch",
-    "pl": "Polish",
-    "pt": "Portuguese",
-    "ru": "Russian",
-}
-
 
 def language_name(code: str) -> str:
-    """A language's English name, or its code where we have none."""
-    return LANGUAGES.get(code, code)
+    """A language's English name, or its code where CLDR has none."""
+    from babel import Locale
+
+    return str(Locale("en").languages.get(code, code))
 
 
 def percent(fraction: float, digits: int = 1) -> str:

@@ -84,7 +84,7 @@ def test_onnxruntime_finds_what_our_recogniser_finds(tokenizer: Tokenizer, tmp_p
     asr.pathways = Pathways.attach(asr.model, PathwayConfig(sparsity=0.5), ["en", "fr"])
     export_onnx(asr, tmp_path / "onnx", ["en"])
     accept, samples = OnnxRuntime(tmp_path / "onnx", 1).stream(), sound(2.0)
-    stream = StreamingTransducer(ModelSource(asr), "en", precision="float32").stream()
+    stream = StreamingTransducer(ModelSource(asr), precision="float32").stream("en")
     for start in range(0, len(samples), 3_000):
         found = accept(samples[start : start + 3_000])
         stream.accept(samples[start : start + 3_000])

@@ -384,7 +384,8 @@ def later(path: Path) -> None:
 def test_what_is_written_to_while_it_is_open_is_noticed(change: str, five: AsrModel, tmp_path: Path) -> None:
     path = tmp_path / "b.asrp"
     write_bundle(five, path, "float32")
-    recognizer, bundle = StreamingTransducer(path, "en", precision="float32"), Bundle.open(path)
+    recognizer, bundle = StreamingTransducer(path, precision="float32"), Bundle.open(path)
+    recognizer.load("en")
     bundle.weights("en")
     with path.open("r+b") as stream:
         if change == "cut":
@@ -403,7 +404,8 @@ def test_the_same_time_of_change_hides_nothing(change: str, five: AsrModel, tmp_
     assert five.pathways is not None
     path = tmp_path / "b.asrp"
     write_bundle(five, path, "float32")
-    recognizer, bundle = StreamingTransducer(path, "en", precision="float32"), Bundle.open(path)
+    recognizer, bundle = StreamingTransducer(path, precision="float32"), Bundle.open(path)
+    recognizer.load("en")
     bundle.verify()
     name = next(iter(bundle.layout.prunable))
     value, before = bundle.values(name), path.stat()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,24 +11,9 @@ import pytest
 
 from asr_pathways.bundle.bundle import Bundle
 from asr_pathways.bundle.load import load_model
-from asr_pathways.cli.main import main
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.model_folder.folder import save_model
 from tests.pruned import pruned
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Calls the command line and gives its exit status."""
-
-    def call(*words: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["asr-pathways", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-            raise SystemExit(0)
-        return int(stop.value.code or 0)
-
-    return call
 
 
 @pytest.fixture(scope="module")

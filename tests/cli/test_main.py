@@ -33,20 +33,6 @@ PRUNE_RECIPE = RECIPE.replace("model: {preset: tiny, vocab_size: 24}\n", "")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Calls the command line and gives its exit status."""
-
-    def call(*words: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["asr-pathways", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-            raise SystemExit(0)
-        return int(stop.value.code or 0)
-
-    return call
-
-
-@pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(PRUNE_RECIPE)

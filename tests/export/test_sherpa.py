@@ -169,8 +169,7 @@ def test_the_script_on_the_card_runs(
     assert done.stdout.decode().strip() == stream.final().text != ""
 
 
-def test_another_layout(five: AsrModel, tmp_path: Path, speech: dict[str, list[Samples]]) -> None:
-    (exported,) = export_sherpa(five, tmp_path / "fr", ["fr"])
-    theirs, ours = open_sherpa(exported.folder), StreamingRecognizer(ModelSource(five), precision=None)
+def test_another_layout(five: AsrModel, exported_five: list[Exported], speech: dict[str, list[Samples]]) -> None:
+    theirs, ours = open_sherpa(exported_five[0].folder), StreamingRecognizer(ModelSource(five), precision=None)
     for samples in speech["fr"]:
         assert run(theirs, ended(samples)) == run_ours(ours, samples, "fr")

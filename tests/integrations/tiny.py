@@ -11,6 +11,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from asr_pathways import PathwayConfig, Pathways
 from asr_pathways.integrations.batches import LanguageBatches
+from tests.same import same as same
 
 LANGUAGES = ("en", "fr")
 CONFIG = Wav2Vec2Config(
@@ -81,14 +82,3 @@ def alternating(size: int = 16) -> list[dict[str, Any]]:
 def loss_of(model: torch.nn.Module, batch: dict[str, Any]) -> Tensor:
     loss: Tensor = model(input_values=batch["input_values"], labels=batch["labels"]).loss
     return loss
-
-
-def same(first: Any, second: Any) -> bool:
-    """Whether two state dicts are equal bit for bit."""
-    if isinstance(first, Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool(first == second)

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from asr_pathways.bundle.load import load_model
 from asr_pathways.cli.main import app
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder.language_id import FILE, LanguageIdentifier, embed, fit_identifier, rank
+from asr_pathways.model_folder.card import IDENTIFIER
+from asr_pathways.model_folder.language_id import LanguageIdentifier, embed, fit_identifier, rank
 from tests.models.hub.tiny import MAKERS
 
 
@@ -62,8 +63,8 @@ def test_is_kept_exactly(tmp_path: Path) -> None:
 def test_missing_and_broken_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(PathwaysError, match="fit one with `asr-pathways identify"):
         LanguageIdentifier.load(tmp_path)
-    (tmp_path / FILE).write_bytes(b"not safetensors")
-    with pytest.raises(PathwaysError, match=f"{FILE}: not a language identifier"):
+    (tmp_path / IDENTIFIER).write_bytes(b"not safetensors")
+    with pytest.raises(PathwaysError, match=f"{IDENTIFIER}: not a language identifier"):
         LanguageIdentifier.load(tmp_path)
 
 
@@ -84,8 +85,8 @@ def test_one_that_makes_no_sense_is_one_line(
     languages: str, change: dict[str, torch.Tensor], message: str, tmp_path: Path
 ) -> None:
     tensors = {"mean": torch.zeros(3), "scale": torch.ones(3), "weight": torch.ones(3, 2), "bias": torch.zeros(2)}
-    save_file(tensors | change, tmp_path / FILE, metadata={"languages": languages})
-    with pytest.raises(PathwaysError, match=f"{FILE}: not a language identifier: .*{message}"):
+    save_file(tensors | change, tmp_path / IDENTIFIER, metadata={"languages": languages})
+    with pytest.raises(PathwaysError, match=f"{IDENTIFIER}: not a language identifier: .*{message}"):
         LanguageIdentifier.load(tmp_path)
 
 

@@ -43,7 +43,7 @@ TEXTS = {
 class Listener(nn.Module):
     """A model whose features are samples: it writes how many it got, and tells languages apart by loudness."""
 
-    free_text, tells_languages, languages = True, True, ("de", "en", "fr", "it")
+    free_text, identifies_languages, languages = True, True, ("de", "en", "fr", "it")
     loudness = torch.tensor([9.0, 0.4, 0.2, 0.1])
 
     def __init__(self, window: float) -> None:
@@ -81,7 +81,7 @@ class PlainEngine:
         self.asr, self.languages, self.window = asr, asr.languages, asr.model.window
 
     def check_identification(self) -> None:
-        assert self.asr.model.tells_languages
+        assert self.asr.model.identifies_languages
 
     def load(self, language: str) -> None:
         pass

@@ -11,6 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from asr_pathways import PathwayConfig, Pathways
 from tests.pruning.conftest import tokens
+from tests.same import same as same
 
 
 class Speller(nn.Module):
@@ -101,11 +102,3 @@ def logits(model: nn.Module, pathways: Pathways, languages: Iterable[str]) -> di
         with torch.no_grad(), pathways.use(language):
             found[language] = model(tokens(77))
     return found
-
-
-def same(first: Any, second: Any) -> bool:
-    if isinstance(first, Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    return bool(first == second)

@@ -10,16 +10,14 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_adaptation_is_measured_beside_torch_prune(capsys: pytest.CaptureFixture[str]) -> None:
-    main = runpy.run_path(str(BENCHMARKS / "adaptation.py"))["main"]
-    main(["--layers", "1", "--runs", "1"])
+    runpy.run_path(str(BENCHMARKS / "adaptation.py"))["run"](layers=1, runs=1)
     result = json.loads(capsys.readouterr().out)
     assert result["weights"] == 4 * 512 * 512 + 2 * 512 * 2048
     assert min(result[f"{score}_ratio_to_torch_prune"] for score in ("magnitude", "activation")) > 0
 
 
 def test_a_training_step_is_measured_with_and_without_pathways(capsys: pytest.CaptureFixture[str]) -> None:
-    main = runpy.run_path(str(BENCHMARKS / "training_step.py"))["main"]
-    main(["tiny", "--batch", "1", "--seconds", "1", "--runs", "1"])
+    runpy.run_path(str(BENCHMARKS / "training_step.py"))["run"](batch=1, seconds=1.0, runs=1)
     result = json.loads(capsys.readouterr().out)
     assert result["step_ratio"] > 0
     assert 0 < result["prunable"] < result["weights"]
@@ -28,9 +26,8 @@ def test_a_training_step_is_measured_with_and_without_pathways(capsys: pytest.Ca
 def test_faster_ways_of_training_are_measured_beside_the_plain_one(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    main = runpy.run_path(str(BENCHMARKS / "faster_training.py"))["main"]
-    out, model = tmp_path / "steps.json", str(BENCHMARKS.parent / "models" / "tiny")
-    main([model, "--rounds", "1", "--json", str(out)])
+    out, model = tmp_path / "steps.json", BENCHMARKS.parent / "models" / "tiny"
+    runpy.run_path(str(BENCHMARKS / "faster_training.py"))["run"](model, rounds=1, json_out=out)
     result = json.loads(capsys.readouterr().out)
     assert min(result["times_as_fast"].values()) > 0
     assert json.loads(out.read_text())["tiny at 70%"] == result

@@ -25,30 +25,11 @@ def lstm() -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
 
 
 def wav2vec2() -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
-    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+    from tests.integrations.tiny import recogniser
 
-    config = Wav2Vec2Config(
-        vocab_size=12,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        conv_dim=(8, 8),
-        conv_stride=(5, 4),
-        conv_kernel=(10, 8),
-        num_feat_extract_layers=2,
-        num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2,
-        layerdrop=0.0,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        activation_dropout=0.0,
-        feat_proj_dropout=0.0,
-        final_dropout=0.0,
-        mask_time_prob=0.0,
-    )
+    model = recogniser()
     x = torch.randn(2, 400)
-    return Wav2Vec2ForCTC(config), lambda model: model(x).logits
+    return model, lambda model: model(x).logits
 
 
 @pytest.mark.parametrize("score", ["magnitude", "activation", "gradient"])

@@ -10,6 +10,7 @@ from torch.optim import AdamW
 from asr_pathways import PathwayConfig, Pathways
 from asr_pathways.errors import PathwaysError
 from tests.pruning.conftest import Recogniser, tokens
+from tests.same import same
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "dynamic": {"score": "activation", "adapt_every": 2},
@@ -41,16 +42,6 @@ class Run:
 
     def parts(self) -> dict[str, Any]:
         return {"model": self.model, "optimizer": self.optimizer, "pathways": self.pathways}
-
-
-def same(first: Any, second: Any) -> bool:
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool(first == second)
 
 
 @pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)

@@ -17,6 +17,7 @@ from asr_pathways.errors import PathwaysError
 from asr_pathways.pruning.scores import SCORES, Evidence, Score
 from tests import warm
 from tests.pruning.conftest import Recogniser, tokens
+from tests.same import same
 
 RUNNING = ("sensitivity", "platon", "movement")
 LANGUAGES = ("en", "fr")
@@ -157,14 +158,6 @@ def train(name: str, first: int, last: int, state: dict[str, Any] | None = None,
     stream.seek(0)
     result: dict[str, Any] = torch.load(stream, weights_only=True)
     return result
-
-
-def same(first: Any, second: Any) -> bool:
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(same, first, second))
-    return torch.equal(first, second) if isinstance(first, torch.Tensor) else bool(first == second)
 
 
 @pytest.mark.parametrize("name", RUNNING)

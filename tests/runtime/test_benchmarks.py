@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr_pathways.export.sherpa import export_sherpa
+from asr_pathways.export.onnx import Exported
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.runtime.fast_conformer import TorchProducts
 from benchmarks import beam_search, bundle, bundle_mutations, exports, hub_streaming, hub_streaming_onnx
@@ -26,13 +26,12 @@ def test_mutations_are_counted(five_file: Path) -> None:
     assert sum(count for kind, count in found.items() if kind.startswith(("bytes", "contents"))) == 20  # type: ignore[misc]
 
 
-def test_exports_are_compared(five: AsrModel, speech: Path, tmp_path: Path) -> None:
+def test_exports_are_compared(five: AsrModel, exported_five: list[Exported], speech: Path) -> None:
     pytest.importorskip("sherpa_onnx", reason="sherpa_onnx is not installed: pip install '.[export]'")
-    exported = export_sherpa(five, tmp_path / "some", ["en", "fr"])
-    found = exports.size_and_time(exported[0], runs=1)
-    assert found["largest_difference"] == exported[0].difference
+    found = exports.size_and_time(exported_five[0], runs=1)
+    assert found["largest_difference"] == exported_five[0].difference
     assert (found["bytes"] > 0, found["chunk_audio_ms"]) == (True, 160)  # type: ignore[operator]
-    tokens = exports.compare(five, exported, speech)
+    tokens = exports.compare(five, exported_five, speech)
     assert tokens["same"] == tokens["utterances"] == 4
 
 

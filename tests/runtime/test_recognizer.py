@@ -61,7 +61,7 @@ def test_text_is_that_of_the_training_side(pruned: AsrModel, tmp_path: Path, for
     else:
         save_model(path, pruned)
     recognizer = Recognizer(path, precision="float32")
-    assert recognizer.languages == ("en", "fr") and recognizer.tells_languages and not recognizer.streams
+    assert recognizer.languages == ("en", "fr") and recognizer.identifies_languages and not recognizer.streams
     texts = set()
     for language in recognizer.languages:
         for seed, seconds in enumerate((0.3, 0.51, 1.2)):
@@ -304,8 +304,8 @@ def test_errors_are_one_line(pruned: AsrModel, tmp_path: Path) -> None:
         lambda: Recognizer(path, languages="en"): "languages: pass a list of language codes",
         lambda: recognizer.transcribe(sound(0.5)): "language: choose one of en fr",
         lambda: recognizer.stream(): "language: choose one of en fr",
-        lambda: recognizer.transcribe(np.zeros((2, 8000), np.float32), language="fr"): "samples: a float32 vector",
-        lambda: recognizer.transcribe(np.full(8000, np.nan, np.float32), language="fr"): "samples: some are not finite",
+        lambda: recognizer.transcribe(np.zeros((2, 8000), np.float32), language="fr"): "must be a float32 vector",
+        lambda: recognizer.transcribe(np.full(8000, np.nan, np.float32), language="fr"): "values that are not finite",
         lambda: recognizer.transcribe(np.zeros(100, np.float32), language="fr"): "only 6 ms of audio",
     }.items():
         with pytest.raises(PathwaysError) as raised:

@@ -76,8 +76,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def exact(source: Any, *arguments: Any, **options: Any) -> StreamingTransducer:
-    return StreamingTransducer(source, *arguments, precision="float32", **options)
+def exact(source: Any, **options: Any) -> StreamingTransducer:
+    return StreamingTransducer(source, precision="float32", **options)
 
 
 @pytest.fixture(scope="module", params=list(LAYOUTS))
@@ -109,11 +109,11 @@ def symbols(stream: TransducerStream, samples: np.ndarray, cuts: list[int], rate
 def test_pieces_of_any_size_give_what_the_training_side_finds(
     trained: AsrModel, cuts: list[int], seed: int, language: str
 ) -> None:
-    recognizer = exact(ModelSource(trained), language)
+    recognizer = exact(ModelSource(trained))
     samples = utterance(language, seed)
     wanted = expected(trained, samples, language)
     pieces = trained.tokenizer.pieces()
-    assert symbols(recognizer.stream(), samples, cuts) == [pieces[symbol] for symbol in wanted]
+    assert symbols(recognizer.stream(language), samples, cuts) == [pieces[symbol] for symbol in wanted]
 
 
 @needs_kernels
@@ -144,13 +144,14 @@ def test_without_kernels_products_are_dense_and_a_warning_says_so_once(
     trained: AsrModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     samples = utterance("fr", 1)
-    wanted = symbols(exact(ModelSource(trained), "fr").stream(), samples, [])
+    wanted = symbols(exact(ModelSource(trained)).stream("fr"), samples, [])
     monkeypatch.setattr(extension, "compiled", None)
     extension.warn_of_dense_products.cache_clear()
     with caplog.at_level(logging.WARNING):
-        recognizer = exact(ModelSource(trained), "fr")
+        recognizer = exact(ModelSource(trained))
+        recognizer.load("fr")
         recognizer.load("en")
-    assert symbols(recognizer.stream(), samples, []) == wanted
+    assert symbols(recognizer.stream("fr"), samples, []) == wanted
     assert recognizer.pathways.nbytes == 0
     assert [record.message for record in caplog.records] == [
         "sparse kernels were not built: products run dense; install a C++ compiler, then this again"
@@ -166,7 +167,9 @@ def test_int8_is_near_and_smaller(trained: AsrModel, monkeypatch: pytest.MonkeyP
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = ModelSource(trained)
-    precise, rounded = exact(source, "fr"), StreamingTransducer(source, "fr")
+    precise, rounded = exact(source), StreamingTransducer(source)
+    for recognizer in (precise, rounded):
+        recognizer.load("fr")
     assert rounded.pathways.layers is not None
     plan = rounded.pathways.layers.plan
     assert {(product.exact, timings[0].format.item) for product, timings in plan.items()} == {
@@ -185,13 +188,13 @@ def test_int8_is_near_and_smaller(trained: AsrModel, monkeypatch: pytest.MonkeyP
 
 
 @needs_kernels
-@needs_kernels
 def test_a_pathway_is_prepared_from_one_read_of_each_weight(
     trained: AsrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_bundle(trained, tmp_path / "five.asrp", "float32")
     layout = Bundle.open(tmp_path / "five.asrp").layout
-    recognizer = StreamingTransducer(tmp_path / "five.asrp", LANGUAGES[0])
+    recognizer = StreamingTransducer(tmp_path / "five.asrp")
+    recognizer.load(LANGUAGES[0])
     sizes, read = list[int](), os.preadv
     monkeypatch.setattr(os, "preadv", lambda *args: (sizes.append(read(*args)), sizes[-1])[1])
     recognizer.load(LANGUAGES[1])
@@ -221,7 +224,7 @@ def test_a_weight_goes_when_its_layer_is_made(trained: AsrModel, monkeypatch: py
         return compiled(module, *arguments)
 
     monkeypatch.setattr(pathway_cache, "compiled_linear", noted)
-    exact(ModelSource(trained), "fr")
+    exact(ModelSource(trained)).load("fr")
     assert len(weights) > 8
 
 
@@ -243,9 +246,9 @@ def test_streams_side_by_side_do_not_disturb_each_other(trained: AsrModel) -> No
 
 
 def test_a_switch_between_segments_is_like_a_new_stream(trained: AsrModel) -> None:
-    recognizer = exact(ModelSource(trained), "en")
+    recognizer = exact(ModelSource(trained))
     one, two = utterance("en", 0), utterance("fr", 1)
-    stream = recognizer.stream()
+    stream = recognizer.stream("en")
     stream.accept(one)
     first = stream.final()
     stream.switch("fr-FR")
@@ -264,7 +267,7 @@ def test_a_switch_between_segments_is_like_a_new_stream(trained: AsrModel) -> No
 
 
 def test_a_segment_must_end_before_the_language_is_switched(trained: AsrModel) -> None:
-    stream = exact(ModelSource(trained), "en").stream()
+    stream = exact(ModelSource(trained)).stream("en")
     stream.accept(utterance("en", 0))
     with pytest.raises(PathwaysError, match=r"a segment has begun: end it by final\(\)"):
         stream.switch("fr")
@@ -274,11 +277,11 @@ def test_a_segment_must_end_before_the_language_is_switched(trained: AsrModel) -
 
 
 def test_other_rates_are_resampled_piece_by_piece(trained: AsrModel) -> None:
-    recognizer = exact(ModelSource(trained), "en")
+    recognizer = exact(ModelSource(trained))
     samples = np.repeat(utterance("en", 2), 3)
-    whole = symbols(recognizer.stream(), samples, [], 48_000)
-    assert symbols(recognizer.stream(), samples, [100, 5_000, 5_001, 40_000], 48_000) == whole
-    stream = recognizer.stream()
+    whole = symbols(recognizer.stream("en"), samples, [], 48_000)
+    assert symbols(recognizer.stream("en"), samples, [100, 5_000, 5_001, 40_000], 48_000) == whole
+    stream = recognizer.stream("en")
     stream.accept(samples, 48_000)
     with pytest.raises(PathwaysError, match="sample rate 16000 Hz after 48000 Hz"):
         stream.accept(samples)
@@ -292,8 +295,8 @@ def test_what_was_used_longest_ago_leaves_memory(trained: AsrModel) -> None:
     for language in LANGUAGES:
         both.load(language)
     assert both.pathways.loaded == LANGUAGES
-    one = exact(source, "en", memory=both.pathways.nbytes - 1)
-    stream = one.stream()
+    one = exact(source, memory=both.pathways.nbytes - 1)
+    stream = one.stream("en")
     one.load("fr")
     assert one.pathways.loaded == ("fr",)
     stream.accept(utterance("en", 0))  # an evicted pathway lives as long as its streams
@@ -317,8 +320,7 @@ def test_threads_may_share_a_recogniser(trained: AsrModel) -> None:
 
 def test_silence_ends_a_segment(trained: AsrModel) -> None:
     rules = Endpointing(after_speech=0.4, before_speech=1.0, longest=5.0)
-    recognizer = exact(ModelSource(trained), "en", endpointing=rules)
-    stream = recognizer.stream()
+    stream = exact(ModelSource(trained), endpointing=rules).stream("en")
     assert not stream.endpoint()
     stream._segment.search.past = [24]
     assert not stream.endpoint()
@@ -346,38 +348,30 @@ def test_silence_ends_a_segment(trained: AsrModel) -> None:
     ],
 )
 def test_bad_samples_are_refused(trained: AsrModel, samples: np.ndarray, rate: Any, message: str) -> None:
-    stream = exact(ModelSource(trained), "en").stream()
+    stream = exact(ModelSource(trained)).stream("en")
     with pytest.raises(PathwaysError, match=message):
         stream.accept(samples, rate)
 
 
 def test_beam_search_streams_and_knows_phrases(trained: AsrModel) -> None:
     source = ModelSource(trained)
-    plain, biased = (
-        exact(source, "en", beam=12, phrases=phrases, bonus=50.0) for phrases in ((), ("Five!", "two three"))
-    )
+    plain, biased = (exact(source, beam=12, phrases=phrases, bonus=50.0) for phrases in ((), ("Five!", "two three")))
     jobs = [utterance("en", seed) for seed in range(3)]
-    alone = [symbols(plain.stream(), samples, [700, 9_000]) for samples in jobs]
-    streams = [plain.stream() for _ in jobs]
+    alone = [symbols(plain.stream("en"), samples, [700, 9_000]) for samples in jobs]
+    streams = [plain.stream("en") for _ in jobs]
     for stream, samples in zip(streams, jobs, strict=True):
         stream.accept(samples)
     plain.decode(streams)
     assert [[token for token, _ in stream.final().tokens] for stream in streams] == alone
-    stream = biased.stream()
+    stream = biased.stream("en")
     stream.accept(jobs[1])
     text = stream.final().text
     assert "five" in text or "twothree" in text.replace(" ", "")
 
 
-def test_a_stream_needs_a_language(trained: AsrModel) -> None:
-    with pytest.raises(PathwaysError, match="language: choose one of en fr"):
-        exact(ModelSource(trained)).stream()
+def test_what_cannot_stream_is_refused(trained: AsrModel) -> None:
     with pytest.raises(PathwaysError, match="unknown language 'xx'"):
-        exact(ModelSource(trained), "xx")
-    with pytest.raises(PathwaysError, match="threads: 0"):
-        exact(ModelSource(trained), threads=0)
-    with pytest.raises(PathwaysError, match="beam: 0"):
-        exact(ModelSource(trained), beam=0)
+        exact(ModelSource(trained)).stream("xx")
     with pytest.raises(PathwaysError, match="phrases: greedy search has no phrases"):
         exact(ModelSource(trained), phrases=["one"])
 
@@ -400,15 +394,11 @@ def test_phrases_that_cannot_be_preferred_are_refused(
     trained: AsrModel, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(PathwaysError, match=f"^{message}$"):
-        exact(ModelSource(trained), "en", beam=4, **options)  # type: ignore[arg-type]
-    if options.get("phrases") == ["один"]:  # a recogniser of many languages says so when a stream begins
-        recognizer = exact(ModelSource(trained), beam=4, **options)  # type: ignore[arg-type]
-        with pytest.raises(PathwaysError, match=message):
-            recognizer.stream("en")
+        exact(ModelSource(trained), beam=4, **options).load("en")  # type: ignore[arg-type]
 
 
 def test_no_audio_gives_no_words(trained: AsrModel) -> None:
-    stream = exact(ModelSource(trained), "en").stream()
+    stream = exact(ModelSource(trained)).stream("en")
     assert stream.partial().text == "" and stream.final().tokens == []
 
 

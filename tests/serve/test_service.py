@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from asr_pathways.serve.service import give_back_memory
+from asr_pathways.serve.service import release_memory
 
 
 def test_names_that_were_looked_up_are_forgotten() -> None:
@@ -12,5 +12,5 @@ def test_names_that_were_looked_up_are_forgotten() -> None:
     names = [f"no_such_{number}" for number in range(100)]
     before = [sys.getrefcount(name) for name in names]
     assert not any(hasattr(0, name) for name in names)
-    give_back_memory()
+    release_memory()
     assert [sys.getrefcount(name) for name in names] == before

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from asr_pathways.training.inputs import Inputs
 from asr_pathways.training.loop import TrainingLoop
 from asr_pathways.training.run import Run, launch
 from tests.conftest import LANGUAGES, make_model
+from tests.same import same as same
 
 DATA = DataConfig(max_seconds=1.5, speed_factors=(1.0, 1.1), prefetch=2)
 
@@ -57,6 +60,25 @@ def make_loop(speech: Path, asr: AsrModel, out: Path, config: LoopConfig) -> Tra
     return TrainingLoop(run, asr, inputs.of(asr), "Testing")
 
 
+@contextmanager
+def stopped_before(step: int) -> Iterator[None]:
+    """A run inside the block ends, as if it were killed, before its training step ``step`` (0, 1, ...)."""
+
+    class Stop(Exception):
+        pass
+
+    plain = TrainingLoop._step
+
+    def killed(self: TrainingLoop, *arguments: Any) -> None:
+        if self.state.step == step:
+            raise Stop
+        plain(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(TrainingLoop, "_step", killed)
+        yield
+
+
 def on_loss(call: int, action: Callable[[Transducer, Tensor], Tensor | None]) -> Callable[[Transducer, Batch], Tensor]:
     """A `Transducer.loss` whose call number ``call`` (0, 1, ...) does ``action`` after it knows the loss."""
     plain, calls = Transducer.loss, iter(range(1_000_000))
@@ -67,17 +89,6 @@ def on_loss(call: int, action: Callable[[Transducer, Tensor], Tensor | None]) ->
         return value if changed is None else changed
 
     return loss
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two nested states are equal, tensors bit for bit."""
-    if isinstance(one, Tensor):
-        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
-    return bool(one == other)
 
 
 def rms_of_inputs(asr: AsrModel, batches: Iterable[Batch]) -> dict[str, Tensor]:

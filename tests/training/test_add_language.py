@@ -24,10 +24,9 @@ from asr_pathways.pruning import METHODS, Pathways, matching
 from asr_pathways.runtime.recognizer import Recognizer
 from asr_pathways.training.add_language import add_language
 from asr_pathways.training.config import PruneRecipe
-from asr_pathways.training.loop import TrainingLoop
 from tests.conftest import WORDS, make_model
 from tests.models.hub.tiny import hubert, mms, whisper
-from tests.training.helpers import same
+from tests.training.helpers import same, stopped_before
 
 
 def recipe(steps: int = 6, **options: object) -> PruneRecipe:
@@ -137,19 +136,7 @@ def test_the_new_language_is_learnt(english_letters: Path, speech: Path, tmp_pat
 
 def test_a_stopped_run_goes_on_the_same(english_letters: Path, speech: Path, tmp_path: Path) -> None:
     add_language(english_letters, speech, tmp_path / "whole", language="fr", recipe=recipe())
-
-    class Stop(Exception):
-        pass
-
-    plain, calls = TrainingLoop._step, iter(range(100))
-
-    def step(self: TrainingLoop, *arguments: object) -> None:
-        if next(calls) == 3:
-            raise Stop
-        plain(self, *arguments)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(TrainingLoop, "_step", step)
+    with stopped_before(3):
         add_language(english_letters, speech, tmp_path / "parts", language="fr", recipe=recipe())
     add_language(english_letters, speech, tmp_path / "parts", language="fr", recipe=recipe(), resume=True)
     whole, parts = load_model(tmp_path / "whole").pathways, load_model(tmp_path / "parts").pathways

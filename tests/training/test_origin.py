@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.training.config import PruneRecipe, TrainRecipe
-from asr_pathways.training.loop import LEFT_OUT, TrainingLoop
+from asr_pathways.training.loop import LEFT_OUT
 from asr_pathways.training.prune import prune
 from asr_pathways.training.train import train
 from tests.conftest import make_model
 from tests.data.test_identity import changed, other_text
-from tests.training.helpers import loop_config, make_loop, recognizer_for, same
+from tests.training.helpers import loop_config, make_loop, recognizer_for, same, stopped_before
 
 RECIPE: dict[str, Any] = {
     "optimizer": {"steps": 4, "peak_lr": 5e-3},
@@ -33,24 +32,6 @@ RECIPE: dict[str, Any] = {
 }
 
 
-class Stop(Exception):
-    pass
-
-
-@pytest.fixture
-def stops_after_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """The run ends before its third step; what is returned ends that."""
-    plain = TrainingLoop._step
-
-    def step(self: TrainingLoop, *arguments: Any) -> None:
-        if self.state.step == 2:
-            raise Stop
-        plain(self, *arguments)
-
-    monkeypatch.setattr(TrainingLoop, "_step", step)
-    return lambda: monkeypatch.setattr(TrainingLoop, "_step", plain)
-
-
 def reversed_audio(data: Path, name: str) -> None:
     path = data / "audio" / name[:2] / f"{name}.flac"
     samples, rate = soundfile.read(path, dtype="int16")
@@ -58,9 +39,7 @@ def reversed_audio(data: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "prune"])
-def test_a_run_does_not_go_on_with_other_data(
-    command: str, dense_model: Path, speech: Path, tmp_path: Path, stops_after_two: Callable[[], None]
-) -> None:
+def test_a_run_does_not_go_on_with_other_data(command: str, dense_model: Path, speech: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     shutil.copytree(speech, data)
 
@@ -71,9 +50,8 @@ def test_a_run_does_not_go_on_with_other_data(
             recipe = PruneRecipe.model_validate(RECIPE)
             prune(dense_model, where, out, method="dynamic", sparsity=0.5, recipe=recipe, resume=resume)
 
-    with pytest.raises(Stop):
+    with stopped_before(2):
         run(data, False)
-    stops_after_two()
     texts, audio, dev = (tmp_path / name for name in ("texts", "audio", "dev"))
     for copy in (texts, audio, dev):
         shutil.copytree(data, copy)
@@ -86,9 +64,7 @@ def test_a_run_does_not_go_on_with_other_data(
     run(data, True)  # all that was there is still there
 
 
-def test_an_utterance_that_was_left_out_may_be_mended(
-    dense_model: Path, speech: Path, tmp_path: Path, stops_after_two: Callable[[], None]
-) -> None:
+def test_an_utterance_that_was_left_out_may_be_mended(dense_model: Path, speech: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     shutil.copytree(speech, data)
     whole = {path: path.read_bytes() for path in (data / "audio").glob("*/*-train-*")}
@@ -96,9 +72,8 @@ def test_an_utterance_that_was_left_out_may_be_mended(
         if path.stem in ("en-train-2", "fr-train-5"):
             path.write_bytes(b"broken")
     recipe = TrainRecipe.model_validate({**RECIPE, "data": {"max_seconds": 30, "prefetch": 0}})
-    with pytest.raises(Stop):
+    with stopped_before(2):
         train(recipe, data, out, init=dense_model)
-    stops_after_two()
     assert (out / LEFT_OUT).exists()
     left = LeftOut(9)
     left.read(out / LEFT_OUT)
@@ -110,12 +85,11 @@ def test_an_utterance_that_was_left_out_may_be_mended(
 
 
 def test_pruning_does_not_go_on_from_another_model(
-    dense_model: Path, speech: Path, tokenizer: Tokenizer, tmp_path: Path, stops_after_two: Callable[[], None]
+    dense_model: Path, speech: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     recipe, out = PruneRecipe.model_validate({**RECIPE, "distillation": 0.1}), tmp_path / "run"
-    with pytest.raises(Stop):
+    with stopped_before(2):
         prune(dense_model, speech, out, method="dynamic", sparsity=0.5, recipe=recipe)
-    stops_after_two()
     other = make_model(tokenizer)
     with torch.no_grad():
         next(other.model.parameters()).add_(1e-3)
@@ -193,14 +167,11 @@ def test_a_checkpoint_of_before_is_read_and_says_so(
     assert same(again.asr.model.state_dict(), checkpoint["model"])
 
 
-def test_a_model_of_other_sizes_is_not_gone_on_with(
-    speech: Path, tmp_path: Path, stops_after_two: Callable[[], None]
-) -> None:
+def test_a_model_of_other_sizes_is_not_gone_on_with(speech: Path, tmp_path: Path) -> None:
     """The recipe's are for a run that begins: they would count for nothing."""
     values = {**RECIPE, "model": {"preset": "micro", "vocab_size": 24}}
-    with pytest.raises(Stop):
+    with stopped_before(2):
         train(TrainRecipe.model_validate(values), speech, tmp_path / "run")
-    stops_after_two()
     for model in ({"preset": "tiny", "vocab_size": 24}, {"preset": "micro", "vocab_size": 25}):
         with pytest.raises(PathwaysError, match="run: the run there is of a model of other sizes than the recipe's"):
             train(TrainRecipe.model_validate({**values, "model": model}), speech, tmp_path / "run", resume=True)

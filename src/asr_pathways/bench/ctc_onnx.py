@@ -15,6 +15,7 @@ from torch.export import Dim
 from asr_pathways.bench.onnx_files import write_graph
 from asr_pathways.bench.windows import windows
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
+from asr_pathways.export.graphs import session
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.hub.ctc import Ctc
 
@@ -52,16 +53,9 @@ class OnnxCtc:
         self._folder, self._threads, self._language = folder, threads, language
 
     def load(self) -> None:
-        import onnxruntime
-
         from asr_pathways.models.hub import load_hub_model
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = self._threads
-        self._session: Any = onnxruntime.InferenceSession(
-            str(self._folder / GRAPH), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = session(self._folder / GRAPH, self._threads)
         self._model, self._tokenizer = load_hub_model(str(self._folder), _without_weights)
 
     def transcribe(self, samples: Samples, first_token: Callable[[], None]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from asr_pathways.bench.timing import Tokens
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.data.features import FbankStream, FeatureConfig
+from asr_pathways.export.graphs import without_warnings
 from asr_pathways.export.onnx import FILES, open_graphs
 from asr_pathways.models.transducer import MAX_SYMBOLS_PER_FRAME
 from asr_pathways.runtime.streaming import FRAME
@@ -114,7 +114,6 @@ def _quantized(path: Path) -> Path:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     out = path.with_suffix(".int8.onnx")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         quantize_dynamic(str(path), str(out), weight_type=QuantType.QInt8)
     return out

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asr_pathways.bundle.load import load_model
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import PathwaysError, reason_of
 from asr_pathways.export.dense_copy import write_dense_copy
 from asr_pathways.files import write_json
 from asr_pathways.model_folder.folder import save_model
@@ -83,14 +83,14 @@ def prepare(system: str, dense: Path, language: str, folder: Path) -> Path:
     except PathwaysError:
         raise
     except Exception as error:  # whatever a converter raises
-        raise PathwaysError(f"{system}: cannot be made: {_reason(error)}") from error
+        raise PathwaysError(f"{system}: cannot be made: {reason_of(_first(error)):.300}") from error
 
 
-def _reason(error: BaseException) -> str:
-    """That of the first error, in one line; exporters wrap it into advice."""
+def _first(error: BaseException) -> BaseException:
+    """The error that others came from; exporters wrap it into advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{' '.join(str(error).split()) or type(error).__name__:.300}"
+    return error
 
 
 def _onnxruntime(dense: Path, language: str, precision: str, out: Path) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from asr_pathways.bench.systems import DENSE, EXPORTED, SPARSE, Kind, open_syste
 from asr_pathways.bench.timing import time_streams
 from asr_pathways.bundle.bundle import write_bundle
 from asr_pathways.models.presets import Preset
+from asr_pathways.runtime.layers import processor
 from asr_pathways.runtime.streaming import StreamingTransducer
 
 GRANULARITIES = ("unstructured", "block:4x1")
@@ -129,17 +128,10 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "am
 
 def machine() -> dict[str, str]:
     """Processor, its instruction sets and versions that figures depend on."""
-    processor, flags = platform.processor() or platform.machine(), set[str]()
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                processor = value.strip()
-            elif name.strip() in ("flags", "Features"):
-                flags = set(value.split())
-    instructions = " ".join(name for name in INSTRUCTIONS if name in flags)
+    name, sets = processor()
+    instructions = " ".join(one for one in INSTRUCTIONS if one in sets)
     return {
-        "processor": processor,
+        "processor": name,
         "instructions": instructions,
         "cores": str(os.cpu_count()),
         "torch": torch.__version__,

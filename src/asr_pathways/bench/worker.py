@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import PathwaysError, reason_of
 
 PATIENCE = 10.0
 """Seconds that a process may take to end."""
@@ -143,7 +143,7 @@ def main(system: str, place: str, language: str, threads: str) -> None:
             seconds = time.perf_counter() - began
             answer(text=text, seconds=seconds, first_token=times[0] - began if times else None, peak=peak_memory())
     except Exception as error:  # whatever a library raises: the one who asked is told, in one line
-        answer(error=" ".join(f"{error}".split())[:300] or type(error).__name__)
+        answer(error=reason_of(error)[:300])
         raise
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from asr_pathways.bundle.layout import FILES, HUB, TOKENIZER, VALUES, VOCABULARY, BundleError, Layout, Slot
 from asr_pathways.bundle.reading import Reader
 from asr_pathways.data.tokenizer import ExtendedTokenizer, Tokenizer, TokenizerFamily
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import PathwaysError, reason_of
 from asr_pathways.model_folder.card import HubCard, ModelCard
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
@@ -104,8 +104,7 @@ def _one_line(where: str) -> Iterator[None]:
         text = str(error)
         raise BundleError(text if where in text else f"{where}: {text}") from None
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BundleError(f"{where}: header: describes no model that can be built: {reason:.200}") from error
+        raise BundleError(f"{where}: header: describes no model that can be built: {reason_of(error):.200}") from error
 
 
 def _hub_model(bundle: Reader, card: HubCard) -> AsrModel:
@@ -138,14 +137,7 @@ def _hub_model(bundle: Reader, card: HubCard) -> AsrModel:
 
 
 def _tokenizer(bundle: Reader, name: str) -> Tokenizer:
-    content = bundle.file(name)
-    try:
-        tokenizer = Tokenizer(content)
-        if content and tokenizer.vocab_size > 0:
-            return tokenizer
-    except (RuntimeError, OSError):
-        pass
-    raise BundleError(f"{bundle.path}: {name}: not a SentencePiece model")
+    return Tokenizer.read(bundle.file(name), f"{bundle.path}: {name}")
 
 
 def _check_model(layout: Layout, make: Callable[[], NetworkT], where: str) -> NetworkT:

@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asr_pathways.bundle.building import build
-from asr_pathways.bundle.layout import FILES, IDENTIFIER, MASKS, UNION, BundleError, Quantity, Score
+from asr_pathways.bundle.layout import FILES, MASKS, UNION, BundleError, Quantity, Score
 from asr_pathways.bundle.reading import Reader
 from asr_pathways.bundle.vocabulary import TokenIds
 from asr_pathways.bundle.writing import Contents, contents_of
 from asr_pathways.errors import PathwaysError
+from asr_pathways.model_folder.card import IDENTIFIER
 from asr_pathways.model_folder.model import AsrModel
 
 __all__ = ["Bundle", "BundleError", "BundleSizes", "write_bundle"]

@@ -23,7 +23,7 @@ from pydantic import Field
 from asr_pathways.bits import packed_size
 from asr_pathways.config import Config, parse_config
 from asr_pathways.errors import PathwaysError
-from asr_pathways.model_folder.card import HubCard, ModelCard
+from asr_pathways.model_folder.card import IDENTIFIER, HubCard, ModelCard
 from asr_pathways.pruning.storage import Description
 
 FORMAT: Final = "asr-pathways bundle"
@@ -43,8 +43,6 @@ LANGUAGES = "languages/"
 VOCABULARY = "vocabulary/"
 FILES = "files/"
 TOKENIZER = "tokenizer.model"
-IDENTIFIER = "language_id.safetensors"
-"""The language identifier, where the model has one."""
 HUB = "hub/"
 """Before the names of a Hugging Face model's own files."""
 EMBEDDING = "model.decoder.embed_tokens.weight"

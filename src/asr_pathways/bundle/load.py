@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from asr_pathways.bundle.bundle import Bundle
-from asr_pathways.bundle.layout import IDENTIFIER, is_bundle
+from asr_pathways.bundle.layout import is_bundle
 from asr_pathways.errors import PathwaysError
+from asr_pathways.model_folder.card import IDENTIFIER
 from asr_pathways.model_folder.folder import load_folder
 from asr_pathways.model_folder.language_id import LanguageIdentifier
 from asr_pathways.model_folder.model import AsrModel

@@ -17,6 +17,7 @@ from asr_pathways.bundle import layout
 from asr_pathways.bundle.layout import BundleError, language_prefix, read_layout
 from asr_pathways.bundle.values import Array, StoredTensor
 from asr_pathways.bundle.vocabulary import TOKENIZERS, TokenIds, special_tokens
+from asr_pathways.model_folder.card import IDENTIFIER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +32,8 @@ def has_identifier(model: Path) -> bool:
         BundleError: if the bundle cannot be read.
     """
     if layout.is_bundle(model):
-        return Reader.open(model).has(layout.IDENTIFIER)
-    return (model / layout.IDENTIFIER).is_file()
+        return Reader.open(model).has(IDENTIFIER)
+    return (model / IDENTIFIER).is_file()
 
 
 class Reader:

@@ -28,11 +28,11 @@ def read_texts(path: Path, languages: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         PathwaysError: if there is no such folder, or a language has no text in it.
     """
-    from asr_pathways.data.corpus import load_cuts, texts_of
+    from asr_pathways.data.corpus import is_data_folder, load_cuts, texts_of
 
     if not path.is_dir():
         raise PathwaysError(f"{path}: no such folder: a data folder is needed, or one of text files such as en.txt")
-    if (path / "corpus.json").is_file():
+    if is_data_folder(path):
         return texts_of(load_cuts(path, "train", languages))
     return {language: read_text(path / f"{language}.txt").splitlines() for language in languages}
 

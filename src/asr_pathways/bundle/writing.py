@@ -19,7 +19,7 @@ from asr_pathways.bundle.vocabulary import TokenIds
 from asr_pathways.data.tokenizer import Tokenizer
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path
-from asr_pathways.model_folder.card import HubCard, ModelCard
+from asr_pathways.model_folder.card import IDENTIFIER, HubCard, ModelCard
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.hub.base import HubModel
 from asr_pathways.models.weights import untied_state
@@ -60,7 +60,7 @@ class Contents:
         extended = tuple(code for code in card.added if code in chosen)
         self._left_out = {f"tokenizer-{code}.model" for code in card.added if code not in chosen}
         if chosen != pathways.languages:
-            self._left_out.add(layout.IDENTIFIER)
+            self._left_out.add(IDENTIFIER)
         self.card = card.model_copy(update={"languages": chosen, "added": extended})
         self.pathways = pathways.model_copy(
             update={

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_pathways.cli.tables import split_languages
+from asr_pathways.cli.shared import Languages, split_languages
 from asr_pathways.console import print_table
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ Source = Annotated[
     typer.Argument(metavar="SOURCE", help="The unpacked download; its audio stays there.", show_default=False),
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes that read the audio files' headers.")]
-Languages = Annotated[str | None, typer.Option(help="Language codes with commas between.")]
 
 
 @app.command()

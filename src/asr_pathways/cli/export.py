@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_pathways.cli.tables import split_languages
+from asr_pathways.cli.shared import Languages, split_languages
 from asr_pathways.errors import PathwaysError
 from asr_pathways.formats import percent, size
 
@@ -26,7 +26,7 @@ def export(
         str | None,
         typer.Option(help="Of a bundle's weights: float32, float16 or int8.", show_default="float16"),
     ] = None,
-    languages: Annotated[str | None, typer.Option(help="Language codes with commas between, such as en,fr.")] = None,
+    languages: Languages = None,
     vocabulary: Annotated[
         str | None,
         typer.Option(
@@ -110,9 +110,10 @@ def _bundle(
     vocabulary: str | None,
 ) -> None:
     from asr_pathways.bundle.bundle import Bundle, write_bundle
-    from asr_pathways.bundle.layout import IDENTIFIER, QUANTITIES, check_name, is_bundle
+    from asr_pathways.bundle.layout import QUANTITIES, check_name, is_bundle
     from asr_pathways.bundle.load import load_model
     from asr_pathways.bundle.vocabulary import read_texts, tokens_of
+    from asr_pathways.model_folder.card import IDENTIFIER
 
     check_name(out)  # before the model is loaded, which may take long
     quantity = next((known for known in QUANTITIES if known == (dtype or "float16")), None)

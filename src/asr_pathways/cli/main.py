@@ -18,8 +18,8 @@ from asr_pathways.cli.data import app as data_app
 from asr_pathways.cli.export import export
 from asr_pathways.cli.live import PartialLine, UntilInterrupted
 from asr_pathways.cli.serve import serve
+from asr_pathways.cli.shared import Languages, announce, split_languages
 from asr_pathways.cli.shrink import shrink
-from asr_pathways.cli.tables import announce, split_languages
 from asr_pathways.console import print_table
 from asr_pathways.errors import PathwaysError, one_line, visible
 
@@ -55,7 +55,6 @@ Model = Annotated[
 ]
 Data = Annotated[Path, typer.Option(help="A data folder (see [b]asr-pathways data[/b]).", show_default=False)]
 Out = Annotated[Path, typer.Option(help="The run folder; becomes a MODEL.", show_default=False)]
-Languages = Annotated[str | None, typer.Option(help="Language codes with commas between, such as en,fr.")]
 From = Annotated[
     Path | None,
     typer.Option("--from", help="Already unpacked prompt packages, where there is no apt."),
@@ -519,9 +518,9 @@ def demo(
     """The main job: prunes a real model to 70% on real speech by Dynamic ASR Pathways, and writes report.html."""
     announce(f"{out}: reading {model}")
     from asr_pathways.experiment.demo import run_demo
-    from asr_pathways.model_folder.folder import is_own
+    from asr_pathways.model_folder.folder import is_of_this_package
 
-    if not is_own(model):
+    if not is_of_this_package(model):
         from asr_pathways.experiment.hub_demo import run_hub_demo
 
         if fast:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from asr_pathways.cli.tables import announce, split_languages
+from asr_pathways.cli.shared import announce, split_languages
 from asr_pathways.errors import PathwaysError
 
 

@@ -221,6 +221,16 @@ def to_mono(samples: Samples, channel: int | None, path: Path | str) -> Samples:
     return mixed
 
 
+def require_samples(samples: NDArray[Any], where: str = "") -> None:
+    """Raises PathwaysError for what is no float32 vector of finite values; ``where`` begins its message."""
+    if samples.ndim != 1 or samples.dtype != np.float32:
+        raise PathwaysError(
+            f"{where}samples must be a float32 vector in [-1, 1], not {samples.dtype} of shape {samples.shape}"
+        )
+    if not np.isfinite(samples).all():
+        raise PathwaysError(f"{where}samples have values that are not finite")
+
+
 def require_scale(samples: Samples, where: str = "") -> None:
     """Raises PathwaysError if float samples are in the range of integers; ``where`` begins its message."""
     peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))

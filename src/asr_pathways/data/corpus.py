@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples, write_flac
 from asr_pathways.data.left_out import LeftOut
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import PathwaysError, reason_of
 from asr_pathways.files import atomic_folder, parse_json, read_json, write_json
 
 if TYPE_CHECKING:
@@ -98,6 +98,11 @@ class CorpusBuilder:
         write_json(self.folder / ABOUT, {"sources": list(sources)})
 
 
+def is_data_folder(path: Path) -> bool:
+    """Whether there is a data folder: one is written whole or not at all."""
+    return (path / ABOUT).is_file()
+
+
 @contextmanager
 def build_corpus(out: Path, sources: Sequence[About]) -> Iterator[CorpusBuilder]:
     """Yields a builder for the data folder ``out``, which appears when the block ends without an error.
@@ -109,7 +114,7 @@ def build_corpus(out: Path, sources: Sequence[About]) -> Iterator[CorpusBuilder]
     Raises:
         PathwaysError: if ``out`` is anything else than a data folder: that is not ours to replace.
     """
-    if out.exists() and not (out.is_dir() and ((out / ABOUT).exists() or not any(out.iterdir()))):
+    if out.exists() and not (out.is_dir() and (is_data_folder(out) or not any(out.iterdir()))):
         raise PathwaysError(f"{out}: exists and is not a data folder: choose another place")
     with atomic_folder(out) as folder:
         builder = CorpusBuilder(folder)
@@ -418,8 +423,8 @@ def _read_rows(data: Path, split: str, left_out: LeftOut | None = None) -> Itera
                     raise error
                 left_out.add(where, error)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise PathwaysError(f"{path}: broken after line {max(number - 1, 0)}: {detail}: prepare it again") from None
+        broken = f"broken after line {max(number - 1, 0)}: {reason_of(error)}"
+        raise PathwaysError(f"{path}: {broken}: prepare it again") from None
 
 
 def parse_line(line: str) -> Any:

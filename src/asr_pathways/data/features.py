@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_pathways.config import Config
-from asr_pathways.data.audio import SAMPLE_RATE, Samples
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, require_samples
 from asr_pathways.errors import PathwaysError
 
 if TYPE_CHECKING:
@@ -78,12 +78,7 @@ class FbankStream:
         if self._finished:
             raise PathwaysError("features: audio after the end of the stream")
         samples = np.ascontiguousarray(samples)
-        if samples.ndim != 1 or samples.dtype != np.float32:
-            raise PathwaysError(
-                f"features: samples must be a float32 vector, not {samples.dtype} of shape {samples.shape}"
-            )
-        if not np.isfinite(samples).all():
-            raise PathwaysError("features: samples hold values that are not finite")
+        require_samples(samples, "features: ")
         if len(samples):
             self._fbank.accept_waveform(SAMPLE_RATE, samples)
         return self._ready()

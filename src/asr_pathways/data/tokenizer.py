@@ -102,11 +102,20 @@ class Tokenizer:
             data = path.read_bytes()
         except OSError as error:
             raise PathwaysError(f"{path}: cannot read tokenizer: {error.strerror}") from None
+        return cls.read(data, str(path))
+
+    @classmethod
+    def read(cls, data: bytes, where: str) -> Tokenizer:
+        """From the bytes of a model file, which errors call ``where``.
+
+        Raises:
+            PathwaysError: if they are not a SentencePiece model.
+        """
         with suppress(RuntimeError, OSError):
             tokenizer = cls(data)
             if data and tokenizer.vocab_size > 0:
                 return tokenizer
-        raise PathwaysError(f"{path}: not a SentencePiece model")
+        raise PathwaysError(f"{where}: not a SentencePiece model")
 
     def save(self, path: Path) -> None:
         """Writes the model file."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from unicodedata import combining, east_asian_width
+
+from rich.cells import cell_len, set_cell_size
 
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.wer import Edit, Scores, Utterance, align
@@ -66,11 +67,5 @@ def _row(edits: Sequence[Edit], side: int) -> str:
     cells = []
     for edit in edits:
         column = (edit.reference or "***", edit.hypothesis or "***", _LETTERS[edit.kind])
-        width = max(_width(cell) for cell in column)
-        cells.append(column[side] + " " * (width - _width(column[side])))
+        cells.append(set_cell_size(column[side], max(map(cell_len, column))))
     return " ".join(cells).rstrip()
-
-
-def _width(text: str) -> int:
-    """Columns in a fixed-width font: combining marks have none, wide characters two."""
-    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)

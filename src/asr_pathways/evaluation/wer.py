@@ -229,9 +229,7 @@ def _total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
     return ErrorCounts(*map(sum, zip(*map(astuple, counts), strict=True)))
 
 
-def resampled_sums(
-    counts: npt.NDArray[np.int64], language: str, *, replications: int = REPLICATIONS, seed: int = 0
-) -> Rates:
+def resampled_sums(counts: npt.NDArray[np.int64], language: str, *, replications: int, seed: int) -> Rates:
     """Column sums (replications, C) of resampled rows of ``counts`` (N, C).
 
     The draws depend on ``language``, ``seed`` and N alone, so columns of several systems are resampled alike, in one

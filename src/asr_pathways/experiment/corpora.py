@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from asr_pathways.data.corpus import merge, resplit
+from asr_pathways.data.corpus import is_data_folder, merge, resplit
 from asr_pathways.data.splits import fold_split
 from asr_pathways.experiment.plan import Cell, Plan, corpus_spec, digest
 from asr_pathways.experiment.recipe import ExperimentRecipe, FolderSource, MergedSource, PromptsSource, SpeechSource
@@ -24,7 +24,7 @@ def folder_at_hand(root: Path, recipe: ExperimentRecipe, data: dict[str, Any]) -
     """The folder that a cell's spec names, or of a fold not made yet that of its corpus; None: neither is there."""
     whole = {key: data[key] for key in ("corpus", "name")}
     folders = (data_folder(root, recipe, data), data_folder(root, recipe, whole))
-    return next((folder for folder in folders if (folder / "corpus.json").exists()), None)
+    return next((folder for folder in folders if is_data_folder(folder)), None)
 
 
 def make_corpora(root: Path, plan: Plan, cells: list[Cell], source: Path | None = None) -> None:
@@ -44,7 +44,7 @@ def make_corpora(root: Path, plan: Plan, cells: list[Cell], source: Path | None 
         whole = data_folder(root, recipe, {key: data[key] for key in ("corpus", "name")})
         _make(root, recipe, data["name"], whole, source)
         folder = data_folder(root, recipe, data)
-        if "fold" in data and not (folder / "corpus.json").exists():
+        if "fold" in data and not is_data_folder(folder):
             folds, fold = data["folds"], data["fold"]
             resplit(whole, folder, lambda language, text, n=folds, k=fold: fold_split(f"{language} {text}", n, k))  # type: ignore[misc]
 
@@ -58,7 +58,7 @@ def _made(root: Path, recipe: ExperimentRecipe, name: str, packages: Path | None
 
 def _make(root: Path, recipe: ExperimentRecipe, name: str, folder: Path, packages: Path | None) -> None:
     corpus = recipe.data[name]
-    if isinstance(corpus, FolderSource) or (folder / "corpus.json").exists():
+    if isinstance(corpus, FolderSource) or is_data_folder(folder):
         return
     if isinstance(corpus, PromptsSource):
         from asr_pathways.data.corpora.prompts import prepare_prompts

@@ -11,7 +11,7 @@ import torch
 from asr_pathways.experiment.amounts import Amounts
 from asr_pathways.experiment.paces import UTTERANCE, masks_of, root_of
 from asr_pathways.experiment.plan import Cell, Plan
-from asr_pathways.model_folder.folder import is_own
+from asr_pathways.model_folder.folder import is_of_this_package
 from asr_pathways.models.config import TransducerConfig
 from asr_pathways.models.presets import preset
 from asr_pathways.models.transducer import Transducer
@@ -87,7 +87,7 @@ class Costs:
         weights = self._weights(cell)
         second = _FRAMES * weights / _MULTIPLICATIONS  # of training on a second of speech
         start = root_of(self._plan, cell)
-        of_hub = "path" in start and not is_own(Path(start["path"]))
+        of_hub = "path" in start and not is_of_this_package(Path(start["path"]))
         whole = recipe.data.max_seconds * _FILLED * second * (_HUB if of_hub else 1.0)
         distils = isinstance(recipe, PruneRecipe) and bool(recipe.distillation or recipe.soft_targets)
         own, forward = whole * recipe.accumulate, whole / 3

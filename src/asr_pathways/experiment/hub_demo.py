@@ -9,6 +9,7 @@ from pathlib import Path
 from asr_pathways.bundle.load import load_model
 from asr_pathways.data.batches import read_cut
 from asr_pathways.data.corpora.prompts import LANGUAGES, prepare_prompts
+from asr_pathways.data.corpus import is_data_folder
 from asr_pathways.experiment.report.html import page
 from asr_pathways.experiment.report.markdown import escape, table
 from asr_pathways.files import write_text
@@ -37,7 +38,7 @@ def run_hub_demo(
     """
     windows = load_model(model).model.pads_to_window  # a wrong one is reported before anything is fetched
     data = out / "data"
-    if not (data / "corpus.json").exists():
+    if not is_data_folder(data):
         prepare_prompts(data, source, languages)
     outcome = shrink(model, data, out / "shrunk", languages, budget=BUDGET, resume=True)
     report = out / "report.html"

@@ -12,23 +12,23 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from asr_pathways.config import Config
+from asr_pathways.data.corpora.prompts import LANGUAGES
 from asr_pathways.data.corpus import SPLITS
 from asr_pathways.pruning import METHODS
 from asr_pathways.training.config import PruneRecipe, TrainRecipe
 
 DENSE = "dense"
-LANGUAGES = ("en", "es", "fr", "it", "ru")
 
 
 class PromptsSource(Config):
-    """Real recordings, from Debian (see `data.prompts`)."""
+    """Real recordings, from Debian (see `data.corpora.prompts`)."""
 
     kind: Literal["prompts"]
     languages: tuple[str, ...] = LANGUAGES
 
 
 class SpeechSource(Config):
-    """Synthetic speech (see `data.synth`) of everyday lines or of spoken numbers."""
+    """Synthetic speech (see `data.corpora.synth`) of everyday lines or of spoken numbers."""
 
     kind: Literal["synth"]
     texts: Literal["everyday", "numbers"]

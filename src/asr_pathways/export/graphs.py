@@ -1,4 +1,4 @@
-"""Graphs of ONNX from modules of torch."""
+"""Graphs of ONNX: from modules of torch, and run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,16 @@ def graph(
         )
     assert program is not None
     return program
+
+
+def session(path: Path, threads: int) -> Any:
+    """onnxruntime on a graph, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager

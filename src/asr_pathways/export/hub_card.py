@@ -11,9 +11,7 @@ from asr_pathways.model_folder.card import HubCard
 TASK = "automatic-speech-recognition"
 
 
-def hub_card(
-    card: HubCard, name: str, sparsity: float, scores: Mapping[str, Score], sizes: Mapping[str, int] | None = None
-) -> str:
+def hub_card(card: HubCard, name: str, sparsity: float, scores: Mapping[str, Score], sizes: Mapping[str, int]) -> str:
     """Metadata and text of the card of a Hugging Face model with the zeros of one language.
 
     Args:

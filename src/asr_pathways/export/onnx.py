@@ -6,8 +6,7 @@ and outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from asr_pathways.data.audio import SAMPLE_RATE
 from asr_pathways.errors import PathwaysError
-from asr_pathways.export.graphs import graph
+from asr_pathways.export.graphs import graph, session
 from asr_pathways.export.onnx_modules import OnnxModules, build_modules
 from asr_pathways.files import atomic_folder, write_json
 from asr_pathways.model_folder.model import AsrModel
@@ -97,7 +96,7 @@ def export_onnx(
         raise PathwaysError("the languages of the model are not written down: name them, such as --languages fr")
     exports = [chosen] if asr.pathways is None else [(language,) for language in chosen]
     done = []
-    with _evaluating(asr.model), atomic_folder(out) as temporary:
+    with atomic_folder(out) as temporary:
         for names in exports:
             place = "." if len(exports) == 1 else names[0]
             folder = temporary / place
@@ -182,19 +181,11 @@ def write_tokens(path: Path, symbols: Sequence[str]) -> None:
 
 def open_graphs(folder: Path, threads: int | None = None, suffix: str = ".onnx") -> tuple[Any, Any, Any]:
     """Sessions of onnxruntime: encoder, decoder, joiner; ``threads`` None: as many as torch has."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    names = [str((folder / name).with_suffix(suffix)) for name in FILES]
-    encoder, decoder, joiner = (
-        onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"]) for name in names
-    )
+    count = threads or torch.get_num_threads()
+    encoder, decoder, joiner = (session((folder / name).with_suffix(suffix), count) for name in FILES)
     return encoder, decoder, joiner
 
 
-@torch.no_grad()
 def largest_difference(asr: AsrModel, modules: OnnxModules, folder: Path) -> float:
     """The largest difference of a score, over frames and symbols of random features of three streams side by side.
 
@@ -211,7 +202,7 @@ def largest_difference(asr: AsrModel, modules: OnnxModules, folder: Path) -> flo
     symbols = torch.randint(blank, (batch, 6), generator=draw)
     symbols[:, 0] = blank
     order = torch.tensor(modules.order, device=model.feature_mean.device)
-    with asr.use(language):
+    with asr.inference(language):
         normalized = model.normalize(features.to(order.device))
         encodings = model.encoder.stream(normalized, model.encoder.initial_state(batch, normalized), final=True)
         predictions, _ = model.predictor(order[symbols])
@@ -270,14 +261,3 @@ def _write(
     program.model.ir_version = _IR_VERSION
     program.model.metadata_props.update(about)
     program.save(str(path), external_data=False)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model is in evaluation mode while the context lasts."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

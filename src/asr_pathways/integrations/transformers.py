@@ -17,7 +17,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import PathwaysError, reason_of
 from asr_pathways.files import atomic_path
 from asr_pathways.integrations.batches import LANGUAGE, language_of, refuse_adapters, require_part
 from asr_pathways.pruning import MaskEvent, Pathways
@@ -54,8 +54,7 @@ class PathwaysCallback(TrainerCallback):  # type: ignore[misc]
         except FileNotFoundError:
             raise PathwaysError(f"{path}: not there, so the checkpoint's masks are unknown: resume another") from None
         except Exception as error:  # whatever torch raises for a truncated or foreign file
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise PathwaysError(f"{path}: not a readable state of pathways: {reason:.200}") from None
+            raise PathwaysError(f"{path}: not a readable state of pathways: {reason_of(error):.200}") from None
         self.pathways.load_state_dict(state)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -10,6 +10,9 @@ from asr_pathways.config import Config
 from asr_pathways.data.features import FeatureConfig
 from asr_pathways.models.config import TransducerConfig
 
+IDENTIFIER = "language_id.safetensors"
+"""The file of a model's language identifier, if it has one: in its folder, or in its bundle."""
+
 
 def _word(code: str) -> str:
     if not code or not code.isprintable() or set(code) & set(" /\\"):

@@ -34,7 +34,7 @@ def recognized(asr: AsrModel, samples: Samples, language: str) -> str:
 def decode_split(asr: AsrModel, data: Path, split: str, languages: Sequence[str] | None = None) -> list[Utterance]:
     """Decodes a split of a data folder, each language through its pathway.
 
-    An utterance that is longer than the model's window is cut by voice activity, as by :func:`transcribe`.
+    An utterance that is longer than the model's window is cut by voice activity, as by `Recognizer.transcribe`.
     Without ``languages``, those that the model was made for; for a model from elsewhere, those of the data.
 
     Raises:

@@ -16,8 +16,7 @@ from asr_pathways.config import parse_config
 from asr_pathways.data.tokenizer import Tokenizer, TokenizerFamily
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import read_json, write_json
-from asr_pathways.model_folder.card import HubCard, ModelCard
-from asr_pathways.model_folder.language_id import FILE as IDENTIFIER
+from asr_pathways.model_folder.card import IDENTIFIER, HubCard, ModelCard
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.models.weights import bounded, require_finite, stored_shapes
@@ -30,7 +29,7 @@ _LISTED = 8
 """Models that are named, at most, where a folder that holds them is taken for one."""
 
 
-def load_folder(model: Path | str, device: torch.device | str = "cpu") -> AsrModel:
+def load_folder(model: Path | str, device: torch.device | str) -> AsrModel:
     """Reads a folder of ours, a Hugging Face folder, or a model of the hub by its name.
 
     Raises:
@@ -78,7 +77,7 @@ def _elsewhere(folder: Path) -> str:
     return f": models in it: {', '.join(map(str, inside))}" if 0 < len(inside) <= _LISTED else ""
 
 
-def is_own(model: Path) -> bool:
+def is_of_this_package(model: Path) -> bool:
     """Whether a MODEL is a folder of ours, and not one of Hugging Face, a name on the hub, or a bundle."""
     card = model / CARD
     return card.is_file() and isinstance(raw := read_json(card), dict) and "format" in raw

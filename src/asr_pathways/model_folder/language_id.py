@@ -26,10 +26,10 @@ from asr_pathways.data.left_out import LeftOut
 from asr_pathways.data.progress import track
 from asr_pathways.errors import PathwaysError
 from asr_pathways.files import atomic_path, parse_json
+from asr_pathways.model_folder.card import IDENTIFIER
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.speech_model import SpeechModel
 
-FILE = "language_id.safetensors"
 DECAY = 1e-2
 """Weight decay of the head; encodings are wide and utterances few."""
 
@@ -95,7 +95,7 @@ class LanguageIdentifier:
 
     def save(self, folder: Path) -> None:
         """Writes ``language_id.safetensors``, whole or not at all."""
-        with atomic_path(folder / FILE) as temporary:
+        with atomic_path(folder / IDENTIFIER) as temporary:
             save_file(self._tensors, temporary, metadata={"languages": json.dumps(self.languages)})
 
     @classmethod
@@ -105,7 +105,7 @@ class LanguageIdentifier:
         Raises:
             PathwaysError: if there is none, or it is broken.
         """
-        path = folder / FILE
+        path = folder / IDENTIFIER
         if not path.is_file():
             raise PathwaysError(
                 f"{folder}: no language identifier yet: fit one with `asr-pathways identify {folder} --data DIR`"

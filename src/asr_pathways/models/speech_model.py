@@ -30,7 +30,7 @@ class SpeechModel(nn.Module, ABC):
         languages: the codes that the model itself knows; empty: it has no notion of languages.
         matched: the modules of `network` whose outputs distillation compares; empty: none.
         classifier: the module of `network` that returns the logits (B, N, V) of a batch's loss; empty: there is none.
-        tells_languages: whether it tells `languages` apart by itself (`language_probabilities`).
+        identifies_languages: whether it identifies which of `languages` is spoken (`language_probabilities`).
         pads_to_window: whether every input takes the time of a whole window.
         free_text: whether it writes cased and punctuated text, which is normalised before it is scored.
         blank: the symbol that stands for no text; None: there is none.
@@ -46,7 +46,7 @@ class SpeechModel(nn.Module, ABC):
     classifier: str = ""
     pads_to_window: bool = False
     free_text: bool = False
-    tells_languages: bool = False
+    identifies_languages: bool = False
     blank: int | None = None
     longest_text: int = sys.maxsize
     feed_forwards: tuple[FeedForwards, ...] = ()
@@ -115,7 +115,7 @@ class SpeechModel(nn.Module, ABC):
         """
 
     def language_probabilities(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Features (B, T, ...), lengths (B,) -> the probability of each of `languages` (B, L), if `tells_languages`.
+        """Features (B, T, ...), lengths (B,) -> the probability of each of `languages` (B, L), if it identifies them.
 
         Raises:
             PathwaysError: if the model does not tell them apart by itself.

@@ -148,13 +148,10 @@ class AutoStream:
     def _moved(self, result: StreamResult) -> StreamResult:
         """A result of the decoder, with times of this stream."""
         by = self._offset / SAMPLE_RATE
-        words = tuple(
-            replace(word, start=round(word.start + by, 2), end=round(word.end + by, 2)) for word in result.words
-        )
         return replace(
             result,
             stable=result.stable if self._known or result.final else "",
-            words=words,
+            words=tuple(word.later(by) for word in result.words),
             tokens=[(piece, round(time + by, 2)) for piece, time in result.tokens],
             start=result.start + by,
             end=result.end + by,

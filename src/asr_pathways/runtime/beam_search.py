@@ -41,7 +41,7 @@ class BeamSearch:
         past: encoder frames decoded so far, in a list as in `GreedySearch`.
     """
 
-    def __init__(self, model: Transducer, width: int = 4, bias: PhraseBias | None = None) -> None:
+    def __init__(self, model: Transducer, width: int, bias: PhraseBias | None = None) -> None:
         self.model, self.width, self.bias = model, width, bias
         self.past = [0]
         self._kept = [_Hypothesis()]

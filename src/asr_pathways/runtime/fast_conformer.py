@@ -308,7 +308,7 @@ class Network:
         nbytes: memory of the products' weights.
     """
 
-    def __init__(self, hub: Any, lookahead: int, products: Products, prompt: int | None = None) -> None:
+    def __init__(self, hub: Any, lookahead: int, products: Products, prompt: int | None) -> None:
         self.encoder, linear = Encoder(hub.encoder, lookahead, products), products.linear
         self.blank, self.most_symbols = int(hub.config.blank_token_id), int(hub.max_symbols_per_step)
         self.silent = {self.blank, hub.config.pad_token_id}

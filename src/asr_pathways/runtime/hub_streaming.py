@@ -42,9 +42,7 @@ class HubStreaming:
         PathwaysError: for a look-ahead that the model was not trained with.
     """
 
-    def __init__(
-        self, engine: TorchEngine, lookahead: int | None = None, endpointing: Endpointing | None = None
-    ) -> None:
+    def __init__(self, engine: TorchEngine, lookahead: int | None, endpointing: Endpointing) -> None:
         model = engine.model
         assert isinstance(model, HubTransducer) and model.cache_aware is not None
         choices = model.cache_aware.lookaheads
@@ -53,7 +51,7 @@ class HubStreaming:
             raise PathwaysError(
                 f"lookahead: {lookahead}: this model was trained with {', '.join(map(str, choices))} frames"
             )
-        self.engine, self.endpointing = engine, endpointing or Endpointing()
+        self.engine, self.endpointing = engine, endpointing
         self.extractor, self.frame_seconds = model.frontend.extractor, model.frame_seconds
         self._model, self._lookahead, self._lock = model.cache_aware, chosen, threading.Lock()
         layers = engine.layers

@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,16 +62,14 @@ class Format:
 
     def store(self, weight: Floats, granularity: str) -> tuple[Any, int]:
         """The compiled weight of (out, in), and its bytes."""
+        compiled: Any = weight
         if self.kind == "sparse":
-            sparse = extension.built().Sparse(weight, block_rows(granularity))
-            return sparse, sparse.nbytes
-        if self.kind == "torch":
-            return weight, weight.nbytes
-        if self.kind == "gathered":
-            gathered = extension.built().Gathered(weight)
-            return gathered, gathered.nbytes
-        dense = extension.built().Dense(weight, self.item, self.kind == "bitmap")
-        return dense, dense.nbytes
+            compiled = extension.built().Sparse(weight, block_rows(granularity))
+        elif self.kind == "gathered":
+            compiled = extension.built().Gathered(weight)
+        elif self.kind != "torch":
+            compiled = extension.built().Dense(weight, self.item, self.kind == "bitmap")
+        return compiled, compiled.nbytes
 
     def layer(self, compiled: Any, bias: Floats | None, rows: int) -> Any:
         """The compiled layer of a weight that `store` made, for so many rows, or one of torch with the same method."""
@@ -264,16 +263,20 @@ def _mask(random: np.random.Generator, out: int, into: int, share: float, granul
 
 
 @cache
+def processor() -> tuple[str, frozenset[str]]:
+    """This CPU's name, and the instruction sets that it has by Linux's names; none on other systems."""
+    name, sets = platform.processor() or platform.machine(), frozenset[str]()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        about = {key.strip(): value for key, _, value in (line.partition(":") for line in lines)}
+        name = about.get("model name", name).strip()
+        sets = frozenset(about.get("flags", about.get("Features", "")).split())
+    return name, sets
+
+
 def _cpu() -> str:
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2]
-                break
-    except OSError:
-        pass
-    return "-".join("".join(c if c.isalnum() else " " for c in name).split()) or "cpu"
+    """Its name as part of a file's."""
+    return "-".join("".join(c if c.isalnum() else " " for c in processor()[0]).split()) or "cpu"
 
 
 def _cache_folder() -> Path | None:

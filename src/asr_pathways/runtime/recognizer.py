@@ -24,7 +24,7 @@ import numpy as np
 
 from asr_pathways.bundle.layout import is_bundle
 from asr_pathways.bundle.reading import Reader, has_identifier
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, require_scale, resample
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, read_audio, require_samples, require_scale, resample
 from asr_pathways.data.languages import known_language
 from asr_pathways.data.voice_activity import is_silent, parts_within, speech_segments
 from asr_pathways.errors import PathwaysError
@@ -146,7 +146,7 @@ class Recognizer:
         return self._streaming is not None
 
     @property
-    def tells_languages(self) -> bool:
+    def identifies_languages(self) -> bool:
         """Whether the language may be ``auto``."""
         try:
             self._engine.check_identification()
@@ -352,10 +352,7 @@ def recording(audio: str | Path | Samples, sample_rate: int = SAMPLE_RATE, chann
         samples, where = read_audio(Path(audio), channel=channel), f"{audio}: "
     else:
         samples = np.asarray(audio)
-        if samples.ndim != 1 or samples.dtype != np.float32:
-            raise PathwaysError(f"samples: a float32 vector in [-1, 1] is needed, not {samples.dtype} {samples.shape}")
-        if not np.isfinite(samples).all():
-            raise PathwaysError("samples: some are not finite")
+        require_samples(samples)
         require_scale(samples)
         samples = resample(samples, sample_rate)
     if len(samples) < LEAST * SAMPLE_RATE:
@@ -366,7 +363,5 @@ def recording(audio: str | Path | Samples, sample_rate: int = SAMPLE_RATE, chann
 
 def _moved(segment: Segment, seconds: float) -> Segment:
     """A segment whose times are from the start of the recording."""
-    words = tuple(
-        replace(word, start=round(word.start + seconds, 2), end=round(word.end + seconds, 2)) for word in segment.words
-    )
+    words = tuple(word.later(seconds) for word in segment.words)
     return replace(segment, start=segment.start + seconds, end=segment.end + seconds, words=words)

@@ -34,6 +34,10 @@ class Word:
     end: float
     probability: float | None = None
 
+    def later(self, seconds: float) -> Word:
+        """The same word, so many seconds later, to the hundredth."""
+        return replace(self, start=round(self.start + seconds, 2), end=round(self.end + seconds, 2))
+
 
 def in_turn(words: Iterable[Word]) -> tuple[Word, ...]:
     """Words in their order, each of which begins when the one before it has ended, at the earliest."""

@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples, check_rate, require_scale
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, check_rate, require_samples, require_scale
 from asr_pathways.errors import PathwaysError
 from asr_pathways.runtime.results import Word
 
@@ -105,12 +105,7 @@ class Incoming:
             PathwaysError: as `Stream.accept` does, or if the rate is not one.
         """
         samples = np.asarray(samples)
-        if samples.ndim != 1 or samples.dtype != np.float32:
-            raise PathwaysError(
-                f"samples must be a float32 vector in [-1, 1], not {samples.dtype} of shape {samples.shape}"
-            )
-        if not np.isfinite(samples).all():
-            raise PathwaysError("samples have values that are not finite")
+        require_samples(samples)
         require_scale(samples)
         if self.rate is None:
             check_rate(rate)

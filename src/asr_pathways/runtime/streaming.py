@@ -39,7 +39,6 @@ class StreamingTransducer:
 
     Args:
         source: a bundle or a MODEL folder of a transducer of this package; or another source of pathways.
-        language: of streams that name none; None: each stream must.
         threads: of each compiled product; torch's own products use `torch.get_num_threads`.
         precision: of products; see `asr_pathways.runtime.layers.Layers`. None: torch's own layers, for comparison.
         memory: bytes that weights of pathways may occupy before the least recently used are dropped.
@@ -49,14 +48,13 @@ class StreamingTransducer:
         bonus: of each word piece of a phrase, in nats; below 0 for phrases to avoid.
 
     Raises:
-        PathwaysError: if there is no such bundle, it is of a model that does not stream, the language is unknown, or
-            phrases are empty or have characters that the model does not write.
+        PathwaysError: if there is no such bundle, it is of a model that does not stream, or phrases are none that
+            a search can prefer.
     """
 
     def __init__(
         self,
         source: str | Path | PathwaySource,
-        language: str | None = None,
         *,
         threads: int = 1,
         precision: Precision | None = "auto",
@@ -68,10 +66,6 @@ class StreamingTransducer:
     ) -> None:
         if isinstance(source, (str, Path)):
             source = open_source(source)
-        if threads < 1:
-            raise PathwaysError(f"threads: {threads}: at least 1 is needed")
-        if beam < 1:
-            raise PathwaysError(f"beam: {beam}: at least 1 is needed")
         if isinstance(phrases, str):
             raise PathwaysError(f"phrases: a list of phrases is needed, not the text {phrases!r}")
         if phrases and beam == 1:
@@ -85,9 +79,6 @@ class StreamingTransducer:
         self.endpointing = endpointing or Endpointing()
         self.pathways = PathwayCache(source, threads, precision, memory)
         self._source = source
-        self._language = None if language is None else self._check(language)
-        if self._language is not None:
-            self.load(self._language)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -102,17 +93,13 @@ class StreamingTransducer:
         """
         self._bias(self.pathways.get(self._check(language)))
 
-    def stream(self, language: str | None = None) -> TransducerStream:
+    def stream(self, language: str) -> TransducerStream:
         """A new stream.
 
         Raises:
-            PathwaysError: for an unknown language, if neither this call nor the recogniser names one, or for phrases
-                that it cannot write.
+            PathwaysError: for an unknown language, or phrases that it cannot write.
         """
-        chosen = self._language if language is None else self._check(language)
-        if chosen is None:
-            raise PathwaysError(f"language: choose one of {' '.join(self.languages)}")
-        return TransducerStream(self, chosen)
+        return TransducerStream(self, self._check(language))
 
     def decode(self, streams: Sequence[TransducerStream]) -> None:
         """Decodes what streams have accepted, those that are at the same point in one batch.

@@ -17,11 +17,12 @@ import torch
 from torch import nn
 
 from asr_pathways.bundle.bundle import Bundle
-from asr_pathways.bundle.layout import IDENTIFIER, is_bundle
+from asr_pathways.bundle.layout import is_bundle
 from asr_pathways.bundle.load import load_identifier, load_model
 from asr_pathways.bundle.reading import has_identifier
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
 from asr_pathways.errors import PathwaysError
+from asr_pathways.model_folder.card import IDENTIFIER
 from asr_pathways.model_folder.language_id import LanguageIdentifier, choices, rank
 from asr_pathways.model_folder.model import AsrModel
 from asr_pathways.models.hub.base import Aligned, HubModel
@@ -80,7 +81,7 @@ class Identification:
         """None if none was fitted, and the model tells languages apart by itself."""
         model = self._model
         fitted = model.has(IDENTIFIER) if isinstance(model, Bundle) else model is not None and has_identifier(model)
-        by_itself = self._given is not None and self._given.model.tells_languages
+        by_itself = self._given is not None and self._given.model.identifies_languages
         return None if by_itself and not fitted else load_identifier(self._read)
 
     def check(self) -> None:

@@ -23,7 +23,7 @@ CHUNK = 0.32
 
 
 def transcribe_stream(
-    recognizer: Recognizer, path: Path, language: str, channel: int | None = None
+    recognizer: Recognizer, path: Path, language: str, channel: int | None
 ) -> Iterator[tuple[Result, bool]]:
     """Decodes a recording `CHUNK` seconds at a time; yields the hypothesis after each, and whether it is final.
 
@@ -44,9 +44,9 @@ def transcribe_live(
     recognizer: Recognizer,
     sound: Sound,
     language: str,
-    rate: int = SAMPLE_RATE,
-    encoding: str = "s16le",
-    channel: int | None = None,
+    rate: int,
+    encoding: str,
+    channel: int | None,
 ) -> Iterator[tuple[Result, bool]]:
     """Decodes a WAV stream, or raw samples of ``rate`` and ``encoding``, as they are read, until ``sound`` ends.
 
@@ -64,9 +64,7 @@ def transcribe_live(
         yield _result(last, last.end - last.start)
 
 
-def recognize_split(
-    recognizer: Recognizer, data: Path, split: str, languages: Sequence[str] | None = None
-) -> list[Utterance]:
+def recognize_split(recognizer: Recognizer, data: Path, split: str, languages: Sequence[str] | None) -> list[Utterance]:
     """Recognises a split of a data folder, one utterance after another, as a user's recordings are.
 
     Raises:

@@ -46,7 +46,7 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
 
-def make_app(service: Service, *, local: bool, beside: AbstractAsyncContextManager[None] | None = None) -> Starlette:
+def make_app(service: Service, *, local: bool, beside: AbstractAsyncContextManager[None] | None) -> Starlette:
     """The application.
 
     Args:

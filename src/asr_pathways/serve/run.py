@@ -55,7 +55,7 @@ def serve(
             os._exit(0)
 
 
-def make_server(service: Service, host: str, for_wyoming: socket.socket | None = None) -> uvicorn.Server:
+def make_server(service: Service, host: str, for_wyoming: socket.socket | None) -> uvicorn.Server:
     """A server that listens at ``host``, with what bounds a connection; and at a socket for Wyoming's clients."""
     beside = None
     if for_wyoming is not None:

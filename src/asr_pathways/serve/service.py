@@ -55,7 +55,7 @@ class Options:
     token: str | None = None
 
 
-def give_back_memory() -> None:
+def release_memory() -> None:
     """Frees what only refers to itself, and returns to the system what glibc keeps: after many streams that is much."""
     # Python's cache of look-ups keeps the names, and torch makes some anew for each: all over the memory of streams.
     for clear in ("_clear_internal_caches", "_clear_type_cache"):  # from Python 3.13, and before
@@ -93,7 +93,7 @@ class Service:
         self.name = model.resolve().name.removesuffix(".asrp") if model.exists() else str(model)
         self.options = options
         self.kept = kept_shares(model)
-        self.auto = self.recognizer.tells_languages
+        self.auto = self.recognizer.identifies_languages
         self.counts = Counter[tuple[str, str, int]]()
         """Responses by (method, route, status)."""
         self.audio_seconds = self.compute_seconds = 0.0
@@ -160,7 +160,7 @@ class Service:
             self.streams -= 1
             if not self.streams:
                 with suppress(RuntimeError):  # the server ends
-                    self._pool.submit(give_back_memory)
+                    self._pool.submit(release_memory)
 
     async def recording(self, function: Callable[[], T]) -> T:
         """Runs what recognises a recording in a thread; not at all, if it is cancelled before its turn has come.

@@ -17,6 +17,7 @@ from asr_pathways.bundle.load import load_model
 from asr_pathways.config import differences, parse_config
 from asr_pathways.console import make_console, print_table
 from asr_pathways.data.corpora.manifest import prepare_manifest
+from asr_pathways.data.corpus import is_data_folder
 from asr_pathways.errors import PathwaysError
 from asr_pathways.evaluation.corpus_check import concerns, smallest_difference
 from asr_pathways.files import read_json, write_json
@@ -142,7 +143,7 @@ def _said(data: Path) -> str:
 
 def _imported(manifest: Path, out: Path) -> Path:
     """The data folder of a manifest."""
-    if not (out / "corpus.json").exists():
+    if not is_data_folder(out):
         for bad in prepare_manifest(out, manifest):
             print(f"{manifest}, line {bad.line}: left out: {bad.reason}", file=sys.stderr)
         for line in concerns(out):

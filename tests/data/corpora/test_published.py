@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from asr_pathways.bundle.load import load_model
-from asr_pathways.cli.main import main
 from asr_pathways.data.audio import SAMPLE_RATE, read_audio
 from asr_pathways.data.batches import eval_batches
 from asr_pathways.data.corpora.commonvoice import COMMON_VOICE
@@ -53,19 +52,6 @@ def prepare_fleurs(out: Path, source: Path, *options: Any) -> object:
 
 def prepare_commonvoice(out: Path, source: Path, *options: Any) -> object:
     return prepare_published(out, source, COMMON_VOICE, *options)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Calls the command line; gives its exit code."""
-
-    def call(*words: Any) -> int:
-        monkeypatch.setattr("sys.argv", ["asr-pathways", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return int(caught.value.code or 0)
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from asr_pathways.training.config import PruneRecipe, TrainRecipe
 from asr_pathways.training.prune import prune
 from asr_pathways.training.train import train
 from tests.models.hub.tiny import MAKERS
-from tests.training.helpers import one, rms_of_inputs, same
+from tests.training.helpers import one, rms_of_inputs, same, stopped_before
 
 Maker = Callable[[str], Path]
 RECIPE = {
@@ -154,21 +154,7 @@ def test_resumed_run_is_the_same_run(kind: str, hub_folder: Maker, speech: Path,
     model = hub_folder(kind)
     prune(model, speech, tmp_path / "whole", method="dynamic", sparsity=0.5, recipe=recipe())
     half = recipe(evaluation={"every": 3, "keep_best": 1, "utterances": 1})
-
-    class Stop(Exception):
-        pass
-
-    from asr_pathways.training.loop import TrainingLoop
-
-    plain, calls = TrainingLoop._step, iter(range(100))
-
-    def step(self: TrainingLoop, *arguments: object) -> None:
-        if next(calls) == 3:
-            raise Stop
-        plain(self, *arguments)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(TrainingLoop, "_step", step)
+    with stopped_before(3):
         prune(model, speech, tmp_path / "parts", method="dynamic", sparsity=0.5, recipe=half)
     prune(model, speech, tmp_path / "parts", method="dynamic", sparsity=0.5, recipe=recipe(), resume=True)
     whole, parts = load_model(tmp_path / "whole"), load_model(tmp_path / "parts")

@@ -124,7 +124,7 @@ def test_english_only_models_are_told_no_language(hub_folder: Maker, tmp_path: P
         json.dumps({**values, "_from_model_config": False, "is_multilingual": False})
     )
     model = whisper(folder)[1]
-    assert model.languages == ("en",) and len(model.prompt("en")) == 2 and not model.tells_languages
+    assert model.languages == ("en",) and len(model.prompt("en")) == 2 and not model.identifies_languages
     with pytest.raises(PathwaysError, match="tells no languages apart"):
         model.language_probabilities(torch.zeros(1, 100, 80), torch.tensor([100]))
 
@@ -258,7 +258,7 @@ def test_language_probabilities_are_those_of_its_language_tokens(hub_folder: Mak
         logits = hub(input_features=features.transpose(1, 2), decoder_input_ids=torch.tensor([[model._start]])).logits
     found = model.language_probabilities(features, torch.tensor([120]))
     torch.testing.assert_close(found[0], logits[0, 0, list(model._languages.values())].softmax(-1))
-    assert model.tells_languages and found.shape == (1, len(model.languages))
+    assert model.identifies_languages and found.shape == (1, len(model.languages))
 
 
 def test_short_windows_only_after_training_began(hub_folder: Maker, speech: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_too_little_audio_is_refused_as_in_training(count: int) -> None:
 
 
 def test_what_is_no_audio_is_refused() -> None:
-    with pytest.raises(PathwaysError, match="float32 vector, not float64 of shape"):
+    with pytest.raises(PathwaysError, match="float32 vector"):
         LogMel()(np.zeros(1_600))  # type: ignore[arg-type]
     with pytest.raises(PathwaysError, match=r"of shape \(1600, 2\)"):
         LogMel()(np.zeros((1_600, 2), np.float32))

@@ -40,9 +40,7 @@ class DialogueLine:
     text: str
 
 
-def prepare_dialogues(
-    out: Path, source: Path | None = None, languages: Sequence[str] = LANGUAGES
-) -> dict[str, Counter[str]]:
+def prepare_dialogues(out: Path, source: Path | None, languages: Sequence[str]) -> dict[str, Counter[str]]:
     """Makes a data folder from the game's dialogues.
 
     Args:

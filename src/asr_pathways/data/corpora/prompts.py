@@ -59,9 +59,7 @@ class Prompt:
     sound: Path
 
 
-def prepare_prompts(
-    out: Path, source: Path | None = None, languages: Sequence[str] = LANGUAGES
-) -> dict[str, Counter[str]]:
+def prepare_prompts(out: Path, source: Path | None, languages: Sequence[str]) -> dict[str, Counter[str]]:
     """Makes a data folder from the Asterisk prompts.
 
     Args:

@@ -18,7 +18,7 @@ from asr_pathways.data.corpus import SPLITS, About, build_corpus, cut_row, why_u
 from asr_pathways.data.languages import find_language, is_language, plain_language
 from asr_pathways.data.normalize import written_text
 from asr_pathways.data.progress import track
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import PathwaysError, reason_of
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,7 @@ def reading(folder: Path, corpus: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        detail = " ".join(str(error).split()) or "no details"
-        raise PathwaysError(f"{folder}: not readable as {corpus}: {detail[:300]}") from error
+        raise PathwaysError(f"{folder}: not readable as {corpus}: {reason_of(error):.300}") from error
 
 
 def _find(source: Path, corpus: Published, languages: Sequence[str] | None) -> dict[str, str]:

@@ -23,7 +23,7 @@ from asr_pathways.data.corpora.published import why_left_out
 from asr_pathways.data.corpus import SLACK, SPLITS, build_corpus, cut_row, spoken_part
 from asr_pathways.data.languages import plain_language
 from asr_pathways.data.progress import track
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import PathwaysError, reason_of
 
 UNKNOWN = "?"
 """In place of the language of a cut that has none, or several."""
@@ -108,8 +108,7 @@ def _utterances(split: str, cuts: Path, archive: Path) -> Iterator[tuple[str, di
     except PathwaysError:
         raise
     except Exception as error:  # of gzip, JSON, tarfile or Lhotse: anything
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise PathwaysError(f"{cuts}, or {archive.name} beside it, is broken: {detail}") from None
+        raise PathwaysError(f"{cuts}, or {archive.name} beside it, is broken: {reason_of(error)}") from None
 
 
 def _entries(archive: Path) -> Iterator[tuple[str, tuple[str, Any] | None]]:

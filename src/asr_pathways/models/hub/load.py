@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import PathwaysError, reason_of
 from asr_pathways.files import read_json
 from asr_pathways.models.hub.base import GENERATION, ExtractorFrontend, HubModel, Source
 from asr_pathways.models.hub.cache_aware import ProcessorFile
@@ -105,8 +105,7 @@ def _one_line_errors(name: str) -> Iterator[None]:
                 f"{name}: the hub cannot be reached, and its cache lacks this model: copy the model's folder from "
                 "where it can be, and name that"
             ) from error
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise PathwaysError(f"{name}: cannot load this Hugging Face model: {reason:.300}") from error
+        raise PathwaysError(f"{name}: cannot load this Hugging Face model: {reason_of(error):.300}") from error
     finally:
         requests.removeFilter(retries)
 

@@ -84,7 +84,7 @@ class Whisper(HubModel):
         self._end = int(hub.config.eos_token_id)
         self._languages = language_tokens(tokenizer) if _multilingual(hub) else {}
         self.languages = tuple(self._languages) or ("en",)
-        self.tells_languages = len(self._languages) > 1
+        self.identifies_languages = len(self._languages) > 1
         tasks = [_token(tokenizer, name) for name in ("<|transcribe|>", "<|notimestamps|>")]
         self._tasks = tasks if self._languages else tasks[1:]
         self._prompt_size = 1 + len(self._tasks) + bool(self._languages)

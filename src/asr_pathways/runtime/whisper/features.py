@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_pathways.data.audio import SAMPLE_RATE, Samples
+from asr_pathways.data.audio import SAMPLE_RATE, Samples, require_samples
 from asr_pathways.errors import PathwaysError
 
 Floats = NDArray[np.float32]
@@ -76,13 +76,10 @@ class LogMel:
         Raises:
             PathwaysError: if the samples are no float32 vector of finite values, or too few for one frame.
         """
-        if samples.ndim != 1 or samples.dtype != np.float32:
-            raise PathwaysError(f"samples must be a float32 vector, not {samples.dtype} of shape {samples.shape}")
+        require_samples(samples)
         frames, half = len(samples) // self.hop, self.n_fft // 2
         if not frames or len(samples) <= half:  # a reflection takes half a window beside the edge
             raise PathwaysError(f"only {1000 * len(samples) / self.rate:.0f} ms of audio: too short for one frame")
-        if not np.isfinite(samples).all():
-            raise PathwaysError("samples hold values that are not finite")
         padded = np.concatenate((samples[half:0:-1], samples, samples[-2 : -half - 2 : -1]))
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop][:frames]
         spectrum = np.fft.rfft(windows * self._window)

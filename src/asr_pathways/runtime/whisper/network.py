@@ -102,7 +102,7 @@ class Network:
         shape: Shape,
         tensor: Callable[[str], NDArray[Any]],
         layers: Layers,
-        threads: int = 1,
+        threads: int,
         recorded: Sequence[tuple[int, int]] = (),
         tokens: Tokens | None = None,
     ) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
 import typer
 
 from asr_pathways.errors import PathwaysError
+
+Languages = Annotated[str | None, typer.Option(help="Language codes with commas between, such as en,fr.")]
 
 
 def split_languages(languages: str | None) -> list[str] | None:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from asr_pathways.cli.tables import split_languages
+from asr_pathways.cli.shared import split_languages
 from asr_pathways.errors import PathwaysError
 
 
