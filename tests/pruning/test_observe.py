@@ -185,11 +185,11 @@ def test_the_batches_of_a_step_count_alike() -> None:
     model(torch.randn(3, 4))
     together.commit(["en"])
     apart.load_state("en", together.state("en"))
-    apart.forget()
+    apart.forget("en")
     model(x)
     together.recording = None
     together.commit(["en"])
-    apart.forget()
+    apart.forget("en")
     model(x[:3])
     model(x[3:])
     apart.commit(["en"])
@@ -223,6 +223,22 @@ def test_the_diagonal_of_fisher_is_of_the_gradients_of_single_positions() -> Non
     other = FisherDiagonal(find_prunable(model, ("*",), ()))
     other.load_state("en", seen.state("en"))
     assert all(torch.equal(other.evidence("en")(name), of(name)) for name in expected)
+
+
+def test_the_diagonal_of_fisher_is_the_same_however_a_layer_is_called() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, 2), torch.randn(4, 3)
+    found = []
+    for run in (lambda: layer(x), lambda: layer(input=x), lambda: torch.stack([layer(row) for row in x])):
+        seen = FisherDiagonal(find_prunable(layer, ("*",), ()))
+        removers = seen.hook()
+        seen.recording = "en"
+        run().square().sum().backward()
+        seen.commit(["en"])
+        found.append(seen.evidence("en")("weight"))
+        for remove in removers:
+            remove()
+    assert all(torch.allclose(one, found[0]) for one in found)
 
 
 def test_the_diagonal_of_fisher_counts_every_layer_that_has_the_weight() -> None:

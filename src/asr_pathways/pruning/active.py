@@ -100,8 +100,7 @@ class ActivePathway:
     def forget(self) -> None:
         """Drops what belongs to an unfinished step."""
         self._trained.clear()
-        for observer in self._state.observations:
-            observer.forget()
+        self._state.observations.forget(self._state.keys)
 
     def unhook(self) -> None:
         """Removes every hook from the model, until training needs them again."""
@@ -117,17 +116,24 @@ class ActivePathway:
 
     @contextmanager
     def _block(self, what: str, languages: Sequence[str]) -> Iterator[bool]:
-        """Refuses other blocks inside it; yields whether the model is in training mode."""
+        """Refuses other blocks inside it; yields whether the model is in training mode.
+
+        One that ends with an error, such as of memory, trained nothing.
+        """
         self.require_dense(what)
         self.require_stepped()
         training = self._model.training
         if training:
             for language in languages:
                 self._state.trainable_key(language, "use in training mode")
-        self._in_use = what
+        self._in_use, before = what, set(self._trained)
         try:
             with no_tracing(self._model):
                 yield training
+        except BaseException:
+            self._state.observations.forget(self._trained - before)
+            self._trained = before
+            raise
         finally:
             self._in_use = None
 

@@ -78,8 +78,8 @@ class Observer(ABC):
         """Masks that were due have adapted."""
 
     @abstractmethod
-    def forget(self) -> None:
-        """Drops the observations of an unfinished step."""
+    def forget(self, pathway: str) -> None:
+        """Drops the observations of a pathway in an unfinished step."""
 
     def clear(self, pathway: str) -> None:
         """Drops all that counts of a pathway."""
@@ -145,6 +145,12 @@ class Observations:
         """Counts the observations of ``pathways`` by those observers that are ``due``."""
         for observer in self:
             observer.commit([pathway for pathway in pathways if due(observer, pathway)])
+
+    def forget(self, pathways: Iterable[str]) -> None:
+        """Drops the observations of ``pathways`` in an unfinished step."""
+        for observer in self:
+            for pathway in pathways:
+                observer.forget(pathway)
 
     def clear(self, pathways: Iterable[str]) -> None:
         """Drops all that counts of ``pathways``."""
@@ -216,8 +222,8 @@ class InputStatistics(Observer):
                 added = part.view_as(old).to(old.device)
                 old.copy_(torch.where(added[:, -1:] > 0, DECAY * old + added, old))
 
-    def forget(self) -> None:
-        self._new.clear()
+    def forget(self, pathway: str) -> None:
+        self._new.pop(pathway, None)
 
     def hook(self) -> Removers:
         removers: Removers = []
@@ -300,7 +306,10 @@ class FisherDiagonal(InputStatistics):
         ]
 
     def hook(self) -> Removers:
-        return [module.register_forward_hook(_Hook(self._after(name, module))).remove for name, module in self._layers]
+        return [
+            module.register_forward_hook(_Hook(self._after(name, module)), with_kwargs=True).remove
+            for name, module in self._layers
+        ]
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
         found = self.rms(pathway)
@@ -321,16 +330,18 @@ class FisherDiagonal(InputStatistics):
     def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
         super().load_state(pathway, {name: state[f"fisher/{name}"] for name, _ in self._layers})
 
-    def _after(self, name: str, observed: nn.Module) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    def _after(self, name: str, observed: nn.Module) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             if self.recording is not None and module is observed and output.requires_grad:
-                backward = partial(self._backward, name, self.recording, inputs[0].detach(), self.unpadded)
+                ((_, _, x),) = _inputs(module, args, kwargs, output)
+                backward = partial(self._backward, name, self.recording, x.detach(), self.unpadded)
                 output.register_hook(backward)  # type: ignore[no-untyped-call]
 
         return hook
 
     def _backward(self, name: str, pathway: str, x: Tensor, unpadded: Mapping[str, Tensor], gradient: Tensor) -> None:
-        rows = [without_padding(one.detach(), -1, name, unpadded).flatten(0, -2) for one in (x, gradient)]
+        both = [without_padding(one.detach(), -1, name, unpadded) for one in (x, gradient)]
+        rows = [one.reshape(-1, one.shape[-1]) for one in both]
         every = max(1, len(rows[0]) // self.most)
         x, gradient = (one[::every].float().square() for one in rows)
         squares = (gradient.T @ x).nan_to_num_(nan=0.0, posinf=0.0)
@@ -353,10 +364,11 @@ class GradientSums(Observer):
     def due(self, language_steps: int, adapts: bool) -> bool:
         return adapts
 
-    def forget(self) -> None:
-        self._sums.clear()
+    def forget(self, pathway: str) -> None:
+        self._sums.pop(pathway, None)
 
-    end_step = forget  # gradients count at once, and only in their step
+    def end_step(self) -> None:  # gradients count at once, and only in their step
+        self._sums.clear()
 
     def hook(self) -> Removers:
         prunable = self._prunable.values()

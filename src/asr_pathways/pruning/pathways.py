@@ -144,6 +144,8 @@ class Pathways:
         have changed; only with activation checkpointing, which recomputes from the present weights, are gradients
         wrong without an error. Under gradient policy ``parp`` the model stays dense in training mode.
 
+        A block that ends with an error counts as no training; gradients that it left are the caller's to clear.
+
         For a batch of several languages pass the language of each row; the block then yields a `MixedBatch`, which
         calls functions with each row in the pathway of its language:
 
