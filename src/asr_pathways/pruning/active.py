@@ -160,7 +160,7 @@ class ActivePathway:
             )
 
     def _due(self, observer: Observer, key: str) -> bool:
-        return observer.due(self._state.own_steps[key], self._state.adapts_next(key))
+        return observer.due(key, self._state.own_steps[key], self._state.adapts_next(key))
 
     @property
     def _restores(self) -> bool:

@@ -68,7 +68,7 @@ class Observer(ABC):
         """Puts hooks on the model; returns what removes them."""
 
     @abstractmethod
-    def due(self, language_steps: int, adapts: bool) -> bool:
+    def due(self, pathway: str, language_steps: int, adapts: bool) -> bool:
         """Whether a training step is observed: after so many of the language, ``adapts`` if its mask adapts then."""
 
     def commit(self, pathways: Iterable[str]) -> None:  # noqa: B027
@@ -208,8 +208,8 @@ class InputStatistics(Observer):
         self._new: dict[str, dict[str, Tensor]] = defaultdict(self._zeros)  # since the last commit
         self._sums = defaultdict(self._zeros)
 
-    def due(self, language_steps: int, adapts: bool) -> bool:
-        return language_steps % EVERY == 0
+    def due(self, pathway: str, language_steps: int, adapts: bool) -> bool:
+        return language_steps % EVERY == 0 or not self.observed(pathway)  # as of pathways that were loaded
 
     def commit(self, pathways: Iterable[str]) -> None:
         for pathway in pathways:
@@ -361,7 +361,7 @@ class GradientSums(Observer):
 
     missing = "no gradient of {0!r} was observed yet: run a backward pass inside calibrate({0!r})"
 
-    def due(self, language_steps: int, adapts: bool) -> bool:
+    def due(self, pathway: str, language_steps: int, adapts: bool) -> bool:
         return adapts
 
     def forget(self, pathway: str) -> None:
@@ -403,7 +403,7 @@ class RunningProducts(GradientSums):
         super().__init__(prunable)
         self._running: dict[str, dict[str, Tensor]] = defaultdict(dict)
 
-    def due(self, language_steps: int, adapts: bool) -> bool:
+    def due(self, pathway: str, language_steps: int, adapts: bool) -> bool:
         return True
 
     def commit(self, pathways: Iterable[str]) -> None:
