@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +19,9 @@ from asr_pathways.model_folder.folder import save_model
 from asr_pathways.models.hub.base import HubModel
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
 from asr_pathways.models.speech_model import within_lengths
-from tests.models.hub.test_hub import batches_of
+from tests.models.hub import tiny
+from tests.models.hub.test_hub import PADDED, batches_of
+from tests.training.helpers import one, rms_of_inputs
 
 Maker = Callable[[str], Path]
 
@@ -38,12 +42,28 @@ def test_loss_is_that_of_transformers(kind: str, hub_folder: Maker, speech: Path
         labels = labels[-1:]
         expected = hub(**inputs, labels=labels).loss.item() / labels.shape[1]
         assert batch.feature_lengths[-1] == batch.features.shape[1]
-        from tests.models.hub.test_hub import one
-
         assert asr.model.loss(one(batch, len(batch) - 1)).item() == pytest.approx(expected, rel=1e-5)
         return
     expected = hub(**inputs, labels=labels).loss.item() / int(batch.target_lengths.sum())
     assert asr.model.loss(batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_adapter_that_leaves_out_frames_comes_after_the_encodings(speech: Path, tmp_path: Path) -> None:
+    """As in most Wav2Vec2-BERT models with a CTC output layer, whose scores are of every second frame."""
+    options = {"add_adapter": True, "num_adapter_layers": 1, "output_hidden_size": tiny.WIDTH["hidden_size"]}
+    asr = load_model(tiny.wav2vec2_bert(tmp_path / "model", **options))
+    batch = batches_of(asr, speech, "fr")[-1]
+    texts = {"targets": batch.targets[:, :4], "target_lengths": batch.target_lengths.clamp(max=4)}
+    even = batch.feature_lengths // 2 * 2  # the adapter's last frame of others has padding in it
+    batch = replace(batch, feature_lengths=even, features=batch.features[:, : int(even.max())], **texts)
+    assert len(set(even.tolist())) > 1
+    _, lengths = asr.model.encodings(batch.features, batch.feature_lengths, "fr")
+    assert lengths.tolist() == even.tolist()
+    assert asr.model.prediction_lengths(batch).tolist() == [count // 2 for count in even.tolist()]
+    together = rms_of_inputs(asr, [batch])
+    apart = rms_of_inputs(asr, [one(batch, row) for row in range(len(batch))])
+    differ = [n for n, rms in together.items() if not torch.allclose(rms, apart[n], rtol=1e-3, atol=1e-5)]
+    assert [n for n in differ if not re.search(rf"{PADDED}|adapter\..*_conv\.", n)] == []
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "mms", "parakeet_ctc", "parakeet_rnnt"])

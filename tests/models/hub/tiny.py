@@ -119,7 +119,7 @@ def hubert(folder: Path) -> Path:
     return _save(folder, transformers.HubertForCTC(config), _letters_tokenizer(folder, vocabulary), extractor)
 
 
-def wav2vec2_bert(folder: Path) -> Path:
+def wav2vec2_bert(folder: Path, **options: Any) -> Path:
     """Wav2Vec2-BERT on stacked filter banks."""
     vocabulary = _letters(LETTERS)
     torch.manual_seed(5)
@@ -138,6 +138,7 @@ def wav2vec2_bert(folder: Path) -> Path:
         left_max_position_embeddings=4,
         right_max_position_embeddings=4,
         pad_token_id=0,
+        **options,
     )
     extractor = transformers.SeamlessM4TFeatureExtractor()
     return _save(folder, transformers.Wav2Vec2BertForCTC(config), _letters_tokenizer(folder, vocabulary), extractor)

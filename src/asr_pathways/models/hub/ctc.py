@@ -45,7 +45,7 @@ class Ctc(HubModel):
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
         inputs: dict[str, Any] = {**self._inputs(features, lengths), "output_hidden_states": True}
         encodings: Tensor = self._run(inputs, language).hidden_states[-1]
-        return encodings, self.output_lengths(lengths).clamp(max=encodings.shape[1])
+        return encodings, self._encoder_lengths(lengths).clamp(max=encodings.shape[1])
 
     def _inputs(self, features: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         inputs = {self.hub.main_input_name: features}
@@ -65,14 +65,18 @@ class Ctc(HubModel):
         return loss / batch.target_lengths.sum().clamp(min=1)
 
     def positions(self, batch: Batch) -> dict[str, Tensor]:
-        """Also of wav2vec 2.0's convolutions of the waveform, one after the other."""
+        """Also of wav2vec 2.0's convolutions of the waveform, one after the other, and of an adapter after the encoder,
+        but for the inputs of its convolutions.
+        """
         positions, config = {}, self.hub.config
         size, lengths = batch.features.shape[1], batch.feature_lengths
         strides = zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=True)
         for number, (kernel, stride) in enumerate(strides if batch.features.dim() == 2 else ()):
             positions[f"*.feature_extractor.conv_layers.{number}"] = within_lengths(lengths, size)
             size, lengths = (size - kernel) // stride + 1, (lengths - kernel) // stride + 1
-        return positions | super().positions(batch)
+        longest = self._encoder_lengths(torch.tensor([batch.features.shape[1]]))
+        of_encoder = within_lengths(self._encoder_lengths(batch.feature_lengths), int(longest))
+        return positions | {"*.adapter": super().positions(batch)["*"], "*": of_encoder}
 
     def prediction_lengths(self, batch: Batch) -> Tensor:
         return self.output_lengths(batch.feature_lengths)
@@ -104,8 +108,14 @@ class Ctc(HubModel):
     def _run(self, inputs: Mapping[str, Any], language: str) -> Any:
         return self.hub(**inputs)
 
+    def _encoder_lengths(self, lengths: Tensor) -> Tensor:
+        """As `output_lengths`, but of the encoder itself, after which an adapter may leave out frames."""
+        if not getattr(self.hub.config, "add_adapter", False):
+            return self.output_lengths(lengths)
+        return torch.as_tensor(self.hub._get_feat_extract_output_lengths(lengths, add_adapter=False)).long()
+
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Frames of the encoder (B,) from frames of features or samples (B,).
+        """Frames that are scored (B,) from frames of features or samples (B,).
 
         Raises:
             PathwaysError: if transformers has no function for it.
