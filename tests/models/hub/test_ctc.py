@@ -16,6 +16,7 @@ from transformers import AutoModelForCTC, Wav2Vec2ForCTC
 from asr_pathways.bundle.load import load_model
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.language_id import embed
 from asr_pathways.models.hub.base import HubModel
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
 from asr_pathways.models.speech_model import within_lengths
@@ -46,6 +47,19 @@ def test_loss_is_that_of_transformers(kind: str, hub_folder: Maker, speech: Path
         return
     expected = hub(**inputs, labels=labels).loss.item() / int(batch.target_lengths.sum())
     assert asr.model.loss(batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_a_model_without_a_mask_finds_does_not_depend_on_the_batch(hub_folder: Maker) -> None:
+    """Group norm over time takes padding in, as a batch of short and long utterances has it."""
+    model = load_model(hub_folder("wav2vec2")).model.eval()
+    generator = torch.Generator().manual_seed(0)
+    waves = [0.1 * torch.randn(count, generator=generator) for count in (16_000, 6000, 16_000)]
+    features, lengths = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), torch.tensor([16_000, 6000, 16_000])
+    together, embedded = model.decode(features, lengths, "en"), embed(model, features, lengths, "en")
+    for row, wave in enumerate(waves):
+        alone = wave[None], torch.tensor([len(wave)])
+        assert together[row] == model.decode(*alone, "en")[0] != []
+        torch.testing.assert_close(embedded[row], embed(model, *alone, "en")[0])
 
 
 def test_an_adapter_that_leaves_out_frames_comes_after_the_encodings(speech: Path, tmp_path: Path) -> None:

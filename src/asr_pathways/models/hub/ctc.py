@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import fmean
@@ -43,9 +43,17 @@ class Ctc(HubModel):
         return scores, self.output_lengths(lengths).clamp(max=scores.shape[1])
 
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
+        if self._takes_padding_in(features, lengths):
+            rows = [self.encodings(*row, language) for row in _rows(features, lengths)]
+            encoded = torch.nn.utils.rnn.pad_sequence([one[0] for one, _ in rows], batch_first=True)
+            return encoded, torch.cat([length for _, length in rows])
         inputs: dict[str, Any] = {**self._inputs(features, lengths), "output_hidden_states": True}
         encodings: Tensor = self._run(inputs, language).hidden_states[-1]
         return encodings, self._encoder_lengths(lengths).clamp(max=encodings.shape[1])
+
+    def _takes_padding_in(self, features: Tensor, lengths: Tensor) -> bool:
+        """Whether padding of this batch would change what the model makes of the rest."""
+        return not self._masks and int(lengths.min()) < features.shape[1]
 
     def _inputs(self, features: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         inputs = {self.hub.main_input_name: features}
@@ -87,7 +95,12 @@ class Ctc(HubModel):
 
     @torch.no_grad()
     def aligned(self, features: Tensor, lengths: Tensor, language: str) -> list[Aligned]:
-        """As `decode`; a token has the frames that it is the best of, one after the other."""
+        """As `decode`; a token has the frames that it is the best of, one after the other.
+
+        What is found does not depend on the other utterances of the batch.
+        """
+        if self._takes_padding_in(features, lengths):
+            return [one for row in _rows(features, lengths) for one in self.aligned(*row, language)]
         scores, lengths = self.logits(features, lengths, language)
         best, highest = scores.argmax(dim=-1), scores.amax(dim=-1)
         probabilities = (highest - scores.logsumexp(dim=-1)).exp()
@@ -124,6 +137,11 @@ class Ctc(HubModel):
             if hasattr(self.hub, name):
                 return torch.as_tensor(getattr(self.hub, name)(lengths)).long()
         raise PathwaysError(f"{type(self.hub).__name__} does not report how long its output is: not supported")
+
+
+def _rows(features: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each utterance by itself, without padding, and its length (1,)."""
+    return ((features[row : row + 1, :length], lengths[row : row + 1]) for row, length in enumerate(lengths.tolist()))
 
 
 class Mms(Ctc):
