@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
 
 
+UNMASKED_CONVOLUTIONS = ("data2vec-audio", "wav2vec2-conformer")
+"""Kinds of models whose encoder has convolutions over time that take padding in, in transformers too."""
+
+
 class Ctc(HubModel):
     """Any of transformers' ``...ForCTC``: one vocabulary, whatever the language."""
 
@@ -36,6 +40,8 @@ class Ctc(HubModel):
         self.classifier = "lm_head" if hasattr(hub, "lm_head") else ""  # Parakeet's is a convolution
         # Models with group norm in their first layers were trained without a mask: padding is zeros to them.
         self._masks = bool(getattr(frontend.extractor, "return_attention_mask", True))
+        adapter = bool(getattr(hub.config, "add_adapter", False))
+        self._takes_padding_in = adapter or not self._masks or hub.config.model_type in UNMASKED_CONVOLUTIONS
 
     def logits(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
         """Features (B, T, ...) or waveforms (B, T), lengths (B,) -> scores (B, T', V) and their lengths (B,)."""
@@ -43,7 +49,7 @@ class Ctc(HubModel):
         return scores, self.output_lengths(lengths).clamp(max=scores.shape[1])
 
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
-        if self._takes_padding_in(features, lengths):
+        if self._runs_alone(features, lengths):
             rows = [self.encodings(*row, language) for row in _rows(features, lengths)]
             encoded = torch.nn.utils.rnn.pad_sequence([one[0] for one, _ in rows], batch_first=True)
             return encoded, torch.cat([length for _, length in rows])
@@ -51,9 +57,9 @@ class Ctc(HubModel):
         encodings: Tensor = self._run(inputs, language).hidden_states[-1]
         return encodings, self._encoder_lengths(lengths).clamp(max=encodings.shape[1])
 
-    def _takes_padding_in(self, features: Tensor, lengths: Tensor) -> bool:
+    def _runs_alone(self, features: Tensor, lengths: Tensor) -> bool:
         """Whether padding of this batch would change what the model makes of the rest."""
-        return not self._masks and int(lengths.min()) < features.shape[1]
+        return self._takes_padding_in and int(lengths.min()) < features.shape[1]
 
     def _inputs(self, features: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         inputs = {self.hub.main_input_name: features}
@@ -99,7 +105,7 @@ class Ctc(HubModel):
 
         What is found does not depend on the other utterances of the batch.
         """
-        if self._takes_padding_in(features, lengths):
+        if self._runs_alone(features, lengths):
             return [one for row in _rows(features, lengths) for one in self.aligned(*row, language)]
         scores, lengths = self.logits(features, lengths, language)
         best, highest = scores.argmax(dim=-1), scores.amax(dim=-1)
@@ -122,10 +128,11 @@ class Ctc(HubModel):
         return self.hub(**inputs)
 
     def _encoder_lengths(self, lengths: Tensor) -> Tensor:
-        """As `output_lengths`, but of the encoder itself, after which an adapter may leave out frames."""
-        if not getattr(self.hub.config, "add_adapter", False):
-            return self.output_lengths(lengths)
-        return torch.as_tensor(self.hub._get_feat_extract_output_lengths(lengths, add_adapter=False)).long()
+        """As `output_lengths`, but of the encoder: an adapter after it may leave out frames, and SEW puts some in."""
+        config = self.hub.config
+        if getattr(config, "add_adapter", False):
+            return torch.as_tensor(self.hub._get_feat_extract_output_lengths(lengths, add_adapter=False)).long()
+        return self.output_lengths(lengths) // getattr(config, "squeeze_factor", 1)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames that are scored (B,) from frames of features or samples (B,).
