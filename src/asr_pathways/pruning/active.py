@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 
 from torch import Tensor, nn
 
@@ -54,7 +53,14 @@ class ActivePathway:
         if not keys:
             raise PathwaysError("use([]): pass the language of each row")
         with self._block(MIXED, languages) as training:
-            batch = MixedBatch(keys, partial(self._in_place, training=training, tracked=False))
+
+            @contextmanager
+            def in_place(key: str) -> Iterator[None]:
+                rows = [row for row, of_row in enumerate(keys) if of_row == key]
+                with self._state.observations.of_rows(rows, len(keys)), self._in_place(key, training, tracked=False):
+                    yield
+
+            batch = MixedBatch(keys, in_place)
             try:
                 yield batch
             finally:

@@ -18,7 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -133,13 +133,19 @@ class Observations:
     @contextmanager
     def unpadded(self, positions: Mapping[str, Tensor]) -> Iterator[None]:
         """See `Pathways.unpadded`."""
+        before = [observer.unpadded for observer in self]
         for observer in self:
             observer.unpadded = positions
         try:
             yield
         finally:
-            for observer in self:
-                observer.unpadded = {}
+            for observer, old in zip(self, before, strict=True):
+                observer.unpadded = old
+
+    def of_rows(self, rows: list[int], count: int) -> AbstractContextManager[None]:
+        """Inside, a batch of ``count`` rows runs with these alone: positions that were stated for all are theirs."""
+        stated = next((observer.unpadded for observer in self), dict[str, Tensor]())
+        return self.unpadded({name: one[rows] if len(one) == count else one for name, one in stated.items()})
 
     def commit(self, pathways: Sequence[str], due: Due = lambda *_: True) -> None:
         """Counts the observations of ``pathways`` by those observers that are ``due``."""

@@ -177,7 +177,8 @@ class Pathways:
         Args:
             positions: {pattern of modules, as in `PathwayConfig.include`: bool, True at what is not padding}. The first
                 pattern that matches counts, for inputs of that shape but for their channels, such as (B, T) for
-                (B, T, C) and a convolution's (B, C, T); inputs of another shape are observed whole.
+                (B, T, C) and a convolution's (B, C, T); inputs of another shape are observed whole. In a batch of
+                several languages, those of all its rows.
         """
         return self._state.observations.unpadded(positions)
 
