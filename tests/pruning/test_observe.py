@@ -256,6 +256,13 @@ def test_the_diagonal_of_fisher_counts_every_layer_that_has_the_weight() -> None
     torch.testing.assert_close(seen.evidence("en")("0.weight"), gradients.square().mean(dim=0).sqrt())
 
 
+def test_positions_that_are_numbers_are_refused() -> None:
+    """Such as an attention mask of transformers, whose zeros and ones would be taken for rows."""
+    pathways = Pathways.attach(nn.Linear(3, 3), PathwayConfig(sparsity=0.5, score="activation"), ["en"])
+    with pytest.raises(PathwaysError, match=r"unpadded: \* is torch.int64, not torch.bool: pass mask.bool\(\)"):
+        pathways.unpadded({"*": torch.ones(2, 4, dtype=torch.int64)})
+
+
 def test_a_tensor_without_a_diagonal_of_fisher_is_named() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Conv1d(3, 2, 1))
     pathways = Pathways.attach(model, PathwayConfig(sparsity=0.5, score="fisher"), ["en"])

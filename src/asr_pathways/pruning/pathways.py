@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -179,7 +180,13 @@ class Pathways:
                 pattern that matches counts, for inputs of that shape but for their channels, such as (B, T) for
                 (B, T, C) and a convolution's (B, C, T); inputs of another shape are observed whole. In a batch of
                 several languages, those of all its rows.
+
+        Raises:
+            PathwaysError: if positions are numbers, as transformers' attention masks are: they would be indices.
         """
+        for pattern, marked in positions.items():
+            if marked.dtype != torch.bool:
+                raise PathwaysError(f"unpadded: {pattern} is {marked.dtype}, not torch.bool: pass mask.bool()")
         return self._state.observations.unpadded(positions)
 
     def step(self, optimizer: Optimizer | None = None) -> list[MaskEvent]:
