@@ -197,7 +197,7 @@ def test_padding_of_each_language_is_left_out_of_its_statistics(score: str) -> N
     def statistics(mixed: bool) -> dict[str, Any]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
-        pathways = attached(model, score=score)
+        pathways = attached(model, score=score, adapt_every=2)
         if mixed:
             with pathways.unpadded({"*": valid}), pathways.use(rows) as split:
                 split(model, x).square().sum().backward()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -254,6 +255,42 @@ def test_the_diagonal_of_fisher_counts_every_layer_that_has_the_weight() -> None
     rows = torch.cat([x, y])
     gradients = 2 * (rows @ first.weight.detach().T)[:, :, None] * rows[:, None]
     torch.testing.assert_close(seen.evidence("en")("0.weight"), gradients.square().mean(dim=0).sqrt())
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, [False, False, False]),
+        ({"adapt_every": 1, "adapt_until": 2}, [True, False, False]),
+        ({"schedule": "linear", "prune_every": 2, "prune_stages": 2}, [True, False, False]),
+        ({"adapt_every": 2}, [True, True, True]),
+    ],
+)
+def test_the_diagonal_of_fisher_is_kept_while_masks_may_change(options: dict[str, Any], kept: list[bool]) -> None:
+    """It is as large as the weights, in memory and in checkpoints; without it a mask can be calibrated for."""
+    model = nn.Linear(4, 4).train()
+    pathways = Pathways.attach(model, PathwayConfig(sparsity=0.5, score="fisher", **options), ["en"])
+
+    def calibrate() -> None:
+        with pathways.calibrate("en"):
+            model(torch.randn(3, 4)).square().sum().backward()
+
+    calibrate()
+    assert pathways.state_dict()["statistics"]["en"]
+    found = []
+    for _ in kept:
+        with pathways.use("en"):
+            model(torch.randn(3, 4)).square().sum().backward()
+        pathways.step()
+        found.append(bool(state := pathways.state_dict()["statistics"]["en"]))
+    assert found == kept
+    if state:
+        return
+    pathways.load_state_dict(pathways.state_dict())
+    with pytest.raises(PathwaysError, match="no gradient of 'en' was observed yet"):
+        pathways.adapt("en")
+    calibrate()
+    assert pathways.adapt("en").score == "fisher"
 
 
 def test_positions_that_are_numbers_are_refused() -> None:

@@ -166,6 +166,8 @@ class ActivePathway:
             )
 
     def _due(self, observer: Observer, key: str) -> bool:
+        if observer.large and not self._state.chooses_again(key):
+            return False
         return observer.due(key, self._state.own_steps[key], self._state.adapts_next(key))
 
     @property

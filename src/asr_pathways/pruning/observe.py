@@ -51,9 +51,12 @@ class Observer(ABC):
         most: about so many positions of an input are used.
         unpadded: see `Pathways.unpadded`.
         missing: why a mask cannot be chosen before anything was observed of the pathway ``{0!r}``.
+        large: whether it keeps as much of each pathway as there are weights, and only while the config may choose its
+            mask again.
     """
 
     missing: ClassVar[str]
+    large: ClassVar[bool] = False
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         self.recording: str | None = None
@@ -240,7 +243,7 @@ class InputStatistics(Observer):
         return removers
 
     def observed(self, pathway: str) -> bool:
-        return any(map(_complete, self._sums[pathway].values()))
+        return pathway in self._sums and any(map(_complete, self._sums[pathway].values()))
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
         return self.rms(pathway).get
@@ -302,6 +305,7 @@ class FisherDiagonal(InputStatistics):
     """
 
     missing = "no gradient of {0!r} was observed yet: run a backward pass inside calibrate({0!r})"
+    large = True
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         super().__init__(prunable)
@@ -331,10 +335,13 @@ class FisherDiagonal(InputStatistics):
         return of
 
     def state(self, pathway: str) -> dict[str, Tensor]:
-        return {f"fisher/{name}": sums for name, sums in super().state(pathway).items()}
+        sums = super().state(pathway) if self.observed(pathway) else {}
+        return {f"fisher/{name}": one for name, one in sums.items()}
 
     def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
-        super().load_state(pathway, {name: state[f"fisher/{name}"] for name, _ in self._layers})
+        self.clear(pathway)
+        if state:
+            super().load_state(pathway, {name: state[f"fisher/{name}"] for name, _ in self._layers})
 
     def _after(self, name: str, observed: nn.Module) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:

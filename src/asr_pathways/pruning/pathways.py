@@ -165,7 +165,8 @@ class Pathways:
         """Observes what the score needs of ``language`` while the model runs inside the block, in any mode.
 
         For score ``activation`` run forward passes, for those of gradients backward passes as well; then `adapt`.
-        The model runs with the weights it has: dense, or a pathway's inside `use`.
+        The model runs with the weights it has: dense, or a pathway's inside `use`. What ``fisher`` needs, as much as
+        there are weights, is dropped by the first `step` after which the config chooses the mask no more.
 
         Raises:
             PathwaysError: on an unknown language, or if the score needs nothing, as ``magnitude`` does.
@@ -225,6 +226,9 @@ class Pathways:
             events = [self._adapt(key, optimizer) for key in adapting]
         for observer in state.observations:
             observer.end_step()
+            for key in trained:
+                if observer.large and not state.chooses_again(key):
+                    observer.clear(key)
         for key in [event.language or SHARED for event in events]:
             parts = zip(state.names, self._masks.packed(key), strict=True)
             ranks.require_same(f"step {self.steps}: the mask of {key} for", parts, state.device)
