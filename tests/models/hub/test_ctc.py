@@ -20,6 +20,7 @@ from asr_pathways.model_folder.language_id import embed
 from asr_pathways.models.hub.base import HubModel
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
 from asr_pathways.models.speech_model import within_lengths
+from asr_pathways.pruning import PathwayConfig, Pathways
 from tests.models.hub import tiny
 from tests.models.hub.test_hub import PADDED, batches_of
 from tests.training.helpers import one, rms_of_inputs
@@ -47,6 +48,25 @@ def test_loss_is_that_of_transformers(kind: str, hub_folder: Maker, speech: Path
         return
     expected = hub(**inputs, labels=labels).loss.item() / int(batch.target_lengths.sum())
     assert asr.model.loss(batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # of transformers' own
+def test_the_attention_of_wavlm_calls_its_linear_layers_and_is_that_of_transformers(
+    speech: Path, tmp_path: Path
+) -> None:
+    """There no hook of them is called: in every language they were pruned by magnitude, and not refitted."""
+    asr = load_model(tiny.wave(tmp_path / "model", "WavLM"))
+    batch = batches_of(asr, speech, "en")[-1]
+    assert len(set(batch.feature_lengths.tolist())) > 1
+    mask = within_lengths(batch.feature_lengths, batch.features.shape[1]).long()
+    hub = AutoModelForCTC.from_pretrained(tmp_path / "model").eval()
+    with torch.no_grad():
+        expected = hub(batch.features, attention_mask=mask).logits
+        found, lengths = asr.model.logits(batch.features, batch.feature_lengths, "en")
+    valid = within_lengths(lengths, found.shape[1])
+    torch.testing.assert_close(found[valid], expected[valid], rtol=1e-4, atol=1e-5)
+    config = PathwayConfig(sparsity=0.5, exclude=("lm_head",))
+    assert rms_of_inputs(asr, [batch]).keys() == set(Pathways.attach(hub, config, ["en"]).names)
 
 
 UNEVEN = {
