@@ -71,6 +71,7 @@ def test_the_attention_of_wavlm_calls_its_linear_layers_and_is_that_of_transform
 
 UNEVEN = {
     "group norm": ("Wav2Vec2", {"feat_extract_norm": "group"}),
+    "group norm and mask": ("Hubert", {"feat_extract_norm": "group", "mask": True}),
     "adapter": ("Wav2Vec2", {"add_adapter": True, "num_adapter_layers": 2, "output_hidden_size": 16}),
     "conformer": ("Wav2Vec2Conformer", {"position_embeddings_type": "rotary", "conv_depthwise_kernel_size": 3}),
     "stacked positions": ("Data2VecAudio", {"conv_kernel": (10, 3, 3, 3, 3, 2, 2)}),

@@ -119,13 +119,14 @@ def hubert(folder: Path) -> Path:
     return _save(folder, transformers.HubertForCTC(config), _letters_tokenizer(folder, vocabulary), extractor)
 
 
-def wave(folder: Path, kind: str, **options: Any) -> Path:
-    """A model of waveforms of any kind, with an attention mask unless its first layer has group norm."""
+def wave(folder: Path, kind: str, mask: bool | None = None, **options: Any) -> Path:
+    """A model of waveforms of any kind; with an attention mask by default if its first layer has no group norm."""
     vocabulary = _letters(LETTERS)
     torch.manual_seed(5)
     sizes = {**WAVE, "feat_extract_norm": "layer", "pad_token_id": 0, "vocab_size": len(vocabulary), **options}
     network = getattr(transformers, f"{kind}ForCTC")(getattr(transformers, f"{kind}Config")(**sizes))
-    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=sizes["feat_extract_norm"] == "layer")
+    masked = sizes["feat_extract_norm"] == "layer" if mask is None else mask
+    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=masked)
     return _save(folder, network, _letters_tokenizer(folder, vocabulary), extractor)
 
 

@@ -40,8 +40,9 @@ class Ctc(HubModel):
         self.classifier = "lm_head" if hasattr(hub, "lm_head") else ""  # Parakeet's is a convolution
         # Models with group norm in their first layers were trained without a mask: padding is zeros to them.
         self._masks = bool(getattr(frontend.extractor, "return_attention_mask", True))
+        group_norm = getattr(hub.config, "feat_extract_norm", "") == "group" or not self._masks
         adapter = bool(getattr(hub.config, "add_adapter", False))
-        self._takes_padding_in = adapter or not self._masks or hub.config.model_type in UNMASKED_CONVOLUTIONS
+        self._takes_padding_in = group_norm or adapter or hub.config.model_type in UNMASKED_CONVOLUTIONS
 
     def logits(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
         """Features (B, T, ...) or waveforms (B, T), lengths (B,) -> scores (B, T', V) and their lengths (B,)."""
