@@ -188,6 +188,30 @@ def test_dropout_buffers_and_results_of_many_kinds() -> None:
     assert_close(model.state_dict(), twin.state_dict())  # running statistics of the norm among them
 
 
+@pytest.mark.parametrize("score", ["activation", "fisher"])
+def test_padding_of_each_language_is_left_out_of_its_statistics(score: str) -> None:
+    rows = ["en", "fr", "fr", "en"]
+    valid = torch.arange(6) < torch.tensor([6, 3, 2, 5])[:, None]
+    x = torch.randn(4, 6, 4, generator=torch.Generator().manual_seed(0)).masked_fill(~valid[..., None], 9.0)
+
+    def statistics(mixed: bool) -> dict[str, Any]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+        pathways = attached(model, score=score, adapt_every=2)
+        if mixed:
+            with pathways.unpadded({"*": valid}), pathways.use(rows) as split:
+                split(model, x).square().sum().backward()
+        else:
+            for language, own in by_language(rows).items():
+                with pathways.unpadded({"*": valid[own]}), pathways.use(language):
+                    model(x[own]).square().sum().backward()
+        pathways.step()
+        found: dict[str, Any] = pathways.state_dict()["statistics"]
+        return found
+
+    assert_close(statistics(mixed=True), statistics(mixed=False))
+
+
 def test_an_lstm_and_attention_under_frozen_weights_after_several_backward_passes() -> None:
     rows = ["fr", "en", "fr"]
     mixed, pathways = make(gradient="frozen")

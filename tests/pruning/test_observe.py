@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -185,11 +186,11 @@ def test_the_batches_of_a_step_count_alike() -> None:
     model(torch.randn(3, 4))
     together.commit(["en"])
     apart.load_state("en", together.state("en"))
-    apart.forget()
+    apart.forget("en")
     model(x)
     together.recording = None
     together.commit(["en"])
-    apart.forget()
+    apart.forget("en")
     model(x[:3])
     model(x[3:])
     apart.commit(["en"])
@@ -225,6 +226,22 @@ def test_the_diagonal_of_fisher_is_of_the_gradients_of_single_positions() -> Non
     assert all(torch.equal(other.evidence("en")(name), of(name)) for name in expected)
 
 
+def test_the_diagonal_of_fisher_is_the_same_however_a_layer_is_called() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, 2), torch.randn(4, 3)
+    found = []
+    for run in (lambda: layer(x), lambda: layer(input=x), lambda: torch.stack([layer(row) for row in x])):
+        seen = FisherDiagonal(find_prunable(layer, ("*",), ()))
+        removers = seen.hook()
+        seen.recording = "en"
+        run().square().sum().backward()
+        seen.commit(["en"])
+        found.append(seen.evidence("en")("weight"))
+        for remove in removers:
+            remove()
+    assert all(torch.allclose(one, found[0]) for one in found)
+
+
 def test_the_diagonal_of_fisher_counts_every_layer_that_has_the_weight() -> None:
     torch.manual_seed(0)
     first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
@@ -238,6 +255,49 @@ def test_the_diagonal_of_fisher_counts_every_layer_that_has_the_weight() -> None
     rows = torch.cat([x, y])
     gradients = 2 * (rows @ first.weight.detach().T)[:, :, None] * rows[:, None]
     torch.testing.assert_close(seen.evidence("en")("0.weight"), gradients.square().mean(dim=0).sqrt())
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, [False, False, False]),
+        ({"adapt_every": 1, "adapt_until": 2}, [True, False, False]),
+        ({"schedule": "linear", "prune_every": 2, "prune_stages": 2}, [True, False, False]),
+        ({"adapt_every": 2}, [True, True, True]),
+    ],
+)
+def test_the_diagonal_of_fisher_is_kept_while_masks_may_change(options: dict[str, Any], kept: list[bool]) -> None:
+    """It is as large as the weights, in memory and in checkpoints; without it a mask can be calibrated for."""
+    model = nn.Linear(4, 4).train()
+    pathways = Pathways.attach(model, PathwayConfig(sparsity=0.5, score="fisher", **options), ["en"])
+
+    def calibrate() -> None:
+        with pathways.calibrate("en"):
+            model(torch.randn(3, 4)).square().sum().backward()
+
+    calibrate()
+    assert pathways.state_dict()["statistics"]["en"]
+    found = []
+    for _ in kept:
+        with pathways.use("en"):
+            model(torch.randn(3, 4)).square().sum().backward()
+        pathways.step()
+        found.append(bool(state := pathways.state_dict()["statistics"]["en"]))
+    assert found == kept
+    if state:
+        return
+    pathways.load_state_dict(pathways.state_dict())
+    with pytest.raises(PathwaysError, match="no gradient of 'en' was observed yet"):
+        pathways.adapt("en")
+    calibrate()
+    assert pathways.adapt("en").score == "fisher"
+
+
+def test_positions_that_are_numbers_are_refused() -> None:
+    """Such as an attention mask of transformers, whose zeros and ones would be taken for rows."""
+    pathways = Pathways.attach(nn.Linear(3, 3), PathwayConfig(sparsity=0.5, score="activation"), ["en"])
+    with pytest.raises(PathwaysError, match=r"unpadded: \* is torch.int64, not torch.bool: pass mask.bool\(\)"):
+        pathways.unpadded({"*": torch.ones(2, 4, dtype=torch.int64)})
 
 
 def test_a_tensor_without_a_diagonal_of_fisher_is_named() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +60,19 @@ def test_a_resumed_run_is_the_run_that_never_stopped(options: dict[str, Any]) ->
     resumed.steps(7, 14)
     for name, part in resumed.parts().items():
         assert same(part.state_dict(), straight.parts()[name].state_dict()), name
+
+
+@pytest.mark.parametrize("score", ["activation", "fisher", "sensitivity"])
+def test_saved_pathways_train_on_without_calibration(tmp_path: Path, score: str) -> None:
+    """A folder has no statistics; the first step after it is read observes, whatever the clock says."""
+    layers = {"exclude": ("convolution", "recurrent", "attention")} if score == "fisher" else {}
+    run = Run({"score": score, "adapt_every": 2, **layers})
+    run.steps(0, 1)
+    run.pathways.save(tmp_path / "pathways")
+    run.pathways.detach()
+    run.pathways = Pathways.load(run.model, tmp_path / "pathways")
+    run.steps(1, 6)
+    assert run.pathways.state_dict()["own_steps"] == {"en": 4, "fr": 2}
 
 
 def test_a_state_of_other_pathways_is_refused() -> None:

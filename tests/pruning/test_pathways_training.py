@@ -271,6 +271,43 @@ def test_evaluating_advances_no_clock(recogniser: Recogniser) -> None:
     assert pathways.steps == 0
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_block_that_ends_with_an_error_trained_nothing(recogniser: Recogniser, mixed: bool) -> None:
+    """Such as one that is out of memory, after which a loop goes on with the next batch."""
+    config = PathwayConfig(sparsity=0.5, score="sensitivity", gradient="frozen")
+    pathways = Pathways.attach(recogniser, config, ["en", "fr"])
+    optimizer = SGD(recogniser.parameters(), lr=0.1)
+
+    def train_en() -> None:
+        with pathways.use("en"):
+            recogniser(tokens(0)).square().sum().backward()
+
+    def fail_in_fr() -> None:
+        with pytest.raises(MemoryError):
+            if mixed:
+                with pathways.use(["en", "fr"]) as rows:
+                    rows(recogniser, tokens(1)).square().sum().backward()
+                    raise MemoryError
+            with pathways.use("fr"):
+                recogniser(tokens(1)).square().sum().backward()
+                raise MemoryError
+
+    def clocks() -> dict[str, int]:
+        state = pathways.state_dict()
+        return {language: state["own_steps"][language] for language in pathways.languages}
+
+    fail_in_fr()
+    optimizer.zero_grad()
+    with pytest.raises(PathwaysError, match="no pathway was used in training mode"):
+        pathways.step()
+    train_en()
+    fail_in_fr()
+    optimizer.step()
+    pathways.step()
+    assert clocks() == {"en": 1, "fr": 0}
+    assert pathways.state_dict()["statistics"]["fr"] == {}
+
+
 def test_a_shared_mask_adapts_by_the_steps_of_all(recogniser: Recogniser) -> None:
     config = PathwayConfig(sparsity=0.5, adapt_every=2, shared=True)
     pathways = Pathways.attach(recogniser, config, ["en", "fr"])

@@ -95,6 +95,14 @@ def test_computed_and_empty_weights_are_left_alone() -> None:
     assert names(nn.Sequential(computed, nn.Linear(0, 3), nn.Linear(3, 3))) == ["2.weight"]
 
 
+def test_of_a_recurrent_layer_whose_weights_are_normalised_only_the_others_are_prunable() -> None:
+    """The magnitudes that `weight_norm` computes one from are not a matrix: a zero there is a row of zeros."""
+    normalised = nn.LSTM(4, 4)
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        torch.nn.utils.weight_norm(normalised, "weight_hh_l0")
+    assert names(normalised) == ["weight_ih_l0"]
+
+
 @pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.Conv1d(4, 4, 2), nn.LSTM(4, 4), nn.GRUCell(4, 4)])
 def test_a_layer_that_torch_prunes_is_named_until_that_ends(layer: nn.Module) -> None:
     model = nn.ModuleDict({"other": nn.Linear(4, 4), "mine": copy.deepcopy(layer)})

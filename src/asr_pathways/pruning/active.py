@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 
 from torch import Tensor, nn
 
@@ -54,7 +53,14 @@ class ActivePathway:
         if not keys:
             raise PathwaysError("use([]): pass the language of each row")
         with self._block(MIXED, languages) as training:
-            batch = MixedBatch(keys, partial(self._in_place, training=training, tracked=False))
+
+            @contextmanager
+            def in_place(key: str) -> Iterator[None]:
+                rows = [row for row, of_row in enumerate(keys) if of_row == key]
+                with self._state.observations.of_rows(rows, len(keys)), self._in_place(key, training, tracked=False):
+                    yield
+
+            batch = MixedBatch(keys, in_place)
             try:
                 yield batch
             finally:
@@ -100,8 +106,7 @@ class ActivePathway:
     def forget(self) -> None:
         """Drops what belongs to an unfinished step."""
         self._trained.clear()
-        for observer in self._state.observations:
-            observer.forget()
+        self._state.observations.forget(self._state.keys)
 
     def unhook(self) -> None:
         """Removes every hook from the model, until training needs them again."""
@@ -117,17 +122,24 @@ class ActivePathway:
 
     @contextmanager
     def _block(self, what: str, languages: Sequence[str]) -> Iterator[bool]:
-        """Refuses other blocks inside it; yields whether the model is in training mode."""
+        """Refuses other blocks inside it; yields whether the model is in training mode.
+
+        One that ends with an error, such as of memory, trained nothing.
+        """
         self.require_dense(what)
         self.require_stepped()
         training = self._model.training
         if training:
             for language in languages:
                 self._state.trainable_key(language, "use in training mode")
-        self._in_use = what
+        self._in_use, before = what, set(self._trained)
         try:
             with no_tracing(self._model):
                 yield training
+        except BaseException:
+            self._state.observations.forget(self._trained - before)
+            self._trained = before
+            raise
         finally:
             self._in_use = None
 
@@ -154,7 +166,9 @@ class ActivePathway:
             )
 
     def _due(self, observer: Observer, key: str) -> bool:
-        return observer.due(self._state.own_steps[key], self._state.adapts_next(key))
+        if observer.large and not self._state.chooses_again(key):
+            return False
+        return observer.due(key, self._state.own_steps[key], self._state.adapts_next(key))
 
     @property
     def _restores(self) -> bool:

@@ -18,7 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -51,9 +51,12 @@ class Observer(ABC):
         most: about so many positions of an input are used.
         unpadded: see `Pathways.unpadded`.
         missing: why a mask cannot be chosen before anything was observed of the pathway ``{0!r}``.
+        large: whether it keeps as much of each pathway as there are weights, and only while the config may choose its
+            mask again.
     """
 
     missing: ClassVar[str]
+    large: ClassVar[bool] = False
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         self.recording: str | None = None
@@ -68,7 +71,7 @@ class Observer(ABC):
         """Puts hooks on the model; returns what removes them."""
 
     @abstractmethod
-    def due(self, language_steps: int, adapts: bool) -> bool:
+    def due(self, pathway: str, language_steps: int, adapts: bool) -> bool:
         """Whether a training step is observed: after so many of the language, ``adapts`` if its mask adapts then."""
 
     def commit(self, pathways: Iterable[str]) -> None:  # noqa: B027
@@ -78,8 +81,8 @@ class Observer(ABC):
         """Masks that were due have adapted."""
 
     @abstractmethod
-    def forget(self) -> None:
-        """Drops the observations of an unfinished step."""
+    def forget(self, pathway: str) -> None:
+        """Drops the observations of a pathway in an unfinished step."""
 
     def clear(self, pathway: str) -> None:
         """Drops all that counts of a pathway."""
@@ -133,18 +136,30 @@ class Observations:
     @contextmanager
     def unpadded(self, positions: Mapping[str, Tensor]) -> Iterator[None]:
         """See `Pathways.unpadded`."""
+        before = [observer.unpadded for observer in self]
         for observer in self:
             observer.unpadded = positions
         try:
             yield
         finally:
-            for observer in self:
-                observer.unpadded = {}
+            for observer, old in zip(self, before, strict=True):
+                observer.unpadded = old
+
+    def of_rows(self, rows: list[int], count: int) -> AbstractContextManager[None]:
+        """Inside, a batch of ``count`` rows runs with these alone: positions that were stated for all are theirs."""
+        stated = next((observer.unpadded for observer in self), dict[str, Tensor]())
+        return self.unpadded({name: one[rows] if len(one) == count else one for name, one in stated.items()})
 
     def commit(self, pathways: Sequence[str], due: Due = lambda *_: True) -> None:
         """Counts the observations of ``pathways`` by those observers that are ``due``."""
         for observer in self:
             observer.commit([pathway for pathway in pathways if due(observer, pathway)])
+
+    def forget(self, pathways: Iterable[str]) -> None:
+        """Drops the observations of ``pathways`` in an unfinished step."""
+        for observer in self:
+            for pathway in pathways:
+                observer.forget(pathway)
 
     def clear(self, pathways: Iterable[str]) -> None:
         """Drops all that counts of ``pathways``."""
@@ -202,8 +217,8 @@ class InputStatistics(Observer):
         self._new: dict[str, dict[str, Tensor]] = defaultdict(self._zeros)  # since the last commit
         self._sums = defaultdict(self._zeros)
 
-    def due(self, language_steps: int, adapts: bool) -> bool:
-        return language_steps % EVERY == 0
+    def due(self, pathway: str, language_steps: int, adapts: bool) -> bool:
+        return language_steps % EVERY == 0 or not self.observed(pathway)  # as of pathways that were loaded
 
     def commit(self, pathways: Iterable[str]) -> None:
         for pathway in pathways:
@@ -216,8 +231,8 @@ class InputStatistics(Observer):
                 added = part.view_as(old).to(old.device)
                 old.copy_(torch.where(added[:, -1:] > 0, DECAY * old + added, old))
 
-    def forget(self) -> None:
-        self._new.clear()
+    def forget(self, pathway: str) -> None:
+        self._new.pop(pathway, None)
 
     def hook(self) -> Removers:
         removers: Removers = []
@@ -228,7 +243,7 @@ class InputStatistics(Observer):
         return removers
 
     def observed(self, pathway: str) -> bool:
-        return any(map(_complete, self._sums[pathway].values()))
+        return pathway in self._sums and any(map(_complete, self._sums[pathway].values()))
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
         return self.rms(pathway).get
@@ -290,6 +305,7 @@ class FisherDiagonal(InputStatistics):
     """
 
     missing = "no gradient of {0!r} was observed yet: run a backward pass inside calibrate({0!r})"
+    large = True
 
     def __init__(self, prunable: Sequence[Prunable]) -> None:
         super().__init__(prunable)
@@ -300,7 +316,10 @@ class FisherDiagonal(InputStatistics):
         ]
 
     def hook(self) -> Removers:
-        return [module.register_forward_hook(_Hook(self._after(name, module))).remove for name, module in self._layers]
+        return [
+            module.register_forward_hook(_Hook(self._after(name, module)), with_kwargs=True).remove
+            for name, module in self._layers
+        ]
 
     def evidence(self, pathway: str) -> Callable[[str], Tensor | None]:
         found = self.rms(pathway)
@@ -316,21 +335,26 @@ class FisherDiagonal(InputStatistics):
         return of
 
     def state(self, pathway: str) -> dict[str, Tensor]:
-        return {f"fisher/{name}": sums for name, sums in super().state(pathway).items()}
+        sums = super().state(pathway) if self.observed(pathway) else {}
+        return {f"fisher/{name}": one for name, one in sums.items()}
 
     def load_state(self, pathway: str, state: Mapping[str, Tensor]) -> None:
-        super().load_state(pathway, {name: state[f"fisher/{name}"] for name, _ in self._layers})
+        self.clear(pathway)
+        if state:
+            super().load_state(pathway, {name: state[f"fisher/{name}"] for name, _ in self._layers})
 
-    def _after(self, name: str, observed: nn.Module) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    def _after(self, name: str, observed: nn.Module) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             if self.recording is not None and module is observed and output.requires_grad:
-                backward = partial(self._backward, name, self.recording, inputs[0].detach(), self.unpadded)
+                ((_, _, x),) = _inputs(module, args, kwargs, output)
+                backward = partial(self._backward, name, self.recording, x.detach(), self.unpadded)
                 output.register_hook(backward)  # type: ignore[no-untyped-call]
 
         return hook
 
     def _backward(self, name: str, pathway: str, x: Tensor, unpadded: Mapping[str, Tensor], gradient: Tensor) -> None:
-        rows = [without_padding(one.detach(), -1, name, unpadded).flatten(0, -2) for one in (x, gradient)]
+        both = [without_padding(one.detach(), -1, name, unpadded) for one in (x, gradient)]
+        rows = [one.reshape(-1, one.shape[-1]) for one in both]
         every = max(1, len(rows[0]) // self.most)
         x, gradient = (one[::every].float().square() for one in rows)
         squares = (gradient.T @ x).nan_to_num_(nan=0.0, posinf=0.0)
@@ -350,13 +374,14 @@ class GradientSums(Observer):
 
     missing = "no gradient of {0!r} was observed yet: run a backward pass inside calibrate({0!r})"
 
-    def due(self, language_steps: int, adapts: bool) -> bool:
+    def due(self, pathway: str, language_steps: int, adapts: bool) -> bool:
         return adapts
 
-    def forget(self) -> None:
-        self._sums.clear()
+    def forget(self, pathway: str) -> None:
+        self._sums.pop(pathway, None)
 
-    end_step = forget  # gradients count at once, and only in their step
+    def end_step(self) -> None:  # gradients count at once, and only in their step
+        self._sums.clear()
 
     def hook(self) -> Removers:
         prunable = self._prunable.values()
@@ -391,7 +416,7 @@ class RunningProducts(GradientSums):
         super().__init__(prunable)
         self._running: dict[str, dict[str, Tensor]] = defaultdict(dict)
 
-    def due(self, language_steps: int, adapts: bool) -> bool:
+    def due(self, pathway: str, language_steps: int, adapts: bool) -> bool:
         return True
 
     def commit(self, pathways: Iterable[str]) -> None:

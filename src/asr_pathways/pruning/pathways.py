@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -144,6 +145,8 @@ class Pathways:
         have changed; only with activation checkpointing, which recomputes from the present weights, are gradients
         wrong without an error. Under gradient policy ``parp`` the model stays dense in training mode.
 
+        A block that ends with an error counts as no training; gradients that it left are the caller's to clear.
+
         For a batch of several languages pass the language of each row; the block then yields a `MixedBatch`, which
         calls functions with each row in the pathway of its language:
 
@@ -162,7 +165,8 @@ class Pathways:
         """Observes what the score needs of ``language`` while the model runs inside the block, in any mode.
 
         For score ``activation`` run forward passes, for those of gradients backward passes as well; then `adapt`.
-        The model runs with the weights it has: dense, or a pathway's inside `use`.
+        The model runs with the weights it has: dense, or a pathway's inside `use`. What ``fisher`` needs, as much as
+        there are weights, is dropped by the first `step` after which the config chooses the mask no more.
 
         Raises:
             PathwaysError: on an unknown language, or if the score needs nothing, as ``magnitude`` does.
@@ -175,8 +179,15 @@ class Pathways:
         Args:
             positions: {pattern of modules, as in `PathwayConfig.include`: bool, True at what is not padding}. The first
                 pattern that matches counts, for inputs of that shape but for their channels, such as (B, T) for
-                (B, T, C) and a convolution's (B, C, T); inputs of another shape are observed whole.
+                (B, T, C) and a convolution's (B, C, T); inputs of another shape are observed whole. In a batch of
+                several languages, those of all its rows.
+
+        Raises:
+            PathwaysError: if positions are numbers, as transformers' attention masks are: they would be indices.
         """
+        for pattern, marked in positions.items():
+            if marked.dtype != torch.bool:
+                raise PathwaysError(f"unpadded: {pattern} is {marked.dtype}, not torch.bool: pass mask.bool()")
         return self._state.observations.unpadded(positions)
 
     def step(self, optimizer: Optimizer | None = None) -> list[MaskEvent]:
@@ -215,6 +226,9 @@ class Pathways:
             events = [self._adapt(key, optimizer) for key in adapting]
         for observer in state.observations:
             observer.end_step()
+            for key in trained:
+                if observer.large and not state.chooses_again(key):
+                    observer.clear(key)
         for key in [event.language or SHARED for event in events]:
             parts = zip(state.names, self._masks.packed(key), strict=True)
             ranks.require_same(f"step {self.steps}: the mask of {key} for", parts, state.device)

@@ -164,9 +164,9 @@ def _prunable_attributes(module: nn.Module) -> Iterable[str]:
         return ("weight",)
     if isinstance(module, nn.MultiheadAttention):
         return ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return [name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight_")]
-    return ()
+    if isinstance(module, nn.RNNBase):  # of its own names, since weight_norm and others add parameters beside these
+        return [name for layer in module._all_weights for name in layer if name.startswith("weight_")]
+    return ("weight_ih", "weight_hh") if isinstance(module, nn.RNNCellBase) else ()
 
 
 def in_the_middle(model: nn.Module, prunable: Sequence[Prunable]) -> frozenset[int]:

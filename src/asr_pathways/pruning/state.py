@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,6 +83,13 @@ class State:
     def adapts_next(self, key: str) -> bool:
         """Whether the next step of the mask's language is one after which the mask is chosen again."""
         return self.sparsity_of(key) > 0 and self.config.adapts_at(self.own_steps[key] + 1)
+
+    def chooses_again(self, key: str) -> bool:
+        """Whether the config has the mask ``key`` chosen once more: by a stage, or where it adapts."""
+        config = self.config
+        stages_end = config.prune_start + (len(config.stages) - 1) * (config.prune_every or 0)
+        adapts = config.adapt_every is not None and self.own_steps[key] < (config.adapt_until or sys.maxsize)
+        return adapts or self.step < stages_end
 
     def add(self, language: str, addition: storage.Addition) -> None:
         """One more language; its mask is still to be put into ``masks``."""

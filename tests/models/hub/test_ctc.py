@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +16,14 @@ from transformers import AutoModelForCTC, Wav2Vec2ForCTC
 from asr_pathways.bundle.load import load_model
 from asr_pathways.errors import PathwaysError
 from asr_pathways.model_folder.folder import save_model
+from asr_pathways.model_folder.language_id import embed
 from asr_pathways.models.hub.base import HubModel
 from asr_pathways.models.hub.ctc import Ctc, Mms, mms_codes
 from asr_pathways.models.speech_model import within_lengths
-from tests.models.hub.test_hub import batches_of
+from asr_pathways.pruning import PathwayConfig, Pathways
+from tests.models.hub import tiny
+from tests.models.hub.test_hub import PADDED, batches_of
+from tests.training.helpers import one, rms_of_inputs
 
 Maker = Callable[[str], Path]
 
@@ -38,12 +44,73 @@ def test_loss_is_that_of_transformers(kind: str, hub_folder: Maker, speech: Path
         labels = labels[-1:]
         expected = hub(**inputs, labels=labels).loss.item() / labels.shape[1]
         assert batch.feature_lengths[-1] == batch.features.shape[1]
-        from tests.models.hub.test_hub import one
-
         assert asr.model.loss(one(batch, len(batch) - 1)).item() == pytest.approx(expected, rel=1e-5)
         return
     expected = hub(**inputs, labels=labels).loss.item() / int(batch.target_lengths.sum())
     assert asr.model.loss(batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # of transformers' own
+def test_the_attention_of_wavlm_calls_its_linear_layers_and_is_that_of_transformers(
+    speech: Path, tmp_path: Path
+) -> None:
+    """There no hook of them is called: in every language they were pruned by magnitude, and not refitted."""
+    asr = load_model(tiny.wave(tmp_path / "model", "WavLM"))
+    batch = batches_of(asr, speech, "en")[-1]
+    assert len(set(batch.feature_lengths.tolist())) > 1
+    mask = within_lengths(batch.feature_lengths, batch.features.shape[1]).long()
+    hub = AutoModelForCTC.from_pretrained(tmp_path / "model").eval()
+    with torch.no_grad():
+        expected = hub(batch.features, attention_mask=mask).logits
+        found, lengths = asr.model.logits(batch.features, batch.feature_lengths, "en")
+    valid = within_lengths(lengths, found.shape[1])
+    torch.testing.assert_close(found[valid], expected[valid], rtol=1e-4, atol=1e-5)
+    config = PathwayConfig(sparsity=0.5, exclude=("lm_head",))
+    assert rms_of_inputs(asr, [batch]).keys() == set(Pathways.attach(hub, config, ["en"]).names)
+
+
+UNEVEN = {
+    "group norm": ("Wav2Vec2", {"feat_extract_norm": "group"}),
+    "group norm and mask": ("Hubert", {"feat_extract_norm": "group", "mask": True}),
+    "adapter": ("Wav2Vec2", {"add_adapter": True, "num_adapter_layers": 2, "output_hidden_size": 16}),
+    "conformer": ("Wav2Vec2Conformer", {"position_embeddings_type": "rotary", "conv_depthwise_kernel_size": 3}),
+    "stacked positions": ("Data2VecAudio", {"conv_kernel": (10, 3, 3, 3, 3, 2, 2)}),
+    "squeezed": ("SEW", {"conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5, *6 * [2]), "squeeze_factor": 2}),
+}
+"""Models whose convolutions or means take padding in, or whose encodings are of other frames than their scores."""
+
+
+@pytest.mark.parametrize("how", UNEVEN)
+def test_what_is_found_does_not_depend_on_the_batch(how: str, tmp_path: Path) -> None:
+    kind, options = UNEVEN[how]
+    model = load_model(tiny.wave(tmp_path / "model", kind, **options)).model
+    generator = torch.Generator().manual_seed(0)
+    waves = [0.1 * torch.randn(count, generator=generator) for count in (16_000, 6000, 16_000)]
+    features, lengths = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), torch.tensor([16_000, 6000, 16_000])
+    together, embedded = model.decode(features, lengths, "en"), embed(model, features, lengths, "en")
+    for row, wave in enumerate(waves):
+        alone = wave[None], torch.tensor([len(wave)])
+        assert together[row] == model.decode(*alone, "en")[0]
+        torch.testing.assert_close(embedded[row], embed(model, *alone, "en")[0], rtol=1e-3, atol=1e-3)
+    assert any(together)
+
+
+def test_an_adapter_that_leaves_out_frames_comes_after_the_encodings(speech: Path, tmp_path: Path) -> None:
+    """As in most Wav2Vec2-BERT models with a CTC output layer, whose scores are of every second frame."""
+    options = {"add_adapter": True, "num_adapter_layers": 1, "output_hidden_size": tiny.WIDTH["hidden_size"]}
+    asr = load_model(tiny.wav2vec2_bert(tmp_path / "model", **options))
+    batch = batches_of(asr, speech, "fr")[-1]
+    texts = {"targets": batch.targets[:, :4], "target_lengths": batch.target_lengths.clamp(max=4)}
+    even = batch.feature_lengths // 2 * 2  # the adapter's last frame of others has padding in it
+    batch = replace(batch, feature_lengths=even, features=batch.features[:, : int(even.max())], **texts)
+    assert len(set(even.tolist())) > 1
+    _, lengths = asr.model.encodings(batch.features, batch.feature_lengths, "fr")
+    assert lengths.tolist() == even.tolist()
+    assert asr.model.prediction_lengths(batch).tolist() == [count // 2 for count in even.tolist()]
+    together = rms_of_inputs(asr, [batch])
+    apart = rms_of_inputs(asr, [one(batch, row) for row in range(len(batch))])
+    differ = [n for n, rms in together.items() if not torch.allclose(rms, apart[n], rtol=1e-3, atol=1e-5)]
+    assert [n for n in differ if not re.search(rf"{PADDED}|adapter\..*_conv\.", n)] == []
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "mms", "parakeet_ctc", "parakeet_rnnt"])

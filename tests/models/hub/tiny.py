@@ -119,7 +119,18 @@ def hubert(folder: Path) -> Path:
     return _save(folder, transformers.HubertForCTC(config), _letters_tokenizer(folder, vocabulary), extractor)
 
 
-def wav2vec2_bert(folder: Path) -> Path:
+def wave(folder: Path, kind: str, mask: bool | None = None, **options: Any) -> Path:
+    """A model of waveforms of any kind; with an attention mask by default if its first layer has no group norm."""
+    vocabulary = _letters(LETTERS)
+    torch.manual_seed(5)
+    sizes = {**WAVE, "feat_extract_norm": "layer", "pad_token_id": 0, "vocab_size": len(vocabulary), **options}
+    network = getattr(transformers, f"{kind}ForCTC")(getattr(transformers, f"{kind}Config")(**sizes))
+    masked = sizes["feat_extract_norm"] == "layer" if mask is None else mask
+    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=masked)
+    return _save(folder, network, _letters_tokenizer(folder, vocabulary), extractor)
+
+
+def wav2vec2_bert(folder: Path, **options: Any) -> Path:
     """Wav2Vec2-BERT on stacked filter banks."""
     vocabulary = _letters(LETTERS)
     torch.manual_seed(5)
@@ -138,6 +149,7 @@ def wav2vec2_bert(folder: Path) -> Path:
         left_max_position_embeddings=4,
         right_max_position_embeddings=4,
         pad_token_id=0,
+        **options,
     )
     extractor = transformers.SeamlessM4TFeatureExtractor()
     return _save(folder, transformers.Wav2Vec2BertForCTC(config), _letters_tokenizer(folder, vocabulary), extractor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import fmean
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from asr_pathways.data.batches import Batch
 
 
+UNMASKED_CONVOLUTIONS = ("data2vec-audio", "wav2vec2-conformer")
+"""Kinds of models whose encoder has convolutions over time that take padding in, in transformers too."""
+
+
 class Ctc(HubModel):
     """Any of transformers' ``...ForCTC``: one vocabulary, whatever the language."""
 
@@ -36,6 +40,9 @@ class Ctc(HubModel):
         self.classifier = "lm_head" if hasattr(hub, "lm_head") else ""  # Parakeet's is a convolution
         # Models with group norm in their first layers were trained without a mask: padding is zeros to them.
         self._masks = bool(getattr(frontend.extractor, "return_attention_mask", True))
+        group_norm = getattr(hub.config, "feat_extract_norm", "") == "group" or not self._masks
+        adapter = bool(getattr(hub.config, "add_adapter", False))
+        self._takes_padding_in = group_norm or adapter or hub.config.model_type in UNMASKED_CONVOLUTIONS
 
     def logits(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
         """Features (B, T, ...) or waveforms (B, T), lengths (B,) -> scores (B, T', V) and their lengths (B,)."""
@@ -43,9 +50,17 @@ class Ctc(HubModel):
         return scores, self.output_lengths(lengths).clamp(max=scores.shape[1])
 
     def encodings(self, features: Tensor, lengths: Tensor, language: str) -> tuple[Tensor, Tensor]:
+        if self._runs_alone(features, lengths):
+            rows = [self.encodings(*row, language) for row in _rows(features, lengths)]
+            encoded = torch.nn.utils.rnn.pad_sequence([one[0] for one, _ in rows], batch_first=True)
+            return encoded, torch.cat([length for _, length in rows])
         inputs: dict[str, Any] = {**self._inputs(features, lengths), "output_hidden_states": True}
         encodings: Tensor = self._run(inputs, language).hidden_states[-1]
-        return encodings, self.output_lengths(lengths).clamp(max=encodings.shape[1])
+        return encodings, self._encoder_lengths(lengths).clamp(max=encodings.shape[1])
+
+    def _runs_alone(self, features: Tensor, lengths: Tensor) -> bool:
+        """Whether padding of this batch would change what the model makes of the rest."""
+        return self._takes_padding_in and int(lengths.min()) < features.shape[1]
 
     def _inputs(self, features: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         inputs = {self.hub.main_input_name: features}
@@ -65,14 +80,18 @@ class Ctc(HubModel):
         return loss / batch.target_lengths.sum().clamp(min=1)
 
     def positions(self, batch: Batch) -> dict[str, Tensor]:
-        """Also of wav2vec 2.0's convolutions of the waveform, one after the other."""
+        """Also of wav2vec 2.0's convolutions of the waveform, one after the other, and of an adapter after the encoder,
+        but for the inputs of its convolutions.
+        """
         positions, config = {}, self.hub.config
         size, lengths = batch.features.shape[1], batch.feature_lengths
         strides = zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=True)
         for number, (kernel, stride) in enumerate(strides if batch.features.dim() == 2 else ()):
             positions[f"*.feature_extractor.conv_layers.{number}"] = within_lengths(lengths, size)
             size, lengths = (size - kernel) // stride + 1, (lengths - kernel) // stride + 1
-        return positions | super().positions(batch)
+        longest = self._encoder_lengths(torch.tensor([batch.features.shape[1]]))
+        of_encoder = within_lengths(self._encoder_lengths(batch.feature_lengths), int(longest))
+        return positions | {"*.adapter": super().positions(batch)["*"], "*": of_encoder}
 
     def prediction_lengths(self, batch: Batch) -> Tensor:
         return self.output_lengths(batch.feature_lengths)
@@ -83,7 +102,12 @@ class Ctc(HubModel):
 
     @torch.no_grad()
     def aligned(self, features: Tensor, lengths: Tensor, language: str) -> list[Aligned]:
-        """As `decode`; a token has the frames that it is the best of, one after the other."""
+        """As `decode`; a token has the frames that it is the best of, one after the other.
+
+        What is found does not depend on the other utterances of the batch.
+        """
+        if self._runs_alone(features, lengths):
+            return [one for row in _rows(features, lengths) for one in self.aligned(*row, language)]
         scores, lengths = self.logits(features, lengths, language)
         best, highest = scores.argmax(dim=-1), scores.amax(dim=-1)
         probabilities = (highest - scores.logsumexp(dim=-1)).exp()
@@ -104,8 +128,15 @@ class Ctc(HubModel):
     def _run(self, inputs: Mapping[str, Any], language: str) -> Any:
         return self.hub(**inputs)
 
+    def _encoder_lengths(self, lengths: Tensor) -> Tensor:
+        """As `output_lengths`, but of the encoder: an adapter after it may leave out frames, and SEW puts some in."""
+        config = self.hub.config
+        if getattr(config, "add_adapter", False):
+            return torch.as_tensor(self.hub._get_feat_extract_output_lengths(lengths, add_adapter=False)).long()
+        return self.output_lengths(lengths) // getattr(config, "squeeze_factor", 1)
+
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Frames of the encoder (B,) from frames of features or samples (B,).
+        """Frames that are scored (B,) from frames of features or samples (B,).
 
         Raises:
             PathwaysError: if transformers has no function for it.
@@ -114,6 +145,11 @@ class Ctc(HubModel):
             if hasattr(self.hub, name):
                 return torch.as_tensor(getattr(self.hub, name)(lengths)).long()
         raise PathwaysError(f"{type(self.hub).__name__} does not report how long its output is: not supported")
+
+
+def _rows(features: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each utterance by itself, without padding, and its length (1,)."""
+    return ((features[row : row + 1, :length], lengths[row : row + 1]) for row, length in enumerate(lengths.tolist()))
 
 
 class Mms(Ctc):

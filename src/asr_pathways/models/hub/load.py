@@ -193,6 +193,10 @@ def _whisper(source: Source, config: Any, network: Any) -> Loaded:
 def _ctc(source: Source, config: Any, network: Any) -> Loaded:
     tokenizer, frontend = _tokenizer(source), _frontend(source)
     parts = [tokenizer, frontend.extractor]
+    if config.model_type == "wavlm":
+        from asr_pathways.models.hub.wavlm import call_projections
+
+        call_projections(network)
     if getattr(config, "adapter_attn_dim", None) is not None and isinstance(next(iter(tokenizer.vocab.values())), dict):
         return Mms(network, frontend, parts, tokenizer, source), MmsTokenizer(tokenizer, mms_codes(tokenizer))
     return Ctc(network, frontend, parts), HubTokenizer(tokenizer, group_tokens=False)
