@@ -294,13 +294,13 @@ MANIFESTS = [
     Case(
         "a line that is not JSON",
         MAKE,
-        "rows.jsonl: more than 1.0% of its 2 rows are bad: line 1: not a JSON object; in a table, which is named .tsv: not as many columns as its header",
+        "rows.jsonl: more than 1.0% of its 2 rows are bad: line 1: not a JSON object; in a table, which is named .tsv: not as many columns as its header: mend them, or leave them out (data manifest --max-bad)",
         manifest("{broken", good=True),
     ),
     Case(
         "a table that is not named so",
         "data manifest made rows.csv",
-        "rows.csv: more than 1.0% of its 2 rows are bad: line 1: not a JSON object; in a table, which is named .tsv: not as many columns as its header",
+        "rows.csv: more than 1.0% of its 2 rows are bad: line 1: not a JSON object; in a table, which is named .tsv: not as many columns as its header; and 1 more",
         text("rows.csv", "audio_filepath,text,lang\nhello.wav,hello,en\n"),
     ),
     Case(
@@ -342,7 +342,7 @@ MANIFESTS = [
     Case(
         "a line nested a hundred thousand deep",
         MAKE,
-        "rows.jsonl: more than 1.0% of its 2 rows are bad: line 1: not a JSON object; in a table, which is named .tsv: not as many columns as its header",
+        "rows.jsonl: more than 1.0% of its 2 rows are bad: line 1: not a JSON object; in a table, which is named .tsv: not as many columns as its header: mend them, or leave them out (data manifest --max-bad)",
         manifest(DEEP, good=True),
     ),
     Case(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -283,11 +284,14 @@ def test_a_language_that_cannot_be_added_is_refused_with_the_reason() -> None:
     weights = pathways.summary().weights
     free = round(weights * (1 - pathways.summary().union_density))
     keeps = weights - round(0.02 * weights)
+    least = math.ceil(100 * (1 - free / weights)) / 100
     assert refusal(pathways, "it", 0.02) == (
         f"add: 'it' needs 98.0% of the weights ({keeps:,}) and only {free / weights:.1%} ({free:,}) are kept by no "
-        "pathway yet: raise the sparsity"
+        f"pathway yet: raise its sparsity to {least:.2f} or more, or prune the others more"
     )
     assert pathways.languages == ("en", "fr") and list(pathways.state_dict()["statistics"]) == ["en", "fr"]
+    assert "raise its sparsity" in refusal(pathways, "it", least - 0.02)
+    trained()[1].add("it", least)
     assert "is there already" in refusal(pathways, "fr")
     assert "not a language code" in refusal(pathways, "i/t")
     assert "sparsity: Input should be less than 1" in refusal(pathways, "it", 1.0)

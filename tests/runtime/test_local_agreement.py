@@ -252,6 +252,19 @@ def test_a_part_that_was_cut_leaves_later_words_to_the_next() -> None:
     assert [word.text for word in later.stable] == ["c"] and [word.text for word in later.rest] == ["d"]
 
 
+def test_a_hypothesis_of_which_nothing_is_stable_comes_after_a_space() -> None:
+    timed = [[Word("on", 0.0, 0.3)], [Word("on", 0.0, 0.3)], [Word("activated", 0.0, 2.9), Word("now", 2.9, 3.0)]]
+    engine = Scripted()
+    engine.recognize = lambda samples, language, words=False: Segment(  # type: ignore[method-assign]
+        " ".join(word.text for word in timed[0]), 0, 3, language, tuple(timed.pop(0))
+    )
+    stream = stream_of(engine)
+    for _ in range(3):
+        stream.accept(frames(0, 40))
+        result = stream.partial()
+    assert (result.stable, result.text) == ("on", "on activated now")
+
+
 def test_text_without_spaces_stays_without() -> None:
     engine = Scripted()
     word = [Word(letter, 0.1 * place, 0.1 * place + 0.1) for place, letter in enumerate("今天很好")]

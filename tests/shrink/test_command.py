@@ -103,8 +103,11 @@ def test_a_manifest_is_imported_and_a_pruned_model_refused(tmp_path: Path, dense
     audio = sorted((speech / "audio" / "fr").glob("*.flac"))
     splits = ["train"] * (len(audio) - 3) + ["dev", "test", "test"]
     lines = [f"{path}\tun deux\tfr\t{split}" for path, split in zip(audio, splits, strict=True)]
+    rows.write_text("\n".join(["audio_filepath\ttext\tlang\tsplit", lines[0]]))
+    with pytest.raises(PathwaysError, match="no test utterances of fr, and none in dev"):
+        shrink(dense, rows, tmp_path / "out", ["fr"])
     rows.write_text("\n".join(["audio_filepath\ttext\tlang\tsplit", *lines]))
-    shrink(dense, rows, tmp_path / "out", ["fr"])
+    shrink(dense, rows, tmp_path / "out", ["fr"])  # not on what was imported from the rows before
     assert (tmp_path / "out" / "data" / "corpus.json").exists()
     with pytest.raises(PathwaysError, match="pruned: is pruned already: start from the dense model"):
         shrink(tmp_path / "out" / "pruned", rows, tmp_path / "again", ["fr"])

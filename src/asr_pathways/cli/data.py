@@ -55,7 +55,9 @@ def dialogues(out: Out, source: From = None, languages: Languages = None) -> Non
 def manifest(
     out: Out,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, or TSV with a header.")],
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of bad rows to leave out.")] = 0.01,
+    max_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out bad rows up to this share of all; more are an error.")
+    ] = 0.01,
 ) -> None:
     """Your own recordings in any language: rows of audio_filepath, text, lang; offset, duration, channel, split if
     you like.

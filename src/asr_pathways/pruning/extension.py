@@ -8,6 +8,7 @@ language trains.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,15 +90,18 @@ class Extension:
             )
         sparsity = config.sparsity if sparsity is None else sparsity
         addition = parse_config(Addition, {"sparsity": sparsity, "reuse": reuse}, "add")
-        if isinstance(parse_granularity(config.granularity), NOfM) and sparsity != config.sparsity:
+        fixed = isinstance(parse_granularity(config.granularity), NOfM)
+        if fixed and sparsity != config.sparsity:
             raise PathwaysError(f"add: granularity {config.granularity} fixes sparsity to {config.sparsity:g}")
         weights = self._masks.weights
         keeps = kept(weights, sparsity)
         free = weights - sum(map(popcount, self._masks.packed_union(languages)))
         if free < keeps:
+            least = math.ceil(100 * (1 - free / weights)) / 100
+            own = "" if fixed or least == 1 else f"raise its sparsity to {least:.2f} or more, or "
             raise PathwaysError(
                 f"add: {language!r} needs {keeps / weights:.1%} of the weights ({keeps:,}) and only "
-                f"{free / weights:.1%} ({free:,}) are kept by no pathway yet: raise the sparsity"
+                f"{free / weights:.1%} ({free:,}) are kept by no pathway yet: {own}prune the others more"
             )
         return addition
 

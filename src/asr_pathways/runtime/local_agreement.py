@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from asr_pathways.data.audio import SAMPLE_RATE, Samples
+from asr_pathways.data.languages import plain_language
+from asr_pathways.data.normalize import UNSPACED
 from asr_pathways.data.voice_activity import VoiceActivity
 from asr_pathways.runtime.engine import Engine
 from asr_pathways.runtime.results import Piece, Word, in_turn, pieces_of
@@ -105,11 +107,12 @@ class AgreementStream:
         begun = time.perf_counter()
         found = self._engine.recognize(part.samples, self.language, self._engine.times_words)
         self._cost = time.perf_counter() - begun
-        offset = part.start / SAMPLE_RATE
-        return [
+        offset, spaced = part.start / SAMPLE_RATE, plain_language(self.language) not in UNSPACED
+        pieces = [
             piece._replace(start=round(piece.start + offset, 2), end=round(piece.end + offset, 2))
             for piece in (() if found is None else pieces_of(found))
         ]
+        return [pieces[0]._replace(space=spaced), *pieces[1:]] if pieces else []  # all may come after stable words
 
     def _result(self, final: bool) -> StreamResult:
         stable: list[str] = []

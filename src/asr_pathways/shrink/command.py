@@ -105,7 +105,9 @@ def shrink(
             load_dense(model, languages)  # what is wrong with it is said before hours of recordings are imported
         print(f"{out}: reading {data}", file=sys.stderr)
         if not data.is_dir():
-            data = _imported(data, out / "data")
+            if known is None or not is_data_folder(out / "data"):  # the manifest may have been mended since
+                _import(data, out / "data")
+            data = out / "data"
         chosen = known or choose_plan(model, data, str(asked["data"]), out, languages, target, budget)
         release_memory()
         return _finish(_trained(Job(out, data, chosen, began)))
@@ -141,14 +143,12 @@ def _said(data: Path) -> str:
     return f"{data} ({whole.hexdigest()[:12]})"
 
 
-def _imported(manifest: Path, out: Path) -> Path:
-    """The data folder of a manifest."""
-    if not is_data_folder(out):
-        for bad in prepare_manifest(out, manifest):
-            print(f"{manifest}, line {bad.line}: left out: {bad.reason}", file=sys.stderr)
-        for line in concerns(out):
-            print(f"{out}: {line}", file=sys.stderr)
-    return out
+def _import(manifest: Path, out: Path) -> None:
+    """Makes the data folder of a manifest, and prints what is wrong with its rows and what they cannot show."""
+    for bad in prepare_manifest(out, manifest):
+        print(f"{manifest}, line {bad.line}: left out: {bad.reason}", file=sys.stderr)
+    for line in concerns(out):
+        print(f"{out}: {line}", file=sys.stderr)
 
 
 def _trained(job: Job) -> Job:

@@ -175,6 +175,15 @@ def test_bad_rows_are_reported_by_line(folder: Path, tmp_path: Path, bad: Any, r
     assert not (tmp_path / "strict").exists() and not list(tmp_path.glob(".strict*"))
 
 
+def test_a_few_bad_rows_are_named_at_once(folder: Path, tmp_path: Path) -> None:
+    bad = [row(1, text=""), row(1, lang="french"), row(1, audio_filepath="no.wav"), row(1, split="trian")]
+    with pytest.raises(PathwaysError) as caught:
+        prepare_manifest(tmp_path / "out", write(folder / "m.jsonl", [row(0), *bad]))
+    for part in ("line 2: no words", "line 3: unknown language", "line 4: ", "and 1 more: mend them, or leave"):
+        assert part in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_channel_is_an_utterance_of_its_own(folder: Path, tmp_path: Path) -> None:
     left, right = tone(1.0, 300), tone(1.0, 900)
     soundfile.write(folder / "two.wav", np.stack([left, right], axis=1), 16_000)

@@ -35,6 +35,7 @@ from asr_pathways.files import read_text
 REQUIRED = ("audio_filepath", "text", "lang")
 _PARTS = ("start", "end", "begin", "start_time", "end_time")
 MAX_SECONDS = 40.0
+LISTED = 10  # bad rows that are looked for, however few are allowed
 FAINTEST = 2.0**-16  # samples below it are zeros in 16 bits
 LONGEST_FILE = 1e7  # seconds: no offset or duration reaches so far
 
@@ -72,17 +73,22 @@ def prepare_manifest(out: Path, manifest: Path, max_bad: float = 0.01) -> list[B
                 _add(corpus, raw, line, manifest.parent)
             except PathwaysError as error:
                 bad.append(BadRow(line, " ".join(str(error).split())))
-                if len(bad) > max_bad * len(rows):
+                if len(bad) > max(LISTED, max_bad * len(rows)):  # else one is named, mended, and then the next
                     raise PathwaysError(_complaint(manifest, bad, len(rows), max_bad)) from None
-        if len(bad) == len(rows):
+        if len(bad) > max_bad * len(rows) or len(bad) == len(rows):
             raise PathwaysError(_complaint(manifest, bad, len(rows), max_bad))
     return bad
 
 
 def _complaint(manifest: Path, bad: list[BadRow], total: int, max_bad: float) -> str:
-    shown = "; ".join(f"line {row.line}: {row.reason}" for row in bad[:3])
-    more = "" if len(bad) <= 3 else f"; and {len(bad) - 3} more"
-    return f"{manifest}: more than {max_bad:.1%} of its {total} rows are bad: {shown}{more}"
+    first: dict[str, int] = {}  # the first line of each reason
+    for row in bad:
+        first.setdefault(row.reason, row.line)
+    named = [f"line {line}: {reason}" for reason, line in first.items()][:3]
+    shown = "; ".join(named)
+    more = "" if len(bad) == len(named) else f"; and {len(bad) - len(named)} more"
+    hint = "" if len(bad) == total else ": mend them, or leave them out (data manifest --max-bad)"
+    return f"{manifest}: more than {max_bad:.1%} of its {total} rows are bad: {shown}{more}{hint}"
 
 
 def _read_lines(path: Path) -> list[tuple[int, Any]]:
