@@ -160,6 +160,26 @@ def test_refitting_goes_on_where_it_was_stopped(
     assert same(straight, resumed)
 
 
+def test_what_was_refitted_outlives_a_crash_before_the_first_checkpoint(
+    tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crash(*_: object) -> None:
+        raise MemoryError
+
+    options: dict[str, Any] = {"steps": 3, "refit_batches": 2, "refit_steps": 2}
+    run(dense_model, speech, tmp_path / "straight", **options)
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr("asr_pathways.training.loop.TrainingLoop._step", crash)
+        run(dense_model, speech, tmp_path / "crashed", **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(Refitting, "_solve", lambda *_, **__: pytest.fail("solved for again"))
+        patched.setattr(Refitting, "_reconstruct", lambda *_, **__: pytest.fail("brought nearer again"))
+        run(dense_model, speech, tmp_path / "crashed", resume=True, **options)
+    assert not (tmp_path / "crashed" / "checkpoints" / "refitted").exists()
+    straight, crashed = (load_model(tmp_path / name).model.state_dict() for name in ("straight", "crashed"))
+    assert same(straight, crashed)
+
+
 def test_more_than_half_of_the_weights_go_in_two_stages(
     tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
