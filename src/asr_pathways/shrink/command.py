@@ -105,7 +105,7 @@ def shrink(
         print(f"{out}: reading {data}", file=sys.stderr)
         if not data.is_dir():
             data = _imported(data, out / "data")
-        chosen = known or choose_plan(model, data, str(asked["data"]), out, languages, target, budget)
+        chosen = known or choose_plan(model, data, str(asked["data"]), out, languages, target, budget, began)
         release_memory()
         return _finish(_trained(Job(out, data, chosen, began)))
 
