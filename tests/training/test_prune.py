@@ -180,6 +180,19 @@ def test_what_was_refitted_outlives_a_crash_before_the_first_checkpoint(
     assert same(straight, crashed)
 
 
+def test_cost_is_measured_while_there_is_no_teacher_yet(
+    tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which it counts one: memory that is in use already would count twice."""
+    calls = []
+    monkeypatch.setattr("asr_pathways.training.prune.report_cost", lambda *_: calls.append("cost"))
+    monkeypatch.setattr("asr_pathways.training.prune._dense_wer", lambda *_: calls.append("score"))
+    monkeypatch.setattr("asr_pathways.training.prune.Distillation", lambda *_: (calls.append("teacher"), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        run(dense_model, speech, tmp_path, distillation=1.0)
+    assert calls == ["cost", "score", "teacher"]
+
+
 def test_more_than_half_of_the_weights_go_in_two_stages(
     tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
