@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from asr_pathways.shrink import planning, plans
-from asr_pathways.shrink.planning import choose_plan
+from asr_pathways.shrink.planning import choose_plan, tuning_of
 from asr_pathways.training.estimate import Pace
 from tests.models.hub.tiny import whisper
 
@@ -46,3 +46,7 @@ def test_the_time_of_measuring_is_of_the_budget(
     assert steps == 1 and "time: about 7 min 47 s" in said
     steps, said = chosen(466, "too little")
     assert steps == 0 and "time: about 7 min 45 s" in said  # and pruning without training was timed, too
+
+
+def test_a_short_run_has_checkpoints_too() -> None:
+    assert [tuning_of(steps, "32-true").checkpoint_every for steps in (2, 100, 500, 2000)] == [1, 25, 125, 250]

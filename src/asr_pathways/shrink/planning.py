@@ -44,6 +44,9 @@ _SHORT = 0.3
 _KEPT = 4
 """Of the steps after finetuning one in so many is taken, however slow the machine has become."""
 
+_CHECKPOINTS = 4
+"""Of each run, at least: a crash costs a quarter of it."""
+
 _FIXED = 15.0
 """Seconds for loading and writing."""
 
@@ -282,5 +285,6 @@ def tuning_of(steps: int, precision: Precision) -> TrainRecipe:
 def _adjusted(recipe: RecipeT, steps: int, precision: Precision) -> RecipeT:
     warmup = min(recipe.optimizer.warmup_steps, steps // 10)
     optimizer = recipe.optimizer.model_copy(update={"steps": steps, "warmup_steps": warmup})
-    values: dict[str, Any] = {"optimizer": optimizer, "precision": precision}
+    often = min(recipe.checkpoint_every, max(1, steps // _CHECKPOINTS))  # else a short run has none until its end
+    values: dict[str, Any] = {"optimizer": optimizer, "precision": precision, "checkpoint_every": often}
     return recipe.model_copy(update=values)
