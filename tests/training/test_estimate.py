@@ -135,9 +135,11 @@ def test_memory_is_that_of_the_largest_part() -> None:
     weights, recipe = 4 * 10**8, PruneRecipe.model_validate({"refit_batches": 6, "refit_steps": 2, "soft_targets": 1.0})
     masks = METHODS["pathways"].config(0.5, 100, ["en", "fr"], score="fisher")
     pace = replace(PACE, saved=10**8, calibrated=5 * 10**8)
-    trained = estimate(pace, recipe.with_steps(100), 2, 0, masks).memory
+    trained = estimate(pace, recipe.with_steps(100), 2, 0, masks)
     # Gradients, moments, teacher, dense values and the information of two languages.
-    assert trained == pytest.approx(1.3 * (10**9 + (5 + 2) * weights + 1.2 * 10**8))
+    assert trained.memory == pytest.approx(1.3 * (10**9 + (5 + 2) * weights + 1.2 * 10**8))
+    # Two checkpoints of weights, moments and that; the start, the result and three best models.
+    assert trained.disk == 2 * (3 + 2) * weights + 5 * weights
     untrained = recipe.with_steps(0)
     calibrated = estimate(pace, untrained, 2, 0, masks).memory
     # The model as it was, a teacher, gradients and the information.
