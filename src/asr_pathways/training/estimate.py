@@ -251,7 +251,7 @@ class _Trial:
                     loss.backward()  # type: ignore[no-untyped-call]
             model.zero_grad(set_to_none=True)
 
-        return self._timed(run, 1), kept
+        return self._timed(run, 1 if by_gradients else 2), kept
 
     def _pruning(self) -> tuple[float, RefitCost]:
         """Seconds to choose a mask, and what refitting takes."""
