@@ -115,6 +115,21 @@ def test_stock_transformers_writes_the_same_tokens(hub_folder: Maker, tokenizer:
     assert found == expected
 
 
+def test_stock_transformers_has_the_language_of_an_mms(hub_folder: Maker, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Its adapter, output layer and letters, where the model has those of another language in their places."""
+    from transformers import AutoModelForCTC, AutoTokenizer
+
+    asr = made("mms", hub_folder, tokenizer)
+    expected = decoded(asr, sound(1.0), "fr")
+    write_dense_copy(asr, tmp_path / "fr", ["fr"])
+    network = AutoModelForCTC.from_pretrained(tmp_path / "fr").eval()
+    with torch.no_grad():
+        best = network(asr.model.frontend(sound(1.0))[None]).logits[0].argmax(dim=-1)
+    text = AutoTokenizer.from_pretrained(tmp_path / "fr").decode(best).replace("<unk>", "")
+    assert text and text == asr.tokenizer.decode(expected, "fr")
+    assert decoded(load_model(tmp_path / "fr"), sound(1.0), "fr") == expected
+
+
 def greedy(network: torch.nn.Module, asr: AsrModel, most: int) -> list[int]:
     features = padded(asr)
     tokens = asr.model.prompt("fr")

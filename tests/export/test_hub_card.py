@@ -30,7 +30,7 @@ def test_the_hub_reads_it(hub_folder: Callable[[str], Path], tmp_path: Path) -> 
     assert card.data.library_name == "transformers"
     (result,) = card.data.eval_results
     assert (result.metric_type, result.metric_value) == ("wer", 12.3)
-    assert result.dataset_name == "test split, 1,500 words"
+    assert result.dataset_name == "own recordings, 1,500 words"
     assert "The French pathway of [someone/model]" in card.text and "50.0% of the weights" in card.text
     assert "- Read by nobody" in card.text
     again = load_model(tmp_path / "french")

@@ -138,7 +138,10 @@ def test_a_stopped_run_goes_on_the_same(english_letters: Path, speech: Path, tmp
     add_language(english_letters, speech, tmp_path / "whole", language="fr", recipe=recipe())
     with stopped_before(3):
         add_language(english_letters, speech, tmp_path / "parts", language="fr", recipe=recipe())
-    add_language(english_letters, speech, tmp_path / "parts", language="fr", recipe=recipe(), resume=True)
+    again = {"language": "fr", "recipe": recipe(), "resume": True}
+    with pytest.raises(PathwaysError, match=r"adds fr at sparsity 0\.7, not 0\.9: cannot resume it"):
+        add_language(english_letters, speech, tmp_path / "parts", sparsity=0.9, **again)  # type: ignore[arg-type]
+    add_language(english_letters, speech, tmp_path / "parts", sparsity=0.7, **again)  # type: ignore[arg-type]
     whole, parts = load_model(tmp_path / "whole").pathways, load_model(tmp_path / "parts").pathways
     assert whole is not None and parts is not None
     assert same(whole.extract("fr"), parts.extract("fr")) and same(whole.mask("fr"), parts.mask("fr"))

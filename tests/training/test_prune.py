@@ -160,6 +160,39 @@ def test_refitting_goes_on_where_it_was_stopped(
     assert same(straight, resumed)
 
 
+def test_what_was_refitted_outlives_a_crash_before_the_first_checkpoint(
+    tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crash(*_: object) -> None:
+        raise MemoryError
+
+    options: dict[str, Any] = {"steps": 3, "refit_batches": 2, "refit_steps": 2}
+    run(dense_model, speech, tmp_path / "straight", **options)
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr("asr_pathways.training.loop.TrainingLoop._step", crash)
+        run(dense_model, speech, tmp_path / "crashed", **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(Refitting, "_solve", lambda *_, **__: pytest.fail("solved for again"))
+        patched.setattr(Refitting, "_reconstruct", lambda *_, **__: pytest.fail("brought nearer again"))
+        run(dense_model, speech, tmp_path / "crashed", resume=True, **options)
+    assert not (tmp_path / "crashed" / "checkpoints" / "refitted").exists()
+    straight, crashed = (load_model(tmp_path / name).model.state_dict() for name in ("straight", "crashed"))
+    assert same(straight, crashed)
+
+
+def test_cost_is_measured_while_there_is_no_teacher_yet(
+    tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which it counts one: memory that is in use already would count twice."""
+    calls = []
+    monkeypatch.setattr("asr_pathways.training.prune.report_cost", lambda *_: calls.append("cost"))
+    monkeypatch.setattr("asr_pathways.training.prune._dense_wer", lambda *_: calls.append("score"))
+    monkeypatch.setattr("asr_pathways.training.prune.Distillation", lambda *_: (calls.append("teacher"), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        run(dense_model, speech, tmp_path, distillation=1.0)
+    assert calls == ["cost", "score", "teacher"]
+
+
 def test_more_than_half_of_the_weights_go_in_two_stages(
     tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

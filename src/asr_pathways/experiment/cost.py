@@ -93,7 +93,9 @@ class Costs:
         own, forward = whole * recipe.accumulate, whole / 3
         refit = RefitCost(2 * forward, 3 * forward, weights / _SOLVED)
         step, rows = own * (4 / 3 if distils else 1), max(1, round(recipe.data.max_seconds / UTTERANCE))
-        return Pace(step, own, forward, UTTERANCE * second, 0, weights, 0, 0.0, refit, rows)
+        masks = masks_of(cell)
+        calibration = whole if masks is not None and "fisher" in masks.score_needs else forward  # with a backward pass
+        return Pace(step, own, forward, UTTERANCE * second, 0, weights, 0, 0.0, refit, rows, calibration=calibration)
 
     def _weights(self, cell: Cell) -> int:
         start = root_of(self._plan, cell)

@@ -15,6 +15,7 @@ from asr_pathways.files import atomic_folder
 from asr_pathways.model_folder.card import HubCard
 from asr_pathways.model_folder.folder import save_model
 from asr_pathways.model_folder.model import AsrModel
+from asr_pathways.models.hub.base import HubModel
 
 
 def write_dense_copy(
@@ -53,6 +54,8 @@ def write_dense_copy(
     network, state = pathways.model, pathways.extract(language)
     pathways.detach()
     network.load_state_dict(state)
+    if isinstance(asr.model, HubModel):
+        asr.model.specialize(language)
     sizes = asr.model.drop_neurons(neurons) if neurons else {}
     card = asr.card.model_copy(update={"languages": (language,), "added": ()})
     alone = AsrModel(asr.model, asr.tokenizer, card)

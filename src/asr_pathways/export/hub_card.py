@@ -30,7 +30,7 @@ def hub_card(card: HubCard, name: str, sparsity: float, scores: Mapping[str, Sco
         result = EvalResult(
             task_type=TASK,
             dataset_type="own",
-            dataset_name=f"test split, {score.words:,} words",
+            dataset_name=f"own recordings, {score.words:,} words",
             metric_type="wer",
             metric_name="WER",
             metric_value=float(percent(score.wer)),

@@ -108,7 +108,7 @@ def shrink(
             if known is None or not is_data_folder(out / "data"):  # the manifest may have been mended since
                 _import(data, out / "data")
             data = out / "data"
-        chosen = known or choose_plan(model, data, str(asked["data"]), out, languages, target, budget)
+        chosen = known or choose_plan(model, data, str(asked["data"]), out, languages, target, budget, began)
         release_memory()
         return _finish(_trained(Job(out, data, chosen, began)))
 

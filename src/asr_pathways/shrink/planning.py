@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,8 +44,11 @@ _SHORT = 0.3
 _KEPT = 4
 """Of the steps after finetuning one in so many is taken, however slow the machine has become."""
 
+_CHECKPOINTS = 4
+"""Of each run, at least: a crash costs a quarter of it."""
+
 _FIXED = 15.0
-"""Seconds for loading, writing, and measuring once more."""
+"""Seconds for loading and writing."""
 
 
 class Chosen(Config):
@@ -100,11 +104,19 @@ def load_dense(model: Path, languages: Sequence[str]) -> AsrModel:
 
 
 def choose_plan(
-    model: Path, data: Path, given: str, out: Path, languages: Sequence[str], target: Target, budget: float
+    model: Path,
+    data: Path,
+    given: str,
+    out: Path,
+    languages: Sequence[str],
+    target: Target,
+    budget: float,
+    began: float,
 ) -> Chosen:
     """Measures, chooses, and prints what is going to be done; it is then in ``out``.
 
-    ``given`` says of what ``data`` is made, as `Chosen.data`.
+    ``given`` says of what ``data`` is made, as `Chosen.data`. What is over since ``began``, on the monotonic clock,
+    counts as time, too.
 
     Raises:
         PathwaysError: as `load_dense` does, or if the data have nothing to train on in a language, or to score on.
@@ -121,11 +133,15 @@ def choose_plan(
     dense = sampled.compared("the dense model, a sample", model, 0)
     scoring = len(tested.cuts) * dense.seconds / len(sampled.cuts)
 
-    def seconds(plan: Plan) -> float:
+    def ahead(plan: Plan) -> float:
         # What trains here has windows of its input's length from then on, where it had whole ones.
         short = _SHORT if asr.model.pads_to_window and plan.steps else 1.0
         scorings = 1 + short * (2 if plan.finetune else 1)
-        return _FIXED + scorings * scoring + sum(part.seconds for part in costs.of(plan))
+        return _FIXED + scorings * scoring + sum(part.seconds for part in costs.of(plan)) + costs.again(plan)
+
+    def seconds(plan: Plan) -> float:
+        rest = ahead(plan)  # which may measure something first
+        return rest + time.monotonic() - began
 
     most = max(speech[language] for language in codes)
     plans = [plan.within(most) for plan in (OWN if isinstance(asr.model, Transducer) else HUB)]
@@ -143,7 +159,7 @@ def choose_plan(
         sparsity=plan.sparsity_for(target),
         dtype=DTYPES[target],
         precision=costs.precision,
-        **(_expected(plan, costs, seconds(plan)) if plan.finetune else {}),
+        **(_expected(plan, costs, ahead(plan)) if plan.finetune else {}),
     )
     for line in _lines(chosen, plan, costs.of(plan), seconds(plan), dense):
         print(line, file=sys.stderr)
@@ -158,7 +174,7 @@ def choose_plan(
 
 
 def _expected(plan: Plan, costs: _Costs, seconds: float) -> dict[str, float]:
-    """What `Chosen.in_time` needs, of a plan that takes so many seconds."""
+    """What `Chosen.in_time` needs, of a plan that takes so many seconds from now on."""
     finetuning, pruning = costs.of(plan)
     shorter = costs.of(replace(plan, steps=1))[-1]
     return {
@@ -210,21 +226,31 @@ class _Costs:
             languages,
         )
         self._paces: dict[tuple[type[LoopConfig], bool], tuple[Pace, int, float]] = {}
+        self._took: dict[tuple[type[LoopConfig], bool], float] = {}  # seconds to measure it
 
     def of(self, plan: Plan) -> list[Estimate]:
         """Of finetuning, if there is any, and of pruning."""
+        return [self._of(recipe, plan.sparsity[0]) for recipe in self._recipes(plan)]
+
+    def again(self, plan: Plan) -> float:
+        """Seconds that its runs will take to time themselves once more, as they do when they begin."""
+        return sum(self._took[_kind(recipe)] for recipe in self._recipes(plan))
+
+    def _recipes(self, plan: Plan) -> list[LoopConfig]:
         recipes: list[LoopConfig] = [recipe_of(self._asr.model, plan.steps, plan.refit, self.precision)]
         if plan.finetune:
             recipes.insert(0, tuning_of(plan.finetune, self.precision))
-        return [self._of(recipe, plan.sparsity[0]) for recipe in recipes]
+        return recipes
 
     def _of(self, recipe: LoopConfig, sparsity: float) -> Estimate:
         masks = None
         if isinstance(recipe, PruneRecipe):
             masks = pathway_config(self._asr, default_method(self._asr.model), sparsity, self._languages, recipe)
-        kind = type(recipe), recipe.optimizer.steps > 0
+        kind = _kind(recipe)
         if kind not in self._paces:
+            began = time.monotonic()
             self._paces[kind] = self._measured(recipe, masks)
+            self._took[kind] = time.monotonic() - began
         pace, dev, audio = self._paces[kind]
         return estimate(pace, recipe, len(self._languages), dev, masks, audio)
 
@@ -237,6 +263,11 @@ class _Costs:
         dev = inputs.dev(self._asr)
         pace = measure(self._asr.model, inputs.sample(self._asr), recipe, middle(dev), fabric.autocast, masks)
         return pace, sum(map(len, dev)), inputs.seconds
+
+
+def _kind(recipe: LoopConfig) -> tuple[type[LoopConfig], bool]:
+    """Runs of one kind have one pace."""
+    return type(recipe), recipe.optimizer.steps > 0
 
 
 def recipe_of(model: SpeechModel, steps: int, refit: int, precision: Precision) -> PruneRecipe:
@@ -254,5 +285,6 @@ def tuning_of(steps: int, precision: Precision) -> TrainRecipe:
 def _adjusted(recipe: RecipeT, steps: int, precision: Precision) -> RecipeT:
     warmup = min(recipe.optimizer.warmup_steps, steps // 10)
     optimizer = recipe.optimizer.model_copy(update={"steps": steps, "warmup_steps": warmup})
-    values: dict[str, Any] = {"optimizer": optimizer, "precision": precision}
+    often = min(recipe.checkpoint_every, max(1, steps // _CHECKPOINTS))  # else a short run has none until its end
+    values: dict[str, Any] = {"optimizer": optimizer, "precision": precision, "checkpoint_every": often}
     return recipe.model_copy(update=values)

@@ -66,6 +66,11 @@ def add_language(
             asr = load_model(run.start)
             if asr.pathways is None or asr.pathways.added[-1:] != (language,):
                 raise PathwaysError(f"{out}: the run there adds another language: cannot resume it")
+            there = asr.pathways.state_dict()["added"][language]["sparsity"]
+            if sparsity not in (None, there):
+                raise PathwaysError(
+                    f"{out}: the run there adds {language} at sparsity {there:g}, not {sparsity:g}: cannot resume it"
+                )
         else:
             asr = load_model(model, run.fabric.device)
             _add(asr, model, [str(cut.supervisions[0].text) for cut in inputs.cuts], language, sparsity, reuse, recipe)

@@ -41,9 +41,6 @@ _LARGE = 10**7
 _END = 5
 """Steps of decoding beside the text's tokens: prompt and end."""
 
-_FORWARD_AND_BACKWARD = 3
-"""Seconds of both passes, in units of the forward pass."""
-
 _OTHERS = 1.15
 """Time of a step of training over that of the usual batch when it is timed: batches of many short utterances take
 longer, and are drawn beside it. For whisper-base on the prompts 1.16 (processor time), 1.17 to 1.22 in whole runs.
@@ -65,7 +62,7 @@ class Pace:
     Attributes:
         step: seconds of a training step, on average, optimizer and masks included, and the teacher if there is one.
         own: those without the teacher.
-        forward: seconds of a forward pass on a usual batch without gradients, in float32, as for calibration.
+        forward: seconds of a forward pass on a usual batch without gradients, in float32.
         utterance: seconds to decode one.
         saved: bytes that a step on the largest batch keeps for its backward pass.
         weights: how many the model has.
@@ -74,6 +71,8 @@ class Pace:
         refit: what refitting takes, a language.
         rows: of the batch: utterances, or several that share a window.
         second: bytes of a second of audio in the cache of features.
+        calibration: seconds of a batch of calibration.
+        calibrated: bytes that the largest one keeps for its backward pass, in float32; 0 if it has none.
     """
 
     step: float
@@ -87,6 +86,8 @@ class Pace:
     refit: RefitCost = field(default_factory=RefitCost)
     rows: int = 1
     second: float = 0.0
+    calibration: float = 0.0
+    calibrated: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,15 @@ def measure(
         PathwaysError: if training needs more memory than there is; the option that makes it fit is named.
     """
     device = next(model.parameters()).device
+    large = sum(parameter.numel() for parameter in model.parameters()) > _LARGE
+    if large:
+        release_memory()  # else what earlier work held counts as in use
+    resident = resident_memory()
     with ranks.apart(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
-            return _Trial(copy.deepcopy(model), batch.to(device), config, autocast, masks).pace(dev)
+            return _Trial(copy.deepcopy(model), batch.to(device), config, autocast, masks, resident).pace(dev)
         finally:
-            if sum(parameter.numel() for parameter in model.parameters()) > _LARGE:
+            if large:
                 release_memory()  # the copy's, of which training has its own
 
 
@@ -142,8 +147,9 @@ class _Trial:
         config: LoopConfig,
         autocast: Callable[[], AbstractContextManager[Any]],
         masks: PathwayConfig | None,
+        resident: int,
     ) -> None:
-        self._resident = resident_memory()
+        self._resident = resident
         self._model, self._batch, self._config, self._autocast = model, batch, config, autocast
         self._device = batch.features.device
         self._weights = sum(parameter.numel() for parameter in model.parameters())
@@ -158,19 +164,32 @@ class _Trial:
         if self._config.optimizer.steps:
             saved, own, teacher = self._training()
             step = own + teacher
-        elif self._pathways is not None and _backward(self._pathways.config):
-            saved = sum(self._kept())
         self._model.eval()
         forward = self._timed(self._forward)
+        calibration, calibrated = self._calibration()
         chosen, refit = self._pruning()
         utterance = 0.0 if dev is None else self._decoding(dev.to(self._device))
         rows, second = len(self._batch), FeatureCache.bytes_of_second(self._batch)
-        return Pace(step, own, forward, utterance, saved, self._weights, self._resident, chosen, refit, rows, second)
+        return Pace(
+            step,
+            own,
+            forward,
+            utterance,
+            saved,
+            self._weights,
+            self._resident,
+            chosen,
+            refit,
+            rows,
+            second,
+            calibration,
+            calibrated,
+        )
 
     def _training(self) -> tuple[int, float, float]:
         """Bytes that the largest batch's step keeps; seconds of a step, and of the teacher's part in it."""
         model, batch, config = self._model.train(), self._batch, self._config
-        kept, copies = self._kept()
+        kept, copies = self._kept(self._autocast)
         saved = kept + copies
         teacher, masks = _teaches(config), self._pathways.config if self._pathways is not None else None
         _check_memory(saved, copies, self._weights, config, masks, self._device)
@@ -196,13 +215,13 @@ class _Trial:
         often = _OTHERS * config.accumulate
         return saved, often * self._timed(step), often * teacher * forward
 
-    def _kept(self) -> tuple[int, int]:
+    def _kept(self, autocast: Callable[[], AbstractContextManager[Any]]) -> tuple[int, int]:
         """Bytes that a forward pass of the largest batch keeps for the backward pass, by those of a part of it; and
-        those of weights in a lower precision, which are as many for any batch.
+        those of weights in the lower precision of ``autocast``, which are as many for any batch.
         """
         part = first(self._batch, max(1, len(self._batch) // _SAMPLE))
         largest = max(_padded(self._batch), self._config.data.max_seconds * self._batch.frame_rate)
-        kept, copies = _saved(self._model, part, self._autocast)
+        kept, copies = _saved(self._model, part, autocast)
         return int(largest / _padded(part) * kept), copies
 
     def _use(self, masks: ExitStack) -> None:
@@ -214,18 +233,31 @@ class _Trial:
         with torch.no_grad():
             self._model._loss(self._batch)
 
-    def _pruning(self) -> tuple[float, RefitCost]:
-        """Seconds to choose a mask, and what refitting takes."""
-        pathways, config, model, batch = self._pathways, self._config, self._model, self._batch
-        if pathways is None:
-            return 0.0, RefitCost()
-        if pathways.config.score_needs:
-            by_gradients = pathways.config.score_needs != {"inputs"}
+    def _calibration(self) -> tuple[float, int]:
+        """Seconds of a batch of calibration, in float32; bytes that the largest one keeps for a backward pass, if any.
+
+        What it observes is what masks are then chosen by.
+        """
+        pathways, model, batch = self._pathways, self._model, self._batch
+        if pathways is None or not pathways.config.score_needs:
+            return 0.0, 0
+        by_gradients = pathways.config.score_needs != {"inputs"}
+        kept = sum(self._kept(nullcontext)) if _backward(pathways.config) else 0
+
+        def run() -> None:
             with pathways.calibrate(batch.language), torch.set_grad_enabled(by_gradients):
                 loss = model._loss(batch)
                 if by_gradients:
                     loss.backward()  # type: ignore[no-untyped-call]
             model.zero_grad(set_to_none=True)
+
+        return self._timed(run, 1 if by_gradients else 2), kept
+
+    def _pruning(self) -> tuple[float, RefitCost]:
+        """Seconds to choose a mask, and what refitting takes."""
+        pathways, config, model, batch = self._pathways, self._config, self._model, self._batch
+        if pathways is None:
+            return 0.0, RefitCost()
         chosen = self._timed(lambda: pathways.adapt(batch.language, torch.optim.SGD(model.parameters())))
         if not (isinstance(config, PruneRecipe) and config.refit_batches):
             return chosen, RefitCost()
@@ -282,8 +314,9 @@ def estimate(
         scorings += 1  # the dense model is scored first
         again = len(stages(masks, config)) - 1 if masks is not None else 0
         if masks is not None and masks.calibrates:
-            passes = _FORWARD_AND_BACKWARD if _backward(masks) else 1
-            seconds += (1 + again) * languages * config.calibration_batches * passes * pace.forward
+            calibrating = (1 + again) * languages * config.calibration_batches * pace.calibration
+            seconds += calibrating
+            parts += [f"calibration {duration(calibrating)}"] if calibrating > 1 else []
         chosen = 0 if masks is None else choices(masks, languages, steps) + again * (1 if masks.shared else languages)
         if (choosing := chosen * pace.chosen) > 1:
             seconds += choosing
@@ -301,10 +334,11 @@ def estimate(
         parts.append(f"decoding dev {often or duration(dev * pace.utterance)}")
     model = _FLOAT * pace.weights
     kept = config.evaluation.keep_best if config.evaluation.choose == "best" else 0
-    checkpoints = 3 * config.keep_last * model  # weights and the optimizer's two moments
+    sums = model * languages if masks is not None and _backward(masks) else 0  # of what is observed, which stay
+    checkpoints = config.keep_last * (3 * model + sums)  # weights and the optimizer's two moments
     needed = _needed(pace.saved, pace.weights, config, masks)
-    if masks is not None and _backward(masks):  # gradients, dense values under masks, sums of each language
-        needed = max(needed, int(_FLOAT * pace.weights * (2 + languages) + _SLACK * pace.saved))
+    if masks is not None and isinstance(config, PruneRecipe):
+        needed = max(needed, _needed_first(pace, config, masks, languages)) + sums
     memory = int((_HELD if steps else 1) * (pace.resident + needed)) + _cached(pace, config, audio)
     return Estimate(seconds, memory, checkpoints + (2 + kept) * model, model, tuple(parts))
 
@@ -412,6 +446,14 @@ def _needed(saved: int, weights: int, config: LoopConfig, masks: PathwayConfig |
     """Bytes of training beside the model: gradients, two moments, a teacher, dense values under masks, activations."""
     copies = 3 + _teaches(config) + (masks is not None)
     return int(_FLOAT * weights * copies + _SLACK * saved) if config.optimizer.steps else 0
+
+
+def _needed_first(pace: Pace, config: PruneRecipe, masks: PathwayConfig, languages: int) -> int:
+    """Bytes of first masks and refitting beside the model: what it was, a teacher; gradients, or what is solved for."""
+    kept = _FLOAT * pace.weights * (bool(config.refit_batches) + _teaches(config))
+    calibrating = _FLOAT * pace.weights + _SLACK * pace.calibrated if _backward(masks) else 0
+    refitting = pace.refit.bytes(languages, config.refit_batches, config.refit_steps) if config.refit_batches else 0
+    return int(kept + max(calibrating, refitting))
 
 
 def _cached(pace: Pace, config: LoopConfig, audio: float) -> int:

@@ -79,7 +79,7 @@ class TrainingLoop:
     ) -> None:
         self.asr, self.batches, self.dev = asr, data.batches, data.dev
         self.origin = Origin.of(run, data)
-        self.out, self.fabric, self.description = run.out, run.fabric, description
+        self.out, self.fabric, self.description, self._solved = run.out, run.fabric, description, run.solved
         self.config = config = run.config
         self.left_out = data.batches.left_out
         self.state = TrainingState()
@@ -369,6 +369,7 @@ class TrainingLoop:
         if self.asr.pathways is not None:
             parts["pathways"] = self.asr.pathways.state_dict()
         write_checkpoint(self.checkpoint, self.state, parts, self.config.keep_last)
+        shutil.rmtree(self._solved, ignore_errors=True)
         self._needed.append({self._best_folder(entry["step"]) for entry in self.state.best})
         for folder in self._best_folders().difference(*self._needed):
             shutil.rmtree(folder, ignore_errors=True)

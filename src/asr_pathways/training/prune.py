@@ -26,6 +26,7 @@ from asr_pathways.training.estimate import report_cost
 from asr_pathways.training.inputs import Inputs, RunData, choose_masks
 from asr_pathways.training.layers import check_layers, drop_layers
 from asr_pathways.training.loop import train_in
+from asr_pathways.training.memory import release_memory
 from asr_pathways.training.refitting import choose_once, refit, stages
 from asr_pathways.training.run import Run, open_run
 from asr_pathways.training.scoring import score_dev
@@ -95,19 +96,22 @@ def prune(
         check_layers(dense.model, recipe.drop_layers)
         config = pathway_config(dense, method, sparsity, languages, recipe)
         _check_start(init, method, config, languages, recipe)
+        _check_teacher(dense, recipe)
         inputs.select(languages)
         dense.card = dense.card.model_copy(update={"languages": languages, "attribution": inputs.attribution})
         run_data = inputs.of(dense)
-        distillation = _distillation(dense, recipe)
         wer = None
+        if announced and not run.resumes:
+            report_cost(run, f"Pruning ({method})", dense, inputs, run_data.dev, config)  # which counts a teacher
+            wer = _dense_wer(run, dense, run_data.dev)
+        distillation = _distillation(dense, recipe)
         if run.resumes:
             asr = _resumed(run, config, languages)
         else:
-            if announced:
-                report_cost(run, f"Pruning ({method})", dense, inputs, run_data.dev, config)
-                wer = _dense_wer(run, dense, run_data.dev)
             asr = _first_pathways(run, dense, config, inputs, run_data, init, recipe, pruned_by_magnitude)
         del inputs, dense  # training may be long, and the corpus large
+        if recipe.refit_batches and not run.resumes:
+            release_memory()  # what refitting held: in its holes, training would find no place for much
         return train_in(run, asr, run_data, f"Pruning ({method})", distillation, wer)
 
 
@@ -159,9 +163,8 @@ def _dense_wer(run: Run, dense: AsrModel, dev: list[Batch]) -> float | None:
     return score_dev(dense, dev, run.fabric, watched=watched if run.fabric.is_global_zero else iter).mean_wer
 
 
-def _distillation(dense: AsrModel, recipe: PruneRecipe) -> Distillation | None:
-    if not (recipe.distillation or recipe.soft_targets):
-        return None
+def _check_teacher(dense: AsrModel, recipe: PruneRecipe) -> None:
+    """Raises PathwaysError if the model cannot teach as the recipe wants."""
     if recipe.distillation and not dense.model.matched:
         raise PathwaysError("recipe: distillation: only for Whisper and the transducers of this package: leave it out")
     if recipe.distillation and recipe.drop_layers:
@@ -170,6 +173,11 @@ def _distillation(dense: AsrModel, recipe: PruneRecipe) -> Distillation | None:
         )
     if recipe.soft_targets and not dense.model.classifier:
         raise PathwaysError("recipe: soft_targets: only for Whisper and CTC models but Parakeet: leave it out")
+
+
+def _distillation(dense: AsrModel, recipe: PruneRecipe) -> Distillation | None:
+    if not (recipe.distillation or recipe.soft_targets):
+        return None
     return Distillation(dense.model, recipe.distillation, recipe.soft_targets)
 
 

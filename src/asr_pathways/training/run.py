@@ -48,7 +48,7 @@ class Run:
 
     @property
     def solved(self) -> Path:
-        """Where refitting keeps what it has solved until the run starts."""
+        """Where refitting keeps what it has solved until the run has a checkpoint: from ``start`` none goes on."""
         return self.out / "checkpoints" / "refitted"
 
     def save_start(self, asr: AsrModel) -> None:
@@ -56,7 +56,6 @@ class Run:
         if self.fabric.is_global_zero:
             with atomic_folder(self.start) as temporary:
                 save_model(temporary, asr)
-            shutil.rmtree(self.solved, ignore_errors=True)
         self.fabric.barrier()
 
 

@@ -171,7 +171,7 @@ class Mms(Ctc):
         self._codes = mms_codes(tokenizer)
         self.languages = tuple(self._codes)
         self.heads = nn.ModuleDict()
-        self._special = False
+        self._special = ""  # the code of the one language that it is a model of
 
     def load_languages(self, languages: Iterable[str]) -> None:
         for language in languages:
@@ -187,7 +187,8 @@ class Mms(Ctc):
         for name, tensor in self._head(language).items():
             module, _, leaf = name.rpartition(".")
             setattr(self.hub.get_submodule(module), leaf, nn.Parameter(tensor.detach()))
-        self._special = True
+        self.hub.config.vocab_size = self.symbols(language)
+        self._special = self._codes[known_language(language, self._codes)]
 
     def _run(self, inputs: Mapping[str, Any], language: str) -> Any:
         if self._special:
@@ -214,6 +215,8 @@ class Mms(Ctc):
         self._source = Source(str(folder))
 
     def _save_parts(self, folder: str) -> None:
+        if self._special:
+            self._parts[0].set_target_lang(self._special)
         super()._save_parts(folder)
         for code, head in self.heads.items():
             assert isinstance(head, _Head)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -49,21 +49,41 @@ in twice the time, 0.002 to 0.08%.
 """
 
 
+_PASSES = 3
+"""Time of a step on a block, in units of its forward pass."""
+
 _FOR_GRADIENT = 60
 """In a block, what a backward pass needs of a batch, about, in units of the outputs that later layers need."""
 
 
 @dataclass(frozen=True)
 class RefitCost:
-    """Seconds a language: of each batch, of each step on a block of the blocks together, and of the solutions."""
+    """What refitting takes.
+
+    Attributes:
+        batch, step, solving: seconds a language: of each batch, of each step on a block of the blocks together, and of
+            the solutions.
+        outputs: bytes of a batch's outputs that later layers need.
+        weights: bytes of weights, sums and a solution; ``sums`` those of a language.
+    """
 
     batch: float = 0.0
     step: float = 0.0
     solving: float = 0.0
+    outputs: int = 0
+    weights: int = 0
+    sums: int = 0
 
     def seconds(self, batches: int, steps: int) -> float:
         """Of refitting on so many batches, and with so many steps on each block."""
-        return batches * self.batch + steps * self.step + self.solving
+        on_blocks = (steps + batches / _PASSES) * self.step if steps else 0.0  # the dense block runs on each batch
+        return batches * self.batch + on_blocks + self.solving
+
+    def bytes(self, languages: int, batches: int, steps: int) -> int:
+        """At most, beside the batches themselves, about."""
+        # Of a block also what both models have before and after it, and of one batch what its gradient needs.
+        count = 4 * languages * batches + _FOR_GRADIENT if steps else 2 * languages * batches
+        return count * self.outputs + self.weights + languages * self.sums
 
 
 class Refitting(Generic[T]):
@@ -111,13 +131,7 @@ class Refitting(Generic[T]):
 
     def bytes(self, batches: int, steps: int = 0) -> int:
         """What ``batches`` of each language occupy at most beside themselves, about, in outputs, weights and sums."""
-        languages, weights = len(self._pathways.languages), [layer.weight for layer in self._layers.values()]
-        of_batch = max((group.bytes for group in self.groups), default=0)
-        # Of a block also what both models have before and after it, and of one batch what its gradient needs.
-        outputs = (4 * languages * batches + _FOR_GRADIENT if steps else 2 * languages * batches) * of_batch
-        sums = 2 * languages * max((weight.shape[1] for weight in weights), default=0) ** 2
-        solution = 12 * max((weight.numel() for weight in weights), default=0)
-        return outputs + 4 * (sum(weight.numel() for weight in weights) + sums + solution)
+        return self.cost.bytes(len(self._pathways.languages), batches, steps)
 
     def seconds(self, batches: int, steps: int = 0) -> float:
         """How long it takes with ``batches`` of each language, about."""
@@ -125,18 +139,42 @@ class Refitting(Generic[T]):
 
     @cached_property
     def cost(self) -> RefitCost:
-        """What a language takes, about: forward passes up to each group of layers and sums of their inputs a batch,
-        passes of blocks a step, and the solutions.
+        """What it takes, about: forward passes up to each group of layers and sums of their inputs a batch, passes of
+        blocks a step, and the solutions, before each of which the pathway comes into use.
         """
-        multiplication = _multiplication([layer.weight for layer in self._layers.values()])
-        sums = solving = 0.0
-        for group in self.groups:
-            columns = self._layers[group.layers[0]].in_features
-            sums += 2 * group.rows * columns**2
-            solving += STEPS * sum(self._layers[name].weight.numel() for name in group.layers) * columns
-        passes = 2 * sum(group.seconds for group in self.groups)
-        on_blocks = 3 * sum(group.block_seconds for group in self.groups)
-        return RefitCost(passes + multiplication * sums, on_blocks, multiplication * solving)
+        groups, weights = self.groups, [layer.weight for layer in self._layers.values()]
+        device = next(self._pathways.model.parameters()).device
+        summing, solving = cache(partial(_summing, device)), cache(partial(_solving, device))
+        # A bias is one more column.
+        batch = sum(2 * group.seconds + summing(group.rows, self._columns(group) + 1) for group in groups)
+        step = _PASSES * sum(group.block_seconds for group in groups) + self._updates(device)
+        shapes = [(one.out_features, one.in_features + (one.bias is not None)) for one in self._refitted]
+        solved = sum(map(solving, shapes))
+        began = time.monotonic()
+        with self._pathways.use(self._pathways.languages[0]):
+            pass
+        used = (len(groups) + len(self.blocks)) * (time.monotonic() - began)
+        return RefitCost(
+            batch,
+            step,
+            solved + used,
+            outputs=max((group.bytes for group in groups), default=0),
+            weights=4 * (sum(map(Tensor.numel, weights)) + 12 * max(map(Tensor.numel, weights), default=0)),
+            sums=4 * 2 * max((weight.shape[1] for weight in weights), default=0) ** 2,
+        )
+
+    @property
+    def _refitted(self) -> list[nn.Linear]:
+        return [self._layers[name] for group in self.groups for name in group.layers]
+
+    def _columns(self, group: Group) -> int:
+        return self._layers[group.layers[0]].in_features
+
+    def _updates(self, device: torch.device) -> float:
+        """Seconds to mask and to update the parameters of all blocks once, by those of the largest."""
+        model = self._pathways.model
+        sizes = [sum(map(Tensor.numel, _parameters_within(model, one.completes).values())) for one in self.blocks]
+        return sum(sizes) / max(sizes) * _updating(device, max(sizes)) if sizes else 0.0
 
     def run(
         self,
@@ -249,7 +287,12 @@ class Refitting(Generic[T]):
 
 
 def solve(
-    weight: Tensor, masks: Sequence[Tensor], grams: Sequence[Tensor], crosses: Sequence[Tensor], ridge: float
+    weight: Tensor,
+    masks: Sequence[Tensor],
+    grams: Sequence[Tensor],
+    crosses: Sequence[Tensor],
+    ridge: float,
+    steps: int = STEPS,
 ) -> Tensor:
     """The weights T (R, C) of the module's equation; what no mask keeps stays as it is.
 
@@ -259,6 +302,7 @@ def solve(
         grams: Z_l Z_l' (C, C).
         crosses: X_l Z_l' (C, C).
         ridge: in units of the mean of the grams' diagonals.
+        steps: at most.
     """
     penalty = ridge * sum(float(gram.diagonal().mean()) for gram in grams)
     kept = torch.stack(list(masks)).any(dim=0)
@@ -279,7 +323,7 @@ def solve(
     enough = TOLERANCE**2 * dot(residual, residual)
     direction = scaled = residual / diagonal
     length = dot(residual, scaled)
-    for _ in range(STEPS):
+    for _ in range(steps):
         if bool((dot(residual, residual) <= enough).all()):
             break
         image = product(direction)
@@ -292,17 +336,37 @@ def solve(
     return torch.where(kept, solution, weight)
 
 
-def _multiplication(weights: Sequence[Tensor]) -> float:
-    """Seconds of a multiplication in products of matrices such as these."""
-    largest = max(weights, key=Tensor.numel).detach().float()
-    square = largest.new_zeros(largest.shape[1], largest.shape[1])
-    found = []
-    with torch.no_grad():
-        for _ in range(2):
-            began = time.monotonic()
-            largest @ square
-            found.append(time.monotonic() - began)
-    return min(found) / (largest.numel() * largest.shape[1])
+@torch.no_grad()
+def _summing(device: torch.device, rows: int, columns: int) -> float:
+    """Seconds to add so many inputs to the sums of both models."""
+    inputs, sums = torch.ones(rows, columns, device=device), torch.zeros(columns, columns, device=device)
+    began = time.monotonic()
+    for _ in range(2):
+        sums = sums + inputs.T @ inputs
+    float(sums[0, 0])  # which waits for it
+    return time.monotonic() - began
+
+
+@torch.no_grad()
+def _solving(device: torch.device, shape: tuple[int, int]) -> float:
+    """Seconds to solve for a weight of this shape, were it of one language: by those of one step."""
+    weight = torch.linspace(-1, 1, shape[0] * shape[1], device=device).view(shape)
+    square, masks = torch.eye(shape[1], device=device) + 1 / shape[1], [weight > 0]
+    began = time.monotonic()
+    solve(weight, masks, [square], [square], RIDGE, steps=1)
+    return (time.monotonic() - began) * (STEPS + 2) / 3  # products, of which there are two before the first step
+
+
+@torch.enable_grad()
+def _updating(device: torch.device, count: int) -> float:
+    """Seconds of Adam on so many masked parameters."""
+    values, mask = torch.zeros(count, device=device, requires_grad=True), torch.ones(count, device=device) > 0
+    optimizer = torch.optim.Adam([values])
+    began = time.monotonic()
+    (values * mask).sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    float(values.detach()[0])
+    return time.monotonic() - began
 
 
 def _linear_layers(pathways: Pathways) -> dict[str, nn.Linear]:
