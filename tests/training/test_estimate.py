@@ -135,7 +135,11 @@ def test_memory_is_that_of_the_largest_part() -> None:
     weights, recipe = 4 * 10**8, PruneRecipe.model_validate({"refit_batches": 6, "refit_steps": 2, "soft_targets": 1.0})
     masks = METHODS["pathways"].config(0.5, 100, ["en", "fr"], score="fisher")
     pace = replace(PACE, saved=10**8, calibrated=5 * 10**8)
-    trained = estimate(pace, recipe.with_steps(100), 2, 0, masks)
+    trained = estimate(replace(pace, calibrated=10**8), recipe.with_steps(100), 2, 0, masks)
+    # Gradients, moments, teacher and dense values: by the information no mask is chosen any more.
+    assert trained.memory == pytest.approx(1.3 * (10**9 + 5 * weights + 1.2 * 10**8))
+    assert trained.disk == 2 * 3 * weights + 5 * weights
+    trained = estimate(pace, recipe.with_steps(100), 2, 0, masks.model_copy(update={"adapt_every": 10}))
     # Gradients, moments, teacher, dense values and the information of two languages.
     assert trained.memory == pytest.approx(1.3 * (10**9 + (5 + 2) * weights + 1.2 * 10**8))
     # Two checkpoints of weights, moments and that; the start, the result and three best models.

@@ -334,11 +334,12 @@ def estimate(
         parts.append(f"decoding dev {often or duration(dev * pace.utterance)}")
     model = _FLOAT * pace.weights
     kept = config.evaluation.keep_best if config.evaluation.choose == "best" else 0
-    sums = model * languages if masks is not None and _backward(masks) else 0  # of what is observed, which stay
-    checkpoints = config.keep_last * (3 * model + sums)  # weights and the optimizer's two moments
-    needed = _needed(pace.saved, pace.weights, config, masks)
+    sums = model * languages if masks is not None and _backward(masks) else 0  # of what is observed
+    stay = sums if masks is not None and (masks.adapt_every is not None or len(masks.stages) > 1) else 0
+    checkpoints = config.keep_last * (3 * model + stay)  # weights and the optimizer's two moments
+    needed = _needed(pace.saved, pace.weights, config, masks) + stay
     if masks is not None and isinstance(config, PruneRecipe):
-        needed = max(needed, _needed_first(pace, config, masks, languages)) + sums
+        needed = max(needed, _needed_first(pace, config, masks, languages) + sums)
     memory = int((_HELD if steps else 1) * (pace.resident + needed)) + _cached(pace, config, audio)
     return Estimate(seconds, memory, checkpoints + (2 + kept) * model, model, tuple(parts))
 
