@@ -56,7 +56,7 @@ def all_texts(text: str) -> Any:
 
 AUDIO = [
     Case("a file that is not there", HEAR.format("no.wav"), "no.wav: no such audio file"),
-    Case("a folder in place of a file", HEAR.format("data"), "data: no such audio file"),
+    Case("a folder in place of a file", HEAR.format("data"), "data: a folder, not an audio file"),
     Case("an empty file", HEAR.format("bad.wav"), "bad.wav: empty file, no audio in it", content("bad.wav", b"")),
     Case(
         "a sample rate that is none",

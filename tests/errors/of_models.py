@@ -542,7 +542,7 @@ MODELS = [
     Case(
         "a model that is not in a folder that is there",
         "inspect data/no",
-        "data/no: no such model folder; a model of the hub by this name: data/no@main",
+        "data/no: no such model folder; if a name on the hub is meant, write data/no@main",
     ),
     Case(
         "a name that may be meant as one of the hub",

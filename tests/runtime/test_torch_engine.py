@@ -180,8 +180,13 @@ def test_errors_are_one_line(hub_folder: Maker) -> None:  # noqa: F811
         assert line in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_layers_whose_weights_another_reads_stay_as_they_are(tmp_path: Path) -> None:
-    """WavLM's attention takes its weights out of its linear layers."""
+@pytest.mark.parametrize(("calls", "kind"), [(True, CompiledLinear), (False, torch.nn.Linear)])
+def test_layers_whose_weights_another_reads_stay_as_they_are(
+    calls: bool, kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WavLM's attention, in transformers, takes its weights out of its linear layers; here it calls them."""
+    if not calls:
+        monkeypatch.setattr("asr_pathways.models.hub.wavlm.call_projections", lambda network: None)
     vocabulary = _letters(LETTERS)
     torch.manual_seed(5)
     network = transformers.WavLMForCTC(transformers.WavLMConfig(**WAVE, vocab_size=len(vocabulary), pad_token_id=0))
@@ -191,5 +196,5 @@ def test_layers_whose_weights_another_reads_stay_as_they_are(tmp_path: Path) -> 
     recognizer = Recognizer(tmp_path / "model", "en", precision="float32")
     assert recognizer.transcribe(sound(0.8)).text == text_of(asr, sound(0.8), "en")
     layer = engine(recognizer)._pathway("en").network.wavlm.encoder.layers[0]  # type: ignore[union-attr, index]
-    assert isinstance(layer.attention.q_proj, torch.nn.Linear)
+    assert type(layer.attention.q_proj) is kind
     assert isinstance(layer.feed_forward.output_dense, CompiledLinear)

@@ -63,7 +63,7 @@ def test_without_time_nothing_is_trained_and_a_bundle_is_there(
 def test_what_is_done_is_not_done_again(
     tmp_path: Path, dense: Path, speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped; go on with --resume"):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"^{tmp_path}: stopped; go on with --resume"):
         patch.setattr("asr_pathways.shrink.command.prune", _killed)
         shrink(dense, speech, tmp_path, ["fr"], target="size", budget=3600)
     finetuned = (tmp_path / "dense" / "model.safetensors").stat().st_mtime_ns
@@ -94,8 +94,8 @@ def test_advice_is_what_was_not_done_yet(steps: int, budget: float, sparsity: fl
     assert _more(Chosen.model_validate({**asked, **chosen})) == advice
 
 
-def _killed(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
+def _killed(_: Path, __: Path, out: Path, **___: object) -> None:
+    raise Interrupted(f"{out}: stopped; go on with --resume")
 
 
 def test_a_manifest_is_imported_and_a_pruned_model_refused(tmp_path: Path, dense: Path, speech: Path) -> None:

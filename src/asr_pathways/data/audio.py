@@ -264,7 +264,7 @@ def stored_at(path: Path) -> tuple[Path, int, int | None]:
         place = None if path.exists() else _PLACE.fullmatch(str(path))
         file = path if place is None else Path(place[1])
         if not file.is_file():
-            raise PathwaysError(f"{file}: no such audio file")
+            raise PathwaysError(f"{file}: {'a folder, not an' if file.is_dir() else 'no such'} audio file")
         if file.stat().st_size == 0:
             raise PathwaysError(f"{file}: empty file, no audio in it")
     except OSError as error:

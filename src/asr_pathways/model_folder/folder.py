@@ -70,7 +70,7 @@ def _elsewhere(folder: Path) -> str:
         if len(folder.parts) == 1:
             return ", and a name on the hub is owner/model, such as openai/whisper-base"
         on_hub = len(folder.parts) == 2 and folder.parent.is_dir() and not folder.is_absolute()
-        return f"; a model of the hub by this name: {folder}@main" if on_hub else ""
+        return f"; if a name on the hub is meant, write {folder}@main" if on_hub else ""
     if (folder / "checkpoints").is_dir():
         return ": the run there has not ended: go on with --resume"
     inside = sorted([*folder.glob("*.asrp"), *(card.parent for card in folder.glob(f"*/{CARD}"))])

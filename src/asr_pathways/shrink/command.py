@@ -18,7 +18,7 @@ from asr_pathways.config import differences, parse_config
 from asr_pathways.console import make_console, print_table
 from asr_pathways.data.corpora.manifest import prepare_manifest
 from asr_pathways.data.corpus import is_data_folder
-from asr_pathways.errors import PathwaysError
+from asr_pathways.errors import Interrupted, PathwaysError
 from asr_pathways.evaluation.corpus_check import concerns, smallest_difference
 from asr_pathways.files import read_json, write_json
 from asr_pathways.formats import percent, points
@@ -110,7 +110,10 @@ def shrink(
             data = out / "data"
         chosen = known or choose_plan(model, data, str(asked["data"]), out, languages, target, budget, began)
         release_memory()
-        return _finish(_trained(Job(out, data, chosen, began)))
+        try:
+            return _finish(_trained(Job(out, data, chosen, began)))
+        except Interrupted:  # of a part of the run: --resume is of all of it
+            raise KeyboardInterrupt from None
 
 
 def _known(out: Path, asked: dict[str, object], languages: Sequence[str], resume: bool) -> Chosen | None:
