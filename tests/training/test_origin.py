@@ -84,6 +84,21 @@ def test_an_utterance_that_was_left_out_may_be_mended(dense_model: Path, speech:
     train(recipe, data, out, init=dense_model, resume=True)
 
 
+def test_training_does_not_go_on_from_another_model(
+    dense_model: Path, speech: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    recipe, out = TrainRecipe.model_validate(RECIPE), tmp_path / "run"
+    with stopped_before(2):
+        train(recipe, speech, out, init=dense_model)
+    other = make_model(tokenizer)
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1e-3)
+    save_model(tmp_path / "other", other)
+    with pytest.raises(PathwaysError, match=r"run: the run there began with another model than .*other: resume with"):
+        train(recipe, speech, out, init=tmp_path / "other", resume=True)
+    train(recipe, speech, out, init=dense_model, resume=True)
+
+
 def test_pruning_does_not_go_on_from_another_model(
     dense_model: Path, speech: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:

@@ -348,6 +348,17 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"sparsity": 70.0}, "sparsity: Input should be less than 1"), ({"method": "magic"}, "unknown method 'magic'")],
+)
+def test_what_makes_no_sense_for_any_data_is_refused_before_they_are_read(
+    tmp_path: Path, dense_model: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PathwaysError, match=message):
+        run(dense_model, tmp_path / "no data", tmp_path / "run", **options)
+
+
 def test_masks_from_nowhere_are_refused_before_the_dense_model_is_scored(
     tmp_path: Path, dense_model: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,7 @@ class Inputs:
         self._report_dev(asr, cuts, dev_languages)
         targets = {name: ids for utterances in batches.targets().values() for name, ids in utterances.items()}
         identity = {"train": Identity.of(self.cuts, targets), "dev": Identity.of(cuts)}
-        return RunData(batches, self._dev_batches(asr, cuts), identity, _checksum(asr))
+        return RunData(batches, self._dev_batches(asr, cuts), identity, weights_checksum(asr))
 
     def training(self, asr: AsrModel) -> TrainBatches:
         """This rank's training batches."""
@@ -197,8 +197,8 @@ class Inputs:
         return {**options, "left_out": self.left_out, "written": model.free_text}
 
 
-def _checksum(asr: AsrModel) -> int:
-    """Of all weights."""
+def weights_checksum(asr: AsrModel) -> int:
+    """Of all weights of a model."""
     checksum = 0
     for name, tensor in sorted(asr.model.state_dict().items()):
         values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)

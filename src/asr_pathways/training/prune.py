@@ -79,6 +79,7 @@ def prune(
     recipe = (recipe or prune_recipe(dense.model)).with_steps(steps)
     if drop_layers is not None:
         recipe = recipe.model_copy(update={"drop_layers": dict(drop_layers)})
+    pathway_config(dense, method, sparsity, languages or ("any",), recipe)  # it may be wrong: data take long to read
 
     def pruned_by_magnitude(group: Sequence[str]) -> Path:
         """A MODEL folder of these languages, for ``lap`` and ``lsp``; one that is done already is only resumed."""

@@ -16,8 +16,9 @@ from asr_pathways.models.presets import preset
 from asr_pathways.models.transducer import Transducer
 from asr_pathways.training.config import TrainRecipe
 from asr_pathways.training.estimate import report_cost
-from asr_pathways.training.inputs import Inputs, feature_statistics, tokenizer_texts
+from asr_pathways.training.inputs import Inputs, feature_statistics, tokenizer_texts, weights_checksum
 from asr_pathways.training.loop import train_in
+from asr_pathways.training.origin import REFUSED
 from asr_pathways.training.run import open_run
 from asr_pathways.training.state import TrainingState
 
@@ -49,7 +50,10 @@ def train(
     with open_run(out, config, resume, init=init is not None, languages=list(languages or ())) as run:
         inputs = Inputs(run, data, languages, announced=announced)
         if run.resumes:
+            there = None if init is None else weights_checksum(_from_model(init, inputs, languages))
             asr = load_model(run.start)
+            if there not in (None, weights_checksum(asr)):
+                raise PathwaysError(f"{out}: the run there began with another model than {init}: {REFUSED}")
         elif init is not None:
             asr = _from_model(init, inputs, languages)
         else:
